@@ -1,0 +1,14 @@
+/** Bytes that can be read from anywhere in them: a file, a part of a URL, a Blob. */
+export interface ByteSource {
+  /** What to call it in messages: a path or an address. */
+  readonly name: string;
+  /** Length in bytes. */
+  readonly size: number;
+  /**
+   * Bytes [offset, offset + length).
+   *
+   * @throws UserError if the range reaches beyond the end
+   */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+}

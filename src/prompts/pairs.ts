@@ -1,0 +1,24 @@
+export type Split = "train" | "test";
+
+/** A pair of prompts that differ in one respect, in the field's public format, with the split it belongs to. */
+export interface PromptPair {
+  readonly clean_prefix: string;
+  readonly patch_prefix: string;
+  readonly clean_answer: string;
+  readonly patch_answer: string;
+  /** What kind of pair this is, e.g. `nounpp/plural_singular`; results are also given by case. */
+  readonly case: string;
+  readonly split: Split;
+}
+
+/**
+ * A pair as token ids: the prompts as the tokenizer's post-processor makes them (BOS included where the model has one), of equal length T, and
+ * the one token that each answer adds.
+ */
+export interface TokenPair {
+  readonly pair: PromptPair;
+  readonly clean: readonly number[];
+  readonly patch: readonly number[];
+  readonly cleanAnswer: number;
+  readonly patchAnswer: number;
+}

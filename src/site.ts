@@ -1,0 +1,48 @@
+import { UserError } from "./errors.ts";
+
+/**
+ * The kinds of places in a model where activations are read, in the order in which a block computes them (METHOD: "Sites and their gradients").
+ *
+ * - `embed`: the input of block 0
+ * - `attn_z`: the heads' outputs side by side, before the output projection
+ * - `attn_out`, `mlp_out`: what is added to the residual stream
+ * - `resid_post`: the residual stream after a block
+ */
+export const siteKinds = ["embed", "attn_z", "attn_out", "mlp_out", "resid_post"] as const;
+
+export type SiteKind = (typeof siteKinds)[number];
+
+/** A place in a model: a kind and a 0-based block (0 for `embed`). */
+export interface Site {
+  readonly kind: SiteKind;
+  readonly layer: number;
+}
+
+/** `embed`, or `resid_post.3`: the spelling used in files, flags and reports. */
+export type SiteName = string;
+
+/** The name of a site, `embed` or `<kind>.<layer>`. */
+export function siteName(site: Site): SiteName {
+  return site.kind === "embed" ? "embed" : `${site.kind}.${site.layer}`;
+}
+
+/** @throws UserError if the name is not `embed` or `<kind>.<layer>` */
+export function parseSite(name: SiteName): Site {
+  if (name === "embed") return { kind: "embed", layer: 0 };
+  const [kind, layer] = name.split(".");
+  if (kind === undefined || !isSiteKind(kind) || kind === "embed" || layer === undefined || !/^\d+$/.test(layer)) {
+    throw new UserError(`site: expected <kind>.<layer> with kind one of ${siteKinds.join(", ")}, got "${name}".`);
+  }
+  return { kind, layer: Number(layer) };
+}
+
+export function isSiteKind(kind: string): kind is SiteKind {
+  return (siteKinds as readonly string[]).includes(kind);
+}
+
+/** Order of computation: by layer, then by kind; `embed` first. */
+export function compareSites(a: SiteName, b: SiteName): number {
+  const [x, y] = [parseSite(a), parseSite(b)];
+  const place = (s: Site) => (s.kind === "embed" ? -1 : s.layer * siteKinds.length + siteKinds.indexOf(s.kind));
+  return place(x) - place(y);
+}
