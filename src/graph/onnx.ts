@@ -1,0 +1,188 @@
+import type { Op, OpAttributes } from "./ops.ts";
+import { Message } from "./protobuf.ts";
+import { topological } from "./reverse.ts";
+import type { DType, Shape } from "./shape.ts";
+import { numbers, type Tensor, type TypedData } from "./tensor.ts";
+
+const irVersion = 10;
+const opset = 21;
+
+/** ONNX's numbers for types (TensorProto.DataType). */
+const typeNumbers: Record<DType, number> = { float32: 1, int64: 7, bool: 9, float64: 11 };
+
+interface Graph {
+  readonly nodes: Message[];
+  readonly initializers: Message[];
+  next: number;
+}
+
+/**
+ * The ONNX file (opset 21) of the graph that leads to `outputs`, its inputs named as they were traced and its outputs as the keys.
+ *
+ * Constants become initializers inside the file, so a whole model must stay below protobuf's 2 GiB.
+ */
+export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array {
+  const graph: Graph = { nodes: [], initializers: [], next: 0 };
+  const names = new Map<Tensor, string>();
+  const message = new Message();
+  const inputs: Message[] = [];
+  for (const t of topological(Object.values(outputs))) {
+    const { source } = t;
+    if (source.kind === "input") {
+      names.set(t, source.name);
+      inputs.push(valueInfo(source.name, t.dtype, t.shape));
+    } else if (source.kind === "constant") {
+      names.set(t, initializer(graph, source.data, t.dtype, t.shape as number[]));
+    } else {
+      const operands = source.inputs.map((x) => names.get(x)!);
+      names.set(t, emit(graph, source.op, source.attributes, operands, source.inputs, t));
+    }
+  }
+  const results = Object.entries(outputs).map(([name, t]) => {
+    graph.nodes.push(node("Identity", [names.get(t)!], [name]));
+    return valueInfo(name, t.dtype, t.shape);
+  });
+  for (const n of graph.nodes) message.message(1, n);
+  message.text(2, "sfc");
+  for (const i of graph.initializers) message.message(5, i);
+  for (const i of inputs) message.message(11, i);
+  for (const r of results) message.message(12, r);
+  return new Message()
+    .int(1, irVersion)
+    .text(2, "analytic-sfc")
+    .message(7, message)
+    .message(8, new Message().text(1, "").int(2, opset))
+    .finish();
+}
+
+/** Writes one traced operation as ONNX nodes and returns the name of its result. */
+function emit<O extends Op>(
+  graph: Graph,
+  op: O,
+  attributes: OpAttributes[O],
+  x: string[],
+  from: readonly Tensor[],
+  y: Tensor,
+): string {
+  const int64s = (values: ArrayLike<number>) => initializer(graph, numbers(values, "int64"), "int64", [values.length]);
+  const a = attributes as OpAttributes[Op] & Record<string, never>;
+  switch (op as Op) {
+    case "MatMul": {
+      const { transA, transB } = a as OpAttributes["MatMul"];
+      if (from.every((t) => t.rank === 2)) {
+        return add(graph, "Gemm", x, { transA: Number(transA), transB: Number(transB) });
+      }
+      const turned = (name: string, t: Tensor, yes: boolean) =>
+        yes ? add(graph, "Transpose", [name], { perm: swapLastTwo(t.rank) }) : name;
+      return add(graph, "MatMul", [turned(x[0]!, from[0]!, transA), turned(x[1]!, from[1]!, transB)]);
+    }
+    case "Transpose":
+      return add(graph, "Transpose", x, { perm: (a as OpAttributes["Transpose"]).perm });
+    case "Softmax":
+    case "LogSoftmax":
+      return add(graph, op, x, { axis: -1 });
+    case "Reshape":
+      return add(graph, "Reshape", [x[0]!, int64s(runtimeShape(from[0]!.shape, y.shape))]);
+    case "Expand":
+      return add(graph, "Expand", [x[0]!, add(graph, "Shape", [x[1]!])]);
+    case "ReduceSum":
+      return add(graph, "ReduceSum", [x[0]!, int64s((a as OpAttributes["ReduceSum"]).axes)], { keepdims: 1 });
+    case "Gather":
+      return add(graph, "Gather", x, { axis: 0 });
+    case "ScatterAdd": {
+      const zero = initializer(graph, numbers([0], y.dtype), y.dtype, []);
+      const zeros = add(graph, "Expand", [zero, int64s(y.shape as number[])]);
+      const rows = add(graph, "Unsqueeze", [x[1]!, int64s([-1])]);
+      return add(graph, "ScatterND", [zeros, rows, x[0]!], { reduction: "add" });
+    }
+    case "Slice": {
+      const { axis, start, end } = a as OpAttributes["Slice"];
+      return add(graph, "Slice", [x[0]!, int64s([start]), int64s([end]), int64s([axis])]);
+    }
+    case "Pad": {
+      const { axis, before, after } = a as OpAttributes["Pad"];
+      return add(graph, "Pad", [x[0]!, int64s([before, after]), "", int64s([axis])]);
+    }
+    case "Concat":
+      return add(graph, "Concat", x, { axis: (a as OpAttributes["Concat"]).axis });
+    case "KthLargest": {
+      const { k } = a as OpAttributes["KthLargest"];
+      const [values, places] = [`t${graph.next++}`, `t${graph.next++}`];
+      graph.nodes.push(node("TopK", [x[0]!, int64s([k])], [values, places], { axis: -1 }));
+      return add(graph, "Slice", [values, int64s([k - 1]), int64s([k]), int64s([-1])]);
+    }
+    case "OneHot": {
+      const { depth, dtype } = a as OpAttributes["OneHot"];
+      const offOn = initializer(graph, numbers([0, 1], dtype), dtype, [2]);
+      return add(graph, "OneHot", [x[0]!, int64s([depth]), offOn], { axis: -1 });
+    }
+    case "Cast":
+      return add(graph, "Cast", x, { to: typeNumbers[(a as OpAttributes["Cast"]).dtype] });
+    default:
+      return add(graph, op, x);
+  }
+}
+
+type AttributeValue = number | string | readonly number[];
+
+function add(graph: Graph, type: string, inputs: string[], attributes: Record<string, AttributeValue> = {}): string {
+  const name = `t${graph.next++}`;
+  graph.nodes.push(node(type, inputs, [name], attributes));
+  return name;
+}
+
+function node(
+  type: string,
+  inputs: string[],
+  outputs: string[],
+  attributes: Record<string, AttributeValue> = {},
+): Message {
+  const message = new Message();
+  for (const i of inputs) message.text(1, i);
+  for (const o of outputs) message.text(2, o);
+  message.text(3, outputs[0]!).text(4, type);
+  for (const [name, value] of Object.entries(attributes)) {
+    const attribute = new Message().text(1, name);
+    if (typeof value === "number") attribute.int(3, value).int(20, 2);
+    else if (typeof value === "string") attribute.text(4, value).int(20, 3);
+    else attribute.ints(8, value).int(20, 7);
+    message.message(5, attribute);
+  }
+  return message;
+}
+
+function initializer(graph: Graph, data: TypedData, dtype: DType, shape: readonly number[]): string {
+  const name = `c${graph.next++}`;
+  const raw = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  graph.initializers.push(new Message().ints(1, shape).int(2, typeNumbers[dtype]).text(8, name).bytes(9, raw));
+  return name;
+}
+
+function valueInfo(name: string, dtype: DType, shape: Shape): Message {
+  const dims = new Message();
+  for (const dim of shape) {
+    dims.message(1, typeof dim === "number" ? new Message().int(1, dim) : new Message().text(2, dim));
+  }
+  return new Message()
+    .text(1, name)
+    .message(2, new Message().message(1, new Message().int(1, typeNumbers[dtype]).message(2, dims)));
+}
+
+/** ONNX's target of a Reshape: 0 keeps the size at that place, one −1 stands for what is left. */
+function runtimeShape(from: Shape, to: Shape): number[] {
+  let open = 0;
+  const shape = to.map((dim, i) => {
+    if (typeof dim === "number") return dim;
+    if (from[i] === dim) return 0;
+    open++;
+    return -1;
+  });
+  if (open > 1) throw new Error(`internal: two unknown sizes move in one Reshape, [${from}] to [${to}]`);
+  return shape;
+}
+
+function swapLastTwo(rank: number): number[] {
+  const perm = Array.from({ length: rank }, (_, i) => i);
+  [perm[rank - 1], perm[rank - 2]] = [rank - 2, rank - 1];
+  return perm;
+}

@@ -1,0 +1,52 @@
+/**
+ * A size: a number, or a name for a size known only when the graph runs ("N"), possibly with a factor ("64*B").
+ */
+export type Dim = number | string;
+export type Shape = readonly Dim[];
+export type DType = "float32" | "float64" | "int64" | "bool";
+
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((d, i) => d === b[i]);
+}
+
+export function shapeText(shape: Shape): string {
+  return `[${shape.join(", ")}]`;
+}
+
+/** Shape of the result of an elementwise operation; axes are aligned at the end and sizes of 1 stretch. */
+export function broadcastShapes(a: Shape, b: Shape): Dim[] {
+  const rank = Math.max(a.length, b.length);
+  return Array.from({ length: rank }, (_, i) => {
+    const x = a[i - rank + a.length] ?? 1;
+    const y = b[i - rank + b.length] ?? 1;
+    if (x !== y && x !== 1 && y !== 1) throw new Error(`${shapeText(a)} and ${shapeText(b)} do not broadcast`);
+    return x === 1 ? y : x;
+  });
+}
+
+export function reducedShape(shape: Shape, axes: readonly number[]): Dim[] {
+  return shape.map((d, i) => (axes.includes(i) ? 1 : d));
+}
+
+/** The number of elements as a factor and the names in it, so that two shapes can be compared before any size is known. */
+export function elements(shape: Shape): { factor: number; names: string } {
+  let factor = 1;
+  const names: string[] = [];
+  for (const dim of shape) {
+    if (typeof dim === "number") factor *= dim;
+    else {
+      const [head, tail] = dim.split("*");
+      if (tail === undefined) names.push(head!);
+      else {
+        factor *= Number(head);
+        names.push(tail);
+      }
+    }
+  }
+  return { factor, names: names.sort().join("*") };
+}
+
+/** `factor` times a named size: times(64, "B") = "64*B". */
+export function times(factor: number, name: string): Dim {
+  return factor === 1 ? name : `${factor}*${name}`;
+}
