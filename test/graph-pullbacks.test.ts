@@ -15,6 +15,7 @@ interface Case {
 }
 
 const indices = constant(numbers([2, 0, 2, 1, 2], "int64"), "int64", [5]);
+const table = constant(new Float64Array(12), "float64", [4, 3]);
 const mask = constant(numbers([1, 0, 1, 1, 0, 0], "bool"), "bool", [2, 3]);
 const positive = [0.4, 2] as const;
 
@@ -148,7 +149,7 @@ const cases: Record<Op, readonly Case[]> = {
     { shapes: [[2, 3]], f: (a) => a!.sum() },
   ],
   Gather: [{ shapes: [[4, 3]], f: (a) => a!.gather(indices) }],
-  ScatterAdd: [{ shapes: [[5, 3]], f: (a) => a!.scatterAdd(indices, 4) }],
+  ScatterAdd: [{ shapes: [[5, 3]], f: (a) => a!.scatterAdd(indices, table) }],
   Slice: [{ shapes: [[2, 5]], f: (a) => a!.slice(-1, 1, 3) }],
   Pad: [{ shapes: [[2, 3]], f: (a) => a!.pad(1, 2, 1) }],
   Concat: [

@@ -91,7 +91,8 @@ function emit<O extends Op>(
       return add(graph, "Gather", x, { axis: 0 });
     case "ScatterAdd": {
       const zero = initializer(graph, numbers([0], y.dtype), y.dtype, []);
-      const zeros = add(graph, "Expand", [zero, int64s(y.shape as number[])]);
+      const known = y.shape.every((d) => typeof d === "number");
+      const zeros = add(graph, "Expand", [zero, known ? int64s(y.shape as number[]) : add(graph, "Shape", [x[2]!])]);
       const rows = add(graph, "Unsqueeze", [x[1]!, int64s([-1])]);
       return add(graph, "ScatterND", [zeros, rows, x[0]!], { reduction: "add" });
     }

@@ -24,7 +24,7 @@ export interface OpAttributes {
   Expand: None;
   ReduceSum: { readonly axes: readonly number[] };
   Gather: None;
-  ScatterAdd: { readonly rows: number };
+  ScatterAdd: None;
   Slice: { readonly axis: number; readonly start: number; readonly end: number };
   Pad: { readonly axis: number; readonly before: number; readonly after: number };
   Concat: { readonly axis: number };
@@ -96,10 +96,11 @@ const rules: { readonly [O in Op]: Rule<O> } = {
     return { dtype: a!.dtype, shape: reducedShape(a!.shape, axes) };
   },
   Gather: (_, table, indices) => ({ dtype: table!.dtype, shape: [...indices!.shape, ...table!.shape.slice(1)] }),
-  ScatterAdd: ({ rows }, updates, indices) => ({
-    dtype: updates!.dtype,
-    shape: [rows, ...updates!.shape.slice(indices!.shape.length)],
-  }),
+  ScatterAdd: (_, updates, indices, like) => {
+    const [row, expected] = [updates!.shape.slice(indices!.shape.length), like!.shape.slice(1)];
+    if (shapeText(row) !== shapeText(expected)) throw new Error("rows differ in shape");
+    return { dtype: updates!.dtype, shape: like!.shape };
+  },
   Slice: ({ axis, start, end }, a) => {
     const size = sized(a!.shape, axis);
     if (start < 0 || end > size || start >= end) throw new Error(`no entries ${start} to ${end} of ${size}`);

@@ -36,8 +36,8 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   Reshape: [(g, _y, _, a) => g.reshape(...a!.shape)],
   Expand: [(g) => g, null],
   ReduceSum: [(g, _y, _, a) => g.expandLike(a!)],
-  Gather: [(g, _y, _, table, indices) => g.scatterAdd(indices!, knownRows(table!)), null],
-  ScatterAdd: [(g, _y, _, _updates, indices) => g.gather(indices!), null],
+  Gather: [(g, _y, _, table, indices) => g.scatterAdd(indices!, table!), null],
+  ScatterAdd: [(g, _y, _, _updates, indices) => g.gather(indices!), null, null],
   Slice: [(g, _y, { axis, start, end }, a) => g.pad(axis, start, (a!.shape[axis] as number) - end)],
   Pad: [(g, _y, { axis, before }, a) => g.slice(axis, before, before + (a!.shape[axis] as number))],
   Concat:
@@ -57,9 +57,3 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   OneHot: [null],
   Cast: [(g, _y, _, a) => g.cast(a!.dtype)],
 };
-
-function knownRows(table: Tensor): number {
-  const rows = table.shape[0];
-  if (typeof rows !== "number") throw new Error("internal: gradient of rows gathered from a table of unknown length");
-  return rows;
-}

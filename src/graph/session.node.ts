@@ -1,18 +1,18 @@
 import * as ort from "onnxruntime-node";
-import type { Session, SessionOptions, Value } from "./session.ts";
+import type { RuntimeOptions, Session, Value } from "./session.ts";
 
 export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
 
 /** onnxruntime-node's session of an ONNX file. */
 export async function createRuntime(
   model: Uint8Array,
-  { threads = 0, device = "cpu" }: SessionOptions,
+  { threads = 0, device = "cpu", fuse }: RuntimeOptions,
 ): Promise<Session> {
   const session = await ort.InferenceSession.create(model, {
     executionProviders: [device],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
-    graphOptimizationLevel: "all",
+    graphOptimizationLevel: fuse ? "all" : "basic",
     logSeverityLevel: 3,
     // Threads that spin after a run slow down whatever runs next, most of all other sessions.
     extra: { session: { force_spinning_stop: "1" } },

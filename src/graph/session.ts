@@ -1,5 +1,6 @@
 import { createRuntime, type Device } from "#session";
 import { writeOnnx } from "./onnx.ts";
+import { topological } from "./reverse.ts";
 import type { DType } from "./shape.ts";
 import type { Tensor, TypedData } from "./tensor.ts";
 
@@ -25,12 +26,21 @@ export interface SessionOptions {
   readonly device?: Device;
 }
 
+/** What a runtime is told besides. */
+export interface RuntimeOptions extends SessionOptions {
+  /** Whether the runtime may replace patterns of operations by fused ones. */
+  readonly fuse: boolean;
+}
+
 /** Compiles the graph that leads to `outputs` for onnxruntime. */
 export async function compile<O extends string>(
   outputs: Readonly<Record<O, Tensor>>,
   options: SessionOptions = {},
 ): Promise<Session<string, O>> {
-  return createRuntime(writeOnnx(outputs), options) as Promise<Session<string, O>>;
+  const graph = Object.values<Tensor>(outputs);
+  // onnxruntime replaces patterns by fused operations, of which some have no float64 kernel.
+  const fuse = !topological(graph).some((t) => t.dtype === "float64");
+  return createRuntime(writeOnnx(outputs), { ...options, fuse }) as Promise<Session<string, O>>;
 }
 
 export function float32(data: Float32Array, ...shape: number[]): Value {

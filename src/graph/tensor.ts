@@ -120,9 +120,12 @@ export class Tensor {
     return apply("Gather", {}, this, indices);
   }
 
-  /** The inverse of `gather`, rows added up: result[r] = Σ this[i] over all i with indices[i] = r; `rows` rows. */
-  scatterAdd(indices: Tensor, rows: number): Tensor {
-    return apply("ScatterAdd", { rows }, this, indices);
+  /**
+   * The transpose of `gather`, rows added up: result[r] = Σ this[i] over all i with indices[i] = r, in the shape of `like`, of which only the shape
+   * is used.
+   */
+  scatterAdd(indices: Tensor, like: Tensor): Tensor {
+    return apply("ScatterAdd", {}, this, indices, like);
   }
 
   /** Entries start ≤ i < end of one axis of known size. */

@@ -1,0 +1,115 @@
+import { gradients } from "../graph/reverse.ts";
+import { compile, int64, type Session, type SessionOptions, type Value } from "../graph/session.ts";
+import { input, type Tensor } from "../graph/tensor.ts";
+import { contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
+import type { SiteName } from "../site.ts";
+import type { Pack } from "./packs.ts";
+
+export type Floats = Float32Array | Float64Array;
+
+/** What one pack gives: metric values [P], and by site activations x[N,D] and, of a backward pack, gradients g[N,D]. */
+export interface PassResult {
+  readonly metric: Floats;
+  readonly x: ReadonlyMap<SiteName, Floats>;
+  readonly g: ReadonlyMap<SiteName, Floats>;
+}
+
+export interface PassOptions extends SessionOptions {
+  /** n: nodes per block. */
+  readonly block: number;
+  /** Sites whose activations and gradients are given. */
+  readonly sites: readonly SiteName[];
+  /** Leave the activations out; the gradients alone are wanted. */
+  readonly gradientsOnly?: boolean;
+  readonly dtype?: "float32" | "float64";
+  /** Replaces the activation of a site on its way: x[N,D] traced → x[N,D] traced. */
+  readonly splice?: Tap;
+}
+
+/** The forward pass of a model, and the forward and backward pass in one graph, compiled when first used. */
+export interface Passes {
+  run(pack: Pack): Promise<PassResult>;
+  release(): Promise<void>;
+}
+
+/**
+ * Traces a model's passes over packs. In a backward pack g = ∂M/∂x with M = Σ weight·(logit(patch answer) − logit(clean answer)) over the pack's
+ * metric rows, at the activation that the rest of the model sees.
+ */
+export function tracePasses(model: Model, weights: Weights, options: PassOptions): Passes {
+  const { block, sites, dtype = "float32", gradientsOnly = false, splice = (_, x) => x } = options;
+  const sessions = new Map<Pack["kind"], Promise<Session>>();
+
+  const trace = (kind: Pack["kind"]): Promise<Session> => {
+    const context = contextInputs(block, dtype);
+    const seen = new Map<SiteName, Tensor>();
+    const last = forward(model, weights, context, (site, x) => {
+      const y = splice(site, x);
+      seen.set(site, y);
+      return y;
+    });
+    const [cleanAnswer, patchAnswer] = [input("clean_answer", "int64", ["P"]), input("patch_answer", "int64", ["P"])];
+    const ends = last.gather(input("row", "int64", ["P"]));
+    const logit = (tokens: Tensor) => model.tokenLogits(weights, ends, tokens);
+    const metric = logit(patchAnswer).sub(logit(cleanAnswer));
+    const outputs: Record<string, Tensor> = { metric };
+    const taps = sites.map((site) => {
+      const x = seen.get(site);
+      if (!x) throw new Error(`internal: the model has no site ${site}`);
+      return x;
+    });
+    if (!gradientsOnly) for (const [i, site] of sites.entries()) outputs[`x/${site}`] = taps[i]!;
+    if (kind === "backward") {
+      const total = metric.mul(input("weight", dtype, ["P"])).sum();
+      for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
+    }
+    return compile(outputs, options);
+  };
+
+  return {
+    async run(pack) {
+      let session = sessions.get(pack.kind);
+      if (!session) {
+        session = trace(pack.kind);
+        sessions.set(pack.kind, session);
+      }
+      const outputs = await (await session).run(packInputs(pack, block, dtype));
+      const bySite = (prefix: string) =>
+        new Map(
+          sites.flatMap((site) => {
+            const value = outputs[`${prefix}/${site}`];
+            return value ? [[site, value.data as Floats] as const] : [];
+          }),
+        );
+      const asked = pack.metric.row.length;
+      return { metric: (outputs.metric!.data as Floats).subarray(0, asked), x: bySite("x"), g: bySite("g") };
+    },
+    async release() {
+      for (const session of sessions.values()) await (await session).release();
+      sessions.clear();
+    },
+  };
+}
+
+/** The inputs of a session for a pack. One row of weight 0 stands in where a pack asks for no metric. */
+function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
+  const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
+  const N = pack.tokens.length;
+  const P = Math.max(1, row.length);
+  const floats = (data: Float32Array, ...shape: number[]): Value => ({
+    dtype,
+    data: dtype === "float64" ? Float64Array.from(data) : data,
+    shape,
+  });
+  const padded = <T extends Int32Array | Float32Array>(data: T, empty: T): T => (row.length === 0 ? empty : data);
+  const nothing = new Int32Array(1);
+  return {
+    tokens: int64(pack.tokens, N),
+    positions: int64(pack.positions, N),
+    mask: floats(pack.mask, pack.blocks, n, n),
+    row: int64(padded(row, nothing), P),
+    clean_answer: int64(padded(cleanAnswer, nothing), P),
+    patch_answer: int64(padded(patchAnswer, nothing), P),
+    weight: floats(padded(weight, new Float32Array(1)), P),
+  };
+}

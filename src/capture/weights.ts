@@ -1,0 +1,25 @@
+import { constant, numbers, type Tensor } from "../graph/tensor.ts";
+import type { Checkpoint } from "../models/checkpoint.ts";
+import type { Model, Weights } from "../models/model.ts";
+
+/**
+ * All parameters of a model, read and held in memory as constants of the graphs that use them.
+ *
+ * @throws UserError if one is missing, has another shape or is not finite
+ */
+export async function heldWeights(
+  model: Model,
+  checkpoint: Checkpoint,
+  dtype: "float32" | "float64" = "float32",
+): Promise<Weights> {
+  const held = new Map<string, Tensor>();
+  for (const [name, shape] of model.parameters) {
+    const data = await checkpoint.tensor(name, shape);
+    held.set(name, constant(dtype === "float64" ? numbers(data, dtype) : data, dtype, shape, name));
+  }
+  return (name) => {
+    const weight = held.get(name);
+    if (!weight) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
+    return weight;
+  };
+}

@@ -1,0 +1,29 @@
+import { UserError } from "../errors.ts";
+import { llama } from "./llama.ts";
+import type { Model } from "./model.ts";
+
+/** The architectures, by the `model_type` of config.json. */
+const architectures: Readonly<Record<string, (config: Readonly<Record<string, unknown>>, where: string) => Model>> = {
+  llama,
+};
+
+/** Names of the architectures that can be run. */
+export const modelTypes = Object.keys(architectures);
+
+/**
+ * The model that a config.json describes.
+ *
+ * @param where the folder, for messages
+ * @throws UserError if the architecture is unknown or a field is not understood
+ */
+export function modelFromConfig(config: Readonly<Record<string, unknown>>, where: string): Model {
+  const type = String(config.model_type);
+  const make = Object.hasOwn(architectures, type) ? architectures[type] : undefined;
+  if (!make) {
+    throw new UserError(
+      `model_type: expected one of ${modelTypes.join(", ")}, got ${JSON.stringify(config.model_type) ?? "nothing"} in config.json of ${where}. ` +
+        "Choose a model of a supported architecture.",
+    );
+  }
+  return make(config, where);
+}

@@ -1,0 +1,72 @@
+import { type Dim, times } from "../graph/shape.ts";
+import { input, type Tensor } from "../graph/tensor.ts";
+import type { SiteKind, SiteName } from "../site.ts";
+
+/**
+ * A language model as traced computation. Axes: N tokens (forest nodes), D model width, H heads, K key/value heads, E head width, V vocabulary,
+ * P rows whose answers are asked for.
+ *
+ * Tokens come in B blocks of n each, N = n·B, flattened to one axis for every matrix product; attention stays within a block.
+ */
+export interface Model {
+  /** Hugging Face's `model_type`. */
+  readonly modelType: string;
+  readonly layers: number;
+  readonly width: number;
+  readonly vocabulary: number;
+  /** The longest prompt, in tokens. */
+  readonly maxLength: number;
+  /** Kinds of sites that the model has, with their widths. */
+  readonly sites: Readonly<Partial<Record<SiteKind, number>>>;
+  /** Names and shapes of the parameters that a checkpoint has to hold, as the checkpoint spells them. */
+  readonly parameters: ReadonlyMap<string, readonly number[]>;
+  /** Floating-point operations of the matrix products of one token's forward pass, attention and unembedding left out. */
+  readonly flopsPerToken: number;
+  /** Products of an attention layer per token and token attended to: 4·H·E. */
+  readonly attentionFlops: number;
+
+  /** tokens[N] → x[N,D], the input of block 0. */
+  embed(w: Weights, context: Context): Tensor;
+  /** x[N,D] → x[N,D] through one block; `tap` sees every site where it arises and may replace it. */
+  block(w: Weights, layer: number, x: Tensor, context: Context, tap: Tap): Tensor;
+  /** x[P,D] after the last block → logits[P,V]. */
+  logits(w: Weights, x: Tensor): Tensor;
+  /** x[P,D] after the last block, tokens[P] → the logit of one token for each row, [P]: only these rows of the unembedding are used. */
+  tokenLogits(w: Weights, x: Tensor, tokens: Tensor): Tensor;
+}
+
+/** Gives the tensor of a parameter: a constant, an input or whatever the caller holds. */
+export type Weights = (name: string) => Tensor;
+
+/** Called with every activation at the place where it arises; what it returns is what the model goes on with. */
+export type Tap = (site: SiteName, x: Tensor) => Tensor;
+
+/** What a forward pass is told about its tokens. */
+export interface Context {
+  /** n: tokens per block. */
+  readonly block: number;
+  /** Token ids [N]. */
+  readonly tokens: Tensor;
+  /** 0-based positions [N], below n: a token's depth in its prefix tree. */
+  readonly positions: Tensor;
+  /** [B,n,n], or [1,n,n] for all blocks alike: 0 where the row's token sees the column's, −∞ where not. */
+  readonly mask: Tensor;
+}
+
+/** The inputs of a forward pass over blocks of n tokens: `tokens`, `positions`, `mask`. */
+export function contextInputs(n: number, dtype: "float32" | "float64", oneMask = false): Context {
+  const N: Dim = times(n, "B");
+  return {
+    block: n,
+    tokens: input("tokens", "int64", [N]),
+    positions: input("positions", "int64", [N]),
+    mask: input("mask", dtype, [oneMask ? 1 : "B", n, n]),
+  };
+}
+
+/** The whole model up to the last block: x[N,D]. */
+export function forward(model: Model, w: Weights, context: Context, tap: Tap): Tensor {
+  let x = tap("embed", model.embed(w, context));
+  for (let layer = 0; layer < model.layers; layer++) x = model.block(w, layer, x, context, tap);
+  return x;
+}
