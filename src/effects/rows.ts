@@ -19,3 +19,73 @@ export interface EffectRows {
   readonly gradient: Float32Array;
   readonly effect: Float64Array;
 }
+
+/** Collects rows of one site into columns. */
+export class RowBuilder {
+  readonly #site: SiteName;
+  #size = 0;
+  #node = new Int32Array(1024);
+  #feature = new Int32Array(1024);
+  #fClean = new Float32Array(1024);
+  #fPatch = new Float32Array(1024);
+  #gradient = new Float32Array(1024);
+  #effect = new Float64Array(1024);
+
+  constructor(site: SiteName) {
+    this.#site = site;
+  }
+
+  add(node: number, feature: number, fClean: number, fPatch: number, gradient: number, effect: number): void {
+    this.set(this.reserve(), node, feature, fClean, fPatch, gradient, effect);
+  }
+
+  /** Makes room for a row that is filled later with `set`; rows keep the order in which they were reserved. */
+  reserve(): number {
+    if (this.#size === this.#node.length) this.#grow();
+    return this.#size++;
+  }
+
+  set(
+    row: number,
+    node: number,
+    feature: number,
+    fClean: number,
+    fPatch: number,
+    gradient: number,
+    effect: number,
+  ): void {
+    this.#node[row] = node;
+    this.#feature[row] = feature;
+    this.#fClean[row] = fClean;
+    this.#fPatch[row] = fPatch;
+    this.#gradient[row] = gradient;
+    this.#effect[row] = effect;
+  }
+
+  finish(): EffectRows {
+    const n = this.#size;
+    return {
+      site: this.#site,
+      node: this.#node.slice(0, n),
+      feature: this.#feature.slice(0, n),
+      fClean: this.#fClean.slice(0, n),
+      fPatch: this.#fPatch.slice(0, n),
+      gradient: this.#gradient.slice(0, n),
+      effect: this.#effect.slice(0, n),
+    };
+  }
+
+  #grow(): void {
+    const grown = <T extends Int32Array | Float32Array | Float64Array>(column: T): T => {
+      const larger = new (column.constructor as new (n: number) => T)(2 * column.length);
+      larger.set(column);
+      return larger;
+    };
+    this.#node = grown(this.#node);
+    this.#feature = grown(this.#feature);
+    this.#fClean = grown(this.#fClean);
+    this.#fPatch = grown(this.#fPatch);
+    this.#gradient = grown(this.#gradient);
+    this.#effect = grown(this.#effect);
+  }
+}

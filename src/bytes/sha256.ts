@@ -1,0 +1,32 @@
+import { newSha256 } from "#file";
+import type { ByteSource } from "./source.ts";
+
+const pieceBytes = 8 * 2 ** 20;
+
+/** SHA-256 of all bytes of a source, as 64 hex digits, read in pieces. */
+export async function sha256(source: ByteSource): Promise<string> {
+  const hash = newSha256();
+  for (let at = 0; at < source.size; at += pieceBytes) {
+    hash.update(await source.read(at, Math.min(pieceBytes, source.size - at)));
+  }
+  return hash.hex();
+}
+
+/** SHA-256 of a text's UTF-8 bytes, as 64 hex digits. */
+export function sha256OfText(text: string): string {
+  const hash = newSha256();
+  hash.update(new TextEncoder().encode(text));
+  return hash.hex();
+}
+
+/**
+ * One SHA-256 for several files: that of the lines `<hash>  <name>\n`, sorted by name, which is what `sha256sum a b | sha256sum` prints in the
+ * files' folder.
+ */
+export async function sha256OfFiles(files: ReadonlyMap<string, ByteSource>): Promise<string> {
+  const lines: string[] = [];
+  for (const [name, source] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    lines.push(`${await sha256(source)}  ${name}\n`);
+  }
+  return sha256OfText(lines.join(""));
+}

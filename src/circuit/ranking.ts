@@ -1,0 +1,221 @@
+import { z } from "zod";
+import type { Split } from "../prompts/pairs.ts";
+import { compareSites, parseSite, type SiteName } from "../site.ts";
+
+/** What features are ranked by: the effect, or one of the two scores that need no patch prompt (METHOD: "Node effects"). */
+export const scores = ["effect", "gradient", "gradient-activation"] as const;
+
+export type Score = (typeof scores)[number];
+
+/** How deep the lists of train and test are compared. */
+const overlapDepths = { overlap_10: 10, overlap_50: 50 } as const;
+
+const share = z.number().min(0).max(1).nullable();
+
+const rankedFeature = z.strictObject({
+  rank: z.int().min(1).describe("1 is the largest |effect|; ties go to the lower feature"),
+  feature: z.int().min(0),
+  effect: z.number().describe("mean over the pairs of the split, signed, in logits"),
+  nodes_active: z.int().min(0).describe("nodes at which the feature has a row"),
+});
+
+const siteSplit = z.strictObject({
+  importance: z.number().describe("Σ |effect| over the site's features, without the error"),
+  error: z
+    .number()
+    .nullable()
+    .describe("effect of the site's error, mean over the pairs; null for scores, which have none"),
+  error_share: share.describe("|error| / (|error| + importance); null without an error or when both are 0"),
+  features: z.int().min(0).describe("features with a row"),
+  top: z.array(rankedFeature),
+});
+
+const agreement = z.strictObject({
+  features: z.int().min(0).describe("features with a row in both splits"),
+  spearman: z.number().nullable().describe("rank correlation of their signed effects; null if undefined"),
+  overlap_10: share.describe("share of the ten strongest that both splits have"),
+  overlap_50: share,
+});
+
+const layerSplit = z.strictObject({
+  importance: z.number().describe("sum of the importance of the layer's sites"),
+  error_share: share.describe("Σ |error| / (Σ |error| + importance) over the layer's sites"),
+});
+
+/** The schema of `ranking.json`. */
+export const rankingSchema = z.strictObject({
+  score: z.enum(scores),
+  top: z.int().min(1).describe("features listed per site and split"),
+  sites: z.array(
+    z.strictObject({
+      site: z.string(),
+      splits: z.partialRecord(z.enum(["train", "test"]), siteSplit),
+      train_test: agreement.nullable().describe("null if the run has only one split"),
+    }),
+  ),
+  layers: z.array(
+    z.strictObject({
+      layer: z.int().min(0),
+      splits: z.partialRecord(z.enum(["train", "test"]), layerSplit),
+    }),
+  ),
+});
+
+/** The content of `ranking.json`: the strongest features of every site, and what each site and layer contributes. */
+export type Ranking = z.infer<typeof rankingSchema>;
+
+export type SiteRanking = Ranking["sites"][number];
+
+/**
+ * Effects of one site's features over all cases of a split: columns of equal length, features distinct and in any order.
+ *
+ * effect: mean over the pairs, signed, in logits; error: that of the error node, null where the score has none.
+ */
+export interface FeatureEffects {
+  readonly feature: ArrayLike<number>;
+  readonly effect: ArrayLike<number>;
+  readonly nodesActive: ArrayLike<number>;
+  readonly error: number | null;
+}
+
+/**
+ * Indices of the rows from the largest |effect| to the smallest; ties go to the lower feature.
+ *
+ * @returns a permutation of 0 … n−1
+ */
+export function rankOrder(feature: ArrayLike<number>, effect: ArrayLike<number>): Int32Array {
+  const order = Int32Array.from({ length: effect.length }, (_, i) => i);
+  return order.sort((a, b) => Math.abs(effect[b]!) - Math.abs(effect[a]!) || feature[a]! - feature[b]!);
+}
+
+/**
+ * Spearman's rank correlation of two columns of equal length: Pearson's correlation of the ranks, ties sharing their average rank.
+ *
+ * @returns a number in [−1, 1]; NaN with fewer than two rows or when a column is constant
+ */
+export function spearman(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) throw new Error(`internal: spearman of ${a.length} and ${b.length} values`);
+  const [x, y] = [averageRanks(a), averageRanks(b)];
+  const mean = (a.length + 1) / 2;
+  let [xy, xx, yy] = [0, 0, 0];
+  for (let i = 0; i < x.length; i++) {
+    const [dx, dy] = [x[i]! - mean, y[i]! - mean];
+    xy += dx * dy;
+    xx += dx * dx;
+    yy += dy * dy;
+  }
+  return xx === 0 || yy === 0 ? Number.NaN : Math.max(-1, Math.min(1, xy / Math.sqrt(xx * yy)));
+}
+
+/** 1-based ranks from the smallest value up; equal values share the mean of their places. */
+function averageRanks(values: ArrayLike<number>): Float64Array {
+  const order = Int32Array.from({ length: values.length }, (_, i) => i).sort((a, b) => values[a]! - values[b]!);
+  const ranks = new Float64Array(values.length);
+  for (let start = 0, end = 0; start < order.length; start = end) {
+    while (end < order.length && values[order[end]!] === values[order[start]!]) end++;
+    for (let i = start; i < end; i++) ranks[order[i]!] = (start + 1 + end) / 2;
+  }
+  return ranks;
+}
+
+/**
+ * Share of the k first entries that two ranked lists have in common: |first k of a ∩ first k of b| / k, where k is at most the length of the
+ * longer list, so that equal lists give 1 and an entry that the other list lacks counts as missed.
+ *
+ * @returns a number in [0, 1]; NaN if both lists are empty
+ */
+export function overlap(a: readonly number[], b: readonly number[], k: number): number {
+  const depth = Math.min(k, Math.max(a.length, b.length));
+  const first = new Set(a.slice(0, depth));
+  return b.slice(0, depth).filter((feature) => first.has(feature)).length / depth;
+}
+
+/**
+ * Ranks the features of one site and compares train with test.
+ *
+ * Importance is Σ_i |effect_i| over the features, without the error; the error's share stands beside it, |error| / (|error| + importance), both
+ * being means over the pairs.
+ *
+ * @param top how many features are listed per split; the other numbers count all of them
+ */
+export function rankSite(
+  site: SiteName,
+  effects: Readonly<Partial<Record<Split, FeatureEffects>>>,
+  top: number,
+): SiteRanking {
+  const { train, test } = effects;
+  const splits: SiteRanking["splits"] = {};
+  if (train) splits.train = rankSplit(train, top);
+  if (test) splits.test = rankSplit(test, top);
+  return { site, splits, train_test: train && test ? compareSplits(train, test) : null };
+}
+
+function rankSplit({ feature, effect, nodesActive, error }: FeatureEffects, top: number) {
+  let importance = 0;
+  for (let i = 0; i < effect.length; i++) importance += Math.abs(effect[i]!);
+  const listed = [...rankOrder(feature, effect).subarray(0, top)];
+  return {
+    importance,
+    error,
+    error_share: error === null ? null : shareOf(Math.abs(error), importance),
+    features: feature.length,
+    top: listed.map((row, i) => ({
+      rank: i + 1,
+      feature: feature[row]!,
+      effect: effect[row]!,
+      nodes_active: nodesActive[row]!,
+    })),
+  };
+}
+
+function compareSplits(train: FeatureEffects, test: FeatureEffects): z.infer<typeof agreement> {
+  const rowInTest = new Map(Array.from(test.feature, (feature, row) => [feature, row]));
+  const both = Array.from(train.feature, (feature, row) => [row, rowInTest.get(feature)] as const).filter(
+    (pair): pair is readonly [number, number] => pair[1] !== undefined,
+  );
+  const ranked = (of: FeatureEffects) => [...rankOrder(of.feature, of.effect)].map((row) => of.feature[row]!);
+  const [a, b] = [ranked(train), ranked(test)];
+  return {
+    features: both.length,
+    spearman: defined(
+      spearman(
+        both.map(([row]) => train.effect[row]!),
+        both.map(([, row]) => test.effect[row]!),
+      ),
+    ),
+    overlap_10: defined(overlap(a, b, overlapDepths.overlap_10)),
+    overlap_50: defined(overlap(a, b, overlapDepths.overlap_50)),
+  };
+}
+
+/**
+ * Puts the sites of a run together, in the order of computation, and sums them by layer. `embed` comes before the first layer and belongs to
+ * none. Sites of one layer overlap (what attention adds is in the residual stream too), so a layer's importance compares layers, not sites.
+ */
+export function rankRun(score: Score, top: number, sites: readonly SiteRanking[]): Ranking {
+  const ordered = sites.toSorted((a, b) => compareSites(a.site, b.site));
+  const layerOf = ({ site }: SiteRanking) => (site === "embed" ? null : parseSite(site).layer);
+  const layers = [...new Set(ordered.map(layerOf))].filter((layer) => layer !== null);
+  return {
+    score,
+    top,
+    sites: ordered,
+    layers: layers.map((layer) => ({ layer, splits: sumLayer(ordered.filter((site) => layerOf(site) === layer)) })),
+  };
+}
+
+function sumLayer(sites: readonly SiteRanking[]): Ranking["layers"][number]["splits"] {
+  const splits: Ranking["layers"][number]["splits"] = {};
+  for (const split of ["train", "test"] as const) {
+    const members = sites.flatMap((site) => site.splits[split] ?? []);
+    if (members.length === 0) continue;
+    const importance = members.reduce((sum, member) => sum + member.importance, 0);
+    const errors = members.flatMap(({ error }) => (error === null ? [] : [Math.abs(error)]));
+    const error = errors.reduce((sum, value) => sum + value, 0);
+    splits[split] = { importance, error_share: errors.length === 0 ? null : shareOf(error, importance) };
+  }
+  return splits;
+}
+
+const shareOf = (part: number, rest: number): number | null => (part + rest === 0 ? null : part / (part + rest));
+const defined = (value: number): number | null => (Number.isNaN(value) ? null : value);

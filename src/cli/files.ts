@@ -1,0 +1,86 @@
+import { open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { messageOf, UserError } from "../errors.ts";
+
+/**
+ * Writes a whole file or nothing: beside its place, flushed to the disk, then renamed.
+ *
+ * @throws UserError if the disk is full or the place cannot be written; nothing is left behind then
+ */
+export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
+  await writeBeside(path, (part) => writeFile(part, data));
+}
+
+/**
+ * Lets `write` fill a file beside `path` and renames it into place once it is whole and on the disk; for writers that take a path.
+ *
+ * @throws UserError if the disk is full or the place cannot be written; other errors of `write` as they are. Nothing is left behind then
+ */
+export async function writeBeside(path: string, write: (part: string) => Promise<void>): Promise<void> {
+  const part = `${path}.${process.pid}.part`;
+  try {
+    await write(part);
+    const file = await open(part, "r+");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(part, path);
+  } catch (error) {
+    await rm(part, { force: true }).catch(() => {});
+    throw writeProblem(error, path);
+  }
+}
+
+const advice: readonly (readonly [codes: string, text: RegExp, expected: string, got: string, what: string])[] = [
+  [
+    "ENOSPC EDQUOT",
+    /no space left|not enough space|quota exceeded|all bytes to file/i,
+    "room on the disk",
+    "a full one",
+    "Free some space, or choose another --output_dir; the same command goes on where it stopped.",
+  ],
+  [
+    "EACCES EPERM EROFS",
+    /permission denied|read-only file system|operation not permitted/i,
+    "a place that can be written",
+    "no permission",
+    "Change the permissions, or choose another --output_dir.",
+  ],
+  ["ENOENT ENOTDIR", /no such file or directory|not a directory/i, "an existing folder", "none", "Create it first."],
+];
+
+/** An error met while writing to `path` as one for the user, if it is one that a user can do something about; else the error itself. */
+export function writeProblem(error: unknown, path: string): unknown {
+  if (error instanceof UserError) return error;
+  const code = (error as { code?: unknown } | null)?.code;
+  // DuckDB's errors carry no code, only the system's words.
+  const known = advice.find(([codes, text]) =>
+    typeof code === "string" ? codes.split(" ").includes(code) : text.test(messageOf(error)),
+  );
+  if (!known) return error;
+  const [, , expected, got, what] = known;
+  return new UserError(`output file: expected ${expected}, got ${got} (${code ?? "I/O error"}) at ${path}. ${what}`, {
+    cause: error,
+  });
+}
+
+/**
+ * The value in a JSON file.
+ *
+ * @throws UserError if the file cannot be read or is not JSON
+ */
+export async function readJsonFile(path: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    const got = (error as { code?: unknown }).code === "ENOENT" ? "none" : messageOf(error);
+    throw new UserError(`JSON file: expected a file that can be read, got ${got} at ${path}. Check the path.`);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`JSON file: expected JSON, got ${messageOf(error)} in ${path}. Write it again.`);
+  }
+}

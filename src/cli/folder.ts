@@ -1,0 +1,267 @@
+import { randomUUID } from "node:crypto";
+import { readFileSync, rmSync } from "node:fs";
+import { link, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { messageOf, UserError } from "../errors.ts";
+import { writeProblem } from "./files.ts";
+import { type Manifest, manifestFile, type RunOptions, readManifest, writeManifest } from "./manifest.ts";
+
+/** Where unfinished work lies inside a run's folder until the run is complete. */
+export const partialFolder = ".partial";
+
+const lockFile = ".lock";
+
+/** What a run writes; nothing else in its folder is ever removed. */
+const runFiles = [
+  "pairs.jsonl",
+  "nodes.parquet",
+  "effects.parquet",
+  "features.parquet",
+  "ranking.json",
+  "report.html",
+] as const;
+
+/**
+ * What lies at a path: nothing, an empty folder, a complete run, one that was interrupted, or something that is not a run's folder and is
+ * left alone.
+ */
+export type FolderState =
+  | { readonly state: "absent" | "empty" }
+  | { readonly state: "complete" | "unfinished"; readonly manifest: Manifest }
+  | { readonly state: "foreign"; readonly why: string };
+
+/** Looks at a path without changing anything. */
+export async function inspectRunFolder(path: string): Promise<FolderState> {
+  const found = await stat(path).catch(() => null);
+  if (!found) return { state: "absent" };
+  if (!found.isDirectory()) return { state: "foreign", why: "a file" };
+  const names = await readdir(path).catch((error) => messageOf(error));
+  if (typeof names === "string") return { state: "foreign", why: names };
+  if (!names.includes(manifestFile)) {
+    const others = names.filter((name) => name !== partialFolder && !name.startsWith(lockFile) && !isPart(name));
+    return others.length === 0 ? { state: "empty" } : { state: "foreign", why: `other files (${others[0]})` };
+  }
+  try {
+    const manifest = await readManifest(path);
+    return { state: manifest.status === "finished" ? "complete" : "unfinished", manifest };
+  } catch (error) {
+    return { state: "foreign", why: `a ${manifestFile} that cannot be read: ${messageOf(error)}` };
+  }
+}
+
+/** A run's folder, opened for work: this process alone writes to it until `release`. */
+export interface OpenFolder {
+  readonly state: "new" | "resume";
+  /** What the interrupted run had written of its manifest; undefined in a new folder. */
+  readonly manifest: Manifest | undefined;
+  readonly path: string;
+  /** The folder for unfinished work. */
+  readonly partial: string;
+  /** Lets other processes write again. */
+  release(): Promise<void>;
+}
+
+/** A run that had been finished with the same options: nothing to do. */
+export interface FinishedFolder {
+  readonly state: "finished";
+  readonly manifest: Manifest;
+}
+
+/**
+ * Opens `path` as the folder of a run with these options: makes it if it is absent, takes up an interrupted run with the same options, and
+ * reports a finished one. With `force`, what an earlier run wrote is removed first and the state is `new`. A folder that is not a run's is
+ * never touched. A new folder says what it is only once the caller has written its manifest, which should be the first thing it does.
+ *
+ * @param options every option that bears on the results, by flag name without dashes
+ * @throws UserError if the folder is not a run's, holds a run with other options (all named), is in use, or cannot be written
+ */
+export async function openRunFolder(
+  path: string,
+  options: RunOptions,
+  force = false,
+): Promise<OpenFolder | FinishedFolder> {
+  const before = await inspectRunFolder(path);
+  refuse(path, before, options, force);
+  if (before.state === "complete" && !force) {
+    await rm(join(path, partialFolder), { recursive: true, force: true }).catch(() => {});
+    return { state: "finished", manifest: before.manifest };
+  }
+  const partial = join(path, partialFolder);
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    throw writeProblem(error, path);
+  }
+  const release = await lock(path);
+  try {
+    // Another process may have worked here until just now, so what counts is what lies here under the lock.
+    const now = await inspectRunFolder(path);
+    refuse(path, now, options, force);
+    if (now.state === "complete" && !force) {
+      await release();
+      return { state: "finished", manifest: now.manifest };
+    }
+    if ("manifest" in now && force) await removeRun(path, now.manifest);
+    await removeParts(path);
+    const manifest = now.state === "unfinished" && !force ? now.manifest : undefined;
+    if (!manifest) await rm(partial, { recursive: true, force: true });
+    await mkdir(partial, { recursive: true });
+    return { state: manifest ? "resume" : "new", manifest, path, partial, release };
+  } catch (error) {
+    await release();
+    throw writeProblem(error, path);
+  }
+}
+
+/**
+ * Declares a run complete: writes its manifest as finished, then removes the unfinished work and the lock. All its other files must be in place.
+ *
+ * @throws UserError if the folder cannot be written
+ */
+export async function completeRunFolder(folder: OpenFolder, manifest: Manifest): Promise<void> {
+  await writeManifest(folder.path, { ...manifest, status: "finished", error: null });
+  await rm(folder.partial, { recursive: true, force: true });
+  await folder.release();
+}
+
+function refuse(path: string, found: FolderState, options: RunOptions, force: boolean): void {
+  if (found.state === "foreign") {
+    throw new UserError(
+      `output folder: expected a new, empty or run's folder, got ${found.why} at ${path}. Choose another --output_dir.`,
+    );
+  }
+  if (!("manifest" in found) || force) return;
+  const differing = optionDifferences(found.manifest.options, options);
+  if (differing.length > 0) {
+    throw new UserError(
+      `output folder: expected the options of its ${found.state === "complete" ? "finished" : "interrupted"} run, got ${differing.join("; ")} in ${path}. Choose another --output_dir, or --force to replace that run.`,
+    );
+  }
+}
+
+/** One text for each option that differs, `--seed 1 here, 2 asked`, in the order of their names. */
+export function optionDifferences(here: RunOptions, asked: RunOptions): string[] {
+  const show = (value: RunOptions[string] | undefined) =>
+    value === undefined || value === null ? "unset" : Array.isArray(value) ? value.join(",") : String(value);
+  return [...new Set([...Object.keys(here), ...Object.keys(asked)])]
+    .sort()
+    .filter((name) => JSON.stringify(here[name] ?? null) !== JSON.stringify(asked[name] ?? null))
+    .map((name) => `--${name} ${show(here[name])} here, ${show(asked[name])} asked`);
+}
+
+const isPart = (name: string) => /\.\d+\.part$/.test(name);
+
+async function removeParts(path: string): Promise<void> {
+  const names = new Set<string>([manifestFile, ...runFiles]);
+  for (const name of await readdir(path)) {
+    if (isPart(name) && names.has(name.replace(/\.\d+\.part$/, ""))) await rm(join(path, name), { force: true });
+  }
+}
+
+/** Removes what a run wrote. The manifest stays, saying that the folder is not complete, until the caller replaces it. */
+async function removeRun(path: string, manifest: Manifest): Promise<void> {
+  await writeManifest(path, { ...manifest, status: "running", finished: null });
+  for (const name of [...runFiles, partialFolder]) await rm(join(path, name), { recursive: true, force: true });
+}
+
+interface Holder {
+  readonly pid: number;
+  readonly host: string;
+  /** When the process began, in the system's own words: process numbers come round again. */
+  readonly begun: string | null;
+}
+
+/**
+ * Takes the folder's lock; a lock whose process has ended is taken over.
+ *
+ * @throws UserError if a living process holds it, or one on another machine, which cannot be asked
+ */
+async function lock(path: string): Promise<() => Promise<void>> {
+  const file = join(path, lockFile);
+  const takeover = `${file}.takeover`;
+  while (!(await createLock(file))) {
+    const text = await readFile(file, "utf8").catch(() => null);
+    if (text === null) continue;
+    const holder = parseHolder(text);
+    if (holder && isAlive(holder)) throw inUse(path, file, `process ${holder.pid} on ${holder.host}`);
+    // Only one process at a time may remove a dead lock, and looks again first: it could be the fresh one of another that did.
+    if (!(await createLock(takeover))) throw inUse(path, takeover, "one that begins just now");
+    try {
+      if ((await readFile(file, "utf8").catch(() => null)) === text) await rm(file, { force: true });
+    } finally {
+      await rm(takeover, { force: true });
+    }
+  }
+  const onExit = () => rmSync(file, { force: true });
+  process.once("exit", onExit);
+  return async () => {
+    process.off("exit", onExit);
+    await rm(file, { force: true });
+  };
+}
+
+function inUse(path: string, file: string, who: string): UserError {
+  return new UserError(
+    `output folder: expected no other run in it, got ${who} at ${path}. Wait for it, or remove ${file} if it has ended.`,
+  );
+}
+
+/**
+ * Creates a lock with this process in it, at once and whole.
+ *
+ * @returns false if there is one already
+ */
+async function createLock(file: string): Promise<boolean> {
+  const mine = JSON.stringify({ pid: process.pid, host: hostname(), begun: begun(process.pid) } satisfies Holder);
+  const whole = `${file}.${randomUUID()}`;
+  try {
+    await writeFile(whole, mine);
+    // Some file systems have no links; there the lock is empty for a moment.
+    await link(whole, file).catch((error) =>
+      errorCode(error) === "EEXIST" ? Promise.reject(error) : writeFile(file, mine, { flag: "wx" }),
+    );
+    return true;
+  } catch (error) {
+    if (errorCode(error) === "EEXIST") return false;
+    throw writeProblem(error, file);
+  } finally {
+    await rm(whole, { force: true }).catch(() => {});
+  }
+}
+
+const errorCode = (error: unknown) => (error as { code?: unknown } | null)?.code;
+
+function parseHolder(text: string): Holder | null {
+  try {
+    const holder = JSON.parse(text) as Partial<Holder>;
+    return typeof holder.pid === "number" && typeof holder.host === "string"
+      ? { pid: holder.pid, host: holder.host, begun: holder.begun ?? null }
+      : null;
+  } catch {
+    return null;
+  }
+}
+
+function isAlive({ pid, host, begun: then }: Holder): boolean {
+  if (host !== hostname()) return true;
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    return errorCode(error) === "EPERM";
+  }
+  const now = begun(pid);
+  return then === null || now === null || now === then;
+}
+
+/** When a process began, on systems that tell (Linux: field 22 of /proc/<pid>/stat, and which boot); otherwise null. */
+function begun(pid: number): string | null {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /s, "")
+      .split(" ");
+    return `${readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()}/${fields[19]}`;
+  } catch {
+    return null;
+  }
+}

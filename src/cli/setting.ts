@@ -1,0 +1,262 @@
+import { readFile, stat } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { openFile, openFolder } from "#file";
+import { subfolder } from "../bytes/folder.ts";
+import { checkDictionary, type Dictionary } from "../dictionaries/dictionary.ts";
+import { dummyDictionary } from "../dictionaries/dummy.ts";
+import { openLayerFile } from "../dictionaries/layer-files.ts";
+import { openDictionaries } from "../dictionaries/open.ts";
+import { UsageError, UserError } from "../errors.ts";
+import { modelFromConfig } from "../models/architectures.ts";
+import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
+import type { Model } from "../models/model.ts";
+import { agreementPairs } from "../prompts/agreement.ts";
+import { tokenizePairs } from "../prompts/check.ts";
+import { commonLexicon } from "../prompts/lexicon-common.ts";
+import { demoLexicon } from "../prompts/lexicon-demo.ts";
+import type { PromptPair } from "../prompts/pairs.ts";
+import { readPairs } from "../prompts/read-pairs.ts";
+import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
+import { compareSites, isSiteKind, type SiteKind, type SiteName, siteKinds, siteName } from "../site.ts";
+
+/** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
+export interface JobOptions {
+  readonly model_name: string;
+  readonly sae_source: string | null;
+  readonly layers: string | null;
+  readonly sites: string | null;
+  readonly num_examples: number | null;
+  readonly batch_size: number | null;
+  readonly task: string;
+  readonly pairs: string | null;
+  readonly seed: number;
+  readonly method: "analytic";
+  readonly score: "effect" | "gradient" | "gradient-activation";
+  readonly precision: "float32" | "float64";
+  readonly device: string;
+  readonly top: number;
+  readonly keep: "all" | "correct";
+}
+
+/** The folder of the package: it holds `models/` and `tasks/`. */
+export const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
+
+/** The model that comes with the package. */
+export const embeddedModel = "demo";
+
+/** Pairs per split and case of the tasks that are made here. */
+export const defaultExamples = 32;
+
+export interface OpenModel {
+  readonly model: Model;
+  readonly checkpoint: Checkpoint;
+  readonly tokenizer: Tokenizer;
+  readonly folder: string;
+}
+
+/**
+ * Opens a model by name: `demo`, or a folder in Hugging Face layout.
+ *
+ * @throws UserError if there is no such folder or it holds no model that can be run
+ */
+export async function openModel(name: string): Promise<OpenModel> {
+  const folder = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : name;
+  if (!(await isFolder(folder))) {
+    throw new UserError(
+      `model: expected "${embeddedModel}" or a folder with config.json, got "${name}". Download the model and give its folder with --model_name.`,
+    );
+  }
+  const checkpoint = await openCheckpoint(await openFolder(folder));
+  const model = modelFromConfig(checkpoint.config, folder);
+  const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig, `${folder}/tokenizer.json`);
+  return { model, checkpoint, tokenizer, folder };
+}
+
+/**
+ * Opens the dictionaries of a run, those of the sites that `--sites` and `--layers` name, in order of computation.
+ *
+ * @throws UserError if a named site has no dictionary, a layer does not exist, or a dictionary does not fit the model
+ */
+export async function openSaes(
+  { model, folder }: OpenModel,
+  { sae_source, layers, sites, seed }: Pick<JobOptions, "sae_source" | "layers" | "sites" | "seed">,
+): Promise<ReadonlyMap<SiteName, Dictionary>> {
+  const wantedLayers = layers === null ? null : parseLayers(layers, model.layers);
+  const wantedKinds = sites === null ? null : parseKinds(sites, model);
+  const found = await findSaes(model, folder, sae_source, wantedKinds, seed);
+  const chosen = new Map(
+    [...found].filter(([site]) => {
+      const [kind, layer] = site.split(".") as [SiteKind, string | undefined];
+      if (kind === "embed") return wantedKinds?.includes("embed") ?? false;
+      return (wantedLayers?.has(Number(layer)) ?? true) && (wantedKinds?.includes(kind) ?? true);
+    }),
+  );
+  const asked = (wantedKinds ?? []).flatMap((kind) =>
+    kind === "embed"
+      ? ["embed"]
+      : [...(wantedLayers ?? Array.from({ length: model.layers }, (_, l) => l))].map((layer) =>
+          siteName({ kind, layer }),
+        ),
+  );
+  const missing = asked.find((site) => !chosen.has(site));
+  if (missing !== undefined || chosen.size === 0) {
+    const there = [...found.keys()].join(", ");
+    const want = missing ?? `--layers ${layers ?? "all"}`;
+    throw new UserError(
+      `SAEs: expected one for ${want}, got only ${there}. Choose other --sites or --layers, or another --sae_source.`,
+    );
+  }
+  for (const [site, dictionary] of chosen) {
+    const kind = site.split(".")[0] as SiteKind;
+    const width = model.sites[kind];
+    if (width === undefined || Number(site.split(".")[1] ?? 0) >= model.layers) {
+      throw new UserError(
+        `SAE: expected a site of the model, got ${site} in ${dictionary.name}. Use SAEs of this model.`,
+      );
+    }
+    checkDictionary(dictionary, width);
+  }
+  return new Map([...chosen].sort(([a], [b]) => compareSites(a, b)));
+}
+
+async function findSaes(
+  model: Model,
+  folder: string,
+  source: string | null,
+  kinds: readonly SiteKind[] | null,
+  seed: number,
+): Promise<ReadonlyMap<SiteName, Dictionary>> {
+  if (source === "dummy") {
+    const names = (kinds ?? (["attn_out", "mlp_out", "resid_post"] as const)).flatMap((kind) =>
+      kind === "embed" ? ["embed"] : Array.from({ length: model.layers }, (_, layer) => siteName({ kind, layer })),
+    );
+    return new Map(
+      names.map((site) => {
+        const width = model.sites[site.split(".")[0] as SiteKind]!;
+        return [site, dummyDictionary(site, width, 4 * width, seed)];
+      }),
+    );
+  }
+  if (source === null) {
+    if (!(await isFolder(`${folder}/saes`))) {
+      throw new UserError(
+        `SAEs: expected a folder saes in ${folder}, got none. Give the model's SAEs with --sae_source FOLDER, or try --sae_source dummy.`,
+      );
+    }
+    return openDictionaries(subfolder(await openFolder(folder), "saes"));
+  }
+  const found = await stat(source).catch(() => null);
+  if (found?.isFile()) {
+    const layer = /layer_(\d+)\.safetensors$/.exec(source)?.[1];
+    if (layer === undefined) {
+      throw new UserError(
+        `SAE: expected a file named layer_<i>.safetensors, got ${source}. Rename it, or give the folder of a SAELens SAE.`,
+      );
+    }
+    const dictionary = await openLayerFile(await openFile(source), Number(layer));
+    return new Map([[dictionary.site, dictionary]]);
+  }
+  if (!found) {
+    throw new UserError(
+      `SAEs: expected a folder, a file or "dummy", got "${source}", which does not exist. Check --sae_source.`,
+    );
+  }
+  return openDictionaries(await openFolder(source));
+}
+
+/** `0-3,5` as layers. @throws UsageError if it is not of that form; UserError if there is no such layer */
+export function parseLayers(text: string, layers: number): ReadonlySet<number> {
+  const chosen = new Set<number>();
+  for (const part of text.split(",")) {
+    const match = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*$/.exec(part);
+    const [from, to] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
+    if (!match || from > to) {
+      throw new UsageError(`--layers: expected blocks like 0-3,5, got "${text}". Blocks are counted from 0.`);
+    }
+    if (to >= layers) {
+      throw new UserError(`--layers: expected blocks 0 to ${layers - 1}, got ${to}. This model has ${layers} of them.`);
+    }
+    for (let layer = from; layer <= to; layer++) chosen.add(layer);
+  }
+  return chosen;
+}
+
+function parseKinds(text: string, model: Model): SiteKind[] {
+  return text.split(",").map((part) => {
+    const kind = part.trim();
+    if (!isSiteKind(kind) || model.sites[kind] === undefined) {
+      throw new UsageError(
+        `--sites: expected kinds out of ${siteKinds.join(", ")}, got "${text}". Put commas between them.`,
+      );
+    }
+    return kind;
+  });
+}
+
+/** Tasks that are made from a lexicon for any model, besides the files in `tasks/`. */
+export const generatedTask = "agreement";
+
+/**
+ * The prompt pairs that `--task` or `--pairs` name, before they are checked against the tokenizer.
+ *
+ * The agreement task speaks the lexicon of the embedded model where the tokenizer has its words as single tokens, else common English.
+ *
+ * @throws UserError if there is no such task or file, or the file is broken
+ */
+export async function choosePairs(
+  tokenizer: Tokenizer,
+  { task, pairs, num_examples, seed }: Pick<JobOptions, "task" | "pairs" | "num_examples" | "seed">,
+): Promise<readonly PromptPair[]> {
+  if (pairs !== null) return limited(await readPairsFile(pairs, seed), num_examples);
+  if (task === generatedTask) {
+    const whole = demoLexicon.nouns.every(
+      (noun) => typeof tokenizer.answerToken("The", ` ${noun.plural}`) === "number",
+    );
+    const lexicon = whole ? demoLexicon : commonLexicon;
+    const perCase = num_examples ?? defaultExamples;
+    return (["train", "test"] as const).flatMap((split) => agreementPairs({ lexicon, seed, perCase, split }));
+  }
+  const file = `${packageRoot}tasks/${task}.jsonl`;
+  if (!/^[a-z0-9_-]+$/.test(task) || !(await stat(file).catch(() => null))) {
+    throw new UserError(
+      `--task: expected agreement, determiner or pronoun, got "${task}". Give a file of your own with --pairs FILE.`,
+    );
+  }
+  return limited(await readPairsFile(file, seed), num_examples ?? defaultExamples);
+}
+
+async function readPairsFile(path: string, seed: number): Promise<readonly PromptPair[]> {
+  const text = await readFile(path, "utf8").catch((error) => {
+    const why = error.code === "ENOENT" ? "which does not exist" : `which cannot be read (${error.code})`;
+    throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`);
+  });
+  return readPairs(text, path, seed);
+}
+
+/** The first `limit` pairs of each split and case. */
+function limited(pairs: readonly PromptPair[], limit: number | null): readonly PromptPair[] {
+  if (limit === null) return pairs;
+  const taken = new Map<string, number>();
+  return pairs.filter((pair) => {
+    const key = `${pair.split}/${pair.case}`;
+    const count = (taken.get(key) ?? 0) + 1;
+    taken.set(key, count);
+    return count <= limit;
+  });
+}
+
+/** Checks pairs against a model's tokenizer. @throws UserError if none is left */
+export function checkPairs(pairs: readonly PromptPair[], { tokenizer, model }: OpenModel, source: string) {
+  const checked = tokenizePairs(pairs, tokenizer, model.maxLength);
+  if (checked.kept.length === 0) {
+    const why = checked.dropped.map((d) => `${d.count}: ${d.reason}`).join("; ");
+    throw new UserError(
+      `pairs: expected some that this tokenizer can use, got none (${why}) in ${source}. Use other prompts or answers.`,
+    );
+  }
+  return checked;
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null))?.isDirectory() ?? false;
+}

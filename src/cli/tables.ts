@@ -1,0 +1,485 @@
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  DOUBLE,
+  type DuckDBConnection,
+  DuckDBDataChunk,
+  DuckDBInstance,
+  type DuckDBType,
+  type DuckDBValue,
+  FLOAT,
+  INTEGER,
+  USMALLINT,
+  UTINYINT,
+  VARCHAR,
+} from "@duckdb/node-api";
+import { type FeatureEffects, type Ranking, rankRun, rankSite, type Score } from "../circuit/ranking.ts";
+import { type EffectRows, errorFeature } from "../effects/rows.ts";
+import { UserError } from "../errors.ts";
+import type { Split } from "../prompts/pairs.ts";
+import { compareSites, type SiteName } from "../site.ts";
+import { writeBeside, writeFileAtomic } from "./files.ts";
+
+/** The case of rows in `features.parquet` that stand for all cases together. */
+export const allCases = "";
+
+const splits = ["train", "test"] as const satisfies readonly Split[];
+
+/** Rows of a DuckDB vector. */
+const vectorSize = 2048;
+
+/**
+ * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
+ */
+const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
+
+/**
+ * The backward nodes of a run, as columns of equal length N, in ascending order of `node`.
+ *
+ * parent: the node of the prefix one token shorter, −1 at a root; token, patch_token: the last token of the clean and the patch prefix;
+ * weight: how many pairs pass through the node.
+ */
+export interface NodesTable {
+  readonly node: Int32Array;
+  readonly split: readonly Split[];
+  readonly case: readonly string[];
+  readonly parent: Int32Array;
+  readonly position: Int32Array;
+  readonly token_id: Int32Array;
+  readonly token: readonly string[];
+  readonly patch_token_id: Int32Array;
+  readonly patch_token: readonly string[];
+  readonly weight: Float64Array;
+}
+
+/** Number of pairs of a split and case. */
+export interface PairCount {
+  readonly split: Split;
+  readonly case: string;
+  readonly pairs: number;
+}
+
+/** Sums of the score `gradient` over the nodes of a split and case: one value for each of the F features of a site. */
+export interface FeatureSums {
+  readonly split: Split;
+  readonly case: string;
+  readonly sums: Float64Array;
+}
+
+export interface FinishOptions {
+  /** The sites of the run, in any order; all of them must have been written. */
+  readonly sites: readonly SiteName[];
+  /** Every split and case that has nodes. */
+  readonly pairs: readonly PairCount[];
+  /** BOS, EOS, pad: nodes at these tokens are left out of features.parquet and of the ranking, but not of effects.parquet. */
+  readonly specialTokenIds: readonly number[];
+  readonly score: Score;
+  /** Features listed per site and split in the ranking. */
+  readonly top: number;
+}
+
+/** A row of `features.parquet`. The site's error has feature −1 and no rank. */
+export interface FeatureRow {
+  readonly split: Split;
+  /** The case, or '' for all of them together. */
+  readonly case: string;
+  readonly site: SiteName;
+  readonly feature: number;
+  /** Σ over nodes / number of pairs, signed, in logits. */
+  readonly effect: number;
+  readonly effect_abs: number;
+  readonly nodes_active: number;
+  readonly rank: number | null;
+}
+
+type Values = Int32Array | Uint16Array | Uint8Array | Float32Array | Float64Array | readonly string[];
+type Columns = Readonly<Record<string, readonly [DuckDBType, Values]>>;
+
+/** What is kept of the nodes to complete the rows of effects. */
+interface NodeIndex {
+  /** Row of each node number, −1 where there is no such node. */
+  readonly rowOf: Int32Array;
+  readonly split: Uint8Array;
+  readonly case: Uint16Array;
+  readonly cases: readonly string[];
+  readonly position: Int32Array;
+  /** The groups that occur. */
+  readonly groups: readonly { readonly split: Split; readonly case: string }[];
+  /** Distinguishes these nodes from those of another forest. */
+  readonly digest: string;
+}
+
+/**
+ * The tables of a run in the making. Each site's rows become a file of their own in the folder for unfinished work, which is that site's
+ * checkpoint; `finish` puts the files of all sites together.
+ *
+ * Sums over nodes are taken in the order of the nodes, so they have the same bits on every run, whatever the number of threads and the order in
+ * which the sites were written.
+ */
+export class RunTables {
+  readonly #partial: string;
+  readonly #instance: DuckDBInstance;
+  readonly #db: DuckDBConnection;
+  #nodes: NodeIndex | undefined;
+
+  private constructor(partial: string, instance: DuckDBInstance, db: DuckDBConnection) {
+    this.#partial = partial;
+    this.#instance = instance;
+    this.#db = db;
+  }
+
+  /**
+   * Opens the tables whose unfinished files lie in `partial`.
+   *
+   * @param threads how many DuckDB may use; all by default
+   */
+  static async open(partial: string, threads?: number): Promise<RunTables> {
+    await mkdir(partial, { recursive: true });
+    const [instance, db] = await connect({
+      temp_directory: join(partial, "spill"),
+      ...(threads === undefined ? {} : { threads: String(threads) }),
+    });
+    return new RunTables(partial, instance, db);
+  }
+
+  close(): void {
+    this.#db.closeSync();
+    this.#instance.closeSync();
+  }
+
+  /** Takes the run's nodes; comes before all other writing. The sites' checkpoints count only for the nodes with which they were made. */
+  async writeNodes(nodes: NodesTable): Promise<void> {
+    this.#nodes = indexNodes(nodes);
+    await this.#load("nodes", {
+      node: [INTEGER, nodes.node],
+      split: [VARCHAR, nodes.split],
+      case: [VARCHAR, nodes.case],
+      parent: [INTEGER, nodes.parent],
+      position: [INTEGER, nodes.position],
+      token_id: [INTEGER, nodes.token_id],
+      token: [VARCHAR, nodes.token],
+      patch_token_id: [INTEGER, nodes.patch_token_id],
+      patch_token: [VARCHAR, nodes.patch_token],
+      weight: [DOUBLE, nodes.weight],
+    });
+  }
+
+  /** Whether a site's rows of effects are already on the disk. */
+  hasEffects(site: SiteName): boolean {
+    return existsSync(this.#chunk("effects", site));
+  }
+
+  /**
+   * Writes the rows of one site, its checkpoint. NaN in codes and gradients becomes null.
+   *
+   * @throws UserError if an effect is not finite, naming node and feature, or if the disk is full
+   */
+  async writeEffects(rows: EffectRows): Promise<void> {
+    const nodes = this.#known();
+    const length = rows.node.length;
+    const split = new Uint8Array(length);
+    const group = new Uint16Array(length);
+    const position = new Int32Array(length);
+    for (let i = 0; i < length; i++) {
+      const at = nodes.rowOf[rows.node[i]!] ?? -1;
+      if (at < 0)
+        throw new Error(
+          `internal: effects at ${rows.site} for node ${rows.node[i]}, which is not in the table of nodes`,
+        );
+      const order = i === 0 ? 1 : rows.node[i]! - rows.node[i - 1]! || rows.feature[i]! - rows.feature[i - 1]!;
+      if (order <= 0)
+        throw new Error(`internal: effects at ${rows.site} are not sorted by node and feature in row ${i}`);
+      if (!Number.isFinite(rows.effect[i])) {
+        throw notFinite("effect", rows.effect[i]!, `${rows.site}, node ${rows.node[i]}, feature ${rows.feature[i]}`);
+      }
+      split[i] = nodes.split[at]!;
+      group[i] = nodes.case[at]!;
+      position[i] = nodes.position[at]!;
+    }
+    await this.#load("rows", {
+      split: [UTINYINT, split],
+      case: [USMALLINT, group],
+      node: [INTEGER, rows.node],
+      position: [INTEGER, position],
+      feature: [INTEGER, rows.feature],
+      f_clean: [FLOAT, rows.fClean],
+      f_patch: [FLOAT, rows.fPatch],
+      gradient: [FLOAT, rows.gradient],
+      effect: [DOUBLE, rows.effect],
+    });
+    await this.#copy(
+      `SELECT ${list(splits)}[split + 1] AS split, ${list(nodes.cases)}["case" + 1] AS "case", ${text(rows.site)} AS site,
+         node, position, feature, ${["f_clean", "f_patch", "gradient"].map((c) => `nullif(${c}, 'nan'::FLOAT) AS ${c}`)}, effect
+       FROM rows`,
+      this.#chunk("effects", rows.site),
+    );
+    await this.#db.run("DROP TABLE rows");
+  }
+
+  /** Whether a site's sums of the score `gradient` are already on the disk. */
+  hasFeatureSums(site: SiteName): boolean {
+    return existsSync(this.#chunk("sums", site));
+  }
+
+  /**
+   * Writes the sums of the score `gradient` at one site, for every split and case: its checkpoint. Special tokens are the caller's to leave out.
+   *
+   * @throws UserError if a sum is not finite, or if the disk is full
+   */
+  async writeFeatureSums(site: SiteName, sums: readonly FeatureSums[]): Promise<void> {
+    const rows = sums.reduce((count, part) => count + part.sums.length, 0);
+    const [group, feature, total] = [new Uint16Array(rows), new Int32Array(rows), new Float64Array(rows)];
+    let start = 0;
+    for (const [i, { sums: values }] of sums.entries()) {
+      const broken = values.findIndex((value) => !Number.isFinite(value));
+      if (broken >= 0) throw notFinite("gradient", values[broken]!, `${site}, feature ${broken}`);
+      group.fill(i, start, start + values.length);
+      feature.set(Int32Array.from(values.keys()), start);
+      total.set(values, start);
+      start += values.length;
+    }
+    await this.#load("sums", { group: [USMALLINT, group], feature: [INTEGER, feature], total: [DOUBLE, total] });
+    await this.#copy(
+      `SELECT ${list(sums.map((part) => part.split))}["group" + 1] AS split,
+         ${list(sums.map((part) => part.case))}["group" + 1] AS "case", feature, total
+       FROM sums`,
+      this.#chunk("sums", site),
+    );
+    await this.#db.run("DROP TABLE sums");
+  }
+
+  /**
+   * Writes `nodes.parquet`, `effects.parquet`, `features.parquet` and `ranking.json` into the run's folder, each whole or not at all.
+   *
+   * @returns the ranking, and the number of rows of effects
+   * @throws UserError if the folder cannot be written
+   */
+  async finish(folder: string, options: FinishOptions): Promise<{ ranking: Ranking; rows: number }> {
+    const sites = options.sites.toSorted(compareSites);
+    const pairs = options.pairs.filter((group) => group.pairs > 0);
+    const counted = new Set(pairs.map((group) => groupKey(group.split, group.case)));
+    const uncounted = this.#known().groups.find((group) => !counted.has(groupKey(group.split, group.case)));
+    if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
+    const kind = options.score === "gradient" ? "sums" : "effects";
+    const missing = sites.find((site) => !existsSync(this.#chunk(kind, site)));
+    if (missing !== undefined) throw new Error(`internal: ${missing} has not been written`);
+
+    await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
+    const chunks = kind === "effects" ? sites.map((site) => this.#chunk(kind, site)) : [];
+    const rows = chunks.length > 0 ? `SELECT * FROM read_parquet(${list(chunks)})` : noEffects;
+    await this.#copy(rows, join(folder, "effects.parquet"));
+    const [count] = await this.#query<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
+
+    await this.#sumFeatures(sites, { ...options, pairs });
+    await this.#copy(
+      `SELECT split, "case", site, feature, effect, abs(effect) AS effect_abs, nodes_active, rank FROM features
+       ORDER BY place, split DESC, "case", rank NULLS FIRST`,
+      join(folder, "features.parquet"),
+    );
+    const ranked = [];
+    for (const [place, site] of sites.entries()) ranked.push(rankSite(site, await this.#effectsOf(place), options.top));
+    const ranking = rankRun(options.score, options.top, ranked);
+    await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
+    return { ranking, rows: count!.n };
+  }
+
+  /** Fills the table `features`, one site at a time. */
+  async #sumFeatures(sites: readonly SiteName[], { score, pairs, specialTokenIds }: FinishOptions): Promise<void> {
+    await this.#load("pairs", {
+      split: [VARCHAR, pairs.map((group) => group.split)],
+      case: [VARCHAR, pairs.map((group) => group.case)],
+      pairs: [DOUBLE, Float64Array.from(pairs, (group) => group.pairs)],
+    });
+    await this.#db.run(`INSERT INTO pairs SELECT split, ${text(allCases)}, sum(pairs) FROM pairs GROUP BY split`);
+    const special = `[${specialTokenIds.map(Number)}]::INTEGER[]`;
+    await this.#db.run(`
+      CREATE OR REPLACE TEMP TABLE used_nodes AS
+        SELECT * FROM nodes WHERE NOT (list_contains(${special}, token_id) OR list_contains(${special}, patch_token_id));
+      CREATE OR REPLACE TEMP TABLE features (
+        place INTEGER, split VARCHAR, "case" VARCHAR, site VARCHAR, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
+    for (const [place, site] of sites.entries()) {
+      const byCase =
+        score === "gradient"
+          ? `SELECT split, "case", feature, total, nodes
+             FROM ${text(this.#chunk("sums", site))}
+             JOIN (SELECT split, "case", count(*) AS nodes FROM used_nodes GROUP BY ALL) USING (split, "case")`
+          : `SELECT split, "case", feature, sum(effect ORDER BY node) AS total, count(*) AS nodes
+             FROM ${text(this.#chunk("effects", site))} WHERE node IN (SELECT node FROM used_nodes) GROUP BY ALL`;
+      await this.#db.run(`
+        INSERT INTO features
+        WITH by_case AS MATERIALIZED (${byCase}),
+        sums AS (
+          SELECT * FROM by_case
+          UNION ALL
+          SELECT split, ${text(allCases)}, feature, sum(total ORDER BY "case"), sum(nodes) FROM by_case GROUP BY split, feature),
+        means AS (SELECT split, "case", feature, total / pairs AS effect, nodes FROM sums JOIN pairs USING (split, "case"))
+        SELECT ${place}, split, "case", ${text(site)}, feature, effect, nodes::INTEGER,
+          CASE WHEN feature <> ${errorFeature} THEN row_number() OVER (
+            PARTITION BY split, "case", feature <> ${errorFeature} ORDER BY abs(effect) DESC, feature) END::INTEGER
+        FROM means`);
+    }
+  }
+
+  /** Effects of a site over all cases, by split, from the table `features`. */
+  async #effectsOf(place: number): Promise<Partial<Record<Split, FeatureEffects>>> {
+    const effects: Partial<Record<Split, FeatureEffects>> = {};
+    for (const split of splits) {
+      const result = await this.#db.runAndReadAll(
+        `SELECT feature, effect, nodes_active FROM features
+         WHERE place = ${place} AND split = ${text(split)} AND "case" = ${text(allCases)} ORDER BY rank NULLS FIRST`,
+      );
+      const columns = result.getColumnsJS() as number[][];
+      const [feature = [], effect = [], nodesActive = []] = columns;
+      if (feature.length === 0) continue;
+      const from = feature[0] === errorFeature ? 1 : 0;
+      effects[split] = {
+        feature: feature.slice(from),
+        effect: effect.slice(from),
+        nodesActive: nodesActive.slice(from),
+        error: from === 1 ? effect[0]! : null,
+      };
+    }
+    return effects;
+  }
+
+  /** Fills a new table from columns: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
+  async #load(table: string, columns: Columns): Promise<void> {
+    const names = Object.keys(columns);
+    const types = Object.values(columns).map(([type]) => type);
+    const values = Object.values(columns).map(([, values]) => values);
+    const rows = values[0]?.length ?? 0;
+    const uneven = values.findIndex((column) => column.length !== rows);
+    if (uneven >= 0)
+      throw new Error(`internal: column ${names[uneven]} has ${values[uneven]?.length} rows, not ${rows}`);
+    await this.#db.run(
+      `CREATE OR REPLACE TEMP TABLE ${table} (${names.map((name, i) => `"${name}" ${types[i]}`).join(", ")})`,
+    );
+    const appender = await this.#db.createAppender(table, "main", "temp");
+    for (let start = 0; start < rows; start += vectorSize) {
+      const chunk = DuckDBDataChunk.create(types);
+      // DuckDB's declaration wants plain arrays; it only reads length and elements.
+      chunk.setColumns(values.map((column) => column.slice(start, start + vectorSize) as unknown as DuckDBValue[]));
+      appender.appendDataChunk(chunk);
+    }
+    appender.closeSync();
+  }
+
+  /** Writes the rows of a query to a Parquet file, in their order, whole or not at all. */
+  async #copy(query: string, path: string): Promise<void> {
+    await writeBeside(path, async (part) => {
+      await this.#db.run(`COPY (${query}) TO ${text(part)} ${parquet}`);
+    });
+  }
+
+  async #query<Row>(sql: string): Promise<Row[]> {
+    return (await this.#db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
+  }
+
+  #chunk(kind: "effects" | "sums", site: SiteName): string {
+    return join(this.#partial, `${kind}.${site}.${this.#known().digest}.parquet`);
+  }
+
+  #known(): NodeIndex {
+    if (!this.#nodes) throw new Error("internal: the nodes come first");
+    return this.#nodes;
+  }
+}
+
+/** The columns of effects.parquet without a row, for the score that has none. */
+const noEffects = `SELECT ''::VARCHAR AS split, ''::VARCHAR AS "case", ''::VARCHAR AS site, 0::INTEGER AS node, 0::INTEGER AS position,
+  0::INTEGER AS feature, 0::FLOAT AS f_clean, 0::FLOAT AS f_patch, 0::FLOAT AS gradient, 0::DOUBLE AS effect WHERE false`;
+
+/** Which rows of `features.parquet` to read; what is left out is not restricted. */
+export interface FeatureQuery {
+  readonly split?: Split;
+  /** '' for all cases together. */
+  readonly case?: string;
+  readonly site?: SiteName;
+  /** At most so many features per split, case and site, the strongest; leaves the error out. */
+  readonly top?: number;
+}
+
+/**
+ * Rows of a finished run's `features.parquet`, in the file's order: by site, train before test, case, rank, the error first.
+ *
+ * @throws UserError if the folder has no such file
+ */
+export async function readFeatures(folder: string, query: FeatureQuery = {}): Promise<FeatureRow[]> {
+  const path = join(folder, "features.parquet");
+  if (!(await stat(path).catch(() => null))?.isFile()) {
+    throw new UserError(
+      `features: expected features.parquet, got none in ${folder}. Give the folder of a finished run.`,
+    );
+  }
+  const where = [
+    ...(query.split === undefined ? [] : [`split = ${text(query.split)}`]),
+    ...(query.case === undefined ? [] : [`"case" = ${text(query.case)}`]),
+    ...(query.site === undefined ? [] : [`site = ${text(query.site)}`]),
+    ...(query.top === undefined ? [] : [`rank <= ${Number(query.top)}`]),
+  ];
+  const [instance, db] = await connect({});
+  try {
+    const result = await db.runAndReadAll(
+      `SELECT * FROM ${text(path)} ${where.length > 0 ? `WHERE ${where.join(" AND ")}` : ""}`,
+    );
+    return result.getRowObjectsJS() as unknown as FeatureRow[];
+  } finally {
+    db.closeSync();
+    instance.closeSync();
+  }
+}
+
+/** A database in memory that never uses the network. */
+async function connect(settings: Readonly<Record<string, string>>): Promise<[DuckDBInstance, DuckDBConnection]> {
+  const instance = await DuckDBInstance.create(":memory:", {
+    autoinstall_known_extensions: "false",
+    preserve_insertion_order: "true",
+    ...settings,
+  });
+  return [instance, await instance.connect()];
+}
+
+function indexNodes(nodes: NodesTable): NodeIndex {
+  const last = nodes.node.at(-1) ?? -1;
+  const rowOf = new Int32Array(last + 1).fill(-1);
+  const cases = [...new Set(nodes.case)].sort();
+  if (cases.includes(allCases)) throw new Error("internal: a case without a name");
+  for (const [row, node] of nodes.node.entries()) {
+    if (node < 0 || (row > 0 && node <= nodes.node[row - 1]!))
+      throw new Error(`internal: nodes out of order in row ${row}`);
+    rowOf[node] = row;
+  }
+  const caseNumber = new Map(cases.map((name, i) => [name, i]));
+  const hash = createHash("sha256");
+  for (const column of [nodes.node, nodes.parent, nodes.position, nodes.token_id, nodes.patch_token_id, nodes.weight]) {
+    hash.update(new Uint8Array(column.buffer, column.byteOffset, column.byteLength));
+  }
+  hash.update(JSON.stringify([nodes.split, nodes.case]));
+  const groups = new Map<string, { split: Split; case: string }>();
+  nodes.split.forEach((split, row) => {
+    groups.set(groupKey(split, nodes.case[row]!), { split, case: nodes.case[row]! });
+  });
+  return {
+    rowOf,
+    split: Uint8Array.from(nodes.split, (split) => splits.indexOf(split)),
+    case: Uint16Array.from(nodes.case, (name) => caseNumber.get(name)!),
+    cases,
+    position: nodes.position,
+    groups: [...groups.values()],
+    digest: hash.digest("hex").slice(0, 12),
+  };
+}
+
+function notFinite(what: string, got: number, where: string): UserError {
+  return new UserError(
+    `${what}: expected a finite number, got ${got} at ${where}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
+  );
+}
+
+const groupKey = (split: Split, name: string) => `${split}/${name}`;
+
+/** A text as a literal of SQL. */
+const text = (value: string) => `'${value.replaceAll("'", "''")}'`;
+const list = (values: readonly string[]) => `CAST([${values.map(text).join(", ")}] AS VARCHAR[])`;

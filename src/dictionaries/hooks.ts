@@ -1,0 +1,40 @@
+import { parseSite, type SiteName, siteName } from "../site.ts";
+
+/**
+ * The site that a SAELens hook name means, or undefined if it is none of ours: TransformerLens names (`blocks.3.hook_resid_post`), and the path of
+ * a block in a Hugging Face model (`model.layers.3`), whose output is the residual stream after it.
+ */
+export function siteOfHook(hook: string): SiteName | undefined {
+  const block = /^(?:[a-z_]+\.)*(?:layers|h)\.(\d+)$/.exec(hook);
+  if (block) return siteName({ kind: "resid_post", layer: Number(block[1]) });
+
+  const [, layerText, point] = /^blocks\.(\d+)\.(.+)$/.exec(hook) ?? [];
+  const layer = Number(layerText);
+  switch (point) {
+    case "hook_resid_post":
+      return siteName({ kind: "resid_post", layer });
+    case "hook_resid_pre":
+      return layer === 0 ? "embed" : siteName({ kind: "resid_post", layer: layer - 1 });
+    case "hook_attn_out":
+      return siteName({ kind: "attn_out", layer });
+    case "hook_mlp_out":
+      return siteName({ kind: "mlp_out", layer });
+    case "attn.hook_z":
+      return siteName({ kind: "attn_z", layer });
+    default:
+      return undefined;
+  }
+}
+
+/** The TransformerLens name of a site, as SAELens writes it. */
+export function hookOfSite(site: SiteName): string {
+  const { kind, layer } = parseSite(site);
+  const points = {
+    embed: "hook_resid_pre",
+    attn_z: "attn.hook_z",
+    attn_out: "hook_attn_out",
+    mlp_out: "hook_mlp_out",
+    resid_post: "hook_resid_post",
+  };
+  return `blocks.${layer}.${points[kind]}`;
+}

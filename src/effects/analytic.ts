@@ -1,0 +1,109 @@
+import type { Capture, SiteCapture } from "../capture/capture.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { CodeReader, SparseCodes } from "../dictionaries/encode.ts";
+import { type EffectRows, errorFeature, RowBuilder } from "./rows.ts";
+
+/** How well the effects at each node of a site add up: the largest |Σ effects − ⟨g, Δx⟩| / Σ|effects| over its nodes, and where. */
+export interface SumCheck {
+  readonly node: number;
+  /** |Σ features + error − ⟨g, Δx⟩| there, in logits. */
+  readonly gap: number;
+  /** Σ |effects| there, the error's included, in logits. */
+  readonly scale: number;
+}
+
+export interface SiteEffects {
+  readonly rows: EffectRows;
+  readonly check: SumCheck;
+}
+
+/**
+ * Effect of each feature of one site, to first order (attribution patching).
+ *
+ * effect[n,i] = (f_patch − f_clean)[n,i] · ⟨g[n], W_dec[i]⟩, in logits: the change of the metric if feature i alone took its patch value, summed
+ * over the pairs that share node n. Equal to a spliced SAE that passes gradients through (arXiv:2403.19647); see METHOD. The error's effect is
+ * ⟨g, Δε⟩ with Δε = Δx − Δf·W_dec computed as a vector. There are rows for the features whose codes differ, at the nodes where Δ and g can.
+ */
+export async function analyticEffects(
+  capture: Capture,
+  dictionary: Dictionary,
+  codes: CodeReader,
+): Promise<SiteEffects> {
+  const captured = await capture.site(dictionary.site);
+  const nodes = capture.activeNodes(dictionary.site);
+  const { rows, clean, patch } = rowsOf(capture, captured, nodes);
+  const sparse = await codes.encode(dictionary, rows);
+  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, await dictionary.decoder());
+}
+
+/** The activations that a site's nodes need, each forward node once: rows[n,D], and for each node the row of its clean and of its patch prefix. */
+function rowsOf({ plan }: Capture, { x, width: D }: SiteCapture, nodes: Int32Array) {
+  const { backward } = plan.forest;
+  const place = new Map<number, number>();
+  const find = (forward: number) => {
+    const row = plan.row[forward]!;
+    if (row < 0) throw new Error("internal: activations of a changed prefix were not kept");
+    const known = place.get(row);
+    if (known !== undefined) return known;
+    place.set(row, place.size);
+    return place.size - 1;
+  };
+  const clean = nodes.map((node) => find(backward.clean[node]!));
+  const patch = nodes.map((node) => find(backward.patch[node]!));
+  const rows = x.slice(0, place.size * D);
+  for (const [row, at] of place) rows.set(x.subarray(row * D, (row + 1) * D), at * D);
+  return { rows, clean, patch };
+}
+
+function nodeEffects(
+  { site, width: D, g }: SiteCapture,
+  nodes: Int32Array,
+  { clean, patch }: { readonly clean: Int32Array; readonly patch: Int32Array },
+  x: ArrayLike<number>,
+  { offsets, features, values }: SparseCodes,
+  decoder: Float32Array,
+): SiteEffects {
+  const rows = new RowBuilder(site);
+  const deltaError = new Float64Array(D);
+  let check: SumCheck = { node: -1, gap: 0, scale: 0 };
+  nodes.forEach((node, n) => {
+    const [c, p] = [clean[n]!, patch[n]!];
+    const at = node * D;
+    let expected = 0;
+    for (let d = 0; d < D; d++) {
+      deltaError[d] = x[p * D + d]! - x[c * D + d]!;
+      expected += g[at + d]! * deltaError[d]!;
+    }
+    let [i, j] = [offsets[c]!, offsets[p]!];
+    const [iEnd, jEnd] = [offsets[c + 1]!, offsets[p + 1]!];
+    let [sum, scale] = [0, 0];
+    const errorRow = rows.reserve();
+    while (i < iEnd || j < jEnd) {
+      const ci = i < iEnd ? features[i]! : Number.POSITIVE_INFINITY;
+      const pj = j < jEnd ? features[j]! : Number.POSITIVE_INFINITY;
+      const feature = Math.min(ci, pj);
+      const fClean = ci === feature ? values[i++]! : 0;
+      const fPatch = pj === feature ? values[j++]! : 0;
+      const delta = fPatch - fClean;
+      if (delta === 0) continue;
+      const row = feature * D;
+      let gradient = 0;
+      for (let d = 0; d < D; d++) {
+        const w = decoder[row + d]!;
+        gradient += g[at + d]! * w;
+        deltaError[d]! -= delta * w;
+      }
+      const effect = delta * gradient;
+      rows.add(node, feature, fClean, fPatch, gradient, effect);
+      sum += effect;
+      scale += Math.abs(effect);
+    }
+    let error = 0;
+    for (let d = 0; d < D; d++) error += g[at + d]! * deltaError[d]!;
+    rows.set(errorRow, node, errorFeature, Number.NaN, Number.NaN, Number.NaN, error);
+    scale += Math.abs(error);
+    const gap = Math.abs(sum + error - expected);
+    if (scale > 0 && (check.node < 0 || gap * check.scale > check.gap * scale)) check = { node, gap, scale };
+  });
+  return { rows: rows.finish(), check };
+}

@@ -1,0 +1,61 @@
+import type { Capture } from "../capture/capture.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { CodeReader } from "../dictionaries/encode.ts";
+import { type EffectRows, RowBuilder } from "./rows.ts";
+
+/**
+ * The score gradient-activation, f_i·⟨g, d_i⟩ at the clean prompts (arXiv:2408.05147, appendix C.3): needs no patch prompt. Rows where f_clean ≠ 0,
+ * the score in the column `effect`, in logits; f_patch is NaN.
+ */
+export async function gradientActivation(
+  capture: Capture,
+  dictionary: Dictionary,
+  codes: CodeReader,
+): Promise<EffectRows> {
+  const { site, width: D, x, g } = await capture.site(dictionary.site);
+  const { plan } = capture;
+  const { features, offsets, values } = await codes.encode(dictionary, x);
+  const decoder = await dictionary.decoder();
+  const rows = new RowBuilder(site);
+  for (let node = 0; node < plan.forest.backward.size; node++) {
+    const at = plan.row[plan.forest.backward.clean[node]!]!;
+    for (let i = offsets[at]!; i < offsets[at + 1]!; i++) {
+      const gradient = dot(g, node * D, decoder, features[i]! * D, D);
+      rows.add(node, features[i]!, values[i]!, Number.NaN, gradient, values[i]! * gradient);
+    }
+  }
+  return rows.finish();
+}
+
+/** Sums of the score gradient over the nodes of each split and case: sums[group][i] = Σ_n ⟨g[n], d_i⟩. */
+export type GroupSums = readonly Float64Array[];
+
+/**
+ * The score gradient, ⟨g, d_i⟩, what the first public version of the analytic idea ranked by: only decoder rows are used, no code is computed.
+ * Being linear in g, its sum over nodes is the product with the summed gradient.
+ *
+ * @param excluded nodes left out: those of BOS, EOS and pad
+ */
+export async function gradientSums(
+  capture: Capture,
+  dictionary: Dictionary,
+  excluded: (node: number) => boolean,
+): Promise<GroupSums> {
+  const { width: D, g } = await capture.site(dictionary.site);
+  const { backward } = capture.plan.forest;
+  const total = backward.groups.map(() => new Float64Array(D));
+  for (let node = 0; node < backward.size; node++) {
+    if (excluded(node)) continue;
+    const sum = total[backward.group[node]!]!;
+    for (let d = 0; d < D; d++) sum[d]! += g[node * D + d]!;
+  }
+  const decoder = await dictionary.decoder();
+  return total.map((sum) => Float64Array.from({ length: dictionary.width }, (_, i) => dot(sum, 0, decoder, i * D, D)));
+}
+
+/** Σ_d a[i+d]·b[j+d] over D numbers, in float64. */
+function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: number, D: number): number {
+  let sum = 0;
+  for (let d = 0; d < D; d++) sum += a[i + d]! * b[j + d]!;
+  return sum;
+}

@@ -1,0 +1,157 @@
+import { type Folder, readJson } from "../bytes/folder.ts";
+import { checkFinite, openSafetensors, type TensorFile } from "../bytes/safetensors.ts";
+import { sha256OfFiles } from "../bytes/sha256.ts";
+import type { ByteSource } from "../bytes/source.ts";
+import { UserError } from "../errors.ts";
+
+/** A model's files in Hugging Face layout: configuration and tokenizer are read, weights are read when they are asked for. */
+export interface Checkpoint {
+  /** The folder's name. */
+  readonly name: string;
+  /** config.json. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** tokenizer.json. */
+  readonly tokenizer: Readonly<Record<string, unknown>>;
+  /** tokenizer_config.json; empty if the folder has none. */
+  readonly tokenizerConfig: Readonly<Record<string, unknown>>;
+  /** Names of all tensors, sorted, as the files spell them. */
+  readonly names: readonly string[];
+  /** Length of all weight files in bytes. */
+  readonly bytes: number;
+  has(name: string): boolean;
+  /** @throws UserError if there is no such tensor */
+  shape(name: string): readonly number[];
+  /**
+   * A weight as float32, in row-major order.
+   *
+   * @throws UserError if there is no such tensor, its shape is another one, or a number is not finite
+   */
+  tensor(name: string, expectedShape: readonly number[]): Promise<Float32Array>;
+  /** One hash for config.json, tokenizer.json and the weight files: the model's identity. */
+  sha256(): Promise<string>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens a folder in Hugging Face layout: config.json, tokenizer.json and either model.safetensors or the shards that
+ * model.safetensors.index.json names.
+ *
+ * @throws UserError if one of them is missing or damaged
+ */
+export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
+  const config = await wantedJson(folder, "config.json", "Name a folder in Hugging Face layout.");
+  const tokenizer = await wantedJson(folder, "tokenizer.json", "Save the model's fast tokenizer into it.");
+  const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
+  const files = await openWeights(folder);
+  const tensors = new Map([...files.values()].flatMap((file) => [...file.tensors.keys()].map((name) => [name, file])));
+
+  const find = (name: string) => {
+    const file = tensors.get(name);
+    const info = file?.tensors.get(name);
+    if (!file || !info) {
+      throw new UserError(
+        `weight ${name}: expected one of that name, got none in ${folder.name}. The model is of another kind, or its files are not complete.`,
+      );
+    }
+    return { file, info };
+  };
+  return {
+    name: folder.name,
+    config,
+    tokenizer,
+    tokenizerConfig,
+    names: [...tensors.keys()].sort(),
+    bytes: [...files.values()].reduce((sum, file) => sum + file.source.size, 0),
+    has: (name) => tensors.has(name),
+    shape: (name) => find(name).info.shape,
+    async tensor(name, expectedShape) {
+      const { file, info } = find(name);
+      if (info.shape.length !== expectedShape.length || info.shape.some((n, i) => n !== expectedShape[i])) {
+        throw new UserError(
+          `shape of weight ${name}: expected [${expectedShape}], got [${info.shape}] in ${file.source.name}. config.json and weights do not belong together.`,
+        );
+      }
+      const values = await file.read(name);
+      checkFinite(values, name, file.source.name);
+      return values;
+    },
+    async sha256() {
+      const sources = new Map<string, ByteSource>([...files].map(([path, file]) => [path, file.source]));
+      const texts = await openAll(folder, ["config.json", "tokenizer.json"]);
+      try {
+        return await sha256OfFiles(new Map([...sources, ...texts]));
+      } finally {
+        await closeAll(texts.values());
+      }
+    },
+    close: () => closeAll([...files.values()].map((file) => file.source)),
+  };
+}
+
+async function wantedJson(folder: Folder, path: string, advice: string): Promise<Record<string, unknown>> {
+  const value = await readJson(folder, path);
+  if (!value) throw new UserError(`model: expected a file ${path}, got none in ${folder.name}. ${advice}`);
+  return value;
+}
+
+/** The weight files by path, headers read: the single file if there is one, else the shards of the index. */
+async function openWeights(folder: Folder): Promise<ReadonlyMap<string, TensorFile>> {
+  const single = await openAll(folder, ["model.safetensors"]);
+  if (single.size > 0) return openHeaders(single);
+
+  const indexPath = "model.safetensors.index.json";
+  const index = await readJson(folder, indexPath);
+  if (!index) {
+    throw new UserError(
+      `model: expected model.safetensors or ${indexPath}, got neither in ${folder.name}. Convert its weights to safetensors.`,
+    );
+  }
+  const fail = (expected: string, got: string, where = indexPath): never => {
+    throw new UserError(
+      `shards: expected ${expected}, got ${got} in ${folder.name}/${where}. The files are not complete; fetch them again.`,
+    );
+  };
+  const places = index.weight_map;
+  if (typeof places !== "object" || places === null) return fail("a weight_map", "none");
+  const paths = [...new Set(Object.values(places) as unknown[])].sort();
+  if (!paths.every((path) => typeof path === "string")) return fail("file names in weight_map", "other values");
+
+  const sources = await openAll(folder, paths);
+  const missing = paths.find((path) => !sources.has(path));
+  if (missing !== undefined) {
+    await closeAll(sources.values());
+    fail(`the file ${missing}`, "none of that name");
+  }
+  const files = await openHeaders(sources);
+  for (const [name, path] of Object.entries(places as Record<string, string>)) {
+    if (!files.get(path)?.tensors.has(name)) {
+      await closeAll(sources.values());
+      fail(`the tensor ${name}`, "none of that name", path);
+    }
+  }
+  return files;
+}
+
+async function openAll(folder: Folder, paths: readonly string[]): Promise<ReadonlyMap<string, ByteSource>> {
+  const opened = new Map<string, ByteSource>();
+  for (const path of paths) {
+    const source = await folder.open(path);
+    if (source) opened.set(path, source);
+  }
+  return opened;
+}
+
+async function openHeaders(sources: ReadonlyMap<string, ByteSource>): Promise<ReadonlyMap<string, TensorFile>> {
+  try {
+    const files = new Map<string, TensorFile>();
+    for (const [path, source] of sources) files.set(path, await openSafetensors(source));
+    return files;
+  } catch (error) {
+    await closeAll(sources.values());
+    throw error;
+  }
+}
+
+async function closeAll(sources: Iterable<ByteSource>): Promise<void> {
+  for (const source of sources) await source.close();
+}

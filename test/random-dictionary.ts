@@ -1,0 +1,34 @@
+import type { Activation, Dictionary } from "../src/dictionaries/dictionary.ts";
+import { Random } from "../src/random.ts";
+import type { SiteName } from "../src/site.ts";
+
+/** A dictionary of random weights: unit decoder rows, an encoder that is not their transpose, all biases at work. */
+export function randomDictionary(
+  site: SiteName,
+  D: number,
+  F: number,
+  seed: string,
+  { kind = "jumprelu", threshold = 0.5 }: { kind?: "relu" | "jumprelu"; threshold?: number } = {},
+): Dictionary {
+  const random = new Random(`${seed}/${site}`);
+  const normal = (n: number, scale: number) => Float32Array.from({ length: n }, () => scale * random.normal());
+  const weight = normal(D * F, D ** -0.5);
+  const decoder = normal(F * D, D ** -0.5);
+  const [bias, decoderBias] = [normal(F, 0.3), normal(D, 0.2)];
+  const activation: Activation =
+    kind === "relu" ? { kind } : { kind: "jumprelu", threshold: normal(F, threshold).map((t) => Math.abs(t)) };
+  return {
+    name: `random ${site}`,
+    site,
+    inputWidth: D,
+    width: F,
+    kind,
+    encoder: async () => ({ weight, bias, inputBias: decoderBias, activation }),
+    decoder: async () => decoder,
+    decoderRows: async (features) =>
+      Float32Array.from(Array.from(features).flatMap((i) => [...decoder.subarray(i * D, (i + 1) * D)])),
+    decoderBias: async () => decoderBias,
+    sha256: async () => "",
+    close: async () => {},
+  };
+}
