@@ -54,11 +54,13 @@ export interface End {
 }
 
 /**
- * Builds the forest.
- *
- * @param merge false gives the unmerged form, one backward path per pair: effects per example, and a check of the merged form
+ * What is merged: everything; only forward nodes, with a backward path for each pair, which gives effects per example; or nothing across pairs,
+ * which is what example by example does.
  */
-export function prefixForest(pairs: readonly TokenPair[], { merge = true } = {}): PrefixForest {
+export type Merge = "all" | "forward" | "none";
+
+/** Builds the forest of some pairs. */
+export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { merge?: Merge } = {}): PrefixForest {
   const forward = new Trie();
   const backward = new Trie();
   const clean: number[] = [];
@@ -81,9 +83,10 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = true } = {})
     groupIndex.set(groupKey, g);
     let [cleanAt, patchAt, at] = [-1, -1, -1];
     cleanTokens.forEach((token, t) => {
-      cleanAt = forward.child(cleanAt, String(token), token, token);
-      patchAt = forward.child(patchAt, String(patchTokens[t]), patchTokens[t]!, patchTokens[t]!);
-      const root = at < 0 ? `${g}/${merge ? "" : p}/` : "";
+      const own = t === 0 && merge === "none" ? `${p}/` : "";
+      cleanAt = forward.child(cleanAt, `${own}${token}`, token, token);
+      patchAt = forward.child(patchAt, `${own}${patchTokens[t]}`, patchTokens[t]!, patchTokens[t]!);
+      const root = t === 0 ? `${g}/${merge === "all" ? "" : p}/` : "";
       at = backward.child(at, `${root}${token}/${patchTokens[t]}`, token, patchTokens[t]!);
       clean[at] = cleanAt;
       patch[at] = patchAt;

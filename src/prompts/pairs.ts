@@ -6,7 +6,7 @@ export interface PromptPair {
   readonly patch_prefix: string;
   readonly clean_answer: string;
   readonly patch_answer: string;
-  /** What kind of pair this is, e.g. `nounpp/plural_singular`; results are also given by case. */
+  /** What kind of pair this is, e.g. `nounpp_singular`; results are also given by case. */
   readonly case: string;
   readonly split: Split;
 }

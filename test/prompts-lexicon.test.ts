@@ -1,0 +1,60 @@
+import { expect, test } from "vitest";
+import { constructions, heldOut } from "../src/prompts/constructions.ts";
+import { closedWords } from "../src/prompts/grammar-words.ts";
+import { type Lexicon, lexiconFaults, nouns, verbs } from "../src/prompts/lexicon.ts";
+import { commonLexicon } from "../src/prompts/lexicon-common.ts";
+import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+
+test("no form of a word makes agreement ambiguous", () => {
+  expect(lexiconFaults(demoLexicon, closedWords)).toEqual([]);
+  expect(lexiconFaults(commonLexicon, closedWords)).toEqual([]);
+});
+
+test("a lexicon that is ambiguous is found out", () => {
+  const bad: Lexicon = {
+    ...commonLexicon,
+    nouns: [...nouns("animal", "sheep/sheep"), ...nouns("thing", "leaf/leaves")],
+    verbs: [...verbs("transitive", ["person"], "leave/left put+/put", ["thing"])],
+  };
+  expect(lexiconFaults(bad, closedWords)).toEqual([
+    "noun sheep does not show its number",
+    '"leaves" is a form of verb leave and of noun leaf',
+    "verb put has a past like its present",
+  ]);
+});
+
+test("the embedded lexicon is as wide as promised", () => {
+  expect(demoLexicon.nouns.length).toBeGreaterThanOrEqual(420);
+  expect(demoLexicon.verbs.length).toBeGreaterThanOrEqual(160);
+  expect(demoLexicon.names.length).toBeGreaterThanOrEqual(60);
+  expect(demoLexicon.adjectives.length).toBeGreaterThanOrEqual(80);
+});
+
+test("inflected forms are those of a dictionary", () => {
+  const plural = new Map(demoLexicon.nouns.map((noun) => [noun.singular, noun.plural]));
+  const expected = {
+    ...{ child: "children", man: "men", woman: "women", mouse: "mice", foot: "feet", tooth: "teeth", goose: "geese" },
+    ...{ wolf: "wolves", knife: "knives", leaf: "leaves", city: "cities", box: "boxes", boy: "boys", witch: "witches" },
+  };
+  for (const [singular, form] of Object.entries(expected)) expect(plural.get(singular)).toBe(form);
+  const forms = new Map(demoLexicon.verbs.map((v) => [v.base, [v.third, v.past, v.participle, v.ing].join(" ")]));
+  expect(forms.get("run")).toBe("runs ran run running");
+  expect(forms.get("die")).toBe("dies died died dying");
+  expect(forms.get("go")).toBe("goes went gone going");
+  expect(forms.get("envy")).toBe("envies envied envied envying");
+  expect(forms.get("stay")).toBe("stays stayed stayed staying");
+  expect(forms.get("chase")).toBe("chases chased chased chasing");
+  expect(forms.get("drop")).toBe("drops dropped dropped dropping");
+  expect(forms.get("catch")).toBe("catches caught caught catching");
+});
+
+test("about 15 % of the combinations are held out of each construction, and other ones of each", () => {
+  const rows = constructions.map((construction) =>
+    demoLexicon.nouns.flatMap((noun) =>
+      demoLexicon.verbs.map((verb) => heldOut(construction, noun.singular, verb.base)),
+    ),
+  );
+  for (const row of rows) expect(row.filter(Boolean).length / row.length).toBeCloseTo(0.15, 2);
+  const everywhere = rows[0]!.filter((_, i) => rows.every((row) => row[i])).length;
+  expect(everywhere).toBeLessThan(5);
+});
