@@ -7,7 +7,7 @@ import { codeReader } from "../src/dictionaries/encode.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
-import { cutForest, prefixForest } from "../src/prompts/forest.ts";
+import { cutForest, type Merge, prefixForest } from "../src/prompts/forest.ts";
 import type { Split, TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { randomDictionary } from "./random-dictionary.ts";
@@ -73,7 +73,7 @@ async function setting() {
 /** Effects summed over nodes with equal split, case, prefixes, feature: comparable between merged, unmerged and separate runs. */
 async function effects(
   pairs: readonly TokenPair[],
-  { merge = true, ...options }: Partial<PlanOptions> & { merge?: boolean } = {},
+  { merge = "all", ...options }: Partial<PlanOptions> & { merge?: Merge } = {},
   sums = new Map<string, number>(),
 ): Promise<Map<string, number>> {
   const { model, weights, sites, dictionaries } = await setting();
@@ -131,8 +131,8 @@ describe(`effects on the prefix forest, float64, seed ${seed}`, async () => {
     expect(gap(await effects(pairs), separate)).toBeLessThan(1e-9);
   });
 
-  it("equal the unmerged form", async () => {
-    expect(gap(await effects(pairs, { merge: false }), separate)).toBeLessThan(1e-9);
+  it.each(["forward", "none"] as const)("equal the form that merges %s", async (merge) => {
+    expect(gap(await effects(pairs, { merge }), separate)).toBeLessThan(1e-9);
   });
 
   it.each([

@@ -57,29 +57,45 @@ function fractionBits(x: number): number {
 export function newSha256(): { update(bytes: Uint8Array): void; hex(): string } {
   const state = Int32Array.from(primes(8), (p) => fractionBits(Math.sqrt(p)));
   const block = new Uint8Array(64);
+  const view = new DataView(block.buffer);
   const words = new Int32Array(64);
   let filled = 0;
   let total = 0;
 
   const rotate = (x: number, n: number) => (x >>> n) | (x << (32 - n));
   const compress = () => {
-    const view = new DataView(block.buffer);
     for (let i = 0; i < 16; i++) words[i] = view.getInt32(4 * i);
     for (let i = 16; i < 64; i++) {
-      const [x, y] = [words[i - 15]!, words[i - 2]!];
+      const x = words[i - 15]!;
+      const y = words[i - 2]!;
       const s0 = rotate(x, 7) ^ rotate(x, 18) ^ (x >>> 3);
       const s1 = rotate(y, 17) ^ rotate(y, 19) ^ (y >>> 10);
       words[i] = words[i - 16]! + s0 + words[i - 7]! + s1;
     }
-    let [a, b, c, d, e, f, g, h] = state as unknown as [number, number, number, number, number, number, number, number];
+    let a = state[0]!;
+    let b = state[1]!;
+    let c = state[2]!;
+    let d = state[3]!;
+    let e = state[4]!;
+    let f = state[5]!;
+    let g = state[6]!;
+    let h = state[7]!;
     for (let i = 0; i < 64; i++) {
       const s1 = rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25);
       const t1 = (h + s1 + ((e & f) ^ (~e & g)) + roundConstants[i]! + words[i]!) | 0;
       const s0 = rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22);
       const t2 = (s0 + ((a & b) ^ (a & c) ^ (b & c))) | 0;
-      [h, g, f, e, d, c, b, a] = [g, f, e, (d + t1) | 0, c, b, a, (t1 + t2) | 0];
+      h = g;
+      g = f;
+      f = e;
+      e = (d + t1) | 0;
+      d = c;
+      c = b;
+      b = a;
+      a = (t1 + t2) | 0;
     }
-    for (const [i, x] of [a, b, c, d, e, f, g, h].entries()) state[i] = state[i]! + x;
+    const sums = [a, b, c, d, e, f, g, h];
+    for (let i = 0; i < 8; i++) state[i] = state[i]! + sums[i]!;
     filled = 0;
   };
   const update = (bytes: Uint8Array) => {

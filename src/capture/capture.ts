@@ -126,6 +126,21 @@ export async function capture(model: Model, weights: Weights, plan: Plan, option
   };
 }
 
+/**
+ * The metric at every end's clean prompt, m by end in logits, from a plan made by `planMetric`.
+ *
+ * @param options `splice` intervenes; no site is read
+ */
+export async function runMetric(
+  model: Model,
+  weights: Weights,
+  plan: Plan,
+  options: Omit<CaptureOptions, "store">,
+): Promise<Float64Array> {
+  const { cleanMetric } = await capture(model, weights, plan, options);
+  return cleanMetric;
+}
+
 function forwardNode({ forest }: Plan, pack: Pack, row: number): number {
   const node = pack.node[row]!;
   return pack.kind === "backward" ? forest.backward.clean[node]! : node;

@@ -73,8 +73,7 @@ export function planCapture(
   { wanted, nodes = defaultNodes, batchSize, block }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
-  const longest = 1 + forward.position.reduce((a, b) => Math.max(a, b), 0);
-  const n = block ?? Math.max(64, 2 ** Math.ceil(Math.log2(8 * longest)));
+  const n = block ?? blockSize(forest);
 
   const row = new Int32Array(forward.size).fill(-1);
   if (wanted !== "none") {
@@ -141,6 +140,40 @@ export function planCapture(
     );
   }
   return { forest, block: n, packs, row, rows };
+}
+
+/** The work of computing the metric at every end's clean prompt, forward passes alone. */
+export function planMetric(
+  forest: PrefixForest,
+  { nodes = defaultNodes, block }: Pick<PlanOptions, "nodes" | "block"> = {},
+): Plan {
+  const { forward, backward, ends } = forest;
+  const n = block ?? blockSize(forest);
+  const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
+  const blocks = cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
+  const packs = [...chunks(blocks, Math.max(1, Math.floor(nodes / n)), () => 0, Number.POSITIVE_INFINITY)].map(
+    (chunk) =>
+      fillPack(
+        "forward",
+        chunk,
+        n,
+        (node) => ({
+          token: forward.token[node]!,
+          position: forward.position[node]!,
+          keep: false,
+          clean: endsAt.get(node) ?? [],
+          patch: [],
+        }),
+        ends,
+      ),
+  );
+  return { forest, block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
+}
+
+/** At least 64 nodes, and about eight times the longest prompt. */
+function blockSize({ forward }: PrefixForest): number {
+  const longest = 1 + forward.position.reduce((a, b) => Math.max(a, b), 0);
+  return Math.max(64, 2 ** Math.ceil(Math.log2(8 * longest)));
 }
 
 function fillPack(

@@ -19,6 +19,7 @@ const runFiles = [
   "effects.parquet",
   "features.parquet",
   "ranking.json",
+  "ablation.json",
   "report.html",
 ] as const;
 

@@ -113,10 +113,11 @@ export function startManifest(start: Pick<Manifest, "command" | "options" | "see
   };
 }
 
-/** A line of `checks[]`: passed if gap ≤ tolerance · scale. A gap that is not a number does not pass. */
+/** A line of `checks[]`: passed if gap ≤ tolerance · scale. A gap or scale that is not finite does not pass. */
 export function check(name: string, site: string | null, gap: number, scale: number, tolerance: number): Check {
-  const passed = gap <= tolerance * scale;
-  return { name, site, gap: Number.isFinite(gap) ? gap : Number.MAX_VALUE, scale, tolerance, passed };
+  const passed = gap <= tolerance * scale && Number.isFinite(scale);
+  const finite = (value: number, otherwise: number) => (Number.isFinite(value) ? value : otherwise);
+  return { name, site, gap: finite(gap, Number.MAX_VALUE), scale: finite(scale, 0), tolerance, passed };
 }
 
 /**

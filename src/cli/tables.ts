@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +11,6 @@ import {
   FLOAT,
   INTEGER,
   USMALLINT,
-  UTINYINT,
   VARCHAR,
 } from "@duckdb/node-api";
 import { type FeatureEffects, type Ranking, rankRun, rankSite, type Score } from "../circuit/ranking.ts";
@@ -21,9 +19,16 @@ import { UserError } from "../errors.ts";
 import type { Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { writeBeside, writeFileAtomic } from "./files.ts";
-
-/** The case of rows in `features.parquet` that stand for all cases together. */
-export const allCases = "";
+import {
+  allCases,
+  emptySums,
+  groupKey,
+  indexNodes,
+  type NodeIndex,
+  type NodesTable,
+  type Sums,
+  sumRows,
+} from "./sums.ts";
 
 const splits = ["train", "test"] as const satisfies readonly Split[];
 
@@ -34,25 +39,6 @@ const vectorSize = 2048;
  * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
  */
 const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
-
-/**
- * The backward nodes of a run, as columns of equal length N, in ascending order of `node`.
- *
- * parent: the node of the prefix one token shorter, −1 at a root; token, patch_token: the last token of the clean and the patch prefix;
- * weight: how many pairs pass through the node.
- */
-export interface NodesTable {
-  readonly node: Int32Array;
-  readonly split: readonly Split[];
-  readonly case: readonly string[];
-  readonly parent: Int32Array;
-  readonly position: Int32Array;
-  readonly token_id: Int32Array;
-  readonly token: readonly string[];
-  readonly patch_token_id: Int32Array;
-  readonly patch_token: readonly string[];
-  readonly weight: Float64Array;
-}
 
 /** Number of pairs of a split and case. */
 export interface PairCount {
@@ -73,8 +59,6 @@ export interface FinishOptions {
   readonly sites: readonly SiteName[];
   /** Every split and case that has nodes. */
   readonly pairs: readonly PairCount[];
-  /** BOS, EOS, pad: nodes at these tokens are left out of features.parquet and of the ranking, but not of effects.parquet. */
-  readonly specialTokenIds: readonly number[];
   readonly score: Score;
   /** Features listed per site and split in the ranking. */
   readonly top: number;
@@ -94,29 +78,15 @@ export interface FeatureRow {
   readonly rank: number | null;
 }
 
-type Values = Int32Array | Uint16Array | Uint8Array | Float32Array | Float64Array | readonly string[];
+type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
 type Columns = Readonly<Record<string, readonly [DuckDBType, Values]>>;
-
-/** What is kept of the nodes to complete the rows of effects. */
-interface NodeIndex {
-  /** Row of each node number, −1 where there is no such node. */
-  readonly rowOf: Int32Array;
-  readonly split: Uint8Array;
-  readonly case: Uint16Array;
-  readonly cases: readonly string[];
-  readonly position: Int32Array;
-  /** The groups that occur. */
-  readonly groups: readonly { readonly split: Split; readonly case: string }[];
-  /** Distinguishes these nodes from those of another forest. */
-  readonly digest: string;
-}
 
 /**
  * The tables of a run in the making. Each site's rows become a file of their own in the folder for unfinished work, which is that site's
  * checkpoint; `finish` puts the files of all sites together.
  *
- * Sums over nodes are taken in the order of the nodes, so they have the same bits on every run, whatever the number of threads and the order in
- * which the sites were written.
+ * Sums over nodes are taken here, in the order of the nodes, and not by DuckDB, whose threads add in any order: so they have the same bits on
+ * every run, whatever the number of threads and the order in which the sites were written.
  */
 export class RunTables {
   readonly #partial: string;
@@ -149,9 +119,13 @@ export class RunTables {
     this.#instance.closeSync();
   }
 
-  /** Takes the run's nodes; comes before all other writing. The sites' checkpoints count only for the nodes with which they were made. */
-  async writeNodes(nodes: NodesTable): Promise<void> {
-    this.#nodes = indexNodes(nodes);
+  /**
+   * Takes the run's nodes; comes before all other writing. The sites' checkpoints count only for the nodes with which they were made.
+   *
+   * @param specialTokenIds BOS, EOS, pad: nodes at these tokens are left out of features.parquet and the ranking, not of effects.parquet
+   */
+  async writeNodes(nodes: NodesTable, specialTokenIds: readonly number[]): Promise<void> {
+    this.#nodes = indexNodes(nodes, specialTokenIds);
     await this.#load("nodes", {
       node: [INTEGER, nodes.node],
       split: [VARCHAR, nodes.split],
@@ -166,9 +140,9 @@ export class RunTables {
     });
   }
 
-  /** Whether a site's rows of effects are already on the disk. */
+  /** Whether a site's rows of effects, and their sums, are already on the disk. */
   hasEffects(site: SiteName): boolean {
-    return existsSync(this.#chunk("effects", site));
+    return existsSync(this.#chunk("effects", site)) && existsSync(this.#chunk("sums", site));
   }
 
   /**
@@ -179,28 +153,22 @@ export class RunTables {
   async writeEffects(rows: EffectRows): Promise<void> {
     const nodes = this.#known();
     const length = rows.node.length;
-    const split = new Uint8Array(length);
     const group = new Uint16Array(length);
     const position = new Int32Array(length);
     for (let i = 0; i < length; i++) {
       const at = nodes.rowOf[rows.node[i]!] ?? -1;
       if (at < 0)
-        throw new Error(
-          `internal: effects at ${rows.site} for node ${rows.node[i]}, which is not in the table of nodes`,
-        );
+        throw new Error(`internal: ${rows.site} has effects at node ${rows.node[i]}, which is not in the table`);
       const order = i === 0 ? 1 : rows.node[i]! - rows.node[i - 1]! || rows.feature[i]! - rows.feature[i - 1]!;
-      if (order <= 0)
-        throw new Error(`internal: effects at ${rows.site} are not sorted by node and feature in row ${i}`);
+      if (order <= 0) throw new Error(`internal: row ${i} of ${rows.site} is not sorted by node and feature`);
       if (!Number.isFinite(rows.effect[i])) {
         throw notFinite("effect", rows.effect[i]!, `${rows.site}, node ${rows.node[i]}, feature ${rows.feature[i]}`);
       }
-      split[i] = nodes.split[at]!;
-      group[i] = nodes.case[at]!;
+      group[i] = nodes.group[at]!;
       position[i] = nodes.position[at]!;
     }
     await this.#load("rows", {
-      split: [UTINYINT, split],
-      case: [USMALLINT, group],
+      group: [USMALLINT, group],
       node: [INTEGER, rows.node],
       position: [INTEGER, position],
       feature: [INTEGER, rows.feature],
@@ -209,13 +177,13 @@ export class RunTables {
       gradient: [FLOAT, rows.gradient],
       effect: [DOUBLE, rows.effect],
     });
+    const numberOrNull = ["f_clean", "f_patch", "gradient"].map((name) => `nullif(${name}, 'nan'::FLOAT) AS ${name}`);
     await this.#copy(
-      `SELECT ${list(splits)}[split + 1] AS split, ${list(nodes.cases)}["case" + 1] AS "case", ${text(rows.site)} AS site,
-         node, position, feature, ${["f_clean", "f_patch", "gradient"].map((c) => `nullif(${c}, 'nan'::FLOAT) AS ${c}`)}, effect
-       FROM rows`,
+      `SELECT ${this.#splitAndCase()}, ${text(rows.site)} AS site, node, position, feature, ${numberOrNull}, effect FROM rows`,
       this.#chunk("effects", rows.site),
     );
     await this.#db.run("DROP TABLE rows");
+    await this.#writeSums(rows.site, sumRows(rows, nodes));
   }
 
   /** Whether a site's sums of the score `gradient` are already on the disk. */
@@ -224,30 +192,46 @@ export class RunTables {
   }
 
   /**
-   * Writes the sums of the score `gradient` at one site, for every split and case: its checkpoint. Special tokens are the caller's to leave out.
+   * Writes the sums of the score `gradient` at one site, for every split and case: its checkpoint. Leaving the special tokens' nodes out of the
+   * sums is up to the caller; as active nodes count all others.
    *
    * @throws UserError if a sum is not finite, or if the disk is full
    */
-  async writeFeatureSums(site: SiteName, sums: readonly FeatureSums[]): Promise<void> {
-    const rows = sums.reduce((count, part) => count + part.sums.length, 0);
-    const [group, feature, total] = [new Uint16Array(rows), new Int32Array(rows), new Float64Array(rows)];
+  async writeFeatureSums(site: SiteName, parts: readonly FeatureSums[]): Promise<void> {
+    const { groups } = this.#known();
+    const sums = emptySums(parts.reduce((count, part) => count + part.sums.length, 0));
     let start = 0;
-    for (const [i, { sums: values }] of sums.entries()) {
-      const broken = values.findIndex((value) => !Number.isFinite(value));
-      if (broken >= 0) throw notFinite("gradient", values[broken]!, `${site}, feature ${broken}`);
-      group.fill(i, start, start + values.length);
-      feature.set(Int32Array.from(values.keys()), start);
-      total.set(values, start);
-      start += values.length;
+    for (const part of parts) {
+      const group = groups.findIndex((of) => of.split === part.split && of.case === part.case);
+      if (group < 0) throw new Error(`internal: sums of ${part.split}, ${part.case}, which have no nodes`);
+      const broken = part.sums.findIndex((value) => !Number.isFinite(value));
+      if (broken >= 0) throw notFinite("gradient", part.sums[broken]!, `${site}, feature ${broken}`);
+      const end = start + part.sums.length;
+      sums.group.fill(group, start, end);
+      sums.nodes.fill(groups[group]!.nodes, start, end);
+      sums.total.set(part.sums, start);
+      for (let i = start; i < end; i++) sums.feature[i] = i - start;
+      start = end;
     }
-    await this.#load("sums", { group: [USMALLINT, group], feature: [INTEGER, feature], total: [DOUBLE, total] });
-    await this.#copy(
-      `SELECT ${list(sums.map((part) => part.split))}["group" + 1] AS split,
-         ${list(sums.map((part) => part.case))}["group" + 1] AS "case", feature, total
-       FROM sums`,
-      this.#chunk("sums", site),
-    );
+    await this.#writeSums(site, sums);
+  }
+
+  async #writeSums(site: SiteName, { group, feature, total, nodes }: Sums): Promise<void> {
+    await this.#load("sums", {
+      group: [USMALLINT, group],
+      feature: [INTEGER, feature],
+      total: [DOUBLE, total],
+      nodes: [INTEGER, nodes],
+    });
+    await this.#copy(`SELECT ${this.#splitAndCase()}, feature, total, nodes FROM sums`, this.#chunk("sums", site));
     await this.#db.run("DROP TABLE sums");
+  }
+
+  /** The columns split and case, from the column "group". */
+  #splitAndCase(): string {
+    const { groups } = this.#known();
+    const names = (values: readonly string[]) => `CAST([${values.map(text).join(", ")}] AS VARCHAR[])["group" + 1]`;
+    return `${names(groups.map((of) => of.split))} AS split, ${names(groups.map((of) => of.case))} AS "case"`;
   }
 
   /**
@@ -262,56 +246,49 @@ export class RunTables {
     const counted = new Set(pairs.map((group) => groupKey(group.split, group.case)));
     const uncounted = this.#known().groups.find((group) => !counted.has(groupKey(group.split, group.case)));
     if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
-    const kind = options.score === "gradient" ? "sums" : "effects";
-    const missing = sites.find((site) => !existsSync(this.#chunk(kind, site)));
+    const hasRows = options.score !== "gradient";
+    const missing = sites.find((site) => !(hasRows ? this.hasEffects(site) : this.hasFeatureSums(site)));
     if (missing !== undefined) throw new Error(`internal: ${missing} has not been written`);
 
     await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
-    const chunks = kind === "effects" ? sites.map((site) => this.#chunk(kind, site)) : [];
-    const rows = chunks.length > 0 ? `SELECT * FROM read_parquet(${list(chunks)})` : noEffects;
+    const chunks = hasRows ? sites.map((site) => text(this.#chunk("effects", site))) : [];
+    const rows = chunks.length > 0 ? `SELECT * FROM read_parquet([${chunks}])` : noEffects;
     await this.#copy(rows, join(folder, "effects.parquet"));
     const [count] = await this.#query<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
 
-    await this.#sumFeatures(sites, { ...options, pairs });
+    await this.#rankFeatures(sites, pairs);
     await this.#copy(
       `SELECT split, "case", site, feature, effect, abs(effect) AS effect_abs, nodes_active, rank FROM features
        ORDER BY place, split DESC, "case", rank NULLS FIRST`,
       join(folder, "features.parquet"),
     );
+    const present = splits.filter((split) => pairs.some((group) => group.split === split));
     const ranked = [];
-    for (const [place, site] of sites.entries()) ranked.push(rankSite(site, await this.#effectsOf(place), options.top));
+    for (const [place, site] of sites.entries()) {
+      ranked.push(rankSite(site, await this.#effectsOf(place, present), options.top));
+    }
     const ranking = rankRun(options.score, options.top, ranked);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
   }
 
-  /** Fills the table `features`, one site at a time. */
-  async #sumFeatures(sites: readonly SiteName[], { score, pairs, specialTokenIds }: FinishOptions): Promise<void> {
+  /** Fills the table `features` from the sites' sums. */
+  async #rankFeatures(sites: readonly SiteName[], pairs: readonly PairCount[]): Promise<void> {
     await this.#load("pairs", {
       split: [VARCHAR, pairs.map((group) => group.split)],
       case: [VARCHAR, pairs.map((group) => group.case)],
       pairs: [DOUBLE, Float64Array.from(pairs, (group) => group.pairs)],
     });
-    await this.#db.run(`INSERT INTO pairs SELECT split, ${text(allCases)}, sum(pairs) FROM pairs GROUP BY split`);
-    const special = `[${specialTokenIds.map(Number)}]::INTEGER[]`;
     await this.#db.run(`
-      CREATE OR REPLACE TEMP TABLE used_nodes AS
-        SELECT * FROM nodes WHERE NOT (list_contains(${special}, token_id) OR list_contains(${special}, patch_token_id));
+      INSERT INTO pairs SELECT split, ${text(allCases)}, sum(pairs) FROM pairs GROUP BY split;
       CREATE OR REPLACE TEMP TABLE features (
         place INTEGER, split VARCHAR, "case" VARCHAR, site VARCHAR, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
     for (const [place, site] of sites.entries()) {
-      const byCase =
-        score === "gradient"
-          ? `SELECT split, "case", feature, total, nodes
-             FROM ${text(this.#chunk("sums", site))}
-             JOIN (SELECT split, "case", count(*) AS nodes FROM used_nodes GROUP BY ALL) USING (split, "case")`
-          : `SELECT split, "case", feature, sum(effect ORDER BY node) AS total, count(*) AS nodes
-             FROM ${text(this.#chunk("effects", site))} WHERE node IN (SELECT node FROM used_nodes) GROUP BY ALL`;
       await this.#db.run(`
         INSERT INTO features
-        WITH by_case AS MATERIALIZED (${byCase}),
+        WITH by_case AS MATERIALIZED (SELECT * FROM read_parquet(${text(this.#chunk("sums", site))})),
         sums AS (
-          SELECT * FROM by_case
+          SELECT split, "case", feature, total, nodes FROM by_case
           UNION ALL
           SELECT split, ${text(allCases)}, feature, sum(total ORDER BY "case"), sum(nodes) FROM by_case GROUP BY split, feature),
         means AS (SELECT split, "case", feature, total / pairs AS effect, nodes FROM sums JOIN pairs USING (split, "case"))
@@ -323,16 +300,15 @@ export class RunTables {
   }
 
   /** Effects of a site over all cases, by split, from the table `features`. */
-  async #effectsOf(place: number): Promise<Partial<Record<Split, FeatureEffects>>> {
+  async #effectsOf(place: number, present: readonly Split[]): Promise<Partial<Record<Split, FeatureEffects>>> {
     const effects: Partial<Record<Split, FeatureEffects>> = {};
-    for (const split of splits) {
+    for (const split of present) {
       const result = await this.#db.runAndReadAll(
         `SELECT feature, effect, nodes_active FROM features
          WHERE place = ${place} AND split = ${text(split)} AND "case" = ${text(allCases)} ORDER BY rank NULLS FIRST`,
       );
       const columns = result.getColumnsJS() as number[][];
       const [feature = [], effect = [], nodesActive = []] = columns;
-      if (feature.length === 0) continue;
       const from = feature[0] === errorFeature ? 1 : 0;
       effects[split] = {
         feature: feature.slice(from),
@@ -441,45 +417,11 @@ async function connect(settings: Readonly<Record<string, string>>): Promise<[Duc
   return [instance, await instance.connect()];
 }
 
-function indexNodes(nodes: NodesTable): NodeIndex {
-  const last = nodes.node.at(-1) ?? -1;
-  const rowOf = new Int32Array(last + 1).fill(-1);
-  const cases = [...new Set(nodes.case)].sort();
-  if (cases.includes(allCases)) throw new Error("internal: a case without a name");
-  for (const [row, node] of nodes.node.entries()) {
-    if (node < 0 || (row > 0 && node <= nodes.node[row - 1]!))
-      throw new Error(`internal: nodes out of order in row ${row}`);
-    rowOf[node] = row;
-  }
-  const caseNumber = new Map(cases.map((name, i) => [name, i]));
-  const hash = createHash("sha256");
-  for (const column of [nodes.node, nodes.parent, nodes.position, nodes.token_id, nodes.patch_token_id, nodes.weight]) {
-    hash.update(new Uint8Array(column.buffer, column.byteOffset, column.byteLength));
-  }
-  hash.update(JSON.stringify([nodes.split, nodes.case]));
-  const groups = new Map<string, { split: Split; case: string }>();
-  nodes.split.forEach((split, row) => {
-    groups.set(groupKey(split, nodes.case[row]!), { split, case: nodes.case[row]! });
-  });
-  return {
-    rowOf,
-    split: Uint8Array.from(nodes.split, (split) => splits.indexOf(split)),
-    case: Uint16Array.from(nodes.case, (name) => caseNumber.get(name)!),
-    cases,
-    position: nodes.position,
-    groups: [...groups.values()],
-    digest: hash.digest("hex").slice(0, 12),
-  };
-}
-
 function notFinite(what: string, got: number, where: string): UserError {
   return new UserError(
     `${what}: expected a finite number, got ${got} at ${where}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
   );
 }
 
-const groupKey = (split: Split, name: string) => `${split}/${name}`;
-
 /** A text as a literal of SQL. */
 const text = (value: string) => `'${value.replaceAll("'", "''")}'`;
-const list = (values: readonly string[]) => `CAST([${values.map(text).join(", ")}] AS VARCHAR[])`;

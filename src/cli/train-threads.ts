@@ -1,66 +1,113 @@
 import { Worker } from "node:worker_threads";
+import { StoppedError, UserError } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
+import { parseSite, type SiteName } from "../site.ts";
 import type { GradientPool, LanguageModelRecipe } from "../training/lm.ts";
 import { layoutOf } from "../training/parameters.ts";
-import type { GradientJob, GradientReply, GradientRequest } from "./train-worker.ts";
+import type { DictionaryJob, EvaluationJob, GradientJob, GradientRequest, Job, Reply } from "./train-worker.ts";
 
 /**
  * A pool of threads that compute a step's parts side by side, one onnxruntime thread each.
  *
+ * @param tokenizer the parsed tokenizer.json
  * @param threads at most as many as the recipe has parts are used
  */
 export function threadPool(
   config: Readonly<Record<string, unknown>>,
-  tokenizerFolder: string,
+  tokenizer: unknown,
   recipe: LanguageModelRecipe,
   threads: number,
 ): GradientPool {
-  const { size } = layoutOf(modelFromConfig(config, tokenizerFolder).parameters);
+  const { size } = layoutOf(modelFromConfig(config, "the recipe").parameters);
   const shared = () => new Float32Array(new SharedArrayBuffer(size * Float32Array.BYTES_PER_ELEMENT));
   const weights = shared();
   const gradients = Array.from({ length: recipe.parts }, shared);
-  const job: GradientJob = { kind: "gradients", config, tokenizerFolder, recipe, weights, gradients };
-  const workers = Array.from({ length: Math.min(threads, recipe.parts) }, (_, i) => ({
+  const job: GradientJob = { kind: "gradients", config, tokenizer, recipe, weights, gradients };
+  const count = Math.min(threads, recipe.parts);
+  const workers = Array.from({ length: count }, (_, i) => ({
     worker: startWorker(job),
-    parts: gradients.map((_, part) => part).filter((part) => part % Math.min(threads, recipe.parts) === i),
+    parts: gradients.map((_, part) => part).filter((part) => part % count === i),
   }));
   return {
     weights,
     gradients,
     async run(step) {
-      const replies = await Promise.all(
+      const losses: number[] = [];
+      await Promise.all(
         workers.map(async ({ worker, parts }) => {
-          const reply = await ask<GradientReply>(worker, { step, parts } satisfies GradientRequest);
-          if ("error" in reply) throw new Error(reply.error);
-          return parts.map((part, i) => [part, reply.losses[i]!] as const);
+          const result = resultOf<readonly number[]>(worker);
+          worker.postMessage({ step, parts } satisfies GradientRequest);
+          const found = await result;
+          parts.forEach((part, i) => {
+            losses[part] = found[i]!;
+          });
         }),
       );
-      return replies
-        .flat()
-        .sort(([a], [b]) => a - b)
-        .map(([, loss]) => loss);
+      return losses;
     },
     close: async () => void (await Promise.all(workers.map(({ worker }) => worker.terminate()))),
   };
 }
 
+/**
+ * Runs one job in several threads, each with a share of the sites.
+ *
+ * @returns the threads' results, one after another
+ * @throws StoppedError if `signal` is aborted
+ */
+export async function runBySites<Result, Progress>(
+  job: DictionaryJob | EvaluationJob,
+  threads: number,
+  onProgress: (progress: Progress, thread: number) => void,
+  signal: AbortSignal,
+): Promise<Result[]> {
+  const workers = shares(job.sites, threads).map((sites) => startWorker({ ...job, sites }));
+  const stopped = new Promise<never>((_, reject) => {
+    signal.addEventListener("abort", () => reject(new StoppedError("stopped")), { once: true });
+  });
+  try {
+    const results = workers.map((worker, i) => resultOf<Result[], Progress>(worker, (p) => onProgress(p, i)));
+    return (await Promise.race([Promise.all(results), stopped])).flat();
+  } finally {
+    await Promise.all(workers.map((worker) => worker.terminate()));
+  }
+}
+
+/** Sites in shares of about equal work: the layers are dealt out back and forth, since early ones cost more to evaluate and late ones to capture. */
+function shares(sites: readonly SiteName[], count: number): SiteName[][] {
+  const layers = [...new Set(sites.map((site) => parseSite(site).layer))].sort((a, b) => a - b);
+  const dealt = layers.map((layer, i) => {
+    const place = i % (2 * count);
+    return [layer, place < count ? place : 2 * count - 1 - place] as const;
+  });
+  return Array.from({ length: count }, (_, share) =>
+    sites.filter((site) => dealt.some(([layer, to]) => to === share && layer === parseSite(site).layer)),
+  ).filter((some) => some.length > 0);
+}
+
 /** Starts the training thread, which is compiled JavaScript beside this file. */
-export function startWorker(job: object): Worker {
+function startWorker(job: Job): Worker {
   return new Worker(new URL("./train-worker.js", import.meta.url), { workerData: job });
 }
 
-/** Sends a message and waits for the next one back. */
-export function ask<Reply>(worker: Worker, message: unknown): Promise<Reply> {
+/** The next result of a thread. */
+function resultOf<Result, Progress = never>(
+  worker: Worker,
+  onProgress: (progress: Progress) => void = () => {},
+): Promise<Result> {
   return new Promise((resolve, reject) => {
     const settle = (then: () => void) => {
       worker.off("message", onMessage);
       worker.off("error", onError);
       then();
     };
-    const onMessage = (reply: Reply) => settle(() => resolve(reply));
+    const onMessage = (reply: Reply<Result, Progress>) => {
+      if ("progress" in reply) onProgress(reply.progress);
+      else if ("result" in reply) settle(() => resolve(reply.result));
+      else settle(() => reject(new UserError(reply.error)));
+    };
     const onError = (error: Error) => settle(() => reject(error));
     worker.on("message", onMessage);
     worker.on("error", onError);
-    worker.postMessage(message);
   });
 }

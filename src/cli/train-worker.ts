@@ -1,18 +1,26 @@
-import { readFileSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
+import { openFolder } from "#file";
+import { heldWeights } from "../capture/weights.ts";
+import { openDictionaries } from "../dictionaries/open.ts";
+import type { JumpReluWeights } from "../dictionaries/sae-lens.ts";
 import { messageOf } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import { loadTokenizer } from "../prompts/tokenizer.ts";
+import type { SiteName } from "../site.ts";
+import { activationSource } from "../training/activations.ts";
+import { type DictionaryQuality, evaluateDictionaries } from "../training/evaluate.ts";
 import { type LanguageModelRecipe, partGradient } from "../training/lm.ts";
-import { generatedText, type TextSource } from "../training/text.ts";
+import { type DictionaryProgress, type DictionaryRecipe, trainDictionaries } from "../training/sae.ts";
+import { generatedText } from "../training/text.ts";
+import { openModel } from "./setting.ts";
 
-/** What a gradient thread is started with; weights and gradients are shared with the main thread. */
+/** Gradients of a language model's parts of a step; weights and gradients are shared with the main thread. */
 export interface GradientJob {
   readonly kind: "gradients";
   readonly config: Readonly<Record<string, unknown>>;
-  /** Folder of tokenizer.json and tokenizer_config.json. */
-  readonly tokenizerFolder: string;
+  /** The parsed tokenizer.json. */
+  readonly tokenizer: unknown;
   readonly recipe: LanguageModelRecipe;
   readonly weights: Float32Array;
   readonly gradients: readonly Float32Array[];
@@ -23,29 +31,86 @@ export interface GradientRequest {
   readonly parts: readonly number[];
 }
 
-/** The answer to a request: the parts' losses, or why there are none. */
-export type GradientReply = { readonly losses: readonly number[] } | { readonly error: string };
-
-/** The text that a model of this recipe is trained on. */
-export function trainingText(tokenizerFolder: string, seed: number | string): TextSource {
-  const json = (name: string) => JSON.parse(readFileSync(`${tokenizerFolder}/${name}`, "utf8")) as unknown;
-  const tokenizer = loadTokenizer(json("tokenizer.json"), json("tokenizer_config.json"), tokenizerFolder);
-  return generatedText(tokenizer, demoLexicon, seed);
+export interface DictionaryJob {
+  readonly kind: "dictionaries";
+  /** The model's folder. */
+  readonly model: string;
+  readonly sites: readonly SiteName[];
+  readonly recipe: DictionaryRecipe;
+  /** Names the text. */
+  readonly text: string;
+  /** Tokens per row. */
+  readonly length: number;
 }
 
-async function computeGradients(job: GradientJob): Promise<void> {
-  const model = modelFromConfig(job.config, job.tokenizerFolder);
-  const text = trainingText(job.tokenizerFolder, job.recipe.seed);
-  const { run } = await partGradient(model, text, job.recipe, { threads: 1 });
-  parentPort!.on("message", async ({ step, parts }: GradientRequest) => {
-    try {
+export interface EvaluationJob {
+  readonly kind: "evaluation";
+  readonly model: string;
+  /** The folder that holds the SAEs. */
+  readonly saes: string;
+  readonly sites: readonly SiteName[];
+  readonly text: string;
+  readonly length: number;
+  readonly tokens: number;
+}
+
+export type Job = GradientJob | DictionaryJob | EvaluationJob;
+
+/** What a thread sends: how far it is, its result, or why there is none. */
+export type Reply<Result, Progress = never> =
+  | { readonly progress: Progress }
+  | { readonly result: Result }
+  | { readonly error: string };
+
+/** How many steps lie between two reports of an SAE's training. */
+export const reportEvery = 20;
+
+const oneThread = { threads: 1 };
+
+async function gradients(job: GradientJob): Promise<void> {
+  const model = modelFromConfig(job.config, "the recipe");
+  const text = generatedText(loadTokenizer(job.tokenizer), demoLexicon, job.recipe.seed);
+  const { run } = await partGradient(model, text, job.recipe, oneThread);
+  parentPort!.on("message", ({ step, parts }: GradientRequest) =>
+    answer(async () => {
       const losses: number[] = [];
       for (const part of parts) losses.push(await run(step, part, job.weights, job.gradients[part]!));
-      parentPort!.postMessage({ losses } satisfies GradientReply);
-    } catch (error) {
-      parentPort!.postMessage({ error: messageOf(error) } satisfies GradientReply);
-    }
-  });
+      return losses;
+    }),
+  );
 }
 
-if (parentPort) await computeGradients(workerData as GradientJob);
+async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeights[]> {
+  const { model, checkpoint, tokenizer } = await openModel(job.model);
+  const text = generatedText(tokenizer, demoLexicon, job.text);
+  const weights = await heldWeights(model, checkpoint);
+  const source = await activationSource(model, weights, job.sites, text, job.length, oneThread);
+  const report = (progress: DictionaryProgress) => {
+    if (progress.step % reportEvery === 0) parentPort!.postMessage({ progress });
+  };
+  return trainDictionaries(source, job.recipe, report, oneThread);
+}
+
+async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQuality[]> {
+  const { model, checkpoint, tokenizer } = await openModel(job.model);
+  const text = generatedText(tokenizer, demoLexicon, job.text);
+  const found = await openDictionaries(await openFolder(job.saes), job.sites);
+  const weights = await heldWeights(model, checkpoint);
+  const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
+  return evaluateDictionaries(model, weights, [...found.values()], text, job.length, job.tokens, report, oneThread);
+}
+
+async function answer(work: () => Promise<unknown>): Promise<void> {
+  try {
+    parentPort!.postMessage({ result: await work() });
+  } catch (error) {
+    parentPort!.postMessage({ error: messageOf(error) });
+  }
+}
+
+if (parentPort) {
+  const job = workerData as Job;
+  if (job.kind === "gradients") await gradients(job);
+  else if (job.kind === "dictionaries") await answer(() => dictionaries(job));
+  else await answer(() => evaluation(job));
+}

@@ -1,0 +1,308 @@
+import { readFile } from "node:fs/promises";
+import { cpus } from "node:os";
+import { type Pack, planCapture, planMetric } from "../capture/packs.ts";
+import { type Passes, tracePasses } from "../capture/passes.ts";
+import { heldWeights } from "../capture/weights.ts";
+import { compile, float32 } from "../graph/session.ts";
+import { constant, input, type Tensor } from "../graph/tensor.ts";
+import type { Model } from "../models/model.ts";
+import { prefixForest } from "../prompts/forest.ts";
+import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
+import { readPairs } from "../prompts/read-pairs.ts";
+import { Random } from "../random.ts";
+import { siteName } from "../site.ts";
+import type { Reporter } from "./reporter.ts";
+import { checkPairs, choosePairs, openModel } from "./setting.ts";
+import { table } from "./summary.ts";
+import { versions } from "./versions.ts";
+
+export interface BenchRequest {
+  readonly model_name: string;
+  /** A file of pairs to time besides the default ones; null for none. Its words are taken as tokens, whatever the tokenizer. */
+  readonly pairs: string | null;
+  readonly seed: number;
+}
+
+/** The merged forest against example by example, on one set of pairs. Medians of several runs, taken in turn. */
+export interface ForestBench {
+  readonly set: string;
+  readonly pairs: number;
+  /** Tokens of example by example: clean forward and backward, patch forward. */
+  readonly tokens: number;
+  /** Forward and backward nodes of the forest. */
+  readonly nodes: number;
+  readonly node_ratio: number;
+  /** Rows that the sessions compute: repeated ancestors and padding included; a row of a backward pack counts twice. */
+  readonly forest_rows: number;
+  readonly example_rows: number;
+  readonly forest_seconds: number;
+  readonly example_seconds: number;
+  readonly time_ratio: number;
+}
+
+export interface BenchResult {
+  readonly machine: { readonly cpu: string; readonly cores: number };
+  readonly versions: Readonly<Record<string, string>>;
+  readonly model: string;
+  /** GFLOP/s of onnxruntime's matrix product, the best of several sizes. */
+  readonly gemm_peak: number;
+  /** GFLOP/s over the products of one block of the model, forward and backward, at the pack's number of rows. */
+  readonly gemm_own_shapes: number;
+  /** One pack of the model's passes against the floating-point operations that it needs at least. */
+  readonly passes: readonly {
+    readonly pass: "forward" | "forward + backward";
+    readonly nodes: number;
+    /** GFLOP: linear layers of the nodes, attention of each node to its ancestors alone. */
+    readonly floor_gflop: number;
+    readonly seconds: number;
+    readonly gflops: number;
+    readonly share_of_own_shapes: number;
+    readonly share_of_peak: number;
+  }[];
+  readonly forest: readonly ForestBench[];
+  readonly peak_rss_bytes: number;
+}
+
+const repeats = 7;
+
+/** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
+export async function bench({ model_name, pairs, seed }: BenchRequest, reporter: Reporter): Promise<BenchResult> {
+  reporter.begin("machine", 1);
+  const opened = await openModel(model_name);
+  const { model, checkpoint } = opened;
+  const peak = await gemmPeak(seed);
+  reporter.begin("model", 1);
+  const chosen = await choosePairs(opened.tokenizer, { task: "agreement", pairs: null, num_examples: null, seed });
+  const { kept } = checkPairs(chosen, opened, "the task agreement");
+  const weights = await heldWeights(model, checkpoint);
+  const sites = Array.from({ length: model.layers }, (_, layer) =>
+    (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
+  ).flat();
+  const block = 64;
+  const passes = tracePasses(model, weights, { block: 64, sites });
+  const plan = planCapture(prefixForest(kept), { wanted: "changed", block });
+  const full = plan.packs.find((p) => p.kind === "backward")!;
+  const own = await gemmOwnShapes(model, full.node.length, seed);
+  const timed: BenchResult["passes"][number][] = [];
+  for (const pass of ["forward", "forward + backward"] as const) {
+    const pack: Pack = pass === "forward" ? { ...full, kind: "forward" } : full;
+    const floor = floorFlops(model, full) * (pass === "forward" ? 1 : 2 + attentionShare(model, full));
+    const seconds = await median(repeats, () => passes.run(pack));
+    const gflops = floor / seconds / 1e9;
+    timed.push({
+      pass,
+      nodes: full.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0),
+      floor_gflop: floor / 1e9,
+      seconds,
+      gflops,
+      share_of_own_shapes: gflops / own,
+      share_of_peak: gflops / peak,
+    });
+  }
+  const sets: [string, readonly TokenPair[]][] = [["default pairs", kept]];
+  if (pairs !== null)
+    sets.push([pairs.split("/").at(-1)!, wordsAsTokens(await pairsOf(pairs, seed), model.vocabulary)]);
+  reporter.begin("forest", sets.length);
+  const forest: ForestBench[] = [];
+  for (const [name, list] of sets) {
+    forest.push(await benchForest(name, list, passes, block));
+    reporter.set(forest.length);
+  }
+  await passes.release();
+  await checkpoint.close();
+  reporter.end();
+  return {
+    machine: { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length },
+    versions: await versions(),
+    model: model_name,
+    gemm_peak: peak,
+    gemm_own_shapes: own,
+    passes: timed,
+    forest,
+    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+  };
+}
+
+/** The result as text for a terminal. */
+export function benchText(result: BenchResult): string {
+  const n = (value: number, digits = 0) => value.toFixed(digits);
+  return [
+    `${result.machine.cpu}, ${result.machine.cores} cores; onnxruntime ${result.versions["onnxruntime-node"]}; model ${result.model}`,
+    `matrix products: ${n(result.gemm_peak)} GFLOP/s at best, ${n(result.gemm_own_shapes)} in the model's own shapes`,
+    "",
+    ...table([
+      ["pass", "nodes", "floor, GFLOP", "ms", "GFLOP/s", "of own shapes", "of best"],
+      ...result.passes.map((p) => [
+        p.pass,
+        String(p.nodes),
+        n(p.floor_gflop, 2),
+        n(1000 * p.seconds, 1),
+        n(p.gflops),
+        `${n(100 * p.share_of_own_shapes)} %`,
+        `${n(100 * p.share_of_peak)} %`,
+      ]),
+    ]),
+    "",
+    ...table([
+      ["pairs", "number", "tokens", "nodes", "ratio", "examples, s", "forest, s", "ratio", "time/node ratio"],
+      ...result.forest.map((f) => [
+        f.set,
+        String(f.pairs),
+        String(f.tokens),
+        String(f.nodes),
+        n(f.node_ratio, 1),
+        n(f.example_seconds, 2),
+        n(f.forest_seconds, 2),
+        n(f.time_ratio, 1),
+        n(f.time_ratio / f.node_ratio, 2),
+      ]),
+    ]),
+    "",
+    `peak memory ${n(result.peak_rss_bytes / 2 ** 20)} MiB`,
+  ].join("\n");
+}
+
+/** Runs both forms in turn, so that a change of the machine's speed meets both. */
+async function benchForest(
+  set: string,
+  pairs: readonly TokenPair[],
+  passes: Passes,
+  block: number,
+): Promise<ForestBench> {
+  const forest = prefixForest(pairs);
+  const merged = planCapture(forest, { wanted: "changed", block }).packs;
+  const separate = exampleByExample(pairs, block);
+  const times: [number[], number[]] = [[], []];
+  for (let i = 0; i < 4; i++) {
+    for (const [which, packs] of [merged, separate].entries()) {
+      const start = performance.now();
+      for (const pack of packs) await passes.run(pack);
+      if (i > 0) times[which]!.push((performance.now() - start) / 1000);
+    }
+  }
+  const [forestSeconds, exampleSeconds] = [middle(times[0]), middle(times[1])];
+  const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
+  const nodes = forest.forward.size + forest.backward.size;
+  return {
+    set,
+    pairs: pairs.length,
+    tokens,
+    nodes,
+    node_ratio: tokens / nodes,
+    forest_rows: rowsOf(merged),
+    example_rows: rowsOf(separate),
+    forest_seconds: forestSeconds,
+    example_seconds: exampleSeconds,
+    time_ratio: exampleSeconds / forestSeconds,
+  };
+}
+
+/** Packs that compute every pair by itself, in full: the clean prompt forward and backward, the patch prompt forward; no padding within a block. */
+function exampleByExample(pairs: readonly TokenPair[], block: number): Pack[] {
+  const clean = planCapture(prefixForest(pairs, { merge: "none" }), { wanted: "none", block });
+  const swapped = pairs.map((pair) => ({ ...pair, clean: pair.patch, patch: pair.clean }));
+  const patch = planMetric(prefixForest(swapped, { merge: "none" }), { block });
+  return [...clean.packs.filter((pack) => pack.kind === "backward"), ...patch.packs];
+}
+
+function rowsOf(packs: readonly Pack[]): number {
+  return packs.reduce((sum, pack) => sum + pack.node.length * (pack.kind === "backward" ? 2 : 1), 0);
+}
+
+/** Floating-point operations of a forward pass over a pack's nodes: linear layers, and attention to ancestors alone. */
+function floorFlops(model: Model, pack: Pack): number {
+  const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
+  return nodes * model.flopsPerToken + attentionFlops(model, pack);
+}
+
+function attentionFlops(model: Model, pack: Pack): number {
+  const n = pack.mask.length / pack.node.length;
+  let seen = 0;
+  pack.node.forEach((node, row) => {
+    if (node >= 0) for (let j = 0; j < n; j++) if (pack.mask[row * n + j] === 0) seen++;
+  });
+  return seen * model.attentionFlops;
+}
+
+/** Attention's share of the forward floor: backward takes it twice, linear layers once. */
+function attentionShare(model: Model, pack: Pack): number {
+  return attentionFlops(model, pack) / floorFlops(model, pack);
+}
+
+/** GFLOP/s of onnxruntime's product with a constant matrix, the best of three sizes. */
+async function gemmPeak(seed: number): Promise<number> {
+  let best = 0;
+  for (const [N, K, M] of [
+    [512, 512, 2048],
+    [1024, 1024, 1024],
+    [1024, 2304, 4608],
+  ] as const) {
+    best = Math.max(best, await gemmRate([[K, M]], N, seed));
+  }
+  return best;
+}
+
+/** GFLOP/s over the linear layers of the model's first block, forward (x·Wᵀ) and backward (g·W). */
+function gemmOwnShapes(model: Model, N: number, seed: number): Promise<number> {
+  const shapes = [...model.parameters]
+    .filter(([name, shape]) => /\.0\./.test(name) && shape.length === 2)
+    .flatMap(([, [out, inner]]) => [[inner!, out!] as const, [out!, inner!] as const]);
+  return gemmRate(shapes, N, seed);
+}
+
+/** GFLOP/s of products [N,K]·[K,M] with constant right sides, all in one graph. */
+async function gemmRate(shapes: readonly (readonly [number, number])[], N: number, seed: number): Promise<number> {
+  const random = new Random(`${seed}/gemm`);
+  const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
+  const outputs: Record<string, Tensor> = {};
+  const inputs = new Map<number, Tensor>();
+  let flops = 0;
+  shapes.forEach(([K, M], i) => {
+    const x = inputs.get(K) ?? input(`x${K}`, "float32", [N, K]);
+    inputs.set(K, x);
+    outputs[`y${i}`] = x.matmul(constant(matrix(K * M), "float32", [K, M]));
+    flops += 2 * N * K * M;
+  });
+  const session = await compile(outputs);
+  const values = Object.fromEntries([...inputs.keys()].map((K) => [`x${K}`, float32(matrix(N * K), N, K)]));
+  const seconds = await median(2 * repeats, () => session.run(values));
+  await session.release();
+  return flops / seconds / 1e9;
+}
+
+/** Median time in seconds of several runs, after two that are not counted. */
+async function median(runs: number, work: () => Promise<unknown>): Promise<number> {
+  const times: number[] = [];
+  for (let i = -2; i < runs; i++) {
+    const start = performance.now();
+    await work();
+    if (i >= 0) times.push((performance.now() - start) / 1000);
+  }
+  return middle(times);
+}
+
+function middle(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
+}
+
+async function pairsOf(path: string, seed: number): Promise<readonly PromptPair[]> {
+  return readPairs(await readFile(path, "utf8"), path, seed);
+}
+
+/** One token per word, BOS in front: a pair's shape as in the field's word-per-token counts, whatever the tokenizer. */
+function wordsAsTokens(pairs: readonly PromptPair[], vocabulary: number): TokenPair[] {
+  const ids = new Map<string, number>();
+  const id = (word: string) => {
+    const known = ids.get(word) ?? 1 + (ids.size % (vocabulary - 1));
+    ids.set(word, known);
+    return known;
+  };
+  const tokens = (text: string) => [0, ...text.trim().split(/\s+/).map(id)];
+  return pairs.map((pair) => ({
+    pair,
+    clean: tokens(pair.clean_prefix),
+    patch: tokens(pair.patch_prefix),
+    cleanAnswer: id(pair.clean_answer.trim()),
+    patchAnswer: id(pair.patch_answer.trim()),
+  }));
+}

@@ -1,0 +1,78 @@
+import { Worker } from "node:worker_threads";
+import { StoppedError, UsageError, UserError } from "../errors.ts";
+import type { JobName, JobRequest, JobResult } from "./jobs.ts";
+import { Progress } from "./progress.ts";
+import type { ReporterMessage } from "./reporter.ts";
+
+type Message =
+  | ReporterMessage
+  | { readonly type: "done"; readonly result: unknown }
+  | {
+      readonly type: "error";
+      readonly kind: "stopped" | "usage" | "user" | "internal";
+      readonly message: string;
+      readonly stack?: string;
+    };
+
+/**
+ * Runs a job in a worker thread and shows its progress. The first Ctrl-C asks it to stop at the next safe point, a second one ends the process.
+ *
+ * @throws what the job throws, as the same kind of error
+ */
+export async function runJob<J extends JobName>(
+  job: J,
+  request: JobRequest<J>,
+  { quiet = false } = {},
+): Promise<JobResult<J>> {
+  const stop = new Int32Array(new SharedArrayBuffer(4));
+  const progress = new Progress(process.stderr, { quiet });
+  const worker = new Worker(new URL("./worker.js", import.meta.url), {
+    workerData: { job, request, stop: stop.buffer },
+  });
+  const interrupt = () => {
+    if (Atomics.exchange(stop, 0, 1) !== 0) process.exit(130);
+    progress.line("Stopping after the current step; press Ctrl-C again to stop at once.");
+  };
+  process.on("SIGINT", interrupt);
+  process.on("SIGTERM", interrupt);
+  try {
+    return await new Promise<JobResult<J>>((resolve, reject) => {
+      worker.on("message", (message: Message) => {
+        switch (message.type) {
+          case "begin":
+            return progress.begin(message.phase, message.total);
+          case "set":
+            return progress.set(message.done, message.total);
+          case "end":
+            return progress.end();
+          case "line":
+            return progress.line(message.text);
+          case "done":
+            return resolve(message.result as JobResult<J>);
+          case "error":
+            return reject(rebuilt(message));
+        }
+      });
+      worker.on("error", reject);
+      worker.on("exit", () => reject(new Error("internal: the worker ended without an answer")));
+    });
+  } finally {
+    progress.stop();
+    process.off("SIGINT", interrupt);
+    process.off("SIGTERM", interrupt);
+    await worker.terminate();
+  }
+}
+
+function rebuilt({ kind, message, stack }: Extract<Message, { type: "error" }>): Error {
+  switch (kind) {
+    case "stopped":
+      return new StoppedError(message);
+    case "usage":
+      return new UsageError(message);
+    case "user":
+      return new UserError(message);
+    case "internal":
+      return Object.assign(new Error(message), { stack });
+  }
+}

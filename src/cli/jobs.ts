@@ -1,0 +1,11 @@
+import { bench } from "./bench.ts";
+import { pairs } from "./pairs.ts";
+import { run } from "./run.ts";
+
+/** The jobs that a worker can do, by name. */
+export const jobs = { run, pairs, bench };
+
+export type JobName = keyof typeof jobs;
+
+export type JobRequest<J extends JobName> = Parameters<(typeof jobs)[J]>[0];
+export type JobResult<J extends JobName> = Awaited<ReturnType<(typeof jobs)[J]>>;

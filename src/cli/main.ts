@@ -1,0 +1,212 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { scores } from "../circuit/ranking.ts";
+import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
+import { modelTypes } from "../models/architectures.ts";
+import { benchText } from "./bench.ts";
+import { runJob } from "./host.ts";
+import { writeReport } from "./report.ts";
+import { embeddedModel, generatedTask, type JobOptions, packageRoot } from "./setting.ts";
+import { addTrainCommands } from "./train.ts";
+
+const version = (JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8")) as { version: string }).version;
+
+/** The command line. Flags may be written with underscores or dashes: --num_examples, --num-examples. */
+function program(): Command {
+  const sfc = new Command("sfc")
+    .description("Finds the sparse features that cause a behaviour of a language model.")
+    .version(version)
+    .showHelpAfterError("(sfc <command> --help shows the flags)")
+    .exitOverride();
+
+  const run = sfc
+    .command("run")
+    .description("the whole analysis: prompt pairs, effects on train and test, rankings, a report")
+    .addHelpText("after", runHelp);
+  jobFlags(run)
+    .option("--output_dir <folder>", "the run's folder (default: outputs/<model>-<task>-<seed>)")
+    .option("--force", "replace a run with other options in that folder")
+    .option("--quiet", "no progress")
+    .action(async (flags: Flags) => {
+      const options = jobOptions(flags);
+      const folder = flags.output_dir ?? join("outputs", defaultName(options));
+      const force = flags.force === true;
+      const { text, passed } = await runJob("run", { command: "run", options, folder, force }, { quiet: flags.quiet });
+      console.log(text);
+      if (!passed) process.exitCode = 1;
+    });
+
+  const pairs = sfc
+    .command("pairs")
+    .description("make or import prompt pairs and check them against the tokenizer and the model (accuracy by case)");
+  modelFlag(pairFlags(pairs))
+    .option("--output <file>", "write the pairs that the tokenizer can use as JSON lines")
+    .action(async (flags: Flags) => {
+      const { model_name, task, pairs: file, num_examples, seed } = jobOptions(flags);
+      const options = { model_name, task, pairs: file, num_examples, seed };
+      console.log(await runJob("pairs", { options, output: flags.output ?? null }));
+    });
+
+  sfc
+    .command("report")
+    .description("write the report of a run's folder again")
+    .argument("<folder>", "a run's folder")
+    .action(async (folder: string) => console.log(`Report: ${await writeReport(folder)}`));
+
+  sfc
+    .command("models")
+    .description("what can be run")
+    .action(() => {
+      console.log(`${embeddedModel}  the embedded model: a small Llama with SAEs, part of this package`);
+      console.log(`FOLDER  a folder in Hugging Face layout with model_type ${modelTypes.join(", ")}`);
+    });
+
+  const bench = sfc
+    .command("bench")
+    .description(
+      "the machine's peak, the floor of the work and the share reached; the prefix forest against example by example",
+    );
+  modelFlag(bench)
+    .option("--pairs <file>", "time this file of pairs too, its words taken as tokens")
+    .option("--seed <n>", "seed of the pairs", wholeNumber, 1)
+    .option("--json", "print JSON")
+    .action(async (flags: Flags & { json?: boolean }) => {
+      const request = { model_name: flags.model_name, pairs: flags.pairs ?? null, seed: flags.seed };
+      const result = await runJob("bench", request);
+      console.log(flags.json ? JSON.stringify(result, null, 2) : benchText(result));
+    });
+
+  addTrainCommands(sfc);
+  return sfc;
+}
+
+interface Flags {
+  readonly model_name: string;
+  readonly sae_source?: string;
+  readonly layers?: string;
+  readonly sites?: string;
+  readonly num_examples?: number;
+  readonly batch_size?: number;
+  readonly task?: string;
+  readonly pairs?: string;
+  readonly seed: number;
+  readonly method?: "analytic";
+  readonly score?: JobOptions["score"];
+  readonly precision?: JobOptions["precision"];
+  readonly device?: string;
+  readonly top?: number;
+  readonly keep?: JobOptions["keep"];
+  readonly output_dir?: string;
+  readonly output?: string;
+  readonly force?: boolean;
+  readonly quiet?: boolean;
+}
+
+const runHelp = `
+Layers are counted from 0. Sites: attn_z, attn_out, mlp_out, resid_post, and embed by name only.
+The same command goes on with an interrupted run; a finished one with the same options is shown again.
+
+Examples:
+  sfc run
+  sfc run --task pronoun --layers 2-4 --sites resid_post
+  sfc run --pairs my-pairs.jsonl --output_dir outputs/mine
+  sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200`;
+
+function modelFlag(command: Command): Command {
+  return command.option("--model_name <name>", "the embedded model or a folder in Hugging Face layout", embeddedModel);
+}
+
+function pairFlags(command: Command): Command {
+  return command
+    .option("--task <name>", "agreement, determiner or pronoun", generatedTask)
+    .option("--pairs <file>", "prompt pairs of your own, JSON lines; replaces --task")
+    .option("--num_examples <n>", "pairs per split and case (default: 32; all with --pairs)", wholeNumber)
+    .option("--seed <n>", "seed of everything that is drawn", wholeNumber, 1);
+}
+
+function jobFlags(command: Command): Command {
+  return pairFlags(
+    modelFlag(command).option(
+      "--sae_source <source>",
+      "folder or file of SAEs, or dummy for random directions (default: the model's own)",
+    ),
+  )
+    .option("--layers <blocks>", "blocks, as 0-3,5 (default: all)")
+    .option("--sites <kinds>", "kinds of sites, as resid_post,mlp_out (default: all with SAEs)")
+    .option(
+      "--batch_size <n>",
+      "at most so many pairs per pack; never changes results (default: automatic)",
+      wholeNumber,
+    )
+    .addOption(new Option("--method <name>", "how effects are computed").choices(["analytic"]).default("analytic"))
+    .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
+    .addOption(new Option("--precision <type>", "number format").choices(["float32", "float64"]).default("float32"))
+    .addOption(
+      new Option("--device <name>", "where sessions run")
+        .choices(["cpu", "webgpu", "cuda", "coreml", "dml"])
+        .default("cpu"),
+    )
+    .option("--top <n>", "features listed per site and split", wholeNumber, 20)
+    .addOption(new Option("--keep <which>", "pairs that count").choices(["all", "correct"]).default("all"));
+}
+
+function jobOptions(flags: Flags): JobOptions {
+  return {
+    model_name: flags.model_name,
+    sae_source: flags.sae_source ?? null,
+    layers: flags.layers ?? null,
+    sites: flags.sites ?? null,
+    num_examples: flags.num_examples ?? null,
+    batch_size: flags.batch_size ?? null,
+    task: flags.task ?? generatedTask,
+    pairs: flags.pairs ?? null,
+    seed: flags.seed,
+    method: "analytic",
+    score: flags.score ?? "effect",
+    precision: flags.precision ?? "float32",
+    device: flags.device ?? "cpu",
+    top: flags.top ?? 20,
+    keep: flags.keep ?? "all",
+  };
+}
+
+function defaultName({ model_name, task, pairs, seed }: JobOptions): string {
+  const what = pairs === null ? task : basename(pairs).replace(/\.[a-z]+$/, "");
+  return [basename(model_name), what, seed].join("-").replace(/[^\w.-]+/g, "_");
+}
+
+function wholeNumber(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < 1) {
+    throw new InvalidArgumentError("Expected a whole number above 0.");
+  }
+  return value;
+}
+
+/** --num-examples → --num_examples, so that both spellings of the flags work. */
+function underscored(argv: readonly string[]): string[] {
+  const end = argv.indexOf("--");
+  return argv.map((arg, i) => {
+    if (!arg.startsWith("--") || (end >= 0 && i >= end)) return arg;
+    const [name, ...value] = arg.split("=");
+    return [`--${name!.slice(2).replaceAll("-", "_")}`, ...value].join("=");
+  });
+}
+
+try {
+  await program().parseAsync([...process.argv.slice(0, 2), ...underscored(process.argv.slice(2))]);
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
+  else {
+    if (error instanceof StoppedError) console.error("Stopped. The same command goes on where it stopped.");
+    else if (error instanceof UserError) console.error(`sfc: ${error.message}`);
+    else {
+      console.error(`sfc: ${messageOf(error)}`);
+      console.error(error instanceof Error ? error.stack : "");
+      console.error("This is a fault of sfc itself. Please report it with the command and these lines.");
+    }
+    process.exitCode = error instanceof UsageError ? 2 : error instanceof StoppedError ? 130 : 1;
+  }
+}

@@ -1,0 +1,123 @@
+import type { Capture } from "../capture/capture.ts";
+import type { PassOptions } from "../capture/passes.ts";
+import type { Ranking } from "../circuit/ranking.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { CodeReader } from "../dictionaries/encode.ts";
+import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
+import type { Model, Weights } from "../models/model.ts";
+import type { Ablation } from "../report/data.ts";
+import { parseSite, type SiteName } from "../site.ts";
+
+interface Setting {
+  readonly model: Model;
+  readonly weights: Weights;
+  readonly captured: Capture;
+  readonly codes: CodeReader;
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly ranking: Ranking;
+}
+
+/** Features of each site that are looked at, the strongest on train. */
+const looked = 5;
+/** A feature tells groups apart if it fires on at least so large a share of one group … */
+const fires = 0.9;
+/** … and on at most so large a share of all others. */
+const silent = 0.1;
+
+/**
+ * What the strongest residual features of the middle third of the layers stand for: on which share of the test split's groups each fires at the
+ * first token in which the prompts differ (for agreement, subjects of train were other nouns), and what the model still gets right without those
+ * that fire on one group alone. The features are chosen on train, everything is measured on test.
+ *
+ * @returns undefined if there is no such site, or no test split
+ */
+export async function measureMeaning(
+  { model, weights, captured, codes, dictionaries, ranking }: Setting,
+  options: Omit<PassOptions, "block" | "sites" | "splice">,
+): Promise<Ablation | undefined> {
+  const { forest } = captured.plan;
+  const { backward } = forest;
+  const groupOfCase = groupsOf(backward.groups.map((g) => g.case));
+  const middle = ranking.sites.filter(({ site }) => {
+    const { kind, layer } = parseSite(site);
+    return kind === "resid_post" && layer >= Math.floor(model.layers / 3) && layer < Math.ceil((2 * model.layers) / 3);
+  });
+  if (middle.length === 0 || !backward.groups.some((g) => g.split === "test")) return undefined;
+
+  const features: Ablation["features"] = [];
+  const telling = new Map<string, Map<SiteName, number[]>>();
+  for (const { site, splits } of middle) {
+    const top = (splits.train?.top ?? []).slice(0, looked);
+    const shares = await firing(
+      captured,
+      dictionaries.get(site)!,
+      codes,
+      top.map((f) => f.feature),
+      (node) => {
+        const { split, case: name } = backward.groups[backward.group[node]!]!;
+        return split === "test" ? groupOfCase(name) : undefined;
+      },
+    );
+    top.forEach(({ feature, effect }, i) => {
+      const byGroup = shares[i]!;
+      features.push({
+        site,
+        feature,
+        effect,
+        fires: [...byGroup].map(([group, { n, share, mean }]) => ({ group, split: "test", n, share, mean })),
+      });
+      const group = toldApart(byGroup);
+      if (group === undefined) return;
+      const bySite = telling.get(group) ?? new Map<SiteName, number[]>();
+      bySite.set(site, [...(bySite.get(site) ?? []), feature]);
+      telling.set(group, bySite);
+    });
+  }
+  features.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
+
+  const before = await ablatedMetric(model, weights, forest, dictionaries, new Map(), options);
+  const ablations: Ablation["ablations"] = [];
+  for (const [group, bySite] of [...telling].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const after = await ablatedMetric(model, weights, forest, dictionaries, bySite, options);
+    ablations.push({
+      label: `the ${group} features`,
+      features: [...bySite].flatMap(([site, list]) => list.map((feature) => `${site}/${feature}`)),
+      value: "zero",
+      accuracy: accuracyByCase(captured, before, after),
+    });
+  }
+  return { format: 1, members: "first tokens in which the prompts of the test split differ", features, ablations };
+}
+
+/** The one group on which a feature fires while it is silent on all others, if there is one. */
+function toldApart(byGroup: ReadonlyMap<string, Firing>): string | undefined {
+  if (byGroup.size < 2) return undefined;
+  const group = [...byGroup].find(([, { share }]) => share >= fires)?.[0];
+  return [...byGroup].every(([other, { share }]) => other === group || share <= silent) ? group : undefined;
+}
+
+/**
+ * The group of a case: what stands behind its last underscore (`nounpp_plural` → `plural`) where that makes fewer groups than there are cases; else
+ * the case itself.
+ */
+function groupsOf(cases: readonly string[]): (name: string) => string {
+  const ending = (name: string) => name.slice(name.lastIndexOf("_") + 1);
+  const fewer = new Set(cases.map(ending)).size < new Set(cases).size;
+  return fewer ? ending : (name) => name;
+}
+
+function accuracyByCase({ plan }: Capture, before: Float64Array, after: Float64Array) {
+  const { backward, ends } = plan.forest;
+  const counts = new Map<number, { n: number; before: number; after: number }>();
+  ends.forEach(({ node, weight }, e) => {
+    const group = backward.group[node]!;
+    const count = counts.get(group) ?? { n: 0, before: 0, after: 0 };
+    counts.set(group, count);
+    count.n += weight;
+    if (before[e]! < 0) count.before += weight;
+    if (after[e]! < 0) count.after += weight;
+  });
+  return [...counts]
+    .map(([group, { n, before: b, after: a }]) => ({ ...backward.groups[group]!, n, before: b / n, after: a / n }))
+    .filter(({ split }) => split === "test");
+}

@@ -1,0 +1,387 @@
+import { join } from "node:path";
+import type { Device } from "#session";
+import { sha256OfText } from "../bytes/sha256.ts";
+import { type Capture, capture, memoryStore, runMetric } from "../capture/capture.ts";
+import { planCapture, planMetric } from "../capture/packs.ts";
+import { heldWeights } from "../capture/weights.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { codeReader } from "../dictionaries/encode.ts";
+import { closeDictionaries } from "../dictionaries/open.ts";
+import { analyticEffects } from "../effects/analytic.ts";
+import { forestCheck } from "../effects/forest-check.ts";
+import { gradientActivation, gradientSums } from "../effects/scores.ts";
+import { messageOf, StoppedError, UserError } from "../errors.ts";
+import { describeDropped } from "../prompts/check.ts";
+import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import type { SiteName } from "../site.ts";
+import { writeFileAtomic, writeProblem } from "./files.ts";
+import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
+import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
+import { measureMeaning } from "./meaning.ts";
+import { fileStore } from "./pack-store.ts";
+import { writeReport } from "./report.ts";
+import type { Reporter } from "./reporter.ts";
+import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { summaryText } from "./summary.ts";
+import type { NodesTable } from "./sums.ts";
+import { RunTables } from "./tables.ts";
+import { versions } from "./versions.ts";
+
+export interface RunRequest {
+  readonly command: string;
+  readonly options: JobOptions;
+  /** The run's folder. */
+  readonly folder: string;
+  readonly force: boolean;
+}
+
+/** What is left to say after a run. */
+export interface RunOutcome {
+  readonly text: string;
+  /** Whether every check passed. */
+  readonly passed: boolean;
+}
+
+/** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
+const sumTolerance = 1e-4;
+/** The forest and example by example must agree to this share of the largest effect. */
+const forestTolerance = 1e-5;
+/** Pairs for which the forest is checked against example by example. */
+const forestSample = 16;
+/** Accuracy below which a behaviour is hardly one. */
+const fairAccuracy = 0.8;
+
+/**
+ * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder.
+ *
+ * @throws UserError for bad input; StoppedError if asked to stop, what is done stays for the next call
+ */
+export async function run(request: RunRequest, reporter: Reporter): Promise<RunOutcome> {
+  const { options, folder: path, force } = request;
+  reporter.begin("reading", 1);
+  const opened = await openModel(options.model_name);
+  const dictionaries = await openSaes(opened, options);
+  const chosen = await choosePairs(opened.tokenizer, options);
+  const checked = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
+  // The size of packs never changes results, so a run may go on with another one.
+  const { batch_size: _, ...recorded } = options;
+  const folder = await openRunFolder(path, recorded, force);
+  if (folder.state === "finished") {
+    reporter.end();
+    const text = await summaryText(path, folder.manifest, { again: true });
+    return { text, passed: folder.manifest.checks.every((c) => c.passed) };
+  }
+  const manifest =
+    folder.manifest ??
+    startManifest(
+      { command: request.command, options: recorded, seed: options.seed, versions: await versions() },
+      new Date(),
+    );
+  const job = new Job(options, opened, dictionaries, folder, manifest, reporter);
+  try {
+    if (folder.state === "resume") reporter.line(`Going on with the interrupted run in ${path}.`);
+    for (const line of describeDropped(checked.dropped)) job.warn(`Left out ${line}.`);
+    await job.work(checked.kept);
+    return { text: await summaryText(path, job.manifest), passed: job.manifest.checks.every((c) => c.passed) };
+  } catch (error) {
+    const problem = writeProblem(error, path);
+    if (!(error instanceof StoppedError)) await job.fail(messageOf(problem)).catch(() => {});
+    throw problem;
+  } finally {
+    await folder.release();
+    await closeDictionaries(dictionaries);
+    await opened.checkpoint.close();
+  }
+}
+
+class Job {
+  manifest: Manifest;
+  readonly #options: JobOptions;
+  readonly #opened: OpenModel;
+  readonly #dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly #folder: OpenFolder;
+  readonly #reporter: Reporter;
+  readonly #secondsBefore: Readonly<Record<string, number>>;
+
+  constructor(
+    options: JobOptions,
+    opened: OpenModel,
+    dictionaries: ReadonlyMap<SiteName, Dictionary>,
+    folder: OpenFolder,
+    manifest: Manifest,
+    reporter: Reporter,
+  ) {
+    this.#options = options;
+    this.#opened = opened;
+    this.#dictionaries = dictionaries;
+    this.#folder = folder;
+    this.#reporter = reporter;
+    this.#secondsBefore = manifest.seconds;
+    this.manifest = { ...manifest, status: "running", error: null };
+  }
+
+  async work(allPairs: readonly TokenPair[]): Promise<void> {
+    const { score, precision: dtype, device, keep, batch_size, top } = this.#options;
+    const { model, checkpoint, tokenizer } = this.#opened;
+    const sites = [...this.#dictionaries.keys()];
+    const session = { dtype, device: device as Device };
+    await this.#save();
+
+    const identity = await checkpoint.sha256();
+    this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
+    this.manifest.dictionaries = await this.#describeDictionaries();
+    const weights = await heldWeights(model, checkpoint, dtype);
+    await this.#save();
+
+    const pairs =
+      keep === "correct"
+        ? await this.#correctOnly(allPairs, (forest) =>
+            runMetric(model, weights, planMetric(forest), { ...session, sites: [] }),
+          )
+        : allPairs;
+    const forest = prefixForest(pairs);
+    const plan = planCapture(forest, {
+      wanted: score === "effect" ? "changed" : score === "gradient" ? "none" : "clean",
+      ...(batch_size === null ? {} : { batchSize: batch_size }),
+    });
+    this.manifest.counts = {
+      pairs: pairs.length,
+      nodes_forward: forest.forward.size,
+      nodes_backward: forest.backward.size,
+      tokens: pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0),
+      rows: 0,
+    };
+
+    this.#reporter.begin("capture", plan.packs.length);
+    const planIdentity = sha256OfText(
+      JSON.stringify([identity, sites, plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]])]),
+    );
+    const files = fileStore(this.#folder.partial, planIdentity);
+    const tables = await RunTables.open(this.#folder.partial);
+    const codes = codeReader(session);
+    try {
+      const captured = await capture(model, weights, plan, {
+        ...session,
+        sites,
+        store: dtype === "float32" ? files : memoryStore(),
+        onProgress: (done, total) => this.#reporter.set(done, total),
+        stopped: this.#reporter.stopped,
+      });
+      if (keep === "all") this.#countAccuracy(pairs, (i) => captured.cleanMetric[forest.entryOfPair[i]!]!);
+      await tables.writeNodes(
+        nodesTable(forest, (id) => tokenizer.token(id)),
+        [...tokenizer.special],
+      );
+
+      this.#reporter.begin("effects", sites.length);
+      for (const [done, dictionary] of [...this.#dictionaries.values()].entries()) {
+        if (this.#reporter.stopped()) throw new StoppedError("stopped");
+        await this.#effectsOf(dictionary, captured, codes, tables);
+        this.#reporter.set(done + 1);
+      }
+
+      this.#reporter.begin("checks", 1);
+      await this.#checkForest(forest, weights, session, sites);
+
+      this.#reporter.begin("writing", 1);
+      await writeFileAtomic(join(this.#folder.path, "pairs.jsonl"), pairLines(pairs, forest, captured));
+      const counts = countPairs(pairs);
+      const finished = await tables.finish(this.#folder.path, { sites, pairs: counts, score, top });
+      this.manifest.counts.rows = finished.rows;
+
+      if (score === "effect" && dtype === "float32") {
+        this.#reporter.begin("meaning", 1);
+        const setting = {
+          model,
+          weights,
+          captured,
+          codes,
+          dictionaries: this.#dictionaries,
+          ranking: finished.ranking,
+        };
+        const meaning = await measureMeaning(setting, session);
+        if (meaning) {
+          await writeFileAtomic(join(this.#folder.path, "ablation.json"), `${JSON.stringify(meaning, null, 2)}\n`);
+        }
+      }
+    } finally {
+      tables.close();
+      await codes.release();
+      await files.close();
+    }
+    this.#reporter.end();
+    this.manifest.finished = new Date().toISOString();
+    await this.#save();
+    await writeReport(this.#folder.path, "finished");
+    await completeRunFolder(this.#folder, this.#current());
+    this.manifest = { ...this.#current(), status: "finished" };
+  }
+
+  warn(text: string): void {
+    if (this.manifest.warnings.includes(text)) return;
+    this.manifest.warnings.push(text);
+    this.#reporter.line(text);
+  }
+
+  async fail(error: string): Promise<void> {
+    await writeManifest(this.#folder.path, { ...this.#current(), status: "failed", error });
+  }
+
+  /** Effects, or the score asked for, of one site, unless an earlier sitting has them. */
+  async #effectsOf(
+    dictionary: Dictionary,
+    captured: Capture,
+    codes: ReturnType<typeof codeReader>,
+    tables: RunTables,
+  ): Promise<void> {
+    const { site } = dictionary;
+    const { backward } = captured.plan.forest;
+    switch (this.#options.score) {
+      case "effect": {
+        const known = this.manifest.checks.some((c) => c.name === "sum of effects" && c.site === site);
+        if (known && tables.hasEffects(site)) return;
+        const { rows, check: sum } = await analyticEffects(captured, dictionary, codes);
+        await tables.writeEffects(rows);
+        this.#addCheck(check("sum of effects", site, sum.gap, sum.scale, sumTolerance));
+        return this.#save();
+      }
+      case "gradient-activation":
+        if (!tables.hasEffects(site)) await tables.writeEffects(await gradientActivation(captured, dictionary, codes));
+        return;
+      case "gradient": {
+        if (tables.hasFeatureSums(site)) return;
+        const special = this.#opened.tokenizer.special;
+        const sums = await gradientSums(captured, dictionary, (node) => special.has(backward.token[node]!));
+        await tables.writeFeatureSums(
+          site,
+          backward.groups.map((group, i) => ({ ...group, sums: sums[i]! })),
+        );
+      }
+    }
+  }
+
+  async #checkForest(
+    forest: PrefixForest,
+    weights: Awaited<ReturnType<typeof heldWeights>>,
+    session: { readonly dtype: "float32" | "float64"; readonly device: Device },
+    sites: readonly SiteName[],
+  ): Promise<void> {
+    const every = Math.max(1, Math.floor(forest.pairs.length / forestSample));
+    const sample = forest.pairs.filter((_, i) => i % every === 0).slice(0, forestSample);
+    for (const { site, gap, scale } of await forestCheck(this.#opened.model, weights, sample, { ...session, sites })) {
+      this.#addCheck(check("forest equals example by example", site, gap, scale, forestTolerance));
+    }
+  }
+
+  async #correctOnly(pairs: readonly TokenPair[], metricOf: (forest: PrefixForest) => Promise<Float64Array>) {
+    const forest = prefixForest(pairs);
+    const metric = await metricOf(forest);
+    const of = (i: number) => metric[forest.entryOfPair[i]!]!;
+    this.#countAccuracy(pairs, of);
+    const kept = pairs.filter((_, i) => of(i) < 0);
+    if (kept.length === 0) {
+      throw new UserError(
+        "--keep correct: expected pairs that the model gets right, got none. Leave --keep out to analyse all of them.",
+      );
+    }
+    if (kept.length < pairs.length)
+      this.warn(
+        `Left out ${pairs.length - kept.length} of ${pairs.length} pairs that the model gets wrong (--keep correct).`,
+      );
+    return kept;
+  }
+
+  #countAccuracy(pairs: readonly TokenPair[], metric: (i: number) => number): void {
+    const counts = new Map<string, { split: "train" | "test"; case: string; pairs: number; correct: number }>();
+    pairs.forEach(({ pair }, i) => {
+      const key = `${pair.split}/${pair.case}`;
+      const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0, correct: 0 };
+      counts.set(key, count);
+      count.pairs++;
+      if (metric(i) < 0) count.correct++;
+    });
+    this.manifest.accuracy = [...counts.values()].map((c) => ({ ...c, accuracy: c.correct / c.pairs }));
+    for (const { split, case: name, accuracy } of this.manifest.accuracy) {
+      if (accuracy >= fairAccuracy) continue;
+      this.warn(
+        `Accuracy ${(100 * accuracy).toFixed(0)} % on ${split} ${name}: below 80 %, so the effects explain a behaviour that the model hardly has.`,
+      );
+    }
+  }
+
+  async #describeDictionaries(): Promise<Manifest["dictionaries"]> {
+    const described: Manifest["dictionaries"] = [];
+    const dummy = this.#options.sae_source === "dummy";
+    for (const d of this.#dictionaries.values()) {
+      const sha256 = dummy ? null : await d.sha256();
+      described.push({
+        site: d.site,
+        source: dummy ? "dummy" : (this.#options.sae_source ?? "the model's own"),
+        kind: d.kind,
+        features: d.width,
+        sha256,
+        dummy,
+      });
+    }
+    if (dummy)
+      this.warn(
+        "DUMMY dictionaries: random directions in place of trained features. No feature in this run means anything.",
+      );
+    return described;
+  }
+
+  #addCheck(line: Check): void {
+    this.manifest.checks = [...this.manifest.checks.filter((c) => c.name !== line.name || c.site !== line.site), line];
+  }
+
+  #current(): Manifest {
+    const seconds = { ...this.#secondsBefore };
+    for (const [phase, value] of Object.entries(this.#reporter.seconds)) seconds[phase] = (seconds[phase] ?? 0) + value;
+    const peak = Math.max(this.manifest.peak_rss_bytes, process.resourceUsage().maxRSS * 1024);
+    return { ...this.manifest, seconds, peak_rss_bytes: peak };
+  }
+
+  #save(): Promise<void> {
+    return writeManifest(this.#folder.path, this.#current());
+  }
+}
+
+function countPairs(pairs: readonly TokenPair[]): { split: "train" | "test"; case: string; pairs: number }[] {
+  const counts = new Map<string, { split: "train" | "test"; case: string; pairs: number }>();
+  for (const { pair } of pairs) {
+    const key = `${pair.split}/${pair.case}`;
+    const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0 };
+    counts.set(key, count);
+    count.pairs++;
+  }
+  return [...counts.values()];
+}
+
+function nodesTable({ backward }: PrefixForest, text: (id: number) => string): NodesTable {
+  const groupOf = (node: number) => backward.groups[backward.group[node]!]!;
+  const each = <T>(f: (node: number) => T): T[] => Array.from({ length: backward.size }, (_, node) => f(node));
+  return {
+    node: Int32Array.from({ length: backward.size }, (_, node) => node),
+    split: each((node) => groupOf(node).split),
+    case: each((node) => groupOf(node).case),
+    parent: backward.parent,
+    position: backward.position,
+    token_id: backward.token,
+    token: each((node) => text(backward.token[node]!)),
+    patch_token_id: backward.patchToken,
+    patch_token: each((node) => text(backward.patchToken[node]!)),
+    weight: backward.weight,
+  };
+}
+
+/** `pairs.jsonl`: the public format's fields, with split, case, the metric at both prompts and the end node. */
+function pairLines(pairs: readonly TokenPair[], forest: PrefixForest, { cleanMetric, patchMetric }: Capture): string {
+  const lines = pairs.map(({ pair }, i) => {
+    const { clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name } = pair;
+    const entry = forest.entryOfPair[i]!;
+    const metric = { m_clean: cleanMetric[entry], m_patch: patchMetric[entry], end: forest.endOfPair[i] };
+    return JSON.stringify({ clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name, ...metric });
+  });
+  return `${lines.join("\n")}\n`;
+}

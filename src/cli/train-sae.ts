@@ -1,0 +1,164 @@
+import { mkdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { openFolder } from "#file";
+import { openDictionaries } from "../dictionaries/open.ts";
+import { type JumpReluWeights, saveSaeLens } from "../dictionaries/sae-lens.ts";
+import { UserError } from "../errors.ts";
+import { compareSites, parseSite, type SiteName } from "../site.ts";
+import type { DictionaryQuality } from "../training/evaluate.ts";
+import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
+import { writeFileAtomic } from "./files.ts";
+import { Progress } from "./progress.ts";
+import { chartSvg } from "./train-curves.ts";
+import { heldOutText, json, round } from "./train-lm.ts";
+import { runBySites } from "./train-threads.ts";
+import { reportEvery } from "./train-worker.ts";
+
+export interface DictionaryTask {
+  /** The model's folder. */
+  readonly model: string;
+  readonly modelName: string;
+  readonly sites: readonly SiteName[];
+  /** Where the SAEs go or lie, one folder per site. */
+  readonly folder: string;
+  /** Tokens per row of text. */
+  readonly length: number;
+  readonly threads: number;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Trains an SAE per site on generated English and writes them in SAELens' layout, with their curves in `training` beside the SAEs' folder. Nothing
+ * is written before all are trained.
+ *
+ * @throws UserError if there is an SAE already and `force` is not set, or the folder cannot be written
+ */
+export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, force: boolean): Promise<void> {
+  const { sites, folder, threads, signal } = task;
+  for (const site of sites) {
+    if (!force && (await stat(join(folder, site)).catch(() => null))) {
+      throw new UserError(
+        `--output_dir: expected a folder without SAEs of ${site}, got ${folder}. Choose another one, or replace them with --force.`,
+      );
+    }
+  }
+  const progress = new Progress();
+  const curve: DictionaryProgress[] = [];
+  const started = performance.now();
+  try {
+    progress.begin(`training ${sites.length} SAEs`, sites.length * recipe.steps);
+    const trained = await runBySites<JumpReluWeights, DictionaryProgress>(
+      {
+        kind: "dictionaries",
+        model: task.model,
+        sites,
+        recipe,
+        text: `${recipe.seed}/dictionaries`,
+        length: task.length,
+      },
+      threads,
+      (line) => {
+        progress.advance(reportEvery);
+        curve.push({ ...line, unexplained: round(line.unexplained), activeFeatures: round(line.activeFeatures) });
+      },
+      signal,
+    );
+    progress.end();
+    const cpu = process.cpuUsage();
+    const record = {
+      recipe,
+      sites,
+      seconds: Math.round((performance.now() - started) / 1000),
+      cpu_seconds: Math.round((cpu.user + cpu.system) / 1e6),
+      threads,
+    };
+    for (const sae of trained) {
+      await mkdir(join(folder, sae.site), { recursive: true });
+      const files = saveSaeLens(sae, {
+        dtype: "float16",
+        metadata: {
+          model_name: task.modelName,
+          context_size: task.length,
+          dataset_path: "generated English",
+          prepend_bos: true,
+        },
+      });
+      for (const [name, bytes] of Object.entries(files)) await writeFileAtomic(join(folder, sae.site, name), bytes);
+    }
+    const notes = join(folder, "../training");
+    await mkdir(notes, { recursive: true });
+    curve.sort((a, b) => compareSites(a.site, b.site) || a.step - b.step);
+    await writeFileAtomic(join(notes, "saes.jsonl"), curve.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    await writeFileAtomic(join(notes, "saes.svg"), errorChart(curve));
+    await writeFileAtomic(join(notes, "saes.json"), json(record));
+    progress.line(`SAEs: ${folder}`);
+  } finally {
+    progress.stop();
+  }
+}
+
+/**
+ * Measures SAEs again on held-out text, writes `training/saes-quality.json` and prints a table.
+ *
+ * @param tokens how many, BOS not counted
+ */
+export async function evaluateSaes(
+  task: DictionaryTask,
+  seed: number,
+  tokens: number,
+  print: (line: string) => void,
+): Promise<void> {
+  const { sites, folder, threads, signal } = task;
+  // Opened first, so that a missing or damaged file is found before the work begins.
+  for (const dictionary of (await openDictionaries(await openFolder(folder), sites)).values()) await dictionary.close();
+  const progress = new Progress();
+  const done = Array.from({ length: threads }, () => ({ done: 0, total: 0 }));
+  progress.begin(`evaluating ${sites.length} SAEs`, 1);
+  const found = await runBySites<DictionaryQuality, { done: number; total: number }>(
+    {
+      kind: "evaluation",
+      model: task.model,
+      saes: folder,
+      sites,
+      text: heldOutText(seed),
+      length: task.length,
+      tokens,
+    },
+    threads,
+    (state, thread) => {
+      done[thread] = state;
+      const sum = (part: "done" | "total") => done.reduce((all, one) => all + one[part], 0);
+      progress.set(sum("done"), sum("total"));
+    },
+    signal,
+  ).finally(() => progress.stop());
+  found.sort((a, b) => compareSites(a.site, b.site));
+  await mkdir(join(folder, "../training"), { recursive: true });
+  await writeFileAtomic(join(folder, "../training/saes-quality.json"), json({ tokens, sites: found }));
+  print(
+    "| site | features | variance explained | loss recovered | loss: plain, SAE, mean | active per token | silent |",
+  );
+  print("|---|---|---|---|---|---|---|");
+  for (const q of found) {
+    const losses = [q.loss, q.lossReconstructed, q.lossAblated].map((x) => x.toFixed(4)).join(", ");
+    print(
+      `| ${q.site} | ${q.features} | ${q.varianceExplained.toFixed(4)} | ${q.lossRecovered.toFixed(4)} | ${losses} | ${q.activeFeatures.toFixed(1)} | ${(100 * q.silent).toFixed(1)} % |`,
+    );
+  }
+}
+
+function errorChart(curve: readonly DictionaryProgress[]): string {
+  const colors = { embed: "#777", attn_z: "#7c3aed", attn_out: "#c2410c", mlp_out: "#15803d", resid_post: "#1d4ed8" };
+  const sites = [...new Set(curve.map(({ site }) => site))];
+  return chartSvg({
+    title: "SAEs: share of the variance that is not explained",
+    x: "steps",
+    y: "share",
+    logarithmic: true,
+    series: sites.map((site) => ({
+      name: parseSite(site).kind,
+      color: colors[parseSite(site).kind],
+      points: curve.filter((line) => line.site === site).map(({ step, unexplained }) => [step, unexplained]),
+    })),
+  });
+}

@@ -1,0 +1,152 @@
+import { type Command, InvalidArgumentError } from "commander";
+import { UsageError } from "../errors.ts";
+import { isSiteKind, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
+import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
+import { evaluateModel, trainModel } from "./train-lm.ts";
+import { evaluateSaes, trainSaes } from "./train-sae.ts";
+
+/** Adds `train lm` and `train sae`. */
+export function addTrainCommands(program: Command): void {
+  const train = program.command("train").description("train a language model and SAEs on the same engine");
+
+  train
+    .command("lm")
+    .description("train the embedded model's architecture on generated English")
+    .requiredOption("--output_dir <folder>", "where the model goes")
+    .option("--seed <n>", "of the first weights and of the text", whole, demoRecipe.seed)
+    .option("--steps <n>", "training steps", positive, demoRecipe.steps)
+    .option("--rows <n>", `rows of ${demoRecipe.length} tokens per step, an even number`, positive, demoRecipe.rows)
+    .option("--learning_rate <x>", "highest learning rate", aboveZero, demoRecipe.learningRate)
+    .option("--threads <n>", "gradients computed side by side, at most 2", positive, 2)
+    .option("--force", "replace a model that is there already, and remove its SAEs", false)
+    .option("--evaluate", "measure the model in the folder instead of training one", false)
+    .action(async (o: LmFlags) => {
+      if (o.evaluate) return evaluateModel(folderOf(o.output_dir), o.threads, print);
+      if (o.rows % demoRecipe.parts !== 0) {
+        throw new UsageError(`--rows: expected a multiple of ${demoRecipe.parts}, got ${o.rows}.`);
+      }
+      const { seed, steps, rows, learning_rate: learningRate } = o;
+      const warmup = Math.min(demoRecipe.warmup, Math.ceil(steps / 10));
+      const recipe = { ...demoRecipe, seed, steps, rows, learningRate, warmup };
+      await untilInterrupted((signal) =>
+        trainModel(o.output_dir, recipe, { threads: o.threads, force: o.force, signal }),
+      );
+    });
+
+  train
+    .command("sae")
+    .description("train JumpReLU SAEs of a model's sites on generated English")
+    .option("--model_name <model>", "folder in Hugging Face layout", embeddedModel)
+    .option("--sites <kinds>", "kinds of sites", "attn_out,mlp_out,resid_post")
+    .option("--layers <blocks>", "0-based blocks, e.g. 0-3,5 (default: all)")
+    .option("--output_dir <folder>", "where the SAEs go (default: saes in the model's folder)")
+    .option("--seed <n>", "of the first weights and of the text", whole, demoDictionaryRecipe.seed)
+    .option("--steps <n>", "training steps of each SAE", positive, demoDictionaryRecipe.steps)
+    .option("--expansion <n>", "features per dimension of the site", positive, demoDictionaryRecipe.expansion)
+    .option("--active <n>", "active features per token to steer to", positive, demoDictionaryRecipe.activeFeatures)
+    .option("--threads <n>", "sites trained side by side", positive, 2)
+    .option("--force", "replace SAEs that are there already", false)
+    .option("--evaluate", "measure the SAEs in the folder instead of training some", false)
+    .option("--tokens <n>", "held-out tokens for --evaluate", positive, 1_000_000)
+    .action(async (o: SaeFlags) => {
+      const { model, checkpoint, folder } = await openModel(o.model_name);
+      await checkpoint.close();
+      const layers = o.layers === undefined ? undefined : parseLayers(o.layers, model.layers);
+      const kinds = parseKinds(o.sites, model.sites);
+      const task = {
+        model: folder,
+        modelName: folder.split("/").at(-1)!,
+        sites: sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l))),
+        folder: o.output_dir ?? `${folder}/saes`,
+        length: demoRecipe.length,
+        threads: o.threads,
+      };
+      const { seed, steps, expansion, active: activeFeatures } = o;
+      const recipe = { ...demoDictionaryRecipe, seed, steps, expansion, activeFeatures };
+      await untilInterrupted((signal) =>
+        o.evaluate
+          ? evaluateSaes({ ...task, signal }, seed, o.tokens, print)
+          : trainSaes({ ...task, signal }, recipe, o.force),
+      );
+    });
+}
+
+interface LmFlags {
+  readonly output_dir: string;
+  readonly seed: number;
+  readonly steps: number;
+  readonly rows: number;
+  readonly learning_rate: number;
+  readonly threads: number;
+  readonly force: boolean;
+  readonly evaluate: boolean;
+}
+
+interface SaeFlags {
+  readonly model_name: string;
+  readonly sites: string;
+  readonly layers?: string;
+  readonly output_dir?: string;
+  readonly seed: number;
+  readonly steps: number;
+  readonly expansion: number;
+  readonly active: number;
+  readonly threads: number;
+  readonly force: boolean;
+  readonly evaluate: boolean;
+  readonly tokens: number;
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+/** Runs work that Ctrl-C stops in an orderly way. */
+async function untilInterrupted(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const controller = new AbortController();
+  const stop = () => controller.abort();
+  process.once("SIGINT", stop);
+  try {
+    await work(controller.signal);
+  } finally {
+    process.off("SIGINT", stop);
+  }
+}
+
+function folderOf(name: string): string {
+  return name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : name;
+}
+
+function parseKinds(text: string, sites: Readonly<Partial<Record<SiteKind, number>>>): SiteKind[] {
+  return text.split(",").map((part) => {
+    const kind = part.trim();
+    if (!isSiteKind(kind) || sites[kind] === undefined) {
+      throw new UsageError(
+        `--sites: expected kinds out of ${Object.keys(sites).join(", ")}, got "${text}". Put commas between them.`,
+      );
+    }
+    return kind;
+  });
+}
+
+function sitesOf(kinds: readonly SiteKind[], layers: ReadonlySet<number>): SiteName[] {
+  return kinds.flatMap((kind) =>
+    kind === "embed" ? ["embed"] : [...layers].map((layer) => siteName({ kind, layer })),
+  );
+}
+
+function whole(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError("expected a whole number.");
+  return Number(text);
+}
+
+function positive(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("expected a whole number above 0.");
+  return Number(text);
+}
+
+function aboveZero(text: string): number {
+  if (!(Number(text) > 0)) throw new InvalidArgumentError("expected a number above 0.");
+  return Number(text);
+}

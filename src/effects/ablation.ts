@@ -1,0 +1,111 @@
+import { type Capture, runMetric } from "../capture/capture.ts";
+import { planMetric } from "../capture/packs.ts";
+import type { PassOptions } from "../capture/passes.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { type CodeReader, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
+import { constant, type Tensor } from "../graph/tensor.ts";
+import type { Model, Tap, Weights } from "../models/model.ts";
+import { isChanged, type PrefixForest } from "../prompts/forest.ts";
+import type { SiteName } from "../site.ts";
+
+/** Codes of a feature over the members of one group. */
+export interface Firing {
+  /** Members looked at. */
+  readonly n: number;
+  /** Share of them with a code above 0. */
+  readonly share: number;
+  /** Mean code, zeros included. */
+  readonly mean: number;
+}
+
+/**
+ * How often features of a site fire at the first token in which clean and patch prompt differ: for agreement, the subject noun.
+ *
+ * @param groupOf the group of a backward node, or undefined to leave it out; a member is a distinct clean prefix
+ * @returns for each feature, its firing by group
+ */
+export async function firing(
+  capture: Capture,
+  dictionary: Dictionary,
+  codes: CodeReader,
+  features: readonly number[],
+  groupOf: (node: number) => string | undefined,
+): Promise<ReadonlyMap<string, Firing>[]> {
+  const { x, width: D } = await capture.site(dictionary.site);
+  const { row, forest } = capture.plan;
+  const { backward } = forest;
+  const members = new Map<string, Set<number>>();
+  for (let node = 0; node < backward.size; node++) {
+    const parent = backward.parent[node]!;
+    const group = groupOf(node);
+    if (group === undefined || !isChanged(backward, node) || (parent >= 0 && isChanged(backward, parent))) continue;
+    const set = members.get(group) ?? new Set();
+    members.set(group, set.add(row[backward.clean[node]!]!));
+  }
+  const list = [...members].flatMap(([group, rows]) => [...rows].map((at) => ({ group, at })));
+  const gathered = x.slice(0, list.length * D);
+  list.forEach(({ at }, i) => {
+    gathered.set(x.subarray(at * D, (at + 1) * D), i * D);
+  });
+  const sparse = await codes.encode(dictionary, gathered);
+  return features.map((feature) => {
+    const sums = new Map([...members.keys()].map((group) => [group, { n: 0, fired: 0, sum: 0 }]));
+    list.forEach(({ group }, i) => {
+      const sum = sums.get(group)!;
+      sum.n++;
+      for (let k = sparse.offsets[i]!; k < sparse.offsets[i + 1]!; k++) {
+        if (sparse.features[k] !== feature) continue;
+        sum.fired++;
+        sum.sum += sparse.values[k]!;
+      }
+    });
+    return new Map([...sums].map(([group, { n, fired, sum }]) => [group, { n, share: fired / n, mean: sum / n }]));
+  });
+}
+
+/**
+ * The metric at every end's clean prompt with some features taken out: at each site x becomes x − Σ f_i·d_i over them, at every position, the rest of
+ * x (other features, biases, error) untouched.
+ *
+ * @param features by site; an empty map gives the plain model's metric
+ * @returns m by end, in logits
+ */
+export async function ablatedMetric(
+  model: Model,
+  weights: Weights,
+  forest: PrefixForest,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  features: ReadonlyMap<SiteName, readonly number[]>,
+  options: Omit<PassOptions, "block" | "sites" | "splice">,
+): Promise<Float64Array> {
+  const cuts = new Map<SiteName, (x: Tensor) => Tensor>();
+  for (const [site, chosen] of features) cuts.set(site, await cutOut(dictionaries.get(site)!, chosen));
+  const splice: Tap = (site, x) => cuts.get(site)?.(x) ?? x;
+  return runMetric(model, weights, planMetric(forest), { ...options, sites: [], splice });
+}
+
+/** x[N,D] ↦ x − f[:,S]·W_dec[S]. Only the encoder columns of S are used, but for TopK, where every code depends on the others. */
+async function cutOut(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
+  const { weight, bias, inputBias, activation } = await dictionary.encoder();
+  const [D, F] = [dictionary.inputWidth, dictionary.width];
+  const all = activation.kind === "topk";
+  const columns = all ? Array.from({ length: F }, (_, i) => i) : features;
+  const S = columns.length;
+  const pick = (data: Float32Array) => Float32Array.from(columns, (i) => data[i]!);
+  const picked = new Float32Array(D * S);
+  for (let d = 0; d < D; d++) for (let s = 0; s < S; s++) picked[d * S + s] = weight[d * F + columns[s]!]!;
+  const decoder = await dictionary.decoderRows(columns);
+  const out = new Set(features);
+  columns.forEach((feature, s) => {
+    if (!out.has(feature)) decoder.fill(0, s * D, (s + 1) * D);
+  });
+  const vector = (data: Float32Array) => constant(data, "float32", [data.length]);
+  const tensors: EncoderTensors = {
+    weight: constant(picked, "float32", [D, S]),
+    bias: vector(pick(bias)),
+    inputBias: inputBias && vector(inputBias),
+    threshold: activation.kind === "jumprelu" ? vector(pick(activation.threshold)) : undefined,
+  };
+  const directions = constant(decoder, "float32", [S, D]);
+  return (x) => x.sub(traceCodes(x, tensors, activation.kind, all ? activation.k : 0).matmul(directions));
+}

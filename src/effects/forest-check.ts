@@ -1,0 +1,72 @@
+import { type Capture, capture } from "../capture/capture.ts";
+import { planCapture } from "../capture/packs.ts";
+import type { PassOptions } from "../capture/passes.ts";
+import type { Model, Weights } from "../models/model.ts";
+import { type Merge, type PrefixForest, prefixForest } from "../prompts/forest.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import type { SiteName } from "../site.ts";
+
+/** The largest difference between the forest's and the separate examples' effect at one site. */
+export interface ForestGap {
+  readonly site: SiteName;
+  /** Largest |⟨g, Δx⟩ on the forest − the same, example by example| over nodes, in logits. */
+  readonly gap: number;
+  /** Largest |⟨g, Δx⟩| of a node. */
+  readonly scale: number;
+}
+
+/**
+ * Checks on some pairs that the prefix forest gives what example by example gives (METHOD, check 4): ⟨g, Δx⟩ at every site and node, computed
+ * once on the merged forest and once with a path of its own for each pair, whose nodes are then added up.
+ */
+export async function forestCheck(
+  model: Model,
+  weights: Weights,
+  pairs: readonly TokenPair[],
+  options: Omit<PassOptions, "block">,
+): Promise<ForestGap[]> {
+  const run = async (merge: Merge) => {
+    const forest = prefixForest(pairs, { merge });
+    const captured = await capture(model, weights, planCapture(forest, { wanted: "changed" }), options);
+    return { captured, keys: nodeKeys(forest) };
+  };
+  const [merged, separate] = [await run("all"), await run("none")];
+  const gaps: ForestGap[] = [];
+  for (const site of options.sites) {
+    const [a, b] = [await effectByKey(merged, site), await effectByKey(separate, site)];
+    let [gap, scale] = [0, 0];
+    for (const [key, value] of b) {
+      gap = Math.max(gap, Math.abs(value - (a.get(key) ?? 0)));
+      scale = Math.max(scale, Math.abs(value));
+    }
+    gaps.push({ site, gap, scale });
+  }
+  return gaps;
+}
+
+async function effectByKey(
+  { captured, keys }: { readonly captured: Capture; readonly keys: readonly string[] },
+  site: SiteName,
+): Promise<Map<string, number>> {
+  const { x, g, width: D } = await captured.site(site);
+  const { row, forest } = captured.plan;
+  const sums = new Map<string, number>();
+  for (const node of captured.activeNodes(site)) {
+    const [clean, patch] = [row[forest.backward.clean[node]!]! * D, row[forest.backward.patch[node]!]! * D];
+    let effect = 0;
+    for (let d = 0; d < D; d++) effect += g[node * D + d]! * (x[patch + d]! - x[clean + d]!);
+    sums.set(keys[node]!, (sums.get(keys[node]!) ?? 0) + effect);
+  }
+  return sums;
+}
+
+/** Split, case and both prefixes of each backward node: equal for nodes that merging makes one. */
+function nodeKeys({ backward }: PrefixForest): string[] {
+  const keys: string[] = [];
+  for (let node = 0; node < backward.size; node++) {
+    const parent = backward.parent[node]!;
+    const before = parent < 0 ? `${backward.group[node]}` : keys[parent];
+    keys.push(`${before} ${backward.token[node]}:${backward.patchToken[node]}`);
+  }
+  return keys;
+}

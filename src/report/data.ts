@@ -1,0 +1,249 @@
+import { z } from "zod";
+import type { Score } from "../circuit/ranking.ts";
+import type { Split } from "../prompts/pairs.ts";
+import type { SiteName } from "../site.ts";
+
+/**
+ * Everything that a report shows, ready to draw: small enough to live inside one HTML file (a few MB at most), and nothing in it has to be
+ * computed from the model again. Long lists are cut off; `limits` says where.
+ *
+ * Sign: m = logit(patch answer) − logit(clean answer). A positive effect moves the model to the patch answer.
+ */
+export interface ReportData {
+  readonly format: 1;
+  readonly run: ReportRun;
+  /** One line each, for the reader of the report: low accuracy, dummy dictionaries, a missing test split. */
+  readonly warnings: readonly string[];
+  /** By split and case, in the order of the pairs file. */
+  readonly accuracy: readonly CaseAccuracy[];
+  readonly checks: readonly ReportCheck[];
+  /** By split and site, in the order of computation. */
+  readonly importance: readonly SiteImportance[];
+  /** By split, case and site; `case: ""` is all cases together. */
+  readonly features: readonly TopFeatures[];
+  /** By site; empty without a test split. */
+  readonly agreement: readonly SiteAgreement[];
+  /** Prompts for the map of tokens × layers; empty for scores that are not kept per token. */
+  readonly examples: readonly ReportExample[];
+  /** The top features of every site with the tokens that drive them; empty for scores that are not kept per token. */
+  readonly drivers: readonly FeatureDrivers[];
+  /** What single features stand for, where it was measured (`ablation.json` in the run's folder). */
+  readonly meaning: Ablation | null;
+  readonly limits: ReportLimits;
+}
+
+/** What was run, by what, and what it cost. */
+export interface ReportRun {
+  readonly model: ReportModel;
+  readonly dictionaries: ReportDictionaries;
+  readonly task: string;
+  readonly method: string;
+  readonly score: Score;
+  readonly command: string;
+  readonly seed: number;
+  /** `finished`, or what the run's folder says of itself. */
+  readonly status: string;
+  /** Name and version of everything that took part, e.g. `analytic-sfc` and `onnxruntime-node`. */
+  readonly versions: readonly Named<string>[];
+  /** The options that the run was started with, as text. */
+  readonly options: readonly Named<string>[];
+  /** What was counted along the way, e.g. tokens and forest nodes. */
+  readonly counts: readonly Named<number>[];
+  readonly phases: readonly { readonly name: string; readonly seconds: number }[];
+  /** Largest resident memory of the process, in bytes; null if it was not measured. */
+  readonly peakBytes: number | null;
+}
+
+/** A value under a name, in the order in which it is shown. */
+export interface Named<T> {
+  readonly name: string;
+  readonly value: T;
+}
+
+export interface ReportModel {
+  readonly name: string;
+  /** Fingerprint of the weights; null if unknown. */
+  readonly sha256: string | null;
+}
+
+export interface ReportDictionaries {
+  readonly name: string;
+  /** Random unit directions in place of trained features: the numbers then mean nothing. */
+  readonly dummy: boolean;
+  readonly sha256: string | null;
+}
+
+/** How often, and by how much, the model prefers the clean answer. */
+export interface CaseAccuracy {
+  readonly split: Split;
+  readonly case: string;
+  readonly pairs: number;
+  /** Share of pairs with m < 0 at the clean prompt, in [0, 1]. */
+  readonly accuracy: number;
+  /** Mean of m over the pairs at the clean and at the patch prompt, in logits; null where the patch prompt was not run. */
+  readonly cleanMean: number;
+  readonly patchMean: number | null;
+}
+
+/** One line of the run's checks: |gap| ≤ tolerance · scale. */
+export interface ReportCheck {
+  readonly name: string;
+  /** Empty for checks of the whole model. */
+  readonly site: SiteName | "";
+  readonly gap: number;
+  readonly scale: number;
+  readonly tolerance: number;
+  readonly passed: boolean;
+}
+
+/** How much of the behaviour runs through a site. */
+export interface SiteImportance {
+  readonly split: Split;
+  readonly site: SiteName;
+  /** Σ_i |effect_i| over features, without the error; in the score's unit, per pair. */
+  readonly importance: number;
+  /** |error| / (importance + |error|), in [0, 1]; null where there is no error term. */
+  readonly errorShare: number | null;
+}
+
+/** The strongest features of a site by |effect|, as columns of equal length. */
+export interface TopFeatures {
+  readonly split: Split;
+  readonly case: string;
+  readonly site: SiteName;
+  readonly feature: readonly number[];
+  /** Mean per pair, signed. */
+  readonly effect: readonly number[];
+  /** Forest nodes at which the feature has a row. */
+  readonly nodes: readonly number[];
+  /** The error term's effect, mean per pair; null where there is none. */
+  readonly error: number | null;
+}
+
+/** Train against test at one site; points as columns of equal length, the strongest first. */
+export interface SiteAgreement {
+  readonly site: SiteName;
+  /** Rank correlation of the signed effects over features present in both splits; null for fewer than two. */
+  readonly spearman: number | null;
+  /** Number of features present in both splits. */
+  readonly both: number;
+  /** Share of the strongest 10 (and 50) features of one split that are among those of the other, in [0, 1]. */
+  readonly overlap10: number | null;
+  readonly overlap50: number | null;
+  readonly feature: readonly number[];
+  readonly train: readonly number[];
+  readonly test: readonly number[];
+}
+
+/** One pair's prompts with the effect of every site at every token. */
+export interface ReportExample {
+  readonly split: Split;
+  readonly case: string;
+  readonly prompt: ReportPrompt;
+  readonly cleanAnswer: string;
+  readonly patchAnswer: string;
+  readonly cleanMetric: number;
+  readonly patchMetric: number | null;
+  /** Per site one number per token, mean over the pairs that share the prefix: Σ over features, and the error. */
+  readonly sites: readonly {
+    readonly site: SiteName;
+    readonly features: readonly number[];
+    readonly error: readonly number[];
+  }[];
+}
+
+/** Tokens as text. `patch` has the patch prompt's token where it differs from the clean one, else null. */
+export interface ReportPrompt {
+  readonly clean: readonly string[];
+  readonly patch: readonly (string | null)[];
+}
+
+/** The tokens at which one feature has its largest effects. */
+export interface FeatureDrivers {
+  readonly site: SiteName;
+  readonly feature: number;
+  /** Mean per pair over all cases of the split that the ranking is from, signed. */
+  readonly effect: number;
+  /** Strongest first; each with another token. */
+  readonly contexts: readonly DriverContext[];
+}
+
+/** One token in one prompt. */
+export interface DriverContext {
+  readonly split: Split;
+  readonly case: string;
+  readonly prompt: ReportPrompt;
+  /** Index of the driving token in `prompt`. */
+  readonly position: number;
+  /** The feature's code at the clean and at the patch prefix; null where the patch prompt was not run. */
+  readonly codeClean: number;
+  readonly codePatch: number | null;
+  /** Mean over the pairs that share this prefix, in logits. */
+  readonly effect: number;
+  /** Number of pairs that share this prefix. */
+  readonly pairs: number;
+}
+
+/** Where lists are cut off; what is left out is in the run's folder. */
+export interface ReportLimits {
+  /** Features per split, case and site. */
+  readonly features: number;
+  /** Points per scatter plot. */
+  readonly points: number;
+  readonly examples: number;
+  /** Features per site for which driving tokens are kept, and tokens per feature. */
+  readonly drivers: number;
+  readonly contexts: number;
+}
+
+/** The limits that `sfc report` uses; a run with 100 sites and 12 cases then makes about 3 MB. */
+export const reportLimits: ReportLimits = { features: 20, points: 150, examples: 24, drivers: 5, contexts: 6 };
+
+const share = z.number().min(0).max(1);
+const split = z.enum(["train", "test"]);
+const count = z.number().int().nonnegative();
+
+/**
+ * `ablation.json`: what single features stand for, and what the model does without them. Groups are any partition of tokens that a task cares
+ * about: singular and plural subjects, female and male names.
+ */
+export const ablationSchema = z.strictObject({
+  format: z.literal(1),
+  /** What a group's members are and where codes are read, e.g. `held-out subject nouns`: "fires on 98 % of <members>". */
+  members: z.string(),
+  /** Strongest first. */
+  features: z.array(
+    z.strictObject({
+      site: z.string(),
+      feature: count,
+      /** Mean effect per pair in logits, signed. */
+      effect: z.number(),
+      fires: z.array(
+        z.strictObject({
+          group: z.string(),
+          split,
+          /** Members that were looked at. */
+          n: count,
+          /** Share of them with a code above 0. */
+          share,
+          /** Mean code over all of them, zeros included. */
+          mean: z.number(),
+        }),
+      ),
+    }),
+  ),
+  ablations: z.array(
+    z.strictObject({
+      /** What is taken away, e.g. `plural features`. */
+      label: z.string(),
+      /** `resid_post.3/41`, … */
+      features: z.array(z.string()),
+      /** What their codes are set to. */
+      value: z.enum(["zero", "mean"]),
+      accuracy: z.array(z.strictObject({ case: z.string(), split, n: count, before: share, after: share })),
+    }),
+  ),
+});
+
+/** The contents of `ablation.json`. */
+export type Ablation = z.infer<typeof ablationSchema>;

@@ -1,0 +1,228 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { writeBeside, writeFileAtomic, writeProblem } from "../src/cli/files.ts";
+import {
+  completeRunFolder,
+  inspectRunFolder,
+  type OpenFolder,
+  openRunFolder,
+  optionDifferences,
+} from "../src/cli/folder.ts";
+import { type Manifest, type RunOptions, startManifest, writeManifest } from "../src/cli/manifest.ts";
+import { UserError } from "../src/errors.ts";
+
+let home: string;
+let path: string;
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), "sfc-folder-"));
+  path = join(home, "outputs", "demo-agreement-1");
+});
+afterEach(() => rm(home, { recursive: true, force: true }));
+
+const options: RunOptions = { seed: 1, layers: "0-3", num_examples: 100 };
+const begun = (of: RunOptions): Manifest =>
+  startManifest({ command: "run", options: of, seed: 1, versions: {} }, new Date(0));
+
+async function open(of = options, force = false): Promise<OpenFolder> {
+  const folder = await openRunFolder(path, of, force);
+  if (folder.state === "finished") throw new Error("finished");
+  return folder;
+}
+
+/** A run as far as it gets before it is interrupted. */
+async function interrupted(): Promise<void> {
+  const folder = await open();
+  await writeManifest(path, begun(options));
+  await writeFile(join(folder.partial, "effects.embed.parquet"), "rows");
+  await folder.release();
+}
+
+async function finished(): Promise<void> {
+  const folder = await open();
+  await writeManifest(path, begun(options));
+  await writeFile(join(path, "features.parquet"), "features");
+  await completeRunFolder(folder, begun(options));
+}
+
+describe("a run's folder", () => {
+  it("is made where there is none, and says that it is not complete until it is", async () => {
+    expect(await inspectRunFolder(path)).toEqual({ state: "absent" });
+    const folder = await open();
+    expect(folder).toMatchObject({ state: "new", manifest: undefined });
+    expect(await inspectRunFolder(path)).toEqual({ state: "empty" });
+    await writeManifest(path, begun(options));
+    expect((await inspectRunFolder(path)).state).toBe("unfinished");
+    await completeRunFolder(folder, begun(options));
+    expect((await inspectRunFolder(path)).state).toBe("complete");
+    expect(await readdir(path)).toEqual(["run.json"]);
+  });
+
+  it("goes on where it stopped, with the same options", async () => {
+    await interrupted();
+    await writeFile(join(path, "effects.parquet.4711.part"), "half");
+    const again = await open();
+    expect(again).toMatchObject({ state: "resume", manifest: { status: "running" } });
+    expect(await readFile(join(again.partial, "effects.embed.parquet"), "utf8")).toBe("rows");
+    expect(existsSync(join(path, "effects.parquet.4711.part"))).toBe(false);
+    await again.release();
+  });
+
+  it("has nothing to do when it is finished with the same options", async () => {
+    await finished();
+    expect(await openRunFolder(path, { ...options })).toMatchObject({ state: "finished", manifest: { options } });
+    expect((await readdir(path)).sort()).toEqual(["features.parquet", "run.json"]);
+  });
+
+  it("refuses other options and names them, finished or not", async () => {
+    await finished();
+    await expect(open({ ...options, seed: 2, layers: null })).rejects.toThrow(
+      `output folder: expected the options of its finished run, got --layers 0-3 here, unset asked; --seed 1 here, 2 asked in ${path}. Choose another --output_dir, or --force to replace that run.`,
+    );
+    await rm(path, { recursive: true });
+    await interrupted();
+    await expect(open({ ...options, seed: 2 })).rejects.toThrow(/interrupted run, got --seed 1 here, 2 asked in/);
+    expect(existsSync(join(path, ".partial", "effects.embed.parquet"))).toBe(true);
+  });
+
+  it("with force removes what the run wrote, and nothing else", async () => {
+    await finished();
+    await writeFile(join(path, "notes.txt"), "mine");
+    const folder = await open({ ...options, seed: 2 }, true);
+    expect(folder.state).toBe("new");
+    expect((await inspectRunFolder(path)).state).toBe("unfinished");
+    expect((await readdir(path)).sort()).toEqual([".lock", ".partial", "notes.txt", "run.json"]);
+    expect(await readdir(folder.partial)).toEqual([]);
+    await folder.release();
+  });
+
+  it("with force begins an interrupted run again", async () => {
+    await interrupted();
+    const folder = await open(options, true);
+    expect(folder.state).toBe("new");
+    expect(await readdir(folder.partial)).toEqual([]);
+    await folder.release();
+  });
+
+  it("never touches what is not a run's folder, even with force", async () => {
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, "pairs.jsonl"), "somebody's pairs");
+    for (const force of [false, true]) {
+      await expect(open(options, force)).rejects.toThrow(
+        `output folder: expected a new, empty or run's folder, got other files (pairs.jsonl) at ${path}. Choose another --output_dir.`,
+      );
+    }
+    await writeFile(join(path, "run.json"), '{"another": "program"}');
+    await expect(open(options, true)).rejects.toThrow(/got a run\.json that cannot be read: run's manifest: /);
+    expect((await readdir(path)).sort()).toEqual(["pairs.jsonl", "run.json"]);
+
+    path = join(home, "file");
+    await writeFile(path, "a file");
+    await expect(open(options, true)).rejects.toThrow(`got a file at ${path}`);
+    path = join(home, "file", "below");
+    await expect(open()).rejects.toThrow(UserError);
+  });
+
+  it.skipIf(process.getuid?.() === 0)("says so where it may not write", async () => {
+    await chmod(home, 0o500);
+    await expect(open()).rejects.toThrow(
+      /^output file: expected a place that can be written, got no permission \(EACCES\) at /,
+    );
+  });
+
+  it("lists options that differ by name, whatever order they were given in", () => {
+    expect(optionDifferences({ seed: 1, sites: ["a", "b"] }, { sites: ["a", "b"], seed: 1 })).toEqual([]);
+    expect(optionDifferences({ sites: ["a", "b"], old: true }, { sites: ["a"], task: "x" })).toEqual([
+      "--old true here, unset asked",
+      "--sites a,b here, a asked",
+      "--task unset here, x asked",
+    ]);
+  });
+});
+
+describe("the lock of a run's folder", () => {
+  const holder = (pid: number, host = hostname(), begun: string | null = null) => JSON.stringify({ pid, host, begun });
+
+  it("lets one run write at a time", async () => {
+    const folder = await open();
+    await expect(open()).rejects.toThrow(
+      `output folder: expected no other run in it, got process ${process.pid} on ${hostname()} at ${path}. Wait for it, or remove ${join(path, ".lock")} if it has ended.`,
+    );
+    await folder.release();
+    await (await open()).release();
+    expect(existsSync(join(path, ".lock"))).toBe(false);
+  });
+
+  it("is held by a living process, and taken over once that has ended", async () => {
+    const other = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"]);
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, ".lock"), holder(other.pid!));
+    await expect(open()).rejects.toThrow(`process ${other.pid}`);
+    other.kill("SIGKILL");
+    await once(other, "exit");
+    await (await open()).release();
+    expect(await readdir(path)).toEqual([".partial"]);
+  });
+
+  it.runIf(existsSync("/proc/self/stat"))("is not held by a later process with the same number", async () => {
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, ".lock"), holder(process.pid, hostname(), "an earlier boot/1"));
+    await (await open()).release();
+  });
+
+  it("is not taken from another machine, which cannot be asked", async () => {
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, ".lock"), holder(1, "elsewhere"));
+    await expect(open()).rejects.toThrow("process 1 on elsewhere");
+  });
+
+  it("goes to one of many that find a dead one", async () => {
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, ".lock"), "");
+    const opened = await Promise.allSettled(Array.from({ length: 8 }, () => open()));
+    const winners = opened.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+    expect(winners).toHaveLength(1);
+    await winners[0]!.release();
+  });
+});
+
+describe("writing a file whole or not at all", () => {
+  it("replaces what was there and leaves nothing beside it", async () => {
+    await writeFileAtomic(join(home, "a.json"), "old");
+    await writeFileAtomic(join(home, "a.json"), new Uint8Array([110, 101, 119]));
+    expect(await readFile(join(home, "a.json"), "utf8")).toBe("new");
+    expect(await readdir(home)).toEqual(["a.json"]);
+  });
+
+  it("keeps the old file when the new one fails halfway", async () => {
+    await writeFileAtomic(join(home, "a.json"), "old");
+    const broken = writeBeside(join(home, "a.json"), async (part) => {
+      await writeFile(part, "ne");
+      throw new Error("a bug");
+    });
+    await expect(broken).rejects.toThrow(/^a bug$/);
+    expect(await readFile(join(home, "a.json"), "utf8")).toBe("old");
+    expect(await readdir(home)).toEqual(["a.json"]);
+  });
+
+  it.runIf(existsSync("/dev/full"))("says that the disk is full", async () => {
+    const file = join(home, "a.json");
+    await symlink("/dev/full", `${file}.${process.pid}.part`);
+    await expect(writeFileAtomic(file, "x")).rejects.toThrow(
+      `output file: expected room on the disk, got a full one (ENOSPC) at ${file}. Free some space, or choose another --output_dir; the same command goes on where it stopped.`,
+    );
+    expect(await readdir(home)).toEqual([]);
+  });
+
+  it("knows a full or forbidden disk by the system's words, where there is no code", () => {
+    const told = (message: string) => (writeProblem(new Error(message), "here") as Error).message;
+    expect(told('IO Error: Could not write file "x": No space left on device')).toContain("got a full one");
+    expect(told('IO Error: Cannot open file "x": Permission denied')).toContain("got no permission");
+    const bug = new Error("something else");
+    expect(writeProblem(bug, "here")).toBe(bug);
+  });
+});

@@ -1,0 +1,249 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import type { Score } from "../src/circuit/ranking.ts";
+import { type Manifest, startManifest, writeManifest } from "../src/cli/manifest.ts";
+import { readReportData } from "../src/cli/report-data.ts";
+import { RunTables } from "../src/cli/tables.ts";
+import { UserError } from "../src/errors.ts";
+import { type Ablation, reportLimits } from "../src/report/data.ts";
+
+let folder = "";
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "sfc-report-data-"));
+});
+
+afterEach(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/**
+ * A run small enough to check by hand. Two train pairs share <s> The cat|cats (node 2, weight 2) and end at " near" (3) and " and" (4); one test
+ * pair ends at dog|dogs (7).
+ */
+const nodes = {
+  node: Int32Array.of(0, 1, 2, 3, 4, 5, 6, 7),
+  split: ["train", "train", "train", "train", "train", "test", "test", "test"] as const,
+  case: Array.from({ length: 8 }, () => "simple"),
+  parent: Int32Array.of(-1, 0, 1, 2, 2, -1, 5, 6),
+  position: Int32Array.of(0, 1, 2, 3, 3, 0, 1, 2),
+  token_id: Int32Array.of(1, 10, 20, 30, 31, 1, 10, 22),
+  token: ["<s>", " The", " cat", " near", " and", "<s>", " The", " dog"],
+  patch_token_id: Int32Array.of(1, 10, 21, 30, 31, 1, 10, 23),
+  patch_token: ["<s>", " The", " cats", " near", " and", "<s>", " The", " dogs"],
+  weight: Float64Array.of(2, 2, 2, 1, 1, 1, 1, 1),
+};
+
+const pairs = [
+  { clean_answer: " runs", patch_answer: " run", split: "train", case: "simple", m_clean: -4, m_patch: 3, end: 3 },
+  { clean_answer: " runs", patch_answer: " run", split: "train", case: "simple", m_clean: 1, m_patch: 2, end: 4 },
+  { clean_answer: " runs", patch_answer: " run", split: "test", case: "simple", m_clean: -2, m_patch: 5, end: 7 },
+];
+
+/** Rows as [node, feature, f_clean, f_patch, gradient, effect]. */
+const effects = [
+  [2, -1, Number.NaN, Number.NaN, Number.NaN, 0.5],
+  [2, 7, 1, 0, -4, 4],
+  [2, 9, 0, 2, -0.5, -1],
+  [3, 7, 1, 2, 3, 3],
+  [7, -1, Number.NaN, Number.NaN, Number.NaN, 0.1],
+  [7, 7, 1, 0, -1, 1],
+  [7, 9, 0, 1, -2, -2],
+];
+
+async function writeRun(score: Score = "effect", change: Partial<Manifest> = {}): Promise<void> {
+  const tables = await RunTables.open(join(folder, ".partial"), 1);
+  await tables.writeNodes(nodes);
+  const column = (i: number) => effects.map((row) => row[i]!);
+  if (score === "gradient") {
+    await tables.writeFeatureSums("resid_post.0", [
+      { split: "train", case: "simple", sums: Float64Array.of(1, -6) },
+      { split: "test", case: "simple", sums: Float64Array.of(2, -1) },
+    ]);
+  } else {
+    await tables.writeEffects({
+      site: "resid_post.0",
+      node: Int32Array.from(column(0)),
+      feature: Int32Array.from(column(1)),
+      fClean: Float32Array.from(column(2)),
+      fPatch: Float32Array.from(column(3)),
+      gradient: Float32Array.from(column(4)),
+      effect: Float64Array.from(column(5)),
+    });
+  }
+  await tables.finish(folder, {
+    sites: ["resid_post.0"],
+    pairs: [
+      { split: "train", case: "simple", pairs: 2 },
+      { split: "test", case: "simple", pairs: 1 },
+    ],
+    specialTokenIds: [1],
+    score,
+    top: 10,
+  });
+  tables.close();
+  writeFileSync(join(folder, "pairs.jsonl"), pairs.map((pair) => `${JSON.stringify(pair)}\n`).join(""));
+  const options = { model_name: "tiny", task: "agreement", layers: [0], keep: "all", sae_source: "it's here" };
+  const start = startManifest({ command: "run", options, seed: 3, versions: { "analytic-sfc": "0.1.0" } }, new Date(0));
+  const check = { name: "feature-sum", site: "resid_post.0", gap: 1e-7, scale: 4, tolerance: 1e-4, passed: true };
+  await writeManifest(folder, {
+    ...start,
+    status: "finished",
+    finished: new Date(1).toISOString(),
+    seconds: { forward: 1.25 },
+    peak_rss_bytes: 1000,
+    checks: [check],
+    ...change,
+  });
+}
+
+test("features, importance and agreement are those of the run", async () => {
+  await writeRun();
+  const data = await readReportData(folder);
+  const of = (split: string, name: string) => data.features.find((g) => g.split === split && g.case === name);
+  expect(of("train", "")).toEqual({
+    split: "train",
+    case: "",
+    site: "resid_post.0",
+    feature: [7, 9],
+    effect: [3.5, -0.5],
+    nodes: [2, 1],
+    error: 0.25,
+  });
+  expect(of("test", "simple")).toMatchObject({ feature: [9, 7], effect: [-2, 1], error: 0.1 });
+  expect(data.importance).toEqual([
+    { split: "train", site: "resid_post.0", importance: 4, errorShare: 0.058824 },
+    { split: "test", site: "resid_post.0", importance: 3, errorShare: 0.032258 },
+  ]);
+  expect(data.agreement).toEqual([
+    {
+      site: "resid_post.0",
+      spearman: 1,
+      both: 2,
+      overlap10: 1,
+      overlap50: 1,
+      feature: [7, 9],
+      train: [3.5, -0.5],
+      test: [1, -2],
+    },
+  ]);
+});
+
+test("accuracy counts pairs with m < 0 at the clean prompt", async () => {
+  await writeRun();
+  const { accuracy, warnings } = await readReportData(folder);
+  expect(accuracy).toEqual([
+    { split: "train", case: "simple", pairs: 2, accuracy: 0.5, cleanMean: -1.5, patchMean: 2.5 },
+    { split: "test", case: "simple", pairs: 1, accuracy: 1, cleanMean: -2, patchMean: 5 },
+  ]);
+  expect(warnings.some((line) => line.includes("50.0 % of the train pairs of simple"))).toBe(true);
+});
+
+test("a prompt is found again from the forest, with the sums at its tokens", async () => {
+  await writeRun();
+  const { examples } = await readReportData(folder);
+  expect(examples).toEqual([
+    {
+      split: "test",
+      case: "simple",
+      prompt: { clean: ["<s>", " The", " dog"], patch: [null, null, " dogs"] },
+      cleanAnswer: " runs",
+      patchAnswer: " run",
+      cleanMetric: -2,
+      patchMetric: 5,
+      sites: [{ site: "resid_post.0", features: [0, 0, -1], error: [0, 0, 0.1] }],
+    },
+  ]);
+});
+
+test("driving tokens come strongest first, per pair, in a prompt that passes through them", async () => {
+  await writeRun();
+  const { drivers } = await readReportData(folder);
+  expect(drivers.map((row) => [row.site, row.feature, row.effect])).toEqual([
+    ["resid_post.0", 7, 3.5],
+    ["resid_post.0", 9, -0.5],
+  ]);
+  const [near, cat, dog] = drivers[0]!.contexts;
+  expect(near).toEqual({
+    split: "train",
+    case: "simple",
+    prompt: { clean: ["<s>", " The", " cat", " near"], patch: [null, null, " cats", null] },
+    position: 3,
+    codeClean: 1,
+    codePatch: 2,
+    effect: 3,
+    pairs: 1,
+  });
+  expect([cat!.position, cat!.effect, cat!.pairs, cat!.prompt.clean.length]).toEqual([2, 2, 2, 4]);
+  expect([dog!.split, dog!.effect]).toEqual(["test", 1]);
+});
+
+test("limits cut lists off", async () => {
+  await writeRun();
+  const data = await readReportData(folder, { features: 1, points: 1, examples: 0, drivers: 1, contexts: 2 });
+  expect(data.features.every((group) => group.feature.length === 1)).toBe(true);
+  expect(data.agreement[0]!.feature).toEqual([7]);
+  expect(data.examples).toEqual([]);
+  expect(data.drivers.map((row) => row.contexts.length)).toEqual([2]);
+});
+
+test("the gradient score has features, but nothing per token", async () => {
+  await writeRun("gradient");
+  const data = await readReportData(folder);
+  expect(data.run.score).toBe("gradient");
+  const train = data.features.find((group) => group.split === "train" && group.case === "");
+  expect(train).toMatchObject({ feature: [1, 0], effect: [-3, 0.5], error: null });
+  expect([data.examples, data.drivers]).toEqual([[], []]);
+  expect(data.importance[0]!.errorShare).toBe(null);
+});
+
+test("what was run is told, the command quoted for a shell, dummy dictionaries and failed checks named", async () => {
+  const dictionary = { site: "resid_post.0", source: "dummy", kind: "dummy", features: 10, sha256: null, dummy: true };
+  const failed = { name: "forest", site: null, gap: 1, scale: 1, tolerance: 1e-4, passed: false };
+  await writeRun("effect", { dictionaries: [dictionary], checks: [failed], warnings: ["said by the run"] });
+  const { run, warnings, checks } = await readReportData(folder);
+  expect(run.dictionaries.dummy).toBe(true);
+  expect(run.command).toBe(
+    "sfc run --model_name tiny --task agreement --layers 0 --keep all --sae_source 'it'\\''s here' --seed 3",
+  );
+  expect(run.phases).toEqual([{ name: "forward", seconds: 1.25 }]);
+  expect(run.peakBytes).toBe(1000);
+  expect(checks[0]!.site).toBe("");
+  expect(warnings[0]).toBe("said by the run");
+  expect(warnings.some((line) => line.startsWith("1 of 1 checks failed"))).toBe(true);
+});
+
+test("ablation.json is read where there is one, and refused by name of the field where it is broken", async () => {
+  await writeRun();
+  expect((await readReportData(folder)).meaning).toBe(null);
+  const fires = [{ group: "plural", split: "test" as const, n: 3, share: 2 / 3, mean: 1.5 }];
+  const ablation: Ablation = {
+    format: 1,
+    members: "subject nouns",
+    features: [{ site: "resid_post.0", feature: 123_456, effect: 3.5, fires }],
+    ablations: [
+      {
+        label: "plural features",
+        features: ["resid_post.0/7"],
+        value: "zero",
+        accuracy: [{ case: "simple", split: "test", n: 1, before: 1, after: 0 }],
+      },
+    ],
+  };
+  writeFileSync(join(folder, "ablation.json"), JSON.stringify(ablation));
+  const { meaning } = await readReportData(folder);
+  expect(meaning!.features[0]).toMatchObject({ feature: 123_456, fires: [{ share: 0.66667 }] });
+  writeFileSync(join(folder, "ablation.json"), JSON.stringify({ ...ablation, members: 3 }));
+  await expect(readReportData(folder)).rejects.toThrow(/"members".*ablation\.json/);
+});
+
+test("a folder that lacks a file is an error that names the file", async () => {
+  await writeRun();
+  rmSync(join(folder, "effects.parquet"));
+  const error = await readReportData(folder, reportLimits).catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(UserError);
+  expect((error as UserError).message).toContain("effects.parquet");
+  expect((error as UserError).message).not.toContain("\n");
+});

@@ -1,0 +1,78 @@
+import type { ComponentChildren } from "preact";
+import { useId } from "preact/hooks";
+
+/** One of a few values, all in view: radio buttons that look like a segmented control. */
+export function Choice<T extends string>(props: {
+  label: string;
+  values: readonly T[];
+  value: T;
+  show?: (value: T) => string;
+  onChange: (value: T) => void;
+}) {
+  const name = useId();
+  if (props.values.length < 2) return null;
+  return (
+    <fieldset class="choice">
+      <legend>{props.label}</legend>
+      <div>
+        {props.values.map((value) => (
+          <label key={value}>
+            <input
+              type="radio"
+              name={name}
+              checked={value === props.value}
+              onChange={() => {
+                props.onChange(value);
+              }}
+            />
+            <span>{props.show?.(value) ?? value}</span>
+          </label>
+        ))}
+      </div>
+    </fieldset>
+  );
+}
+
+/** One of many values. */
+export function Select(props: {
+  label: string;
+  values: readonly string[];
+  value: string;
+  show?: (value: string) => string;
+  onChange: (value: string) => void;
+}) {
+  const id = useId();
+  if (props.values.length < 2) return null;
+  return (
+    <div class="select">
+      <label for={id}>{props.label}</label>
+      <select id={id} value={props.value} onChange={(event) => props.onChange(event.currentTarget.value)}>
+        {props.values.map((value) => (
+          <option key={value} value={value}>
+            {props.show?.(value) ?? value}
+          </option>
+        ))}
+      </select>
+    </div>
+  );
+}
+
+/** A box that scrolls sideways by itself, so that the page never does; reachable by keyboard. */
+export function Scroll(props: { label: string; children: ComponentChildren }) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls has to be reachable by keyboard (WCAG 2.1.1)
+    <section class="scroll" aria-label={props.label} tabIndex={0}>
+      {props.children}
+    </section>
+  );
+}
+
+/** A section of the report: an anchor, a heading and what it holds. */
+export function Part(props: { id: string; title: string; children: ComponentChildren }) {
+  return (
+    <section class="part" id={props.id} aria-labelledby={`${props.id}-title`}>
+      <h2 id={`${props.id}-title`}>{props.title}</h2>
+      {props.children}
+    </section>
+  );
+}

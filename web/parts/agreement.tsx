@@ -1,0 +1,102 @@
+import * as Plot from "@observablehq/plot";
+import { useCallback, useState } from "preact/hooks";
+import type { ReportData, SiteAgreement } from "../../src/report/data.ts";
+import { Chart } from "../chart.tsx";
+import { Choice, Part } from "../controls.tsx";
+import { signed, whole } from "../format.ts";
+import { firstKind, kindsOf, nameOf, sitesOfKind, unitOf } from "../select.ts";
+import { tipStyle } from "./importance.tsx";
+
+/** Do the same features matter on prompts that were not used to find them? */
+export function AgreementPart({ data }: { data: ReportData }) {
+  const sites = data.agreement.map((row) => row.site);
+  const [kind, setKind] = useState(() => firstKind(sites));
+  const rows = sitesOfKind(sites, kind).map((site) => data.agreement.find((row) => row.site === site) as SiteAgreement);
+  const most = Math.max(0, ...rows.flatMap((row) => [...row.train, ...row.test].map(Math.abs)));
+  return (
+    <Part id="agreement" title="Do they hold on new prompts?">
+      {rows.length === 0 ? (
+        <p class="empty">
+          There is nothing to compare: this run has one split only. A test split shows whether the same features matter
+          for words that were not used to find them.
+        </p>
+      ) : (
+        <>
+          <p>
+            One dot per feature: its {nameOf[data.run.score]} on train across, on test upwards, in{" "}
+            {unitOf[data.run.score]} (the strongest {data.limits.points}). Axes are square-root scales, so that small
+            effects stay apart. Spearman's ρ is over all features with a row in both splits.
+          </p>
+          <div class="controls">
+            <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={setKind} />
+          </div>
+          <div class="multiples scatter">
+            {rows.map((row) => (
+              <Scatter key={row.site} row={row} most={most} />
+            ))}
+          </div>
+        </>
+      )}
+    </Part>
+  );
+}
+
+function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
+  const draw = useCallback(
+    (width: number) => {
+      const points = row.feature.map((feature, i) => ({ feature, train: row.train[i], test: row.test[i] }));
+      const domain = [-most * 1.05, most * 1.05];
+      // Most features have small effects: a square-root scale (of both signs) keeps them apart.
+      const axis = { domain, type: "pow", exponent: 0.5, ticks: 5, tickSize: 0, label: null } as const;
+      return Plot.plot({
+        width,
+        height: Math.min(width, 260),
+        marginLeft: 34,
+        marginBottom: 22,
+        marginTop: 8,
+        marginRight: 8,
+        style: { fontFamily: "inherit", fontSize: "12px" },
+        x: axis,
+        y: axis,
+        marks: [
+          Plot.ruleX([0], { stroke: "var(--rule)" }),
+          Plot.ruleY([0], { stroke: "var(--rule)" }),
+          Plot.line(
+            domain.map((v) => [v, v]),
+            { stroke: "var(--muted)", strokeDasharray: "2 3" },
+          ),
+          Plot.dot(points, { x: "train", y: "test", r: 2.5, fill: "var(--bar)", fillOpacity: 0.65 }),
+          Plot.tip(
+            points,
+            Plot.pointer({
+              x: "train",
+              y: "test",
+              title: (p) => `${row.site}/${p.feature}\ntrain ${signed(p.train)}\ntest ${signed(p.test)}`,
+              ...tipStyle,
+            }),
+          ),
+        ],
+      });
+    },
+    [row, most],
+  );
+  const rho = row.spearman === null ? "–" : row.spearman.toFixed(2).replace("-", "−");
+  return (
+    <figure>
+      <figcaption>
+        <b>{row.site}</b>
+        <span>
+          ρ {rho}, {whole(row.both)} features
+        </span>
+        <span>
+          shared: {wholePercent(row.overlap10)} of top 10, {wholePercent(row.overlap50)} of top 50
+        </span>
+      </figcaption>
+      <Chart label={`${row.site}: effects on train against test, Spearman ${rho}`} draw={draw} />
+    </figure>
+  );
+}
+
+function wholePercent(share: number | null): string {
+  return share === null ? "–" : `${Math.round(100 * share)} %`;
+}

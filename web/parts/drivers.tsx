@@ -1,0 +1,107 @@
+import { useEffect, useState } from "preact/hooks";
+import type { DriverContext, FeatureDrivers, ReportData } from "../../src/report/data.ts";
+import { Choice, Part, Select } from "../controls.tsx";
+import { number, signed, whole } from "../format.ts";
+import type { FeatureName } from "../link.ts";
+import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
+import { PromptText } from "./tokens.tsx";
+
+/** What the strongest features read: the tokens with their largest effects, in their prompts. */
+export function DriversPart({ data, shown }: { data: ReportData; shown: FeatureName | null }) {
+  const sites = data.drivers.map((row) => row.site);
+  const [site, setSite] = useState(() => strongestSite(data.drivers));
+  useEffect(() => {
+    if (shown !== null) setSite(shown.site);
+  }, [shown]);
+  const kind = site.split(".")[0] ?? "";
+  const rows = data.drivers.filter((row) => row.site === site);
+  const changeKind = (next: string) => {
+    const layer = site.split(".")[1];
+    const found = sitesOfKind(sites, next);
+    setSite(found.find((s) => s.split(".")[1] === layer) ?? found[0] ?? site);
+  };
+  return (
+    <Part id="drivers" title="What drives them?">
+      {data.drivers.length === 0 ? (
+        <p class="empty">
+          {data.run.score === "gradient" ? (
+            <>
+              The gradient score is not kept per token, so driving tokens cannot be shown. Use{" "}
+              <code>--score effect</code> to see them.
+            </>
+          ) : (
+            "No feature has a row at a token."
+          )}
+        </p>
+      ) : (
+        <>
+          <p>
+            The tokens at which the top {data.limits.drivers} features of a site have their largest effects, each token
+            once. The word above a word is the one in the patch prompt. Codes are the feature's activation at that
+            token.
+          </p>
+          <div class="controls">
+            <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={changeKind} />
+            <Select
+              label="Layer"
+              values={sitesOfKind(sites, kind)}
+              value={site}
+              show={(s) => s.split(".")[1] ?? s}
+              onChange={setSite}
+            />
+          </div>
+          {rows.map((row, i) => {
+            const asked = shown !== null && shown.site === site;
+            const open = asked ? shown.feature === row.feature : i < 2;
+            return <Feature key={`${site}/${row.feature}/${open}`} row={row} open={open} />;
+          })}
+        </>
+      )}
+    </Part>
+  );
+}
+
+function strongestSite(drivers: readonly FeatureDrivers[]): string {
+  const kind = firstKind(drivers.map((row) => row.site));
+  const best = drivers
+    .filter((row) => row.site.startsWith(kind))
+    .reduce<FeatureDrivers | null>((a, b) => (a !== null && Math.abs(a.effect) >= Math.abs(b.effect) ? a : b), null);
+  return best?.site ?? "";
+}
+
+function Feature({ row, open }: { row: FeatureDrivers; open: boolean }) {
+  return (
+    <details class="feature" open={open}>
+      <summary>
+        <b>
+          {row.site}/{row.feature}
+        </b>
+        <span>{signed(row.effect)} logits per pair</span>
+      </summary>
+      <ol class="contexts">
+        {row.contexts.map((context) => (
+          <Context
+            key={`${context.case} ${context.split} ${context.prompt.clean.join("")} ${context.position}`}
+            context={context}
+          />
+        ))}
+      </ol>
+    </details>
+  );
+}
+
+function Context({ context }: { context: DriverContext }) {
+  return (
+    <li>
+      <p>
+        <PromptText prompt={context.prompt} marked={context.position} sign={context.effect} />
+      </p>
+      <p class="note">
+        <span class={context.effect < 0 ? "effect negative" : "effect positive"}>{signed(context.effect)}</span> code{" "}
+        {number(context.codeClean)}
+        {context.codePatch !== null && <> → {number(context.codePatch)}</>}, {context.case}, {context.split},{" "}
+        {context.pairs === 1 ? "1 pair" : `mean of ${whole(context.pairs)} pairs`}
+      </p>
+    </li>
+  );
+}

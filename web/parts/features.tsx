@@ -1,0 +1,128 @@
+import { useMemo, useState } from "preact/hooks";
+import type { ReportData, TopFeatures } from "../../src/report/data.ts";
+import { Choice, Part, Select } from "../controls.tsx";
+import { signed, whole } from "../format.ts";
+import { linkTo } from "../link.ts";
+import { firstKind, kindsOf, nameOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
+
+const few = 8;
+
+/** The strongest features of each layer with signed bars, by kind of site, split and case. */
+export function FeaturesPart({ data }: { data: ReportData }) {
+  const sites = data.features.map((group) => group.site);
+  const splits = splitsOf(data);
+  const cases = useMemo(() => [...new Set(data.features.map((group) => group.case))], [data]);
+  const [kind, setKind] = useState(() => firstKind(sites));
+  const [split, setSplit] = useState(splits[0] ?? "train");
+  const [name, setName] = useState("");
+  const [all, setAll] = useState(false);
+  const groups = sitesOfKind(sites, kind)
+    .map((site) => data.features.find((g) => g.site === site && g.split === split && g.case === name))
+    .filter((group) => group !== undefined);
+  const values = groups.flatMap((g) => [...g.effect, g.error ?? 0]);
+  const range = { low: Math.min(0, ...values), high: Math.max(0, ...values) };
+  const known = useMemo(() => new Set(data.drivers.map((d) => `${d.site}/${d.feature}`)), [data]);
+  return (
+    <Part id="features" title="Which features?">
+      <p>
+        The strongest features of each layer by |{nameOf[data.run.score]}|, in {unitOf[data.run.score]}, all bars on one
+        scale.
+        {known.size > 0 && " An underlined feature leads to the tokens that drive it."}
+      </p>
+      <div class="controls">
+        <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={setKind} />
+        <Choice label="Split" values={splits} value={split} onChange={setSplit} />
+        <Select
+          label="Case"
+          values={cases}
+          value={name}
+          show={(c) => (c === "" ? "all cases" : c)}
+          onChange={setName}
+        />
+      </div>
+      {groups.length === 0 ? (
+        <p class="empty">No feature has a row for this choice.</p>
+      ) : (
+        <div class="multiples features">
+          {groups.map((group) => (
+            <Site key={group.site} group={group} range={range} rows={all ? data.limits.features : few} known={known} />
+          ))}
+        </div>
+      )}
+      {groups.some((group) => group.feature.length > few) && (
+        <button type="button" class="plain" onClick={() => setAll(!all)} aria-expanded={all}>
+          {all ? `Show the first ${few} of each layer` : `Show up to ${data.limits.features} of each layer`}
+        </button>
+      )}
+    </Part>
+  );
+}
+
+function Site(props: { group: TopFeatures; range: Range; rows: number; known: ReadonlySet<string> }) {
+  const { group, range, known } = props;
+  return (
+    <table class="bars">
+      <caption>{group.site}</caption>
+      <thead class="unseen">
+        <tr>
+          <th scope="col">feature</th>
+          <th scope="col">bar</th>
+          <th scope="col">effect</th>
+        </tr>
+      </thead>
+      <tbody>
+        {group.feature.slice(0, props.rows).map((feature, i) => {
+          const effect = group.effect[i] ?? 0;
+          return (
+            <tr
+              key={feature}
+              title={`${group.site}/${feature}: ${signed(effect)}, ${whole(group.nodes[i] ?? 0)} nodes`}
+            >
+              <th scope="row">
+                {known.has(`${group.site}/${feature}`) ? (
+                  <a href={linkTo({ site: group.site, feature })}>{feature}</a>
+                ) : (
+                  feature
+                )}
+              </th>
+              <td class="bar" aria-hidden="true">
+                <Bar value={effect} range={range} />
+              </td>
+              <td>{signed(effect)}</td>
+            </tr>
+          );
+        })}
+        {group.error !== null && (
+          <tr class="error">
+            <th scope="row">error</th>
+            <td class="bar" aria-hidden="true">
+              <Bar value={group.error} range={range} />
+            </td>
+            <td>{signed(group.error)}</td>
+          </tr>
+        )}
+      </tbody>
+    </table>
+  );
+}
+
+/** The values that a bar can show; 0 lies inside. */
+interface Range {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** A bar from 0 to the right for positive, to the left for negative values. */
+function Bar({ value, range: { low, high } }: { value: number; range: Range }) {
+  const place = (v: number) => (high > low ? (100 * (v - low)) / (high - low) : 0);
+  const [left, width] = [place(Math.min(0, value)), place(Math.abs(value)) - place(0)];
+  return (
+    <>
+      <span class="zero" style={{ left: `${place(0).toFixed(2)}%` }} />
+      <span
+        class={value < 0 ? "negative" : "positive"}
+        style={{ left: `${left.toFixed(2)}%`, width: `${width.toFixed(2)}%` }}
+      />
+    </>
+  );
+}

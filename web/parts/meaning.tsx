@@ -1,0 +1,123 @@
+import type { Ablation, ReportData } from "../../src/report/data.ts";
+import { Part, Scroll } from "../controls.tsx";
+import { number, signed, whole } from "../format.ts";
+import { ShareCell } from "./share.tsx";
+
+/** What single features stand for, and whether the model needs them. */
+export function MeaningPart({ data }: { data: ReportData }) {
+  const { meaning } = data;
+  return (
+    <Part id="meaning" title="What do they mean?">
+      {meaning === null ? (
+        <p class="empty">Not measured for this run.</p>
+      ) : (
+        <>
+          <Firing meaning={meaning} />
+          {meaning.ablations.map((ablation) => (
+            <After key={ablation.label} ablation={ablation} />
+          ))}
+        </>
+      )}
+    </Part>
+  );
+}
+
+function Firing({ meaning }: { meaning: Ablation }) {
+  const groups = [...new Set(meaning.features.flatMap((row) => row.fires.map((f) => `${f.group}, ${f.split}`)))];
+  return (
+    <>
+      <p>
+        Share of {meaning.members} on which a feature is active at all (code above 0), with the mean code. A feature
+        that fires on one group and not on the other tells them apart.
+      </p>
+      <Scroll label="Share of tokens on which each feature fires">
+        <table class="numbers firing">
+          <thead>
+            <tr>
+              <th scope="col">Feature</th>
+              <th scope="col">effect</th>
+              {groups.map((group) => (
+                <th key={group} scope="col">
+                  {group}
+                </th>
+              ))}
+              <th scope="col">separates by</th>
+            </tr>
+          </thead>
+          <tbody>
+            {meaning.features.map((row) => {
+              const shares = row.fires.map((f) => f.share);
+              const apart = shares.length < 2 ? null : Math.max(...shares) - Math.min(...shares);
+              return (
+                <tr key={`${row.site}/${row.feature}`}>
+                  <th scope="row">
+                    {row.site}/{row.feature}
+                  </th>
+                  <td>{signed(row.effect)}</td>
+                  {groups.map((group) => {
+                    const fires = row.fires.find((f) => `${f.group}, ${f.split}` === group);
+                    if (fires === undefined) return <td key={group}>–</td>;
+                    return (
+                      <ShareCell
+                        key={group}
+                        share={fires.share}
+                        title={`n = ${whole(fires.n)}, mean code ${number(fires.mean)}`}
+                      >
+                        {" "}
+                        <small>({number(fires.mean)})</small>
+                      </ShareCell>
+                    );
+                  })}
+                  <td>{apart === null ? "–" : apart >= 0.9 ? <b>{points(apart)}</b> : points(apart)}</td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </Scroll>
+    </>
+  );
+}
+
+function points(share: number): string {
+  return `${share < 0 ? "−" : ""}${Math.abs(100 * share).toFixed(1)} points`;
+}
+
+function After({ ablation }: { ablation: Ablation["ablations"][number] }) {
+  return (
+    <>
+      <h3>Without the {ablation.label}</h3>
+      <p>
+        Accuracy when the codes of{" "}
+        {ablation.features.length === 1 ? "one feature" : `${ablation.features.length} features`} are set to{" "}
+        {ablation.value === "zero" ? "0" : "their mean"}: <span class="names">{ablation.features.join(", ")}</span>.
+      </p>
+      <Scroll label={`Accuracy without the ${ablation.label}`}>
+        <table class="numbers">
+          <thead>
+            <tr>
+              <th scope="col">Case</th>
+              <th scope="col">split</th>
+              <th scope="col">pairs</th>
+              <th scope="col">before</th>
+              <th scope="col">after</th>
+              <th scope="col">change</th>
+            </tr>
+          </thead>
+          <tbody>
+            {ablation.accuracy.map((row) => (
+              <tr key={`${row.split} ${row.case}`}>
+                <th scope="row">{row.case}</th>
+                <td class="text">{row.split}</td>
+                <td>{whole(row.n)}</td>
+                <ShareCell share={row.before} alarmBelow={0.8} />
+                <ShareCell share={row.after} alarmBelow={0.8} />
+                <td>{points(row.after - row.before)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scroll>
+    </>
+  );
+}

@@ -1,0 +1,88 @@
+import type { ComponentChildren } from "preact";
+import type { ReportData } from "../../src/report/data.ts";
+import { Part } from "../controls.tsx";
+import { bytes, seconds, whole } from "../format.ts";
+
+/** What was run, so that it can be run again, and what it cost. */
+export function RunPart({ data }: { data: ReportData }) {
+  const { run } = data;
+  const total = run.phases.reduce((sum, phase) => sum + phase.seconds, 0);
+  const longest = Math.max(0, ...run.phases.map((phase) => phase.seconds));
+  return (
+    <Part id="run" title="What was run">
+      <pre class="command">
+        <code>{run.command}</code>
+      </pre>
+      <dl class="facts">
+        <Fact name="Model">
+          {run.model.name} <Hash value={run.model.sha256} />
+        </Fact>
+        <Fact name="Dictionaries">
+          {run.dictionaries.dummy ? (
+            <strong>{run.dictionaries.name} (random directions)</strong>
+          ) : (
+            run.dictionaries.name
+          )}{" "}
+          <Hash value={run.dictionaries.sha256} />
+        </Fact>
+        <Fact name="Task">{run.task}</Fact>
+        <Fact name="Method">
+          {run.method}, scored by {run.score}
+        </Fact>
+        <Fact name="Seed">{run.seed}</Fact>
+        <Fact name="Status">{run.status}</Fact>
+        {run.options.map(({ name, value }) => (
+          <Fact key={name} name={name}>
+            {value}
+          </Fact>
+        ))}
+        {run.counts.map(({ name, value }) => (
+          <Fact key={name} name={name}>
+            {whole(value)}
+          </Fact>
+        ))}
+        <Fact name="Versions">{run.versions.map(({ name, value }) => `${name} ${value}`).join(", ")}</Fact>
+        <Fact name="Peak memory">{run.peakBytes === null ? "not measured" : bytes(run.peakBytes)}</Fact>
+        <Fact name="Time">{seconds(total)}</Fact>
+      </dl>
+      {total > 0 && (
+        <table class="bars phases">
+          <caption>Seconds per phase</caption>
+          <tbody>
+            {run.phases.map((phase) => (
+              <tr key={phase.name}>
+                <th scope="row">{phase.name}</th>
+                <td class="bar plain" aria-hidden="true">
+                  <span style={{ width: `${((100 * phase.seconds) / longest).toFixed(2)}%` }} />
+                </td>
+                <td>{seconds(phase.seconds)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+      <p class="note">
+        Lists in this file are cut off at {data.limits.features} features per site, split and case, {data.limits.points}{" "}
+        points per scatter plot and {data.limits.examples} prompts; the run's folder has all of them, as Parquet.
+      </p>
+    </Part>
+  );
+}
+
+function Fact({ name, children }: { name: string; children: ComponentChildren }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}
+
+function Hash({ value }: { value: string | null }) {
+  if (value === null) return null;
+  return (
+    <code class="hash" title={`sha256 ${value}`}>
+      {value.slice(0, 12)}
+    </code>
+  );
+}

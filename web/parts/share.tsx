@@ -1,0 +1,16 @@
+import type { ComponentChildren } from "preact";
+import { percent } from "../format.ts";
+
+/** A table's cell with a share in [0, 1] as a number over a bar. Alarming when it is low and low is bad. */
+export function ShareCell(props: { share: number; alarmBelow?: number; title?: string; children?: ComponentChildren }) {
+  const low = props.share < (props.alarmBelow ?? 0);
+  return (
+    <td class={low ? "share low" : "share"} title={props.title}>
+      <span class="fill" style={{ "--share": props.share }} />
+      <span class="over">
+        {percent(props.share)}
+        {props.children}
+      </span>
+    </td>
+  );
+}
