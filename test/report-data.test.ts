@@ -55,7 +55,7 @@ const effects = [
 
 async function writeRun(score: Score = "effect", change: Partial<Manifest> = {}): Promise<void> {
   const tables = await RunTables.open(join(folder, ".partial"), 1);
-  await tables.writeNodes(nodes);
+  await tables.writeNodes(nodes, [1]);
   const column = (i: number) => effects.map((row) => row[i]!);
   if (score === "gradient") {
     await tables.writeFeatureSums("resid_post.0", [
@@ -79,7 +79,6 @@ async function writeRun(score: Score = "effect", change: Partial<Manifest> = {})
       { split: "train", case: "simple", pairs: 2 },
       { split: "test", case: "simple", pairs: 1 },
     ],
-    specialTokenIds: [1],
     score,
     top: 10,
   });

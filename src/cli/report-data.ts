@@ -389,7 +389,7 @@ class Tables {
       } catch (error) {
         tables.close();
         throw new UserError(
-          `table of the run: expected a Parquet file, got ${messageOf(error)} in ${path}. Make the run again.`,
+          `table of the run: expected a Parquet file, got ${firstLine(error)} in ${path}. Make the run again.`,
         );
       }
     }
@@ -441,11 +441,11 @@ class Tables {
   /** By site, the features with the largest effect in either split; 0 where a feature has no row in one of them. */
   async points(limit: number): Promise<Map<SiteName, { feature: number[]; train: number[]; test: number[] }>> {
     const rows = await this.#query<{ site: SiteName; feature: number; train: number; test: number }>(
-      `WITH both AS (
+      `WITH effects_of AS (
          SELECT site, feature, coalesce(sum(effect) FILTER (split = 'train'), 0) AS train,
            coalesce(sum(effect) FILTER (split = 'test'), 0) AS test
          FROM features WHERE "case" = '' AND feature <> ${errorFeature} GROUP BY site, feature)
-       SELECT site, feature, train, test FROM both
+       SELECT site, feature, train, test FROM effects_of
        QUALIFY row_number() OVER (PARTITION BY site ORDER BY greatest(abs(train), abs(test)) DESC, feature) <= ${limit}
        ORDER BY site, greatest(abs(train), abs(test)) DESC, feature`,
     );
@@ -511,6 +511,7 @@ class Tables {
 }
 
 const text = (value: string) => `'${value.replaceAll("'", "''")}'`;
+const firstLine = (error: unknown) => messageOf(error).split("\n")[0]!;
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Five significant digits: more than a page shows, half the bytes. */

@@ -1,0 +1,145 @@
+import { StoppedError } from "../errors.ts";
+import { float32, type SessionOptions } from "../graph/session.ts";
+import type { Model } from "../models/model.ts";
+import { Random } from "../random.ts";
+import { Adam, cosineSchedule, norm } from "./adam.ts";
+import { compileLoss, contextValues, type Rows, targetValues } from "./loss.ts";
+import { copyGradients, initialise, type Layout, layoutOf, matrixRanges, parameterValues } from "./parameters.ts";
+import type { TextSource } from "./text.ts";
+
+/** Everything that decides what a language model becomes, besides its architecture and its text. */
+export interface LanguageModelRecipe {
+  /** Of the first weights and of the text. */
+  readonly seed: number;
+  readonly steps: number;
+  /** Rows per step, a multiple of `parts`, and their length T in tokens. */
+  readonly rows: number;
+  readonly length: number;
+  /** Into how many parts each step's rows are divided, to be computed side by side. It decides the order of sums, not how many threads there are. */
+  readonly parts: number;
+  /** Highest learning rate, reached after `warmup` steps; it falls along a cosine to 0. */
+  readonly learningRate: number;
+  readonly warmup: number;
+  /** AdamW's, on matrices only. */
+  readonly decay: number;
+  /** Largest Euclidean norm of a gradient. */
+  readonly clip: number;
+  /** Standard deviation of the first weights. */
+  readonly deviation: number;
+}
+
+/**
+ * Computes the gradients of a step's parts, each into an array of its own. Weights and gradients may lie in memory that threads share; the
+ * weights are changed between steps only.
+ */
+export interface GradientPool {
+  readonly weights: Float32Array;
+  readonly gradients: readonly Float32Array[];
+  /** Computes all parts of a step: the losses of their tokens, each part's share of the mean over the step, in nats. */
+  run(step: number): Promise<number[]>;
+  close(): Promise<void>;
+}
+
+/** Computes one part of a step: its share of the gradient goes to `gradient`, its share of the loss is returned. */
+export type PartGradient = (
+  step: number,
+  part: number,
+  weights: Float32Array,
+  gradient: Float32Array,
+) => Promise<number>;
+
+/** The computation of one part, in a session of its own. The part's rows are piece `<step>/<part>` of the text. */
+export async function partGradient(
+  model: Model,
+  text: TextSource,
+  { rows, length, parts }: LanguageModelRecipe,
+  options: SessionOptions = {},
+): Promise<{ run: PartGradient; close(): Promise<void> }> {
+  const layout = layoutOf(model.parameters);
+  const session = await compileLoss(model, layout, length, options);
+  const weight = float32(Float32Array.of(1 / (rows * length)));
+  return {
+    async run(step, part, weights, gradient) {
+      const piece: Rows = text.rows(`${step}/${part}`, rows / parts, length);
+      const results = await session.run({
+        ...contextValues(piece),
+        targets: targetValues(piece),
+        weight,
+        ...parameterValues(layout, weights),
+      });
+      copyGradients(layout, results, gradient);
+      return results.loss!.data[0] as number;
+    },
+    close: () => session.release(),
+  };
+}
+
+/** A pool that computes the parts one after another, here. */
+export async function localPool(
+  model: Model,
+  text: TextSource,
+  recipe: LanguageModelRecipe,
+  options: SessionOptions = {},
+): Promise<GradientPool> {
+  const { size } = layoutOf(model.parameters);
+  const { run, close } = await partGradient(model, text, recipe, options);
+  const weights = new Float32Array(size);
+  const gradients = Array.from({ length: recipe.parts }, () => new Float32Array(size));
+  return {
+    weights,
+    gradients,
+    async run(step) {
+      const losses: number[] = [];
+      for (const [part, gradient] of gradients.entries()) losses.push(await run(step, part, weights, gradient));
+      return losses;
+    },
+    close,
+  };
+}
+
+export interface LanguageModelProgress {
+  /** Steps done. */
+  readonly step: number;
+  /** Mean loss of the step's tokens before the step, in nats. */
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Of the gradient before clipping. */
+  readonly norm: number;
+}
+
+/**
+ * Trains a language model from random weights and leaves them in `pool.weights`, in the layout of the model's parameters.
+ *
+ * The result depends on the recipe and the text alone: parts are summed in their order, whoever computes them.
+ *
+ * @param onStep called after each step; the weights may be read until it returns
+ * @throws StoppedError if `signal` is aborted
+ */
+export async function trainLanguageModel(
+  model: Model,
+  recipe: LanguageModelRecipe,
+  pool: GradientPool,
+  onStep: (progress: LanguageModelProgress) => void | Promise<void> = () => {},
+  signal?: AbortSignal,
+): Promise<void> {
+  const layout: Layout = layoutOf(model.parameters);
+  const { weights, gradients } = pool;
+  weights.set(initialise(layout, model.layers, recipe.deviation, new Random(`${recipe.seed}/weights`)));
+  const adam = new Adam(layout.size, { beta2: 0.98, decay: recipe.decay, decayed: matrixRanges(layout) });
+  const gradient = new Float32Array(layout.size);
+  for (let step = 0; step < recipe.steps; step++) {
+    if (signal?.aborted) throw new StoppedError("training stopped");
+    const losses = await pool.run(step);
+    addUp(gradients, gradient);
+    const length = norm(gradient);
+    const learningRate = cosineSchedule(step, { ...recipe, peak: recipe.learningRate });
+    adam.step(weights, gradient, learningRate, Math.min(1, recipe.clip / length));
+    const loss = losses.reduce((sum, part) => sum + part, 0);
+    await onStep({ step: step + 1, loss, learningRate, norm: length });
+  }
+}
+
+function addUp(parts: readonly Float32Array[], sum: Float32Array): void {
+  sum.set(parts[0]!);
+  for (const part of parts.slice(1)) for (let i = 0; i < sum.length; i++) sum[i]! += part[i]!;
+}

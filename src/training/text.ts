@@ -1,0 +1,50 @@
+import { describeSentence, type Sentence } from "../prompts/english.ts";
+import type { Lexicon } from "../prompts/lexicon.ts";
+import type { Tokenizer } from "../prompts/tokenizer.ts";
+import { Random } from "../random.ts";
+import type { Rows } from "./loss.ts";
+
+/** Text without end, in pieces: a piece of the same name is always the same. */
+export interface TextSource {
+  /** Rows of T + 1 tokens, BOS first. */
+  rows(piece: string | number, count: number, length: number): Rows;
+  /** The sentences that these rows were made of; the last of a row may be cut off there. */
+  sentences(piece: string | number, count: number, length: number): Sentence[];
+}
+
+/**
+ * Generated English in rows: each begins with BOS and a sentence, further sentences follow after a space, and the last one is cut where the row
+ * ends. Rows always begin with a sentence, as prompts do.
+ *
+ * @param seed names the text: different seeds, or names like `1/held-out`, give independent texts
+ */
+export function generatedText(tokenizer: Tokenizer, lexicon: Lexicon, seed: number | string): TextSource {
+  const make = (piece: string | number, count: number, length: number) => {
+    const random = new Random(`${seed}/text/${piece}`);
+    return Array.from({ length: count }, () => rowOf(random, tokenizer, lexicon, length));
+  };
+  return {
+    rows(piece, count, length) {
+      const tokens = new Int32Array(count * (length + 1));
+      make(piece, count, length).forEach(({ ids }, b) => {
+        tokens.set(ids, b * (length + 1));
+      });
+      return { count, length, tokens };
+    },
+    sentences: (piece, count, length) => make(piece, count, length).flatMap(({ sentences }) => sentences),
+  };
+}
+
+function rowOf(random: Random, tokenizer: Tokenizer, lexicon: Lexicon, length: number) {
+  const sentences: Sentence[] = [];
+  // A word is at least one token in every tokenizer met so far, so the first text is long enough.
+  for (let words = 0; ; words = 0) {
+    while (words < length) {
+      const sentence = describeSentence(random, lexicon);
+      sentences.push(sentence);
+      words += sentence.text.split(" ").length;
+    }
+    const ids = tokenizer.encode(sentences.map(({ text }) => text).join(" "));
+    if (ids.length > length) return { sentences, ids: ids.slice(0, length + 1) };
+  }
+}
