@@ -19,8 +19,8 @@ const tokenizer = loadTokenizer(JSON.parse(makeTokenizer(demoLexicon)["tokenizer
 const model = modelFromConfig(
   {
     model_type: "llama",
-    hidden_size: 32,
-    intermediate_size: 48,
+    hidden_size: 48,
+    intermediate_size: 64,
     num_hidden_layers: 2,
     num_attention_heads: 2,
     num_key_value_heads: 1,
@@ -31,11 +31,11 @@ const model = modelFromConfig(
 );
 const recipe: LanguageModelRecipe = {
   seed: 1,
-  steps: 60,
-  rows: 16,
+  steps: 90,
+  rows: 32,
   length: 16,
   parts: 2,
-  learningRate: 1e-2,
+  learningRate: 2e-2,
   warmup: 10,
   decay: 0.1,
   clip: 1,
@@ -55,7 +55,7 @@ beforeAll(async () => {
   trained = pool.weights;
 });
 
-describe("a tiny language model trained for 60 steps", () => {
+describe("a tiny language model trained for 90 steps", () => {
   it("begins as if it knew nothing and ends below the entropy of single words", async () => {
     const sample = heldOut.rows(0, 64, recipe.length);
     expect(Math.abs(losses[0]! - Math.log(model.vocabulary))).toBeLessThan(0.3);
@@ -69,7 +69,7 @@ describe("a tiny language model trained for 60 steps", () => {
     const short = { ...recipe, steps: 5 };
     const results: Float32Array[] = [];
     for (const parts of [1, 2]) {
-      // The same rows for both: a piece of 16 rows, or its halves.
+      // The same rows for both: a piece of 32 rows, or its halves.
       const pool = await localPool(model, halves(text, recipe.rows), { ...short, parts }, oneThread);
       await trainLanguageModel(model, { ...short, parts }, pool);
       await pool.close();
@@ -98,7 +98,9 @@ describe("a tiny language model trained for 60 steps", () => {
       model,
       recipe,
       pool,
-      ({ step }) => step === 2 && controller.abort(),
+      ({ step }) => {
+        if (step === 2) controller.abort();
+      },
       controller.signal,
     );
     await expect(run).rejects.toThrow("stopped");

@@ -1,4 +1,4 @@
-import type { ComponentChildren } from "preact";
+import { type ComponentChildren, Fragment } from "preact";
 import { useId } from "preact/hooks";
 
 /** One of a few values, all in view: radio buttons that look like a segmented control. */
@@ -74,5 +74,24 @@ export function Part(props: { id: string; title: string; children: ComponentChil
       <h2 id={`${props.id}-title`}>{props.title}</h2>
       {props.children}
     </section>
+  );
+}
+
+/** A case's name, which may break after its slashes on a narrow page. */
+export function CaseName({ name }: { name: string }) {
+  const parts = name.split("/");
+  return (
+    <>
+      {parts.map((part, i) => (
+        <Fragment key={part}>
+          {i > 0 && (
+            <>
+              /<wbr />
+            </>
+          )}
+          {part}
+        </Fragment>
+      ))}
+    </>
   );
 }

@@ -127,7 +127,9 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
 export function benchText(result: BenchResult): string {
   const n = (value: number, digits = 0) => value.toFixed(digits);
   return [
-    `${result.machine.cpu}, ${result.machine.cores} cores; onnxruntime ${result.versions["onnxruntime-node"]}; model ${result.model}`,
+    `${result.machine.cpu}, ${result.machine.cores} cores; ${Object.entries(result.versions)
+      .map(([name, v]) => `${name} ${v}`)
+      .join(", ")}; model ${result.model}`,
     `matrix products: ${n(result.gemm_peak)} GFLOP/s at best, ${n(result.gemm_own_shapes)} in the model's own shapes`,
     "",
     ...table([

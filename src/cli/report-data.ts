@@ -64,14 +64,15 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
   const ablationPath = join(folder, "ablation.json");
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
   const pairs = await readPairs(join(folder, "pairs.jsonl"));
+  const accuracy = accuracyOf(pairs);
   const tables = await Tables.open(folder);
   try {
     const prompts = new Prompts(await tables.nodes(), pairs);
     return {
       format: 1,
       run: describeRun(manifest, ranking),
-      warnings: warningsOf(manifest, ranking),
-      accuracy: accuracyOf(pairs),
+      warnings: warningsOf(manifest, ranking, accuracy),
+      accuracy,
       checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
       importance: importanceOf(ranking),
       features: await tables.topFeatures(limits.features),
@@ -166,7 +167,7 @@ function commandOf({ command, options, seed }: Manifest): string {
 }
 
 /** The run's own warnings, and what a reader of the report has to know besides; no line twice. */
-function warningsOf(manifest: Manifest, ranking: Ranking): string[] {
+function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly CaseAccuracy[]): string[] {
   const lines = [...manifest.warnings];
   if (manifest.status !== "finished") lines.push("This run is not complete; the numbers may change when it is.");
   const failed = manifest.checks.filter((check) => !check.passed);
@@ -175,10 +176,9 @@ function warningsOf(manifest: Manifest, ranking: Ranking): string[] {
       `${failed.length} of ${manifest.checks.length} checks failed; do not rely on the numbers before you know why.`,
     );
   }
-  for (const row of manifest.accuracy) {
-    if (row.accuracy >= 0.8) continue;
-    const said = lines.some((line) => line.includes(row.case) && line.includes("accuracy"));
-    if (said) continue;
+  for (const row of accuracy) {
+    const said = manifest.warnings.some((line) => /accuracy/i.test(line) && line.includes(row.case));
+    if (row.accuracy >= 0.8 || said) continue;
     lines.push(
       `The model prefers the clean answer in only ${(100 * row.accuracy).toFixed(1)} % of the ${row.split} pairs of ${row.case}: there is little behaviour to explain.`,
     );

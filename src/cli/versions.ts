@@ -1,16 +1,18 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { runtimeName } from "#session";
 import { packageRoot } from "./setting.ts";
 
 const require = createRequire(import.meta.url);
 
 /** Versions of this program, its runtime and the packages that compute. */
 export async function versions(): Promise<Record<string, string>> {
+  const runtime = await runtimeName();
   return {
     "analytic-sfc": await version(join(packageRoot, "package.json")),
     node: process.versions.node,
-    "onnxruntime-node": await version(manifestOf("onnxruntime-node")),
+    [runtime]: await version(manifestOf(runtime)),
     duckdb: await version(manifestOf("@duckdb/node-api")),
   };
 }
@@ -18,7 +20,10 @@ export async function versions(): Promise<Record<string, string>> {
 /** A package's package.json, also where its `exports` hide it. */
 function manifestOf(name: string): string {
   let folder = dirname(require.resolve(name));
-  while (!folder.endsWith(name)) folder = dirname(folder);
+  while (!folder.replaceAll("\\", "/").endsWith(`node_modules/${name}`)) {
+    if (folder === dirname(folder)) throw new Error(`internal: no folder of the package ${name}`);
+    folder = dirname(folder);
+  }
   return join(folder, "package.json");
 }
 

@@ -1,7 +1,7 @@
 import type { Op } from "./ops.ts";
 import { type Pullback, pullbacks } from "./pullbacks.ts";
 import { shapeText } from "./shape.ts";
-import { scalar, type Tensor, unbroadcast } from "./tensor.ts";
+import { constant, numbers, scalar, type Tensor, unbroadcast } from "./tensor.ts";
 
 /**
  * Gradients of a scalar with respect to tensors anywhere in its graph, in reverse mode.
@@ -21,7 +21,8 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], cotangent?: Te
     if (t.source.kind === "op" && t.source.inputs.some((x) => leadsFrom.has(x))) leadsFrom.add(t);
   }
   const cotangents = new Map<Tensor, Tensor>();
-  if (leadsFrom.has(output)) cotangents.set(output, cotangent ?? scalar(1, output.dtype).reshape(...output.shape));
+  if (leadsFrom.has(output))
+    cotangents.set(output, cotangent ?? constant(numbers([1], output.dtype), output.dtype, output.shape));
   for (const y of order.reverse()) {
     const g = cotangents.get(y);
     if (g === undefined || y.source.kind !== "op") continue;

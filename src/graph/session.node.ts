@@ -1,37 +1,37 @@
-import * as ort from "onnxruntime-node";
-import type { RuntimeOptions, Session, Value } from "./session.ts";
+import { UserError } from "../errors.ts";
+import { type Onnxruntime, openSession } from "./runtime.ts";
+import type { RuntimeOptions, Session } from "./session.ts";
 
 export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
 
-/** onnxruntime-node's session of an ONNX file. */
-export async function createRuntime(
-  model: Uint8Array,
-  { threads = 0, device = "cpu", fuse }: RuntimeOptions,
-): Promise<Session> {
-  const session = await ort.InferenceSession.create(model, {
-    executionProviders: [device],
-    intraOpNumThreads: threads,
-    interOpNumThreads: 1,
-    graphOptimizationLevel: fuse ? "all" : "basic",
-    logSeverityLevel: 3,
-    // Threads that spin after a run slow down whatever runs next, most of all other sessions.
-    extra: { session: { force_spinning_stop: "1" } },
-  });
-  return {
-    async run(inputs) {
-      const feeds: Record<string, ort.Tensor> = {};
-      for (const name of session.inputNames) {
-        const value = inputs[name];
-        if (value === undefined) throw new Error(`internal: no value for the input ${name}`);
-        feeds[name] = new ort.Tensor(value.dtype, value.data as Float32Array, value.shape);
-      }
-      const results = await session.run(feeds);
-      const values: Record<string, Value> = {};
-      for (const [name, t] of Object.entries(results)) {
-        values[name] = { dtype: t.type as Value["dtype"], data: t.data as Value["data"], shape: t.dims };
-      }
-      return values;
-    },
-    release: () => session.release(),
-  };
+let loaded: Promise<{ readonly ort: Onnxruntime; readonly native: boolean }> | undefined;
+
+/**
+ * onnxruntime for Node. Where its native package could not be installed (no binary for this system, or an install without the network it wants), the
+ * WebAssembly build does the same work several times slower.
+ */
+function load() {
+  loaded ??= import("onnxruntime-node").then(
+    (ort) => ({ ort, native: true }),
+    async () => ({ ort: await import("onnxruntime-web"), native: false }),
+  );
+  return loaded;
+}
+
+/** What computes here: the native runtime or the WebAssembly build. */
+export async function runtimeName(): Promise<"onnxruntime-node" | "onnxruntime-web"> {
+  return (await load()).native ? "onnxruntime-node" : "onnxruntime-web";
+}
+
+/** A session of an ONNX file. @throws UserError if the device needs the native runtime and there is none */
+export async function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
+  const { ort, native } = await load();
+  const { device = "cpu" } = options;
+  if (native) return openSession(ort, device, model, options);
+  if (device !== "cpu") {
+    throw new UserError(
+      `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. Install onnxruntime-node, or use --device cpu.`,
+    );
+  }
+  return openSession(ort, "wasm", model, options);
 }

@@ -1,5 +1,5 @@
 import type { CaseAccuracy, ReportData } from "../../src/report/data.ts";
-import { Part, Scroll } from "../controls.tsx";
+import { CaseName, Part, Scroll } from "../controls.tsx";
 import { signed, whole } from "../format.ts";
 import { splitsOf } from "../select.ts";
 import { ShareCell } from "./share.tsx";
@@ -55,7 +55,9 @@ export function AccuracyPart({ data }: { data: ReportData }) {
             <tbody>
               {cases.map((name) => (
                 <tr key={name}>
-                  <th scope="row">{name}</th>
+                  <th scope="row">
+                    <CaseName name={name} />
+                  </th>
                   {splits.map((split) => (
                     <Cells key={split} row={rows.get(`${split} ${name}`)} patched={patched} />
                   ))}

@@ -86,7 +86,7 @@ function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
       <figcaption>
         <b>{row.site}</b>
         <span>
-          ρ {rho}, {whole(row.both)} features
+          Spearman ρ {rho}, {whole(row.both)} features
         </span>
         <span>
           shared: {wholePercent(row.overlap10)} of top 10, {wholePercent(row.overlap50)} of top 50

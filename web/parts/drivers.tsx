@@ -38,7 +38,7 @@ export function DriversPart({ data, shown }: { data: ReportData; shown: FeatureN
           <p>
             The tokens at which the top {data.limits.drivers} features of a site have their largest effects, each token
             once. The word above a word is the one in the patch prompt. Codes are the feature's activation at that
-            token.
+            token; the effect is the mean over the pairs that are alike up to there.
           </p>
           <div class="controls">
             <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={changeKind} />
@@ -100,7 +100,7 @@ function Context({ context }: { context: DriverContext }) {
         <span class={context.effect < 0 ? "effect negative" : "effect positive"}>{signed(context.effect)}</span> code{" "}
         {number(context.codeClean)}
         {context.codePatch !== null && <> → {number(context.codePatch)}</>}, {context.case}, {context.split},{" "}
-        {context.pairs === 1 ? "1 pair" : `mean of ${whole(context.pairs)} pairs`}
+        {context.pairs === 1 ? "1 pair" : `${whole(context.pairs)} pairs`}
       </p>
     </li>
   );

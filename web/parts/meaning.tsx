@@ -1,5 +1,5 @@
 import type { Ablation, ReportData } from "../../src/report/data.ts";
-import { Part, Scroll } from "../controls.tsx";
+import { CaseName, Part, Scroll } from "../controls.tsx";
 import { number, signed, whole } from "../format.ts";
 import { ShareCell } from "./share.tsx";
 
@@ -107,7 +107,9 @@ function After({ ablation }: { ablation: Ablation["ablations"][number] }) {
           <tbody>
             {ablation.accuracy.map((row) => (
               <tr key={`${row.split} ${row.case}`}>
-                <th scope="row">{row.case}</th>
+                <th scope="row">
+                  <CaseName name={row.case} />
+                </th>
                 <td class="text">{row.split}</td>
                 <td>{whole(row.n)}</td>
                 <ShareCell share={row.before} alarmBelow={0.8} />

@@ -1,7 +1,7 @@
 import type { ReportData } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
 import { number, percent, whole } from "../format.ts";
-import { nameOf, splitsOf } from "../select.ts";
+import { nameOf, splitsOf, unitOf } from "../select.ts";
 
 /** The result at a glance: what was asked, how the model does, where it happens, whether the numbers hold. */
 export function Summary({ data }: { data: ReportData }) {
@@ -46,7 +46,7 @@ export function Summary({ data }: { data: ReportData }) {
           note={
             layer === null
               ? ""
-              : `Σ|${run.score === "effect" ? "effect" : "score"}| ${number(layer.sum)} over its sites`
+              : `Σ|${run.score === "effect" ? "effect" : "score"}| ${number(layer.sum)} ${unitOf[run.score]}`
           }
         />
         <Figure

@@ -1,0 +1,45 @@
+import type { InferenceSession, Tensor as OrtTensor, TensorConstructor } from "onnxruntime-common";
+import type { RuntimeOptions, Session, Value } from "./session.ts";
+
+/** What the onnxruntime packages for Node and for the browser have in common. */
+export interface Onnxruntime {
+  readonly InferenceSession: {
+    create(model: Uint8Array, options: InferenceSession.SessionOptions): Promise<InferenceSession>;
+  };
+  readonly Tensor: TensorConstructor;
+}
+
+/** A session of an ONNX file on an execution provider of one of onnxruntime's packages. */
+export async function openSession(
+  { InferenceSession: sessions, Tensor }: Onnxruntime,
+  provider: string,
+  model: Uint8Array,
+  { threads = 0, fuse }: RuntimeOptions,
+): Promise<Session> {
+  const session = await sessions.create(model, {
+    executionProviders: [provider],
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    graphOptimizationLevel: fuse ? "all" : "basic",
+    logSeverityLevel: 3,
+    // Threads that spin after a run slow down whatever runs next, most of all other sessions.
+    extra: { session: { force_spinning_stop: "1" } },
+  });
+  return {
+    async run(inputs) {
+      const feeds: Record<string, OrtTensor> = {};
+      for (const name of session.inputNames) {
+        const value = inputs[name];
+        if (value === undefined) throw new Error(`internal: no value for the input ${name}`);
+        feeds[name] = new Tensor(value.dtype, value.data as Float32Array, value.shape);
+      }
+      const results = await session.run(feeds);
+      const values: Record<string, Value> = {};
+      for (const [name, t] of Object.entries(results)) {
+        values[name] = { dtype: t.type as Value["dtype"], data: t.data as Value["data"], shape: t.dims };
+      }
+      return values;
+    },
+    release: () => session.release(),
+  };
+}

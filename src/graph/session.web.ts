@@ -1,0 +1,14 @@
+import * as ort from "onnxruntime-web";
+import { openSession } from "./runtime.ts";
+import type { RuntimeOptions, Session } from "./session.ts";
+
+export type Device = "cpu" | "webgpu";
+
+export async function runtimeName(): Promise<"onnxruntime-web"> {
+  return "onnxruntime-web";
+}
+
+/** A session of an ONNX file in the browser: WebAssembly, or WebGPU where it is asked for. */
+export function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
+  return openSession(ort, options.device === "webgpu" ? "webgpu" : "wasm", model, options);
+}

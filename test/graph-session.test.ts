@@ -1,0 +1,77 @@
+import { describe, expect, it } from "vitest";
+import { writeOnnx } from "../src/graph/onnx.ts";
+import { printGraph } from "../src/graph/print.ts";
+import { gradients } from "../src/graph/reverse.ts";
+import { compile, float32 } from "../src/graph/session.ts";
+import { createRuntime as createWeb } from "../src/graph/session.web.ts";
+import { input } from "../src/graph/tensor.ts";
+import { attention, rmsNorm } from "../src/models/layers.ts";
+import { Random } from "../src/random.ts";
+
+describe("printed graphs", () => {
+  it("of a gradient read like mathematics", () => {
+    const x = input("x", "float32", ["N", 4]);
+    const w = input("w", "float32", [3, 4]);
+    const y = x.matmul(w, { transB: true }).tanh();
+    const [dx] = gradients(y.mul(y).sum(), [x]);
+    expect(printGraph({ dx: dx! })).toMatchInlineSnapshot(`
+      "input x float32[N, 4]
+      input w float32[3, 4]
+      a = MatMul{transA: false, transB: true}(x, w) [N, 3]
+      b = Tanh(a) [N, 3]
+      c = Mul(1, b) [N, 3]
+      d = Mul(1, b) [N, 3]
+      e = Add(c, d) [N, 3]
+      f = Mul(b, b) [N, 3]
+      g = Sub(1, f) [N, 3]
+      h = Mul(e, g) [N, 3]
+      i = MatMul{transA: false, transB: false}(h, w) [N, 4]
+      output dx = i"
+    `);
+  });
+
+  it("of a mean's gradient repeat nothing: elementwise operations broadcast by themselves", () => {
+    const x = input("x", "float32", ["N", 4]);
+    const w = input("w", "float32", [4]);
+    const [dx] = gradients(rmsNorm(x, w, 1e-5).sum(), [x]);
+    expect(printGraph({ dx: dx! })).not.toContain("Expand{}(");
+    expect(printGraph({ dx: dx! }).split("\n").length).toBeLessThan(30);
+  });
+});
+
+describe("the two runtimes", () => {
+  it("agree on attention and its gradient", async () => {
+    const [B, n, H, K, E] = [2, 5, 4, 2, 6];
+    const random = new Random(7);
+    const normal = (size: number) => Float32Array.from({ length: size }, () => random.normal());
+    const [q, k, v] = [
+      input("q", "float32", [`${n}*B`, H * E]),
+      input("k", "float32", [`${n}*B`, K * E]),
+      input("v", "float32", [`${n}*B`, K * E]),
+    ];
+    const mask = input("mask", "float32", [1, n, n]);
+    const context = { block: n, mask, tokens: mask, positions: mask };
+    const z = attention(q, k, v, context, { heads: H, keyHeads: K, scale: E ** -0.5 });
+    const [dq, dk, dv] = gradients(z.mul(z).sum(), [q, k, v]);
+    const outputs = { z, dq: dq!, dk: dk!, dv: dv! };
+    const values = {
+      q: float32(normal(B * n * H * E), B * n, H * E),
+      k: float32(normal(B * n * K * E), B * n, K * E),
+      v: float32(normal(B * n * K * E), B * n, K * E),
+      mask: float32(
+        Float32Array.from({ length: n * n }, (_, i) => (i % n <= Math.floor(i / n) ? 0 : Number.NEGATIVE_INFINITY)),
+        1,
+        n,
+        n,
+      ),
+    };
+    const native = await (await compile(outputs)).run(values);
+    const web = await (await createWeb(writeOnnx(outputs), { fuse: true, threads: 1 })).run(values);
+    for (const name of Object.keys(outputs) as (keyof typeof outputs)[]) {
+      const [a, b] = [native[name].data as Float32Array, web[name]!.data as Float32Array];
+      const scale = a.reduce((m, x) => Math.max(m, Math.abs(x)), 0);
+      expect(scale).toBeGreaterThan(0.1);
+      expect(Math.max(...a.map((x, i) => Math.abs(x - b[i]!))) / scale, name).toBeLessThan(1e-5);
+    }
+  });
+});
