@@ -261,6 +261,15 @@ describe.skipIf(typeof launched === "string")("the page", () => {
     }
   });
 
+  test("says that a run is not complete", async () => {
+    const full = sampleReport(seed);
+    const { page } = await open({ ...full, run: { ...full.run, status: "running" } });
+    expect(await page.locator(".warnings li").allTextContents()).toEqual([
+      "This run is not complete (running); the numbers may change when it is.",
+    ]);
+    await page.close();
+  });
+
   test("a run without anything in it is drawn too", async () => {
     const full = sampleReport(seed);
     const nothing = {

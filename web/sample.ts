@@ -262,7 +262,7 @@ function meaning(drivers: readonly FeatureDrivers[], cases: readonly string[], l
       }),
     })),
     ablations: ["plural", "singular"].map((label) => ({
-      label: `${label} features`,
+      label: `the ${label} features`,
       features: strongest.slice(0, 3).map((d) => `${d.site}/${d.feature}`),
       value: "zero" as const,
       accuracy: cases.map((name, i) => ({

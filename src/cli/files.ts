@@ -47,7 +47,8 @@ const advice: readonly (readonly [codes: string, text: RegExp, expected: string,
     "no permission",
     "Change the permissions, or choose another --output_dir.",
   ],
-  ["ENOENT ENOTDIR", /no such file or directory|not a directory/i, "an existing folder", "none", "Create it first."],
+  ["ENOENT", /no such file or directory/i, "an existing folder", "none", "Create it first."],
+  ["ENOTDIR EEXIST", /not a directory/i, "folders on the way", "a file among them", "Choose another place."],
 ];
 
 /** An error met while writing to `path` as one for the user, if it is one that a user can do something about; else the error itself. */

@@ -18,7 +18,7 @@ function program(): Command {
   const sfc = new Command("sfc")
     .description("Finds the sparse features that cause a behaviour of a language model.")
     .version(version)
-    .showHelpAfterError("(sfc <command> --help shows the flags)")
+    .configureOutput({ outputError: (text, write) => write(usageProblem(text)) })
     .exitOverride();
 
   const run = sfc
@@ -183,6 +183,16 @@ function wholeNumber(text: string): number {
     throw new InvalidArgumentError("Expected a whole number above 0.");
   }
   return value;
+}
+
+/** Commander's words for a command line that it cannot understand, as one line in the form of the other errors. */
+function usageProblem(text: string): string {
+  const line = text
+    .trim()
+    .replace(/^error: /, "")
+    .replace(/\s*\n\s*/g, " ")
+    .replace(/\.$/, "");
+  return `sfc: ${line}. See sfc --help, or sfc <command> --help for its flags.\n`;
 }
 
 /** --num-examples → --num_examples, so that both spellings of the flags work. */

@@ -169,7 +169,6 @@ function commandOf({ command, options, seed }: Manifest): string {
 /** The run's own warnings, and what a reader of the report has to know besides; no line twice. */
 function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly CaseAccuracy[]): string[] {
   const lines = [...manifest.warnings];
-  if (manifest.status !== "finished") lines.push("This run is not complete; the numbers may change when it is.");
   const failed = manifest.checks.filter((check) => !check.passed);
   if (failed.length > 0) {
     lines.push(

@@ -1,3 +1,4 @@
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
@@ -13,7 +14,8 @@ import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { describeDropped } from "../prompts/check.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
-import type { TokenPair } from "../prompts/pairs.ts";
+import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
+import { readPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
 import { writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
@@ -68,6 +70,7 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   const { batch_size: _, ...recorded } = options;
   const folder = await openRunFolder(path, recorded, force);
   if (folder.state === "finished") {
+    await checkSamePairs(path, checked.kept, options.keep);
     reporter.end();
     const text = await summaryText(path, folder.manifest, { again: true });
     return { text, passed: folder.manifest.checks.every((c) => c.passed) };
@@ -118,7 +121,8 @@ class Job {
     this.#folder = folder;
     this.#reporter = reporter;
     this.#secondsBefore = manifest.seconds;
-    this.manifest = { ...manifest, status: "running", error: null };
+    // Every sitting finds the warnings again.
+    this.manifest = { ...manifest, status: "running", error: null, warnings: [] };
   }
 
   async work(allPairs: readonly TokenPair[]): Promise<void> {
@@ -131,13 +135,14 @@ class Job {
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
     this.manifest.dictionaries = await this.#describeDictionaries();
+    const partial = await this.#partialFor(identity, allPairs);
     const weights = await heldWeights(model, checkpoint, dtype);
     await this.#save();
 
     const pairs =
       keep === "correct"
         ? await this.#correctOnly(allPairs, (forest) =>
-            runMetric(model, weights, planMetric(forest), { ...session, sites: [] }),
+            runMetric(model, weights, planMetric(forest), { ...session, sites: [], stopped: this.#reporter.stopped }),
           )
         : allPairs;
     const forest = prefixForest(pairs);
@@ -157,8 +162,8 @@ class Job {
     const planIdentity = sha256OfText(
       JSON.stringify([identity, sites, plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]])]),
     );
-    const files = fileStore(this.#folder.partial, planIdentity);
-    const tables = await RunTables.open(this.#folder.partial);
+    const files = fileStore(partial, planIdentity);
+    const tables = await RunTables.open(partial);
     const codes = codeReader(session);
     try {
       const captured = await capture(model, weights, plan, {
@@ -226,6 +231,24 @@ class Job {
 
   async fail(error: string): Promise<void> {
     await writeManifest(this.#folder.path, { ...this.#current(), status: "failed", error });
+  }
+
+  /**
+   * The folder for the unfinished work on just this model, these dictionaries and these pairs. What was made of others, before a file changed, is
+   * removed.
+   */
+  async #partialFor(model: string, pairs: readonly TokenPair[]): Promise<string> {
+    const dictionaries = await Promise.all([...this.#dictionaries.values()].map((d) => d.sha256()));
+    const name = sha256OfText(JSON.stringify([model, dictionaries, pairs])).slice(0, 16);
+    const others = (await readdir(this.#folder.partial)).filter((other) => other !== name);
+    if (others.length > 0) {
+      this.#reporter.line("The model, the SAEs or the pairs have changed since the interruption: starting anew.");
+      this.manifest.checks = [];
+      for (const other of others) await rm(join(this.#folder.partial, other), { recursive: true, force: true });
+    }
+    const partial = join(this.#folder.partial, name);
+    await mkdir(partial, { recursive: true });
+    return partial;
   }
 
   /** Effects, or the score asked for, of one site, unless an earlier sitting has them. */
@@ -347,6 +370,18 @@ class Job {
   }
 }
 
+/** Refuses to show a finished run again whose pairs are not those that the same options give now: their file has changed. */
+async function checkSamePairs(path: string, pairs: readonly TokenPair[], keep: JobOptions["keep"]): Promise<void> {
+  const text = await readFile(join(path, "pairs.jsonl"), "utf8").catch(() => "");
+  const key = (pair: PromptPair) => textOfPair(pair, {});
+  const here = readPairs(text, `${path}/pairs.jsonl`).map(key);
+  const asked = new Set(pairs.map(({ pair }) => key(pair)));
+  if (here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length)) return;
+  throw new UserError(
+    `output folder: expected the pairs of its finished run, got others in ${path}. Choose another --output_dir, or --force to replace that run.`,
+  );
+}
+
 function countPairs(pairs: readonly TokenPair[]): { split: "train" | "test"; case: string; pairs: number }[] {
   const counts = new Map<string, { split: "train" | "test"; case: string; pairs: number }>();
   for (const { pair } of pairs) {
@@ -378,10 +413,13 @@ function nodesTable({ backward }: PrefixForest, text: (id: number) => string): N
 /** `pairs.jsonl`: the public format's fields, with split, case, the metric at both prompts and the end node. */
 function pairLines(pairs: readonly TokenPair[], forest: PrefixForest, { cleanMetric, patchMetric }: Capture): string {
   const lines = pairs.map(({ pair }, i) => {
-    const { clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name } = pair;
     const entry = forest.entryOfPair[i]!;
-    const metric = { m_clean: cleanMetric[entry], m_patch: patchMetric[entry], end: forest.endOfPair[i] };
-    return JSON.stringify({ clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name, ...metric });
+    return textOfPair(pair, { m_clean: cleanMetric[entry], m_patch: patchMetric[entry], end: forest.endOfPair[i] });
   });
   return `${lines.join("\n")}\n`;
+}
+
+function textOfPair(pair: PromptPair, more: object): string {
+  const { clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name } = pair;
+  return JSON.stringify({ clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name, ...more });
 }

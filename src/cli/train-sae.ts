@@ -1,7 +1,7 @@
 import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openFolder } from "#file";
-import { openDictionaries } from "../dictionaries/open.ts";
+import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { type JumpReluWeights, saveSaeLens } from "../dictionaries/sae-lens.ts";
 import { UserError } from "../errors.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
@@ -110,7 +110,7 @@ export async function evaluateSaes(
 ): Promise<void> {
   const { sites, folder, threads, signal } = task;
   // Opened first, so that a missing or damaged file is found before the work begins.
-  for (const dictionary of (await openDictionaries(await openFolder(folder), sites)).values()) await dictionary.close();
+  await closeDictionaries(await openDictionaries(await openFolder(folder), sites));
   const progress = new Progress();
   const done = Array.from({ length: threads }, () => ({ done: 0, total: 0 }));
   progress.begin(`evaluating ${sites.length} SAEs`, 1);

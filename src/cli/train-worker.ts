@@ -1,7 +1,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { openFolder } from "#file";
 import { heldWeights } from "../capture/weights.ts";
-import { openDictionaries } from "../dictionaries/open.ts";
+import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import type { JumpReluWeights } from "../dictionaries/sae-lens.ts";
 import { messageOf } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
@@ -84,6 +84,7 @@ async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeight
   const { model, checkpoint, tokenizer } = await openModel(job.model);
   const text = generatedText(tokenizer, demoLexicon, job.text);
   const weights = await heldWeights(model, checkpoint);
+  await checkpoint.close();
   const source = await activationSource(model, weights, job.sites, text, job.length, oneThread);
   const report = (progress: DictionaryProgress) => {
     if (progress.step % reportEvery === 0) parentPort!.postMessage({ progress });
@@ -96,8 +97,14 @@ async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQualit
   const text = generatedText(tokenizer, demoLexicon, job.text);
   const found = await openDictionaries(await openFolder(job.saes), job.sites);
   const weights = await heldWeights(model, checkpoint);
+  await checkpoint.close();
   const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
-  return evaluateDictionaries(model, weights, [...found.values()], text, job.length, job.tokens, report, oneThread);
+  const { length, tokens } = job;
+  try {
+    return await evaluateDictionaries(model, weights, [...found.values()], text, length, tokens, report, oneThread);
+  } finally {
+    await closeDictionaries(found);
+  }
 }
 
 async function answer(work: () => Promise<unknown>): Promise<void> {

@@ -10,8 +10,15 @@ const opset = 21;
 /** ONNX's numbers for types (TensorProto.DataType). */
 const typeNumbers: Record<DType, number> = { float32: 1, int64: 7, bool: 9, float64: 11 };
 
+interface Node {
+  readonly type: string;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly attributes: Readonly<Record<string, AttributeValue>>;
+}
+
 interface Graph {
-  readonly nodes: Message[];
+  readonly nodes: Node[];
   readonly initializers: Message[];
   next: number;
 }
@@ -38,11 +45,19 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array
       names.set(t, emit(graph, source.op, source.attributes, operands, source.inputs, t));
     }
   }
+  // A result takes its output's name; one that is asked for twice, an input or a constant is copied.
+  const renamed = new Map<string, string>();
   const results = Object.entries(outputs).map(([name, t]) => {
-    graph.nodes.push(node("Identity", [names.get(t)!], [name]));
+    const at = names.get(t)!;
+    if (t.source.kind === "op" && !renamed.has(at)) renamed.set(at, name);
+    else graph.nodes.push({ type: "Identity", inputs: [at], outputs: [name], attributes: {} });
     return valueInfo(name, t.dtype, t.shape);
   });
-  for (const n of graph.nodes) message.message(1, n);
+  for (const node of graph.nodes)
+    message.message(
+      1,
+      nodeMessage(node, (name) => renamed.get(name) ?? name),
+    );
   message.text(2, "sfc");
   for (const i of graph.initializers) message.message(5, i);
   for (const i of inputs) message.message(11, i);
@@ -109,7 +124,8 @@ function emit<O extends Op>(
     case "KthLargest": {
       const { k } = a as OpAttributes["KthLargest"];
       const [values, places] = [`t${graph.next++}`, `t${graph.next++}`];
-      graph.nodes.push(node("TopK", [x[0]!, int64s([k])], [values, places], { axis: -1 }));
+      const inputs = [x[0]!, int64s([k])];
+      graph.nodes.push({ type: "TopK", inputs, outputs: [values, places], attributes: { axis: -1 } });
       return add(graph, "Slice", [values, int64s([k - 1]), int64s([k]), int64s([-1])]);
     }
     case "OneHot": {
@@ -128,19 +144,14 @@ type AttributeValue = number | string | readonly number[];
 
 function add(graph: Graph, type: string, inputs: string[], attributes: Record<string, AttributeValue> = {}): string {
   const name = `t${graph.next++}`;
-  graph.nodes.push(node(type, inputs, [name], attributes));
+  graph.nodes.push({ type, inputs, outputs: [name], attributes });
   return name;
 }
 
-function node(
-  type: string,
-  inputs: string[],
-  outputs: string[],
-  attributes: Record<string, AttributeValue> = {},
-): Message {
+function nodeMessage({ type, inputs, outputs, attributes }: Node, rename: (name: string) => string): Message {
   const message = new Message();
-  for (const i of inputs) message.text(1, i);
-  for (const o of outputs) message.text(2, o);
+  for (const i of inputs) message.text(1, rename(i));
+  for (const o of outputs) message.text(2, rename(o));
   message.text(3, outputs[0]!).text(4, type);
   for (const [name, value] of Object.entries(attributes)) {
     const attribute = new Message().text(1, name);

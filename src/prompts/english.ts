@@ -39,13 +39,13 @@ export interface Sentence {
 
 /** Kinds of generated sentences and how often each comes, out of 100. */
 const sentenceKinds = [
-  ["declarative", 58],
+  ["declarative", 52],
   ["question", 9],
   ["existential", 5],
   ["coordinated clauses", 4],
   ["coordinated predicates", 4],
   ["subordinate", 8],
-  ["pronoun", 8],
+  ["pronoun", 14],
   ["demonstrative", 2],
   ["imperative", 2],
 ] as const;

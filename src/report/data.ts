@@ -234,7 +234,7 @@ export const ablationSchema = z.strictObject({
   ),
   ablations: z.array(
     z.strictObject({
-      /** What is taken away, e.g. `plural features`. */
+      /** What is taken away, e.g. `the plural features`. */
       label: z.string(),
       /** `resid_post.3/41`, … */
       features: z.array(z.string()),

@@ -86,13 +86,13 @@ function points(share: number): string {
 function After({ ablation }: { ablation: Ablation["ablations"][number] }) {
   return (
     <>
-      <h3>Without the {ablation.label}</h3>
+      <h3>Without {ablation.label}</h3>
       <p>
         Accuracy when the codes of{" "}
         {ablation.features.length === 1 ? "one feature" : `${ablation.features.length} features`} are set to{" "}
         {ablation.value === "zero" ? "0" : "their mean"}: <span class="names">{ablation.features.join(", ")}</span>.
       </p>
-      <Scroll label={`Accuracy without the ${ablation.label}`}>
+      <Scroll label={`Accuracy without ${ablation.label}`}>
         <table class="numbers">
           <thead>
             <tr>

@@ -17,6 +17,9 @@ export function Summary({ data }: { data: ReportData }) {
   const passed = data.checks.filter((check) => check.passed).length;
   const [first, second] = exampleAnswers(data);
 
+  const unfinished = `This run is not complete (${run.status}); the numbers may change when it is.`;
+  const warnings = run.status === "finished" ? data.warnings : [unfinished, ...data.warnings];
+
   return (
     <header class="summary">
       {run.dictionaries.dummy && (
@@ -56,11 +59,11 @@ export function Summary({ data }: { data: ReportData }) {
           failed={passed < data.checks.length}
         />
       </dl>
-      {data.warnings.length > 0 && (
+      {warnings.length > 0 && (
         <section class="warnings" aria-label="Warnings">
           <h2>Read this first</h2>
           <ul>
-            {data.warnings.map((line) => (
+            {warnings.map((line) => (
               <li key={line}>{line}</li>
             ))}
           </ul>
