@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import type { Split } from "../prompts/pairs.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
 
@@ -86,6 +87,22 @@ export interface FeatureEffects {
 export function rankOrder(feature: ArrayLike<number>, effect: ArrayLike<number>): Int32Array {
   const order = Int32Array.from({ length: effect.length }, (_, i) => i);
   return order.sort((a, b) => Math.abs(effect[b]!) - Math.abs(effect[a]!) || feature[a]! - feature[b]!);
+}
+
+/** A feature with its effect, summed or averaged over whatever its rows were summed over; signed, in logits. */
+export interface RankedFeature {
+  readonly feature: number;
+  readonly effect: number;
+}
+
+/** The features of a site by |effect| summed over its rows, the strongest first, ties by lower feature; the error is left out. */
+export function rankFeatures({ feature, effect }: Pick<EffectRows, "feature" | "effect">): RankedFeature[] {
+  const sums = new Map<number, number>();
+  feature.forEach((f, i) => {
+    if (f !== errorFeature) sums.set(f, (sums.get(f) ?? 0) + effect[i]!);
+  });
+  const [features, totals] = [[...sums.keys()], [...sums.values()]];
+  return [...rankOrder(features, totals)].map((i) => ({ feature: features[i]!, effect: totals[i]! }));
 }
 
 /**

@@ -1,0 +1,21 @@
+// The features of one SAE that carry subject-verb agreement in the embedded model, strongest first.
+import * as sfc from "analytic-sfc";
+
+const folder = await sfc.openFolder(process.argv[2] ?? "models/demo");
+const checkpoint = await sfc.openCheckpoint(folder);
+const model = sfc.modelFromConfig(checkpoint.config, folder.name);
+const weights = await sfc.heldWeights(model, checkpoint);
+const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
+const saes = await sfc.openDictionaries(sfc.subfolder(folder, "saes"), ["resid_post.3"]);
+
+const options = { lexicon: sfc.demoLexicon, seed: 1, perCase: 20, split: "train", cases: ["nounpp_plural"] };
+const { kept } = sfc.tokenizePairs(sfc.agreementPairs(options), tokenizer);
+const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "changed" });
+const captured = await sfc.capture(model, weights, plan, { sites: [...saes.keys()] });
+
+for (const sae of saes.values()) {
+  const { rows } = await sfc.analyticEffects(captured, sae, sfc.codeReader());
+  for (const { feature, effect } of sfc.rankFeatures(rows).slice(0, 5)) {
+    console.log(`${sae.site}/${feature}\t${(effect / kept.length).toFixed(3)} logits`);
+  }
+}
