@@ -11,7 +11,7 @@ export interface ForestGap {
   readonly site: SiteName;
   /** Largest |⟨g, Δx⟩ on the forest − the same, example by example| over nodes, in logits. */
   readonly gap: number;
-  /** Largest |⟨g, Δx⟩| of a node. */
+  /** Largest Σ_d |g_d·Δx_d| of a node: what the sum's rounding is measured by, also where its terms cancel. */
   readonly scale: number;
 }
 
@@ -35,9 +35,9 @@ export async function forestCheck(
   for (const site of options.sites) {
     const [a, b] = [await effectByKey(merged, site), await effectByKey(separate, site)];
     let [gap, scale] = [0, 0];
-    for (const [key, value] of b) {
-      gap = Math.max(gap, Math.abs(value - (a.get(key) ?? 0)));
-      scale = Math.max(scale, Math.abs(value));
+    for (const [key, { effect, absolute }] of b) {
+      gap = Math.max(gap, Math.abs(effect - (a.get(key)?.effect ?? 0)));
+      scale = Math.max(scale, absolute);
     }
     gaps.push({ site, gap, scale });
   }
@@ -47,15 +47,19 @@ export async function forestCheck(
 async function effectByKey(
   { captured, keys }: { readonly captured: Capture; readonly keys: readonly string[] },
   site: SiteName,
-): Promise<Map<string, number>> {
+): Promise<Map<string, { effect: number; absolute: number }>> {
   const { x, g, width: D } = await captured.site(site);
   const { row, forest } = captured.plan;
-  const sums = new Map<string, number>();
+  const sums = new Map<string, { effect: number; absolute: number }>();
   for (const node of captured.activeNodes(site)) {
     const [clean, patch] = [row[forest.backward.clean[node]!]! * D, row[forest.backward.patch[node]!]! * D];
-    let effect = 0;
-    for (let d = 0; d < D; d++) effect += g[node * D + d]! * (x[patch + d]! - x[clean + d]!);
-    sums.set(keys[node]!, (sums.get(keys[node]!) ?? 0) + effect);
+    const sum = sums.get(keys[node]!) ?? { effect: 0, absolute: 0 };
+    sums.set(keys[node]!, sum);
+    for (let d = 0; d < D; d++) {
+      const term = g[node * D + d]! * (x[patch + d]! - x[clean + d]!);
+      sum.effect += term;
+      sum.absolute += Math.abs(term);
+    }
   }
   return sums;
 }
