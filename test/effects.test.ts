@@ -190,12 +190,12 @@ describe("taking features out", () => {
     );
     const site = "resid_post.0";
     const dictionary = dictionaries.get(site)!;
-    const plain = await ablatedMetric(model, float, plan.forest, dictionaries, new Map(), {});
+    const plain = await ablatedMetric(model, float, plan.forest, dictionaries, new Map(), new Set(), {});
     plain.forEach((m, e) => {
       expect(m).toBeCloseTo(captured.cleanMetric[e]!, 3);
     });
     const cut = [3, 11, 30];
-    const got = await ablatedMetric(model, float, plan.forest, dictionaries, new Map([[site, cut]]), {});
+    const got = await ablatedMetric(model, float, plan.forest, dictionaries, new Map([[site, cut]]), new Set([1]), {});
     // By hand: every row of the pack loses f_i·d_i of the clean activations there.
     const [pack] = plan.packs as [Pack];
     const passes = tracePasses(model, weights, { block: plan.block, sites: [site], dtype: "float64" });
@@ -204,6 +204,8 @@ describe("taking features out", () => {
     const D = dictionary.inputWidth;
     const change = new Float64Array(x.length);
     for (let row = 0; row < pack.tokens.length; row++) {
+      // Token 1 is BOS: what fires there stays.
+      if (pack.tokens[row] === 1) continue;
       const f = await codesOf(dictionary, x, row);
       for (const i of cut) for (let d = 0; d < D; d++) change[row * D + d]! -= f[i]! * decoder[i * D + d]!;
     }
@@ -214,22 +216,36 @@ describe("taking features out", () => {
     expect(total).toBeCloseTo(expected, 2);
   });
 
-  it("firing counts the members of each group once", async () => {
+  it("firing gives share and mean code over the distinct first tokens that differ, group by group", async () => {
+    const dictionary = dictionaries.get("resid_post.0")!;
     const { backward } = plan.forest;
-    const shares = await firing(
+    const { x } = await captured.site("resid_post.0");
+    const features = Array.from({ length: 64 }, (_, i) => i);
+    // Tokens 8 and 9 stand at position 1; in the group "both" each clean prefix counts once, though both cases have it.
+    const byCase = await firing(
       captured,
-      dictionaries.get("resid_post.0")!,
+      dictionary,
       codes,
-      [0, 1, 2],
+      features,
       (node) => backward.groups[backward.group[node]!]!.case,
     );
-    for (const byGroup of shares) {
-      expect([...byGroup.keys()].sort()).toEqual(["x_one", "x_two"]);
-      for (const { n, share } of byGroup.values()) {
-        expect(n).toBe(1);
-        expect([0, 1]).toContain(share);
-      }
+    const both = await firing(captured, dictionary, codes, features, () => "both");
+    const member = (token: number) => {
+      const node = [...backward.token.keys()].find((n) => backward.token[n] === token && backward.position[n] === 1)!;
+      return codesOf(dictionary, x, plan.row[backward.clean[node]!]!);
+    };
+    const [one, two] = [await member(8), await member(9)];
+    for (const i of features) {
+      expect(byCase[i]!.get("x_one")!.mean).toBeCloseTo(one[i]!, 6);
+      expect(byCase[i]!.get("x_two")!.mean).toBeCloseTo(two[i]!, 6);
+      expect(both[i]!.get("both")).toMatchObject({ n: 2, share: ((one[i]! > 0 ? 1 : 0) + (two[i]! > 0 ? 1 : 0)) / 2 });
     }
+  });
+
+  it("firing takes more members than there are prefixes where several groups share one", async () => {
+    const names = new Map([...plan.forest.backward.token.keys()].map((node, i) => [node, `group ${i}`]));
+    const shares = await firing(captured, dictionaries.get("resid_post.0")!, codes, [0], (node) => names.get(node));
+    expect(shares[0]!.size).toBeGreaterThan(1);
   });
 });
 

@@ -3,9 +3,9 @@ import type { Model, Weights } from "../models/model.ts";
 import { isChanged } from "../prompts/forest.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { Pack, Plan } from "./packs.ts";
-import { type Floats, type PassOptions, tracePasses } from "./passes.ts";
+import { type Floats, type Passes, type PassOptions, tracePasses } from "./passes.ts";
 
-/** What is kept of one pack: metric values, and by site the kept rows of x and one row of g for each row of a backward pack that holds a node. */
+/** What is kept of one pack: metric values, and by site the kept rows of x and of g. */
 export interface PackResult {
   readonly metric: Floats;
   readonly x: ReadonlyMap<SiteName, Floats>;
@@ -39,7 +39,7 @@ export interface SiteCapture {
   readonly width: number;
   /** x[rows,D] at the kept forward nodes, by the plan's `row`. */
   readonly x: Floats;
-  /** g[backward nodes,D] = ∂M/∂x, summed over the pairs that pass through each node. */
+  /** g[backward nodes,D] = ∂M/∂x, summed over the pairs that pass through each node; 0 at unchanged nodes where only changed ones are wanted. */
   readonly g: Floats;
 }
 
@@ -52,12 +52,14 @@ export interface Capture {
   readonly patchMetric: Float64Array;
   /** One site at a time, so that only one is in memory. */
   site(name: SiteName): Promise<SiteCapture>;
-  /** Backward nodes where Δ and g can differ from 0: changed prefixes; after the last block only the ends, which alone have a gradient there. */
+  /** Backward nodes where Δ and g can differ from 0: changed prefixes; in the last block only the ends, which alone have a gradient at its sites. */
   activeNodes(name: SiteName): Int32Array;
 }
 
 export interface CaptureOptions extends Omit<PassOptions, "block" | "gradientsOnly"> {
   readonly store?: PackStore;
+  /** Passes traced for these sites and the plan's block size, to be used again by the caller; by default they are traced here and released. */
+  readonly passes?: Passes;
   /** Called after each pack. */
   readonly onProgress?: (done: number, total: number) => void;
   /** Asked between packs; true ends the work with a StoppedError. */
@@ -72,7 +74,8 @@ export interface CaptureOptions extends Omit<PassOptions, "block" | "gradientsOn
 export async function capture(model: Model, weights: Weights, plan: Plan, options: CaptureOptions): Promise<Capture> {
   const { sites, store = memoryStore(), onProgress, stopped } = options;
   const { forest, packs } = plan;
-  const passes = tracePasses(model, weights, { ...options, block: plan.block, gradientsOnly: plan.rows === 0 });
+  const passes =
+    options.passes ?? tracePasses(model, weights, { ...options, block: plan.block, gradientsOnly: plan.rows === 0 });
   const cleanMetric = new Float64Array(forest.ends.length);
   const patchMetric = new Float64Array(forest.ends.length);
   try {
@@ -81,7 +84,7 @@ export async function capture(model: Model, weights: Weights, plan: Plan, option
       if (!(await store.has(p))) {
         const { metric, x, g } = await passes.run(pack);
         const N = pack.tokens.length;
-        await store.save(p, { metric, x: kept(x, pack.keep, N), g: kept(g, filled(pack), N) });
+        await store.save(p, { metric, x: kept(x, pack.keep, N), g: kept(g, gradientRows(plan, pack), N) });
       }
       const metric = await store.metric(p);
       pack.metric.end.forEach((end, i) => {
@@ -90,7 +93,7 @@ export async function capture(model: Model, weights: Weights, plan: Plan, option
       onProgress?.(p + 1, packs.length);
     }
   } finally {
-    await passes.release();
+    if (!options.passes) await passes.release();
   }
 
   const isEnd = new Uint8Array(forest.backward.size);
@@ -109,7 +112,7 @@ export async function capture(model: Model, weights: Weights, plan: Plan, option
         const rows = await store.rows(p, "x", name);
         if (rows) placeRows(x, rows, D, (i) => plan.row[forwardNode(plan, pack, pack.keep[i]!)]!);
         const gradients = await store.rows(p, "g", name);
-        const nodes = filled(pack);
+        const nodes = gradientRows(plan, pack);
         if (gradients) addRows(g, gradients, D, (i) => pack.node[nodes[i]!]!);
       }
       return { site: name, width: D, x, g };
@@ -146,9 +149,12 @@ function forwardNode({ forest }: Plan, pack: Pack, row: number): number {
   return pack.kind === "backward" ? forest.backward.clean[node]! : node;
 }
 
-/** Rows of a pack that are not padding. */
-function filled(pack: Pack): Int32Array {
-  return Int32Array.from(pack.node.keys()).filter((row) => pack.node[row]! >= 0);
+/** Rows of a backward pack whose gradients are kept: where only changed prefixes are wanted, those of the others are not read. */
+function gradientRows({ wanted, forest }: Plan, pack: Pack): Int32Array {
+  return Int32Array.from(pack.node.keys()).filter((row) => {
+    const node = pack.node[row]!;
+    return node >= 0 && (wanted !== "changed" || isChanged(forest.backward, node));
+  });
 }
 
 /** The given rows of each site's [N,D]. */

@@ -12,6 +12,7 @@ export type Wanted = "changed" | "clean" | "none";
  */
 export interface Plan {
   readonly forest: PrefixForest;
+  readonly wanted: Wanted;
   /** n: nodes per block. */
   readonly block: number;
   readonly packs: readonly Pack[];
@@ -26,16 +27,14 @@ export interface Pack {
   /** What goes into the session. N = n·B rows; those beyond a block's nodes are padding that sees only itself. */
   readonly tokens: Int32Array;
   readonly positions: Int32Array;
-  /** [B,n,n]: 0 where the row's node sees the column's (itself and its ancestors), −∞ elsewhere. */
-  readonly mask: Float32Array;
+  /** Row of each row's parent, −1 at a root and in padding: a row sees itself and its ancestors. */
+  readonly parent: Int32Array;
   readonly blocks: number;
   /** Node of each row: of the backward or of the forward forest by kind; −1 in padding. */
   readonly node: Int32Array;
   /** Rows whose activations are kept, each forward node in one pack alone. */
   readonly keep: Int32Array;
   readonly metric: MetricRows;
-  /** The number of pairs that end in the pack. */
-  readonly pairs: number;
 }
 
 /** Metric values to compute, P of them. A weight of 0 asks for the value without its gradient. */
@@ -65,8 +64,8 @@ const defaultNodes = 512;
 /**
  * Cuts a forest into packs.
  *
- * A block holds at least 64 nodes and about eight times the longest prompt: long enough that few ancestors are repeated, short enough that the dense
- * scores within a block stay cheaper than the linear layers.
+ * A block holds several times the longest prompt: long enough that few ancestors are repeated, short enough that the dense scores within a block
+ * stay cheaper than the linear layers.
  */
 export function planCapture(
   forest: PrefixForest,
@@ -139,7 +138,7 @@ export function planCapture(
       ),
     );
   }
-  return { forest, block: n, packs, row, rows };
+  return { forest, wanted, block: n, packs, row, rows };
 }
 
 /** The work of computing the metric at every end's clean prompt, forward passes alone. */
@@ -167,13 +166,13 @@ export function planMetric(
         ends,
       ),
   );
-  return { forest, block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
+  return { forest, wanted: "none", block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
 }
 
-/** At least 64 nodes, and about eight times the longest prompt. */
+/** A power of two, at least 64 and six to eleven times the longest prompt. */
 function blockSize({ forward }: PrefixForest): number {
   const longest = 1 + forward.position.reduce((a, b) => Math.max(a, b), 0);
-  return Math.max(64, 2 ** Math.ceil(Math.log2(8 * longest)));
+  return Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
 }
 
 function fillPack(
@@ -191,7 +190,7 @@ function fillPack(
 ): Pack {
   const N = n * blocks.length;
   const [tokens, positions, node] = [new Int32Array(N), new Int32Array(N), new Int32Array(N).fill(-1)];
-  const mask = new Float32Array(N * n).fill(Number.NEGATIVE_INFINITY);
+  const parent = new Int32Array(N).fill(-1);
   const keep: number[] = [];
   const metric = {
     row: [] as number[],
@@ -201,7 +200,6 @@ function fillPack(
   };
   const end: number[] = [];
   const prompt: ("clean" | "patch")[] = [];
-  let pairs = 0;
   const ask = (at: number, e: number, which: "clean" | "patch") => {
     const { cleanAnswer, patchAnswer, weight } = ends[e]!;
     metric.row.push(at);
@@ -210,18 +208,11 @@ function fillPack(
     metric.weight.push(which === "clean" ? weight : 0);
     end.push(e);
     prompt.push(which);
-    if (which === "clean") pairs += weight;
   };
   blocks.forEach((block, b) => {
-    for (let i = 0; i < n; i++) {
+    for (let i = 0; i < block.nodes.length; i++) {
       const at = b * n + i;
-      mask[at * n + i] = 0;
-      if (i >= block.nodes.length) continue;
-      const parent = block.parent[i]!;
-      if (parent >= 0) {
-        const seen = (b * n + parent) * n;
-        for (let j = 0; j <= parent; j++) if (mask[seen + j] === 0) mask[at * n + j] = 0;
-      }
+      if (block.parent[i]! >= 0) parent[at] = b * n + block.parent[i]!;
       const about = describe(block.nodes[i]!);
       node[at] = block.nodes[i]!;
       tokens[at] = about.token;
@@ -236,7 +227,7 @@ function fillPack(
     kind,
     tokens,
     positions,
-    mask,
+    parent,
     blocks: blocks.length,
     node,
     keep: Int32Array.from(keep),
@@ -248,7 +239,6 @@ function fillPack(
       end: Int32Array.from(end),
       prompt,
     },
-    pairs,
   };
 }
 
@@ -283,15 +273,4 @@ function grouped(ends: readonly End[], key: (end: End) => number): Map<number, n
     else groups.set(k, [e]);
   });
   return groups;
-}
-
-/** Rows of all packs that are padding or repeated ancestors, as a share of all rows: what the cut costs. */
-export function waste({ packs, forest }: Plan): number {
-  const rows = packs.reduce((sum, pack) => sum + pack.node.length, 0);
-  const backward = new Set<number>();
-  const forward = new Set<number>();
-  for (const pack of packs)
-    for (const node of pack.node) if (node >= 0) (pack.kind === "backward" ? backward : forward).add(node);
-  if (backward.size !== forest.backward.size) throw new Error("internal: a backward node is in no pack");
-  return 1 - (backward.size + forward.size) / rows;
 }

@@ -1,7 +1,7 @@
 import { gradients } from "../graph/reverse.ts";
 import { compile, int64, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
-import { contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
+import { type Context, contextInputs, forward, type Model, type Weights } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
 import type { Pack } from "./packs.ts";
 
@@ -23,7 +23,7 @@ export interface PassOptions extends SessionOptions {
   readonly gradientsOnly?: boolean;
   readonly dtype?: "float32" | "float64";
   /** Replaces the activation of a site on its way: x[N,D] traced → x[N,D] traced. */
-  readonly splice?: Tap;
+  readonly splice?: (site: SiteName, x: Tensor, context: Context) => Tensor;
 }
 
 /** The forward pass of a model, and the forward and backward pass in one graph, compiled when first used. */
@@ -44,7 +44,7 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     const context = contextInputs(block, dtype);
     const seen = new Map<SiteName, Tensor>();
     const last = forward(model, weights, context, (site, x) => {
-      const y = splice(site, x);
+      const y = splice(site, x, context);
       seen.set(site, y);
       return y;
     });
@@ -91,6 +91,15 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
   };
 }
 
+/** [B,n,n]: 0 where the row's node sees the column's, itself and its ancestors; −∞ elsewhere. Padding sees itself. */
+function ancestorMask({ parent }: Pack, n: number): Float32Array {
+  const mask = new Float32Array(parent.length * n).fill(Number.NEGATIVE_INFINITY);
+  for (let row = 0; row < parent.length; row++) {
+    for (let seen = row; seen >= 0; seen = parent[seen]!) mask[row * n + (seen % n)] = 0;
+  }
+  return mask;
+}
+
 /** The inputs of a session for a pack. One row of weight 0 stands in where a pack asks for no metric. */
 function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
@@ -106,7 +115,7 @@ function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record
   return {
     tokens: int64(pack.tokens, N),
     positions: int64(pack.positions, N),
-    mask: floats(pack.mask, pack.blocks, n, n),
+    mask: floats(ancestorMask(pack, n), pack.blocks, n, n),
     row: int64(padded(row, nothing), P),
     clean_answer: int64(padded(cleanAnswer, nothing), P),
     patch_answer: int64(padded(patchAnswer, nothing), P),

@@ -3,6 +3,7 @@ import { cpus } from "node:os";
 import { type Pack, planCapture, planMetric } from "../capture/packs.ts";
 import { type Passes, tracePasses } from "../capture/passes.ts";
 import { heldWeights } from "../capture/weights.ts";
+import { StoppedError } from "../errors.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input, type Tensor } from "../graph/tensor.ts";
 import type { Model } from "../models/model.ts";
@@ -78,9 +79,8 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
   ).flat();
-  const block = 64;
-  const passes = tracePasses(model, weights, { block: 64, sites });
-  const plan = planCapture(prefixForest(kept), { wanted: "changed", block });
+  const plan = planCapture(prefixForest(kept), { wanted: "changed" });
+  const passes = tracePasses(model, weights, { block: plan.block, sites });
   const full = plan.packs.find((p) => p.kind === "backward")!;
   const own = await gemmOwnShapes(model, full.node.length, seed);
   const timed: BenchResult["passes"][number][] = [];
@@ -99,16 +99,17 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
       share_of_peak: gflops / peak,
     });
   }
+  await passes.release();
   const sets: [string, readonly TokenPair[]][] = [["default pairs", kept]];
   if (pairs !== null)
     sets.push([pairs.split("/").at(-1)!, wordsAsTokens(await pairsOf(pairs, seed), model.vocabulary)]);
   reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
-    forest.push(await benchForest(name, list, passes, block));
+    if (reporter.stopped()) throw new StoppedError("stopped");
+    forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites })));
     reporter.set(forest.length);
   }
-  await passes.release();
   await checkpoint.close();
   reporter.end();
   return {
@@ -168,11 +169,11 @@ export function benchText(result: BenchResult): string {
 async function benchForest(
   set: string,
   pairs: readonly TokenPair[],
-  passes: Passes,
-  block: number,
+  passesFor: (block: number) => Passes,
 ): Promise<ForestBench> {
   const forest = prefixForest(pairs);
-  const merged = planCapture(forest, { wanted: "changed", block }).packs;
+  const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
+  const passes = passesFor(block);
   const separate = exampleByExample(pairs, block);
   const times: [number[], number[]] = [[], []];
   for (let i = 0; i < 4; i++) {
@@ -182,6 +183,7 @@ async function benchForest(
       if (i > 0) times[which]!.push((performance.now() - start) / 1000);
     }
   }
+  await passes.release();
   const [forestSeconds, exampleSeconds] = [middle(times[0]), middle(times[1])];
   const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
   const nodes = forest.forward.size + forest.backward.size;
@@ -218,11 +220,7 @@ function floorFlops(model: Model, pack: Pack): number {
 }
 
 function attentionFlops(model: Model, pack: Pack): number {
-  const n = pack.mask.length / pack.node.length;
-  let seen = 0;
-  pack.node.forEach((node, row) => {
-    if (node >= 0) for (let j = 0; j < n; j++) if (pack.mask[row * n + j] === 0) seen++;
-  });
+  const seen = pack.positions.reduce((sum, position, row) => sum + (pack.node[row]! >= 0 ? position + 1 : 0), 0);
   return seen * model.attentionFlops;
 }
 

@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { readFileSync, rmSync } from "node:fs";
-import { link, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { constants, existsSync, readFileSync, rmSync } from "node:fs";
+import { access, link, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 import { writeProblem } from "./files.ts";
 import { type Manifest, manifestFile, type RunOptions, readManifest, writeManifest } from "./manifest.ts";
@@ -90,7 +90,7 @@ export async function openRunFolder(
   }
   const partial = join(path, partialFolder);
   try {
-    await mkdir(path, { recursive: true });
+    await makeFolder(path);
   } catch (error) {
     throw writeProblem(error, path);
   }
@@ -124,6 +124,18 @@ export async function completeRunFolder(folder: OpenFolder, manifest: Manifest):
   await writeManifest(folder.path, { ...manifest, status: "finished", error: null });
   await rm(folder.partial, { recursive: true, force: true });
   await folder.release();
+}
+
+/** Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better. */
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    let nearest = dirname(resolve(path));
+    while (!existsSync(nearest)) nearest = dirname(nearest);
+    await access(nearest, constants.W_OK);
+    throw error;
+  }
 }
 
 function refuse(path: string, found: FolderState, options: RunOptions, force: boolean): void {

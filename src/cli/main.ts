@@ -5,9 +5,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { scores } from "../circuit/ranking.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { modelTypes } from "../models/architectures.ts";
-import { benchText } from "./bench.ts";
 import { runJob } from "./host.ts";
-import { writeReport } from "./report.ts";
 import { embeddedModel, generatedTask, type JobOptions, packageRoot } from "./setting.ts";
 import { addTrainCommands } from "./train.ts";
 
@@ -26,7 +24,7 @@ function program(): Command {
     .description("the whole analysis: prompt pairs, effects on train and test, rankings, a report")
     .addHelpText("after", runHelp);
   jobFlags(run)
-    .option("--output_dir <folder>", "the run's folder (default: outputs/<model>-<task>-<seed>)")
+    .option("--output_dir <folder>", "the run's folder (default: outputs/<model>-<task or file>-<seed>)")
     .option("--force", "replace a run with other options in that folder")
     .option("--quiet", "no progress")
     .action(async (flags: Flags) => {
@@ -40,9 +38,10 @@ function program(): Command {
 
   const pairs = sfc
     .command("pairs")
-    .description("make or import prompt pairs and check them against the tokenizer and the model (accuracy by case)");
+    .description("make or import prompt pairs and check them against the tokenizer and the model (accuracy by case)")
+    .addHelpText("after", pairsHelp);
   modelFlag(pairFlags(pairs))
-    .option("--output <file>", "write the pairs that the tokenizer can use as JSON lines")
+    .option("--output <file>", "write the pairs that can be used to this file, as JSON lines")
     .action(async (flags: Flags) => {
       const { model_name, task, pairs: file, num_examples, seed } = jobOptions(flags);
       const options = { model_name, task, pairs: file, num_examples, seed };
@@ -53,7 +52,11 @@ function program(): Command {
     .command("report")
     .description("write the report of a run's folder again")
     .argument("<folder>", "a run's folder")
-    .action(async (folder: string) => console.log(`Report: ${await writeReport(folder)}`));
+    .action(async (folder: string) => {
+      // What loads the database is loaded only where it is used: a third of a second that --help need not take.
+      const { writeReport } = await import("./report.ts");
+      console.log(`Report: ${await writeReport(folder)}`);
+    });
 
   sfc
     .command("models")
@@ -70,12 +73,14 @@ function program(): Command {
     );
   modelFlag(bench)
     .option("--pairs <file>", "time this file of pairs too, its words taken as tokens")
-    .option("--seed <n>", "seed of the pairs", wholeNumber, 1)
+    .option("--seed <n>", "seed of the pairs", wholeNumberFrom0, 1)
     .option("--json", "print JSON")
     .action(async (flags: Flags & { json?: boolean }) => {
       const request = { model_name: flags.model_name, pairs: flags.pairs ?? null, seed: flags.seed };
       const result = await runJob("bench", request);
-      console.log(flags.json ? JSON.stringify(result, null, 2) : benchText(result));
+      if (flags.json) return console.log(JSON.stringify(result, null, 2));
+      const { benchText } = await import("./bench.ts");
+      console.log(benchText(result));
     });
 
   addTrainCommands(sfc);
@@ -104,14 +109,23 @@ interface Flags {
   readonly quiet?: boolean;
 }
 
-const runHelp = `
-Layers are counted from 0. Sites: attn_z, attn_out, mlp_out, resid_post, and embed by name only.
+const pairsHelp = `
+A line of --pairs:
+  {"clean_prefix": "The dog", "patch_prefix": "The dogs", "clean_answer": " runs", "patch_answer": " run", "case": "simple", "split": "train"}
+Both prefixes have the same number of tokens, each answer is one token, its space in front included. The case may be left out, and so may the
+split (train or test), on all lines: then the pairs are halved, no prompt in both halves.`;
+
+const runHelp = `${pairsHelp}
+
+Effects are changes of logit(patch answer) − logit(clean answer): a feature with a positive effect moves the model to the patch answer when it
+takes its value at the patch prompt. Layers are counted from 0. Sites: attn_z, attn_out, mlp_out, resid_post, and embed by name only.
 The same command goes on with an interrupted run; a finished one with the same options is shown again.
 
 Examples:
   sfc run
   sfc run --task pronoun --layers 2-4 --sites resid_post
   sfc run --pairs my-pairs.jsonl --output_dir outputs/mine
+  sfc run --model_name ./my-llama --sae_source dummy # random directions for SAEs: a first try
   sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200`;
 
 function modelFlag(command: Command): Command {
@@ -123,7 +137,7 @@ function pairFlags(command: Command): Command {
     .option("--task <name>", "agreement, determiner or pronoun", generatedTask)
     .option("--pairs <file>", "prompt pairs of your own, JSON lines; replaces --task")
     .option("--num_examples <n>", "pairs per split and case (default: 32; all with --pairs)", wholeNumber)
-    .option("--seed <n>", "seed of everything that is drawn", wholeNumber, 1);
+    .option("--seed <n>", "seed of everything that is drawn", wholeNumberFrom0, 1);
 }
 
 function jobFlags(command: Command): Command {
@@ -149,7 +163,11 @@ function jobFlags(command: Command): Command {
         .default("cpu"),
     )
     .option("--top <n>", "features listed per site and split", wholeNumber, 20)
-    .addOption(new Option("--keep <which>", "pairs that count").choices(["all", "correct"]).default("all"));
+    .addOption(
+      new Option("--keep <which>", "which pairs count: all, or those that the model gets right")
+        .choices(["all", "correct"])
+        .default("all"),
+    );
 }
 
 function jobOptions(flags: Flags): JobOptions {
@@ -178,21 +196,28 @@ function defaultName({ model_name, task, pairs, seed }: JobOptions): string {
 }
 
 function wholeNumber(text: string): number {
+  const value = wholeNumberFrom0(text);
+  if (value < 1) throw new InvalidArgumentError("Expected a whole number from 1 up.");
+  return value;
+}
+
+function wholeNumberFrom0(text: string): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < 1) {
-    throw new InvalidArgumentError("Expected a whole number above 0.");
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError("Expected a whole number from 0 up.");
   }
   return value;
 }
 
-/** Commander's words for a command line that it cannot understand, as one line in the form of the other errors. */
+/** Commander's words for a command line that it cannot understand, in the form of the other errors. */
 function usageProblem(text: string): string {
-  const line = text
-    .trim()
-    .replace(/^error: /, "")
-    .replace(/\s*\n\s*/g, " ")
-    .replace(/\.$/, "");
-  return `sfc: ${line}. See sfc --help, or sfc <command> --help for its flags.\n`;
+  const problem = oneLine(text.replace(/^error: /, "")).replace(/\.$/, "");
+  return `sfc: ${problem}. See sfc --help, or sfc <command> --help for its flags.\n`;
+}
+
+/** A message that may quote what is in a broken file, without its line breaks and other control characters. */
+function oneLine(text: string): string {
+  return text.trim().replace(/\s*\p{Cc}+\s*/gu, " ");
 }
 
 /** --num-examples → --num_examples, so that both spellings of the flags work. */
@@ -205,13 +230,19 @@ function underscored(argv: readonly string[]): string[] {
   });
 }
 
+// Whoever reads our output may stop reading, as head does.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit();
+  throw error;
+});
+
 try {
   await program().parseAsync([...process.argv.slice(0, 2), ...underscored(process.argv.slice(2))]);
 } catch (error) {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
   else {
     if (error instanceof StoppedError) console.error("Stopped. The same command goes on where it stopped.");
-    else if (error instanceof UserError) console.error(`sfc: ${error.message}`);
+    else if (error instanceof UserError) console.error(`sfc: ${oneLine(error.message)}`);
     else {
       console.error(`sfc: ${messageOf(error)}`);
       console.error(error instanceof Error ? error.stack : "");

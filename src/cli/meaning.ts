@@ -5,6 +5,8 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
 import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
 import type { Model, Weights } from "../models/model.ts";
+import { prefixForest } from "../prompts/forest.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
 import type { Ablation } from "../report/data.ts";
 import { parseSite, type SiteName } from "../site.ts";
 
@@ -15,6 +17,8 @@ interface Setting {
   readonly codes: CodeReader;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly ranking: Ranking;
+  /** Ids of BOS, EOS and pad. */
+  readonly special: ReadonlySet<number>;
 }
 
 /** Features of each site that are looked at, the strongest on train. */
@@ -32,7 +36,7 @@ const silent = 0.1;
  * @returns undefined if there is no such site, or no test split
  */
 export async function measureMeaning(
-  { model, weights, captured, codes, dictionaries, ranking }: Setting,
+  { model, weights, captured, codes, dictionaries, ranking, special }: Setting,
   options: Omit<PassOptions, "block" | "sites" | "splice">,
 ): Promise<Ablation | undefined> {
   const { forest } = captured.plan;
@@ -75,15 +79,18 @@ export async function measureMeaning(
   }
   features.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
 
-  const before = await ablatedMetric(model, weights, forest, dictionaries, new Map(), options);
+  const tested = forest.pairs.map((_, p) => p).filter((p) => forest.pairs[p]!.pair.split === "test");
+  const held = prefixForest(tested.map((p) => forest.pairs[p]!));
+  const before = tested.map((p) => captured.cleanMetric[forest.entryOfPair[p]!]!);
   const ablations: Ablation["ablations"] = [];
   for (const [group, bySite] of [...telling].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const after = await ablatedMetric(model, weights, forest, dictionaries, bySite, options);
+    const metric = await ablatedMetric(model, weights, held, dictionaries, bySite, special, options);
+    const after = tested.map((_, i) => metric[held.entryOfPair[i]!]!);
     ablations.push({
       label: `the ${group} features`,
       features: [...bySite].flatMap(([site, list]) => list.map((feature) => `${site}/${feature}`)),
       value: "zero",
-      accuracy: accuracyByCase(captured, before, after),
+      accuracy: accuracyByCase(held.pairs, before, after),
     });
   }
   return { format: 1, members: "first tokens in which the prompts of the test split differ", features, ablations };
@@ -106,18 +113,20 @@ function groupsOf(cases: readonly string[]): (name: string) => string {
   return fewer ? ending : (name) => name;
 }
 
-function accuracyByCase({ plan }: Capture, before: Float64Array, after: Float64Array) {
-  const { backward, ends } = plan.forest;
-  const counts = new Map<number, { n: number; before: number; after: number }>();
-  ends.forEach(({ node, weight }, e) => {
-    const group = backward.group[node]!;
-    const count = counts.get(group) ?? { n: 0, before: 0, after: 0 };
-    counts.set(group, count);
-    count.n += weight;
-    if (before[e]! < 0) count.before += weight;
-    if (after[e]! < 0) count.after += weight;
+function accuracyByCase(pairs: readonly TokenPair[], before: readonly number[], after: readonly number[]) {
+  const counts = new Map<string, { n: number; before: number; after: number }>();
+  pairs.forEach(({ pair }, i) => {
+    const count = counts.get(pair.case) ?? { n: 0, before: 0, after: 0 };
+    counts.set(pair.case, count);
+    count.n++;
+    if (before[i]! < 0) count.before++;
+    if (after[i]! < 0) count.after++;
   });
-  return [...counts]
-    .map(([group, { n, before: b, after: a }]) => ({ ...backward.groups[group]!, n, before: b / n, after: a / n }))
-    .filter(({ split }) => split === "test");
+  return [...counts].map(([name, c]) => ({
+    case: name,
+    split: "test" as const,
+    n: c.n,
+    before: c.before / c.n,
+    after: c.after / c.n,
+  }));
 }

@@ -6,6 +6,9 @@ import type { PackResult, PackStore } from "../capture/capture.ts";
 import type { Floats } from "../capture/passes.ts";
 import { writeFileAtomic } from "./files.ts";
 
+/** Files kept open at a time. */
+const mostOpen = 64;
+
 /**
  * Keeps the results of packs as safetensors files in a folder: they take no memory, and an interrupted run goes on after the last of them.
  *
@@ -15,10 +18,17 @@ export function fileStore(folder: string, identity: string): PackStore & { close
   const open = new Map<number, Promise<TensorFile>>();
   const path = (pack: number) =>
     join(folder, `pack-${identity.slice(0, 16)}-${String(pack).padStart(4, "0")}.safetensors`);
-  const file = (pack: number) => {
-    const known = open.get(pack) ?? openFile(path(pack)).then(openSafetensors);
-    open.set(pack, known);
-    return known;
+  const file = async (pack: number) => {
+    const known = open.get(pack);
+    if (known) return known;
+    if (open.size >= mostOpen) {
+      const [oldest, tensors] = [...open][0]!;
+      open.delete(oldest);
+      await (await tensors).source.close();
+    }
+    const opened = openFile(path(pack)).then(openSafetensors);
+    open.set(pack, opened);
+    return opened;
   };
   const read = async (pack: number, name: string): Promise<Floats | undefined> => {
     const tensors = await file(pack);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { UserError } from "../errors.ts";
 import { reportPage } from "../report/page.ts";
 import { writeFileAtomic } from "./files.ts";
+import { readManifest } from "./manifest.ts";
 import { readReportData } from "./report-data.ts";
 import { packageRoot } from "./setting.ts";
 
@@ -20,6 +21,11 @@ export async function writeReport(folder: string, status?: string): Promise<stri
   const template = await readFile(join(packageRoot, "dist/web/report.html"), "utf8").catch(() => {
     throw new UserError("report: expected the built page dist/web/report.html, got none. Build it with npm run build.");
   });
+  if (status === undefined && (await readManifest(folder)).status !== "finished") {
+    throw new UserError(
+      `run: expected a finished one, got an interrupted one in ${folder}. Repeat its sfc run to go on.`,
+    );
+  }
   const data = await readReportData(folder);
   const path = join(folder, reportFile);
   await writeFileAtomic(

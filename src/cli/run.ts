@@ -4,6 +4,7 @@ import type { Device } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, capture, memoryStore, runMetric } from "../capture/capture.ts";
 import { planCapture, planMetric } from "../capture/packs.ts";
+import { tracePasses } from "../capture/passes.ts";
 import { heldWeights } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
@@ -12,6 +13,9 @@ import { analyticEffects } from "../effects/analytic.ts";
 import { forestCheck } from "../effects/forest-check.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
+import { compile } from "../graph/session.ts";
+import { input } from "../graph/tensor.ts";
+import type { Weights } from "../models/model.ts";
 import { describeDropped } from "../prompts/check.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
@@ -62,6 +66,7 @@ const fairAccuracy = 0.8;
 export async function run(request: RunRequest, reporter: Reporter): Promise<RunOutcome> {
   const { options, folder: path, force } = request;
   reporter.begin("reading", 1);
+  if (options.device !== "cpu") await checkDevice(options.device as Device);
   const opened = await openModel(options.model_name);
   const dictionaries = await openSaes(opened, options);
   const chosen = await choosePairs(opened.tokenizer, options);
@@ -165,10 +170,13 @@ class Job {
     const files = fileStore(partial, planIdentity);
     const tables = await RunTables.open(partial);
     const codes = codeReader(session);
+    const block = plan.block;
+    const passes = tracePasses(model, weights, { ...session, block, sites, gradientsOnly: plan.rows === 0 });
     try {
       const captured = await capture(model, weights, plan, {
         ...session,
         sites,
+        passes,
         store: dtype === "float32" ? files : memoryStore(),
         onProgress: (done, total) => this.#reporter.set(done, total),
         stopped: this.#reporter.stopped,
@@ -187,7 +195,8 @@ class Job {
       }
 
       this.#reporter.begin("checks", 1);
-      await this.#checkForest(forest, weights, session, sites);
+      const { stopped } = this.#reporter;
+      await this.#checkForest(forest, weights, { ...session, sites, stopped, block, ...(plan.rows > 0 && { passes }) });
 
       this.#reporter.begin("writing", 1);
       await writeFileAtomic(join(this.#folder.path, "pairs.jsonl"), pairLines(pairs, forest, captured));
@@ -204,6 +213,7 @@ class Job {
           codes,
           dictionaries: this.#dictionaries,
           ranking: finished.ranking,
+          special: tokenizer.special,
         };
         const meaning = await measureMeaning(setting, session);
         if (meaning) {
@@ -212,6 +222,7 @@ class Job {
       }
     } finally {
       tables.close();
+      await passes.release();
       await codes.release();
       await files.close();
     }
@@ -286,13 +297,12 @@ class Job {
 
   async #checkForest(
     forest: PrefixForest,
-    weights: Awaited<ReturnType<typeof heldWeights>>,
-    session: { readonly dtype: "float32" | "float64"; readonly device: Device },
-    sites: readonly SiteName[],
+    weights: Weights,
+    options: Parameters<typeof forestCheck>[3],
   ): Promise<void> {
     const every = Math.max(1, Math.floor(forest.pairs.length / forestSample));
     const sample = forest.pairs.filter((_, i) => i % every === 0).slice(0, forestSample);
-    for (const { site, gap, scale } of await forestCheck(this.#opened.model, weights, sample, { ...session, sites })) {
+    for (const { site, gap, scale } of await forestCheck(this.#opened.model, weights, sample, options)) {
       this.#addCheck(check("forest equals example by example", site, gap, scale, forestTolerance));
     }
   }
@@ -367,6 +377,21 @@ class Job {
 
   #save(): Promise<void> {
     return writeManifest(this.#folder.path, this.#current());
+  }
+}
+
+/** Refuses a device that this machine lacks, with the smallest session there is. */
+async function checkDevice(device: Device): Promise<void> {
+  const x = input("x", "float32", [1]);
+  try {
+    const session = await compile({ y: x.add(x) }, { device });
+    await session.release();
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(
+      `--device: expected one that works here, got ${device} (${messageOf(error).split("\n")[0]}). Leave the flag out to use the CPU.`,
+      { cause: error },
+    );
   }
 }
 

@@ -10,6 +10,7 @@ import { agreementPairs } from "../prompts/agreement.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import { makeTokenizer } from "../prompts/make-tokenizer.ts";
+import type { PromptPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
 import { accuracyByCase, type CaseAccuracy } from "../training/accuracy.ts";
@@ -99,7 +100,7 @@ export async function trainModel(
             const check = await look(model, weights, tokenizer, recipe, threads);
             curve.push({ ...line, ...check });
             progress.line(
-              `step ${step}: loss ${line.loss}, held-out ${check.held_out_loss}, agreement ${percent(check.accuracy)} (least ${percent(check.least_accuracy)})`,
+              `step ${step}: loss ${line.loss}, held-out ${check.held_out_loss}, accuracy ${percent(check.accuracy)} (least: ${percent(check.least_accuracy)}, ${check.least_case})`,
             );
           } else curve.push(line);
         }
@@ -146,7 +147,10 @@ async function look(
   recipe: LanguageModelRecipe,
   threads: number,
 ) {
-  const cases = await agreementOn(model, weights, tokenizer, pairsPerCheck, recipe.seed, threads);
+  const cases = [
+    ...(await agreementOn(model, weights, tokenizer, pairsPerCheck, recipe.seed, threads)),
+    ...(await otherTasks(model, weights, tokenizer, pairsPerCheck, threads)),
+  ];
   const shares = cases.map(({ correct, pairs }) => correct / pairs);
   return {
     held_out_loss: round(await heldOutLoss(model, weights, tokenizer, recipe, 128, threads)),
@@ -181,7 +185,7 @@ async function agreementOn(
   perCase: number,
   seed: number,
   threads: number,
-  wasRead: (pair: Parameters<ReturnType<typeof combinationReader>>[0]) => boolean = () => false,
+  wasRead: (pair: PromptPair) => boolean = () => false,
 ): Promise<CaseAccuracy[]> {
   const half = Math.ceil(perCase / 2);
   const pairs = (["train", "test"] as const).flatMap((split) => {
@@ -195,6 +199,27 @@ async function agreementOn(
       return true;
     });
   });
+  return accuracyByCase(model, weights, tokenizePairs(pairs, tokenizer).kept, { threads });
+}
+
+/** Accuracy on the tasks that come as files, on the first pairs of each case. */
+async function otherTasks(
+  model: Model,
+  weights: Weights,
+  tokenizer: Tokenizer,
+  perCase: number,
+  threads: number,
+): Promise<CaseAccuracy[]> {
+  const taken = new Map<string, number>();
+  const pairs: PromptPair[] = [];
+  for (const task of ["determiner", "pronoun"]) {
+    const path = `${packageRoot}tasks/${task}.jsonl`;
+    for (const pair of readPairs(await readFile(path, "utf8"), path, 1)) {
+      const before = taken.get(pair.case) ?? 0;
+      taken.set(pair.case, before + 1);
+      if (before < perCase) pairs.push(pair);
+    }
+  }
   return accuracyByCase(model, weights, tokenizePairs(pairs, tokenizer).kept, { threads });
 }
 
@@ -215,12 +240,7 @@ export async function evaluateModel(folder: string, threads: number, print: (lin
   const agreement = await agreementOn(model, weights, tokenizer, pairsPerCase, 1, threads, (pair) =>
     read.has(combinationOf(pair)),
   );
-  const tasks: CaseAccuracy[] = [];
-  for (const task of ["determiner", "pronoun"]) {
-    const path = `${packageRoot}tasks/${task}.jsonl`;
-    const pairs = readPairs(await readFile(path, "utf8"), path, 1);
-    tasks.push(...(await accuracyByCase(model, weights, tokenizePairs(pairs, tokenizer).kept, { threads })));
-  }
+  const tasks = await otherTasks(model, weights, tokenizer, pairsPerCase, threads);
   const quality = {
     held_out_loss: round(await heldOutLoss(model, weights, tokenizer, recipe, 1024, threads)),
     combinations_read: read.size,

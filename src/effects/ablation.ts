@@ -4,7 +4,7 @@ import type { PassOptions } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
 import { constant, type Tensor } from "../graph/tensor.ts";
-import type { Model, Tap, Weights } from "../models/model.ts";
+import type { Context, Model, Weights } from "../models/model.ts";
 import { isChanged, type PrefixForest } from "../prompts/forest.ts";
 import type { SiteName } from "../site.ts";
 
@@ -43,7 +43,7 @@ export async function firing(
     members.set(group, set.add(row[backward.clean[node]!]!));
   }
   const list = [...members].flatMap(([group, rows]) => [...rows].map((at) => ({ group, at })));
-  const gathered = x.slice(0, list.length * D);
+  const gathered = new (x.constructor as typeof Float64Array)(list.length * D);
   list.forEach(({ at }, i) => {
     gathered.set(x.subarray(at * D, (at + 1) * D), i * D);
   });
@@ -64,10 +64,11 @@ export async function firing(
 }
 
 /**
- * The metric at every end's clean prompt with some features taken out: at each site x becomes x − Σ f_i·d_i over them, at every position, the rest of
- * x (other features, biases, error) untouched.
+ * The metric at every end's clean prompt with some features taken out: at each site x becomes x − Σ f_i·d_i over them, the rest of x (other features,
+ * biases, error) untouched. Special tokens stay as they are: SAEs are not trained on them, so what fires there means something else.
  *
  * @param features by site; an empty map gives the plain model's metric
+ * @param special ids of BOS, EOS and pad
  * @returns m by end, in logits
  */
 export async function ablatedMetric(
@@ -76,16 +77,25 @@ export async function ablatedMetric(
   forest: PrefixForest,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   features: ReadonlyMap<SiteName, readonly number[]>,
+  special: ReadonlySet<number>,
   options: Omit<PassOptions, "block" | "sites" | "splice">,
 ): Promise<Float64Array> {
   const cuts = new Map<SiteName, (x: Tensor) => Tensor>();
-  for (const [site, chosen] of features) cuts.set(site, await cutOut(dictionaries.get(site)!, chosen));
-  const splice: Tap = (site, x) => cuts.get(site)?.(x) ?? x;
+  for (const [site, chosen] of features) cuts.set(site, await partOf(dictionaries.get(site)!, chosen));
+  const ordinary = constant(
+    Float32Array.from({ length: model.vocabulary }, (_, id) => (special.has(id) ? 0 : 1)),
+    "float32",
+    [model.vocabulary, 1],
+  );
+  const splice = (site: SiteName, x: Tensor, { tokens }: Context) => {
+    const part = cuts.get(site)?.(x);
+    return part ? x.sub(part.mul(ordinary.gather(tokens))) : x;
+  };
   return runMetric(model, weights, planMetric(forest), { ...options, sites: [], splice });
 }
 
-/** x[N,D] ↦ x − f[:,S]·W_dec[S]. Only the encoder columns of S are used, but for TopK, where every code depends on the others. */
-async function cutOut(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
+/** x[N,D] ↦ f[:,S]·W_dec[S], what some features contribute to it. Only the encoder columns of S are used, but for TopK, where every code depends on the others. */
+async function partOf(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
   const { weight, bias, inputBias, activation } = await dictionary.encoder();
   const [D, F] = [dictionary.inputWidth, dictionary.width];
   const all = activation.kind === "topk";
@@ -107,5 +117,5 @@ async function cutOut(dictionary: Dictionary, features: readonly number[]): Prom
     threshold: activation.kind === "jumprelu" ? vector(pick(activation.threshold)) : undefined,
   };
   const directions = constant(decoder, "float32", [S, D]);
-  return (x) => x.sub(traceCodes(x, tensors, activation.kind, all ? activation.k : 0).matmul(directions));
+  return (x) => traceCodes(x, tensors, activation.kind, all ? activation.k : 0).matmul(directions);
 }

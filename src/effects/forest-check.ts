@@ -1,6 +1,5 @@
-import { type Capture, capture } from "../capture/capture.ts";
-import { planCapture } from "../capture/packs.ts";
-import type { PassOptions } from "../capture/passes.ts";
+import { type Capture, type CaptureOptions, capture } from "../capture/capture.ts";
+import { type PlanOptions, planCapture } from "../capture/packs.ts";
 import type { Model, Weights } from "../models/model.ts";
 import { type Merge, type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
@@ -23,11 +22,16 @@ export async function forestCheck(
   model: Model,
   weights: Weights,
   pairs: readonly TokenPair[],
-  options: Omit<PassOptions, "block">,
+  options: Omit<CaptureOptions, "store" | "onProgress"> & Pick<PlanOptions, "block">,
 ): Promise<ForestGap[]> {
   const run = async (merge: Merge) => {
     const forest = prefixForest(pairs, { merge });
-    const captured = await capture(model, weights, planCapture(forest, { wanted: "changed" }), options);
+    const captured = await capture(
+      model,
+      weights,
+      planCapture(forest, { wanted: "changed", ...(options.block && { block: options.block }) }),
+      options,
+    );
     return { captured, keys: nodeKeys(forest) };
   };
   const [merged, separate] = [await run("all"), await run("none")];
@@ -35,9 +39,9 @@ export async function forestCheck(
   for (const site of options.sites) {
     const [a, b] = [await effectByKey(merged, site), await effectByKey(separate, site)];
     let [gap, scale] = [0, 0];
-    for (const [key, { effect, absolute }] of b) {
-      gap = Math.max(gap, Math.abs(effect - (a.get(key)?.effect ?? 0)));
-      scale = Math.max(scale, absolute);
+    for (const key of new Set([...a.keys(), ...b.keys()])) {
+      gap = Math.max(gap, Math.abs((a.get(key)?.effect ?? 0) - (b.get(key)?.effect ?? 0)));
+      scale = Math.max(scale, b.get(key)?.absolute ?? 0);
     }
     gaps.push({ site, gap, scale });
   }

@@ -30,8 +30,8 @@ export function demoConfig(vocabularySize: number): Record<string, unknown> {
 /** How models/demo was trained. */
 export const demoRecipe: LanguageModelRecipe = {
   seed: 1,
-  steps: 3000,
-  rows: 64,
+  steps: 4000,
+  rows: 32,
   length: 32,
   parts: 2,
   learningRate: 3e-3,

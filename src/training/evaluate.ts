@@ -6,7 +6,7 @@ import { constant, input, type Tensor, where } from "../graph/tensor.ts";
 import { type Context, contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
 import { Moments, withoutFirst } from "./activations.ts";
-import { contextValues, crossEntropy, targetValues } from "./loss.ts";
+import { contextValues, targetLoss, targetValues } from "./loss.ts";
 import type { TextSource } from "./text.ts";
 
 /** How good an SAE is on held-out text, BOS left out everywhere, its site alone replaced. */
@@ -27,7 +27,8 @@ export interface DictionaryQuality {
   readonly lossRecovered: number;
 }
 
-const rowsAtOnce = 64;
+/** Few enough that the logits of a pass stay in the processor's cache. */
+const rowsAtOnce = 16;
 
 /**
  * Measures SAEs on held-out text, one model pass for all of them and then two passes per SAE from its block on: with the reconstruction in the
@@ -209,7 +210,7 @@ function spliceGraph(
   const plain: Tap = (_, x) => x;
   const lossFrom = (x: Tensor, tap: Tap) => {
     for (let l = layer; l < model.layers; l++) x = model.block(w, l, x, context, tap);
-    return crossEntropy(model.logits(w, x), targets).mul(counted).sum();
+    return targetLoss(model, w, x, targets).mul(counted).sum();
   };
   let before = model.embed(w, context);
   for (let l = 0; l < layer; l++) before = model.block(w, l, before, context, plain);

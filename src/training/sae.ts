@@ -152,7 +152,8 @@ class Trainer {
     this.#layout = dictionaryLayout(width, recipe.expansion);
     this.#flat = new Float32Array(this.#layout.size);
     this.#gradient = new Float32Array(this.#layout.size);
-    this.#adam = new Adam(this.#layout.size, { beta2: 0.999 });
+    // Rare tokens with activations ten times the usual give rare large gradients; with a longer memory of squares each of them kicks too hard.
+    this.#adam = new Adam(this.#layout.size, { beta2: 0.99 });
     this.#idle = new Uint32Array(width * recipe.expansion);
     this.#initialise(new Random(`${recipe.seed}/dictionary/${site}`));
   }

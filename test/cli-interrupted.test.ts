@@ -1,0 +1,94 @@
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import {
+  examples,
+  expectComplete,
+  expectError,
+  expectSameRun,
+  filesUnder,
+  packsIn,
+  runFlags,
+  sfc,
+  signalAmidst,
+  start,
+  succeeds,
+  until,
+  writeExamples,
+} from "./cli-harness.ts";
+
+let home: string;
+let pairs: string;
+let undisturbed: string;
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), "sfc-interrupted-"));
+  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(90));
+  undisturbed = join(home, "undisturbed");
+  await succeeds(flagsTo(undisturbed));
+});
+afterAll(() => rm(home, { recursive: true, force: true }));
+
+/** A pack for each pair, so that there is a middle. */
+const flagsTo = (folder: string) => runFlags(pairs, folder, "--batch_size", "1");
+
+it("Ctrl-C among the packs: exit 130, and the same command goes on from the packs that were done", async () => {
+  const tenPacks = (files: string[]) => packsIn(files) >= 10;
+  const { folder, run } = await signalAmidst("SIGINT", tenPacks, flagsTo, join(home, "ctrl-c"));
+  const { code, stdout, stderr } = await run.ended;
+  expect({ code, stdout }).toEqual({ code: 130, stdout: "" });
+  expect(stderr.trimEnd().split("\n").at(-1)).toBe("Stopped. The same command goes on where it stopped.");
+  const left = filesUnder(folder);
+  expect(left.filter((file) => /\.part$|\.lock/.test(file))).toEqual([]);
+  expectError(await sfc("report", folder), 1, "interrupted", folder);
+
+  const pack = join(folder, left.find((file) => file.includes("pack-"))!);
+  const made = (await stat(pack)).mtimeMs;
+  const second = start(flagsTo(folder));
+  expect(await until(folder, second, (files) => packsIn(files) > packsIn(left))).toBe(true);
+  expect((await stat(pack)).mtimeMs).toBe(made);
+  const ended = await second.ended;
+  expect(ended.code).toBe(0);
+  expect(ended.stderr).toContain(`Going on with the interrupted run in ${folder}.`);
+  await expectSameRun(folder, undisturbed);
+});
+
+it("a second Ctrl-C ends it at once", async () => {
+  const folder = join(home, "ctrl-c twice");
+  const first = start(flagsTo(folder));
+  await until(folder, first, (files) => packsIn(files) >= 1);
+  first.child.kill("SIGINT");
+  first.child.kill("SIGINT");
+  expect((await first.ended).code).toBe(130);
+});
+
+const middles: [where: string, reached: (files: string[]) => boolean][] = [
+  ["among the packs", (files) => packsIn(files) >= 20],
+  ["among the sites", (files) => files.some((file) => /effects\.\w+\.\d\..*\.parquet$/.test(file))],
+  ["while the tables are put together", (files) => files.includes("nodes.parquet")],
+];
+it.each(middles)("kill -9 %s, then the same command: the same numbers", async (where, reached) => {
+  const { folder } = await signalAmidst("SIGKILL", reached, flagsTo, join(home, where));
+  // As many pairs per pack as fit: packs are other ones now, sites that are done stay.
+  await succeeds(where === "among the sites" ? runFlags(pairs, folder) : flagsTo(folder));
+  if (where === "among the sites") await expectComplete(folder);
+  else await expectSameRun(folder, undisturbed);
+});
+
+it("work that was done on other pairs is not taken up", async () => {
+  const oneSite = (files: string[]) => files.some((file) => file.includes("effects."));
+  const { folder } = await signalAmidst("SIGKILL", oneSite, flagsTo, join(home, "changed"));
+  const own = await readFile(pairs);
+  // The prompts stay, so that the nodes are the same: only answers differ.
+  const swapped = examples(90).map((e) => ({ ...e, clean_answer: e.patch_answer, patch_answer: e.clean_answer }));
+  try {
+    await writeExamples(pairs, swapped);
+    const { stderr } = await succeeds(flagsTo(folder));
+    expect(stderr).toContain("have changed since the interruption");
+    const other = join(home, "of the changed pairs");
+    await succeeds(flagsTo(other));
+    await expectSameRun(folder, other);
+  } finally {
+    await writeFile(pairs, own);
+  }
+});
