@@ -3,8 +3,8 @@ import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { writeSafetensors } from "../src/bytes/safetensors.ts";
 import {
+  copyProgram,
   examples,
   expectComplete,
   expectError,
@@ -13,8 +13,10 @@ import {
   llama,
   runFlags,
   sfc,
+  start,
   succeeds,
   writeExamples,
+  writeSae,
 } from "./cli-harness.ts";
 
 let home: string;
@@ -112,22 +114,13 @@ describe("a model that cannot be used", () => {
 });
 
 describe("SAEs that cannot be used", () => {
-  const weightsOf = (D: number, F: number, value = 0.1) =>
-    writeSafetensors(
-      new Map([
-        ["W_enc", { shape: [D, F], data: new Float32Array(D * F).fill(value) }],
-        ["W_dec", { shape: [F, D], data: new Float32Array(F * D).fill(value) }],
-        ["b_enc", { shape: [F], data: new Float32Array(F) }],
-        ["b_dec", { shape: [D], data: new Float32Array(D) }],
-      ]),
-    );
   /** A folder with one SAE, of resid_post of the last block. */
   async function saes(name: string, change: (bytes: Buffer) => Buffer = (b) => b): Promise<string> {
-    const folder = join(home, name, "resid_post.1");
-    await mkdir(folder, { recursive: true });
-    await writeFile(join(folder, "cfg.json"), JSON.stringify({ architecture: "standard", d_in: 32, d_sae: 40 }));
-    await writeFile(join(folder, "sae_weights.safetensors"), change(Buffer.from(weightsOf(32, 40))));
-    return join(home, name);
+    const folder = join(home, name);
+    await writeSae(folder, "resid_post.1");
+    const weights = join(folder, "resid_post.1/sae_weights.safetensors");
+    await writeFile(weights, change(await readFile(weights)));
+    return folder;
   }
 
   it("of another width than the model", async () => {
@@ -148,14 +141,22 @@ describe("SAEs that cannot be used", () => {
     expectError(ended, 1, llama, "--sae_source");
   });
 
-  it("a site asked for by name that has none", async () => {
+  it("a kind asked for by name that has none", async () => {
     const source = await saes("one site");
-    expectError(await run("--sae_source", source, "--sites", "mlp_out"), 1, "mlp_out.0", "--sites");
-    expectError(await run("--sae_source", source, "--sites", "resid_post"), 1, "resid_post.0", "--layers");
+    expectError(await run("--sae_source", source, "--sites", "resid_post,mlp_out"), 1, "mlp_out", "--sites");
   });
 
-  it("a layer that has none", async () => {
-    expectError(await run("--sae_source", await saes("one layer"), "--layers", "0"), 1, "--layers 0");
+  it("a site asked for by kind and layer that has none", async () => {
+    const source = await saes("one kind and layer");
+    const ended = await run("--sae_source", source, "--sites", "resid_post", "--layers", "0-1");
+    expectError(ended, 1, "expected one for resid_post.0, got only resid_post.1", "--layers");
+  });
+
+  it("a layer asked for that has none, alone or among others", async () => {
+    const source = await saes("one layer");
+    for (const layers of ["0", "0-1"]) {
+      expectError(await run("--sae_source", source, "--layers", layers), 1, "a site in block 0", "--layers");
+    }
   });
 
   it("a file cut short", async () => {
@@ -174,6 +175,13 @@ describe("SAEs that cannot be used", () => {
   });
 
   it("leave no folder behind", () => expect(existsSync(output)).toBe(false));
+});
+
+it("a program without its report page says so before it computes", async () => {
+  const program = await copyProgram(join(home, "no page"));
+  await rm(join(home, "no page/dist/web"), { recursive: true });
+  expectError(await start(runFlags(pairs, output), program).ended, 1, "dist/web/report.html", "npm run build");
+  expect(existsSync(output)).toBe(false);
 });
 
 describe("flags that cannot be understood", () => {
@@ -213,5 +221,10 @@ describe("--help", () => {
     const { code, stdout, stderr } = await sfc(...words, "--help");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(stdout).toContain(`Usage: ${["sfc", ...words].join(" ")}`);
+  });
+
+  it("says what float64 costs", async () => {
+    const { stdout } = await sfc("run", "--help");
+    expect(stdout.replace(/\s+/g, " ")).toContain("float64 keeps all packs in memory");
   });
 });

@@ -1,14 +1,16 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmdirSync } from "node:fs";
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { expect } from "vitest";
+import { writeSafetensors } from "../src/bytes/safetensors.ts";
 
+const root = fileURLToPath(new URL("..", import.meta.url));
 /** The command as a user has it: built. `npm test` builds it first. */
-const entry = fileURLToPath(new URL("../dist/cli/main.js", import.meta.url));
+const entry = join(root, "dist/cli/main.js");
 if (!existsSync(entry)) throw new Error("dist/cli/main.js is missing: run npm run build first");
 
 export const fixtures = fileURLToPath(new URL("fixtures", import.meta.url));
@@ -28,8 +30,8 @@ export interface Started {
 }
 
 /** Starts the command in a process of its own, its streams no terminals. */
-export function start(args: readonly string[], cwd = tmpdir()): Started {
-  const child = spawn(process.execPath, [entry, ...args], { cwd, stdio: ["ignore", "pipe", "pipe"] });
+export function start(args: readonly string[], main = entry): Started {
+  const child = spawn(process.execPath, [main, ...args], { cwd: tmpdir(), stdio: ["ignore", "pipe", "pipe"] });
   const text = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const)
     child[name].setEncoding("utf8").on("data", (s) => (text[name] += s));
@@ -43,6 +45,35 @@ export function start(args: readonly string[], cwd = tmpdir()): Started {
 /** Runs the command to its end. */
 export const sfc = (...args: readonly string[]): Promise<Ended> => start(args).ended;
 
+/**
+ * A copy of the built program that can be changed; its node_modules is a folder of links.
+ *
+ * @returns its entry, for `start`
+ */
+export async function copyProgram(folder: string): Promise<string> {
+  await mkdir(join(folder, "node_modules"), { recursive: true });
+  await cp(join(root, "dist"), join(folder, "dist"), { recursive: true });
+  await cp(join(root, "package.json"), join(folder, "package.json"));
+  for (const name of await readdir(join(root, "node_modules"))) {
+    await symlink(join(root, "node_modules", name), join(folder, "node_modules", name));
+  }
+  return join(folder, "dist/cli/main.js");
+}
+
+/** Writes an SAE for the small Llama at `<folder>/<site>`, all weights the same, as SAELens would. */
+export async function writeSae(folder: string, site: string, value = 0.1): Promise<void> {
+  const [D, F] = [32, 40];
+  const tensors = new Map([
+    ["W_enc", { shape: [D, F], data: new Float32Array(D * F).fill(value) }],
+    ["W_dec", { shape: [F, D], data: new Float32Array(F * D).fill(value) }],
+    ["b_enc", { shape: [F], data: new Float32Array(F) }],
+    ["b_dec", { shape: [D], data: new Float32Array(D) }],
+  ]);
+  await mkdir(join(folder, site), { recursive: true });
+  await writeFile(join(folder, site, "cfg.json"), JSON.stringify({ architecture: "standard", d_in: D, d_sae: F }));
+  await writeFile(join(folder, site, "sae_weights.safetensors"), writeSafetensors(tensors));
+}
+
 /** The flags of a run on the small Llama with random directions for SAEs. */
 export function runFlags(pairs: string, folder: string, ...more: readonly string[]): string[] {
   return ["run", "--model_name", llama, "--sae_source", "dummy", "--pairs", pairs, "--output_dir", folder, ...more];
@@ -51,6 +82,7 @@ export function runFlags(pairs: string, folder: string, ...more: readonly string
 export async function succeeds(args: readonly string[]): Promise<Ended> {
   const ended = await sfc(...args);
   expect(ended, ended.stderr).toMatchObject({ code: 0, signal: null });
+  expect(ended.stderr).not.toContain("Closing file descriptor");
   return ended;
 }
 

@@ -1,13 +1,16 @@
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import {
+  completeRun,
+  copyProgram,
   examples,
   expectComplete,
   expectError,
   expectSameRun,
   filesUnder,
+  manifestOf,
   packsIn,
   runFlags,
   sfc,
@@ -73,6 +76,40 @@ it.each(middles)("kill -9 %s, then the same command: the same numbers", async (w
   await succeeds(where === "among the sites" ? runFlags(pairs, folder) : flagsTo(folder));
   if (where === "among the sites") await expectComplete(folder);
   else await expectSameRun(folder, undisturbed);
+});
+
+it("a pack whose file is damaged is run again", async () => {
+  const { folder } = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 5, flagsTo, join(home, "damaged"));
+  const packs = filesUnder(folder).filter((file) => /pack-[^/]*\.safetensors$/.test(file));
+  await truncate(join(folder, packs[0]!), 100);
+  await truncate(join(folder, packs[1]!), 0);
+  await succeeds(flagsTo(folder));
+  await expectSameRun(folder, undisturbed);
+});
+
+it("work that another version of the program did is not taken up, and run.json names the one that finished", async () => {
+  const { folder } = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 5, flagsTo, join(home, "versions"));
+  const program = await copyProgram(join(home, "program"));
+  const file = join(home, "program/package.json");
+  await writeFile(file, JSON.stringify({ ...JSON.parse(await readFile(file, "utf8")), version: "9.9.9" }));
+  const { code, stderr } = await start(flagsTo(folder), program).ended;
+  expect(code, stderr).toBe(0);
+  expect(stderr).toContain("have changed since the interruption");
+  expect((await manifestOf(folder)).versions["analytic-sfc"]).toBe("9.9.9");
+  await expectSameRun(folder, undisturbed);
+});
+
+it("of work on other pairs no result stays that the new ones do not have", async () => {
+  const file = await writeExamples(join(home, "some.jsonl"), examples(90));
+  const flags = (folder: string) => runFlags(file, folder, "--batch_size", "1");
+  const { folder } = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 5, flags, join(home, "only train"));
+  await writeFile(join(folder, "ablation.json"), "{}");
+  await writeExamples(
+    file,
+    examples(30).map((example) => ({ ...example, split: "train" })),
+  );
+  await succeeds(flags(folder));
+  expect(filesUnder(folder)).toEqual(completeRun.filter((name) => name !== "ablation.json"));
 });
 
 it("work that was done on other pairs is not taken up", async () => {

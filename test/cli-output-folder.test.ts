@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -10,6 +10,7 @@ import {
   expectError,
   expectSameRun,
   filesUnder,
+  llama,
   manifestOf,
   mountSmall,
   runFlags,
@@ -18,6 +19,7 @@ import {
   succeeds,
   unmount,
   writeExamples,
+  writeSae,
 } from "./cli-harness.ts";
 
 let home: string;
@@ -74,6 +76,31 @@ describe("a finished run", () => {
     expect(await times(folder)).toEqual(before);
   });
 
+  it("was finished when its last file was in place", async () => {
+    const { mtimeMs } = await stat(join(folder, "report.html"));
+    expect(Date.parse((await manifestOf(folder)).finished)).toBeGreaterThanOrEqual(Math.floor(mtimeMs));
+  });
+
+  it("is not shown for a model that has changed since, nor for SAEs that have", async () => {
+    const [model, saes, path] = [join(home, "model"), join(home, "saes"), join(home, "of changed files")];
+    await cp(llama, model, { recursive: true });
+    await writeSae(saes, "mlp_out.0");
+    await writeSae(saes, "resid_post.1");
+    const own = runFlags(pairs, path, "--model_name", model, "--sae_source", saes);
+    await succeeds(own);
+    expect((await succeeds(own)).stdout).toContain("holds the finished run");
+    const before = await times(path);
+
+    await writeSae(saes, "resid_post.1", 0.2);
+    expectError(await sfc(...own), 1, "got other SAEs at resid_post.1", path, "--force");
+    const weights = join(model, "model.safetensors");
+    const bytes = await readFile(weights);
+    bytes.writeFloatLE(0.125, bytes.length - 4);
+    await writeFile(weights, bytes);
+    expectError(await sfc(...own), 1, "got another model and other SAEs at resid_post.1", path, "--force");
+    expect(await times(path)).toEqual(before);
+  });
+
   it("has its report written again by sfc report", async () => {
     const report = await readFile(join(folder, "report.html"), "utf8");
     await rm(join(folder, "report.html"));
@@ -85,6 +112,16 @@ describe("a finished run", () => {
     await succeeds([...flags, "--seed", "2", "--force"]);
     await expectComplete(folder);
     expect(await manifestOf(folder)).toMatchObject({ seed: 2, options: { seed: 2 } });
+  });
+
+  it("that another version wrote is replaced with --force alone", async () => {
+    const path = join(home, "other version");
+    await succeeds(runFlags(pairs, path));
+    await writeFile(join(path, "run.json"), JSON.stringify({ ...(await manifestOf(path)), speed: 1 }));
+    expectError(await sfc(...runFlags(pairs, path)), 1, "another version", '"speed"', path, "--force");
+    expect((await manifestOf(path)).speed).toBe(1);
+    await succeeds(runFlags(pairs, path, "--force"));
+    await expectComplete(path);
   });
 });
 
@@ -103,7 +140,9 @@ describe("a place that is not a run's", () => {
     const folder = join(home, "other");
     await mkdir(folder);
     await writeFile(join(folder, "run.json"), '{"jobs": []}');
-    expectError(await sfc(...runFlags(pairs, folder, "--force")), 1, folder, "run.json");
+    const ended = await sfc(...runFlags(pairs, folder, "--force"));
+    expectError(ended, 1, folder, "run.json");
+    expect(ended.stderr.match(/Choose another/g)).toHaveLength(1);
     expect(await readFile(join(folder, "run.json"), "utf8")).toBe('{"jobs": []}');
   });
 

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -99,6 +99,26 @@ it("pairs that cannot be used are left out, counted and shown", async () => {
     expect(stdout).toContain(line);
     expect(warnings.some((warning: string) => warning.startsWith(line))).toBe(true);
   }
+});
+
+it("pairs with a token that the tokenizer has and the model has not are left out", async () => {
+  const model = join(home, "more words");
+  await cp(llama, model, { recursive: true });
+  const tokenizer = JSON.parse(await readFile(join(model, "tokenizer.json"), "utf8"));
+  const { vocab_size } = JSON.parse(await readFile(join(model, "config.json"), "utf8"));
+  tokenizer.model.vocab.beyond = vocab_size;
+  await writeFile(join(model, "tokenizer.json"), JSON.stringify(tokenizer));
+  const [a, b] = good as [Example, Example];
+  const beyond = [
+    { ...a, patch_prefix: a.patch_prefix.replace(/^\w+/, "beyond") },
+    { ...b, patch_answer: " beyond" },
+  ];
+  const flags = ["pairs", "--model_name", model, "--pairs", file];
+  await writeExamples(file, [...good, ...beyond]);
+  const { stdout } = await succeeds(flags);
+  expect(stdout).toContain("Left out 2 pairs: a token that the model does not have");
+  await writeExamples(file, beyond);
+  expectError(await sfc(...flags), 1, "2: a token that the model does not have", file);
 });
 
 it("sfc pairs writes the usable pairs, and reads them back to the same ones", async () => {

@@ -13,6 +13,7 @@ import {
   runFlags,
   succeeds,
   writeExamples,
+  writeSae,
 } from "./cli-harness.ts";
 
 let home: string;
@@ -167,6 +168,20 @@ describe("flags", () => {
       chosen.map((site) => ({ site })),
     );
     expect(new Set((await rowsOf(folderOf("chosen"), "effects")).map((row) => row.site))).toEqual(new Set(chosen));
+  });
+
+  it("--sites takes the layers for which that kind has SAEs", async () => {
+    const source = join(home, "some saes");
+    await writeSae(source, "resid_post.1");
+    await writeSae(source, "mlp_out.0");
+    await run("some", "--sae_source", source, "--sites", "resid_post");
+    expect((await manifestOf(folderOf("some"))).dictionaries).toMatchObject([{ site: "resid_post.1" }]);
+  });
+
+  it("--pairs replaces --task, which is not recorded then", async () => {
+    expect((await manifestOf(folderOf("plain"))).options.task).toBeNull();
+    const { stdout } = await run("plain", "--task", "pronoun");
+    expect(stdout).toContain("holds the finished run with these options");
   });
 
   it("--keep correct leaves the pairs that the model gets right", async () => {

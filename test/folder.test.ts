@@ -5,7 +5,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { writeBeside, writeFileAtomic, writeProblem } from "../src/cli/files.ts";
+import { jobProblem, writeBeside, writeFileAtomic, writeProblem } from "../src/cli/files.ts";
 import {
   completeRunFolder,
   inspectRunFolder,
@@ -108,6 +108,21 @@ describe("a run's folder", () => {
     await folder.release();
   });
 
+  it("of another version is refused by its field, and replaced with force", async () => {
+    await finished();
+    const stored = { ...begun(options), status: "finished", speed: 1 };
+    await writeFile(join(path, "run.json"), JSON.stringify(stored));
+    await expect(open()).rejects.toThrow(
+      /^output folder: expected a run of this version, got one that another version wrote \(.*"speed".*\) in .*--force to replace that run\.$/,
+    );
+    expect(await readdir(path)).toEqual(["features.parquet", "run.json"]);
+    const folder = await open(options, true);
+    expect(folder).toMatchObject({ state: "new", manifest: undefined });
+    expect((await readdir(path)).sort()).toEqual([".lock", ".partial", "run.json"]);
+    expect(JSON.parse(await readFile(join(path, "run.json"), "utf8")).status).toBe("running");
+    await folder.release();
+  });
+
   it("never touches what is not a run's folder, even with force", async () => {
     await mkdir(path, { recursive: true });
     await writeFile(join(path, "pairs.jsonl"), "somebody's pairs");
@@ -117,7 +132,9 @@ describe("a run's folder", () => {
       );
     }
     await writeFile(join(path, "run.json"), '{"another": "program"}');
-    await expect(open(options, true)).rejects.toThrow(/got a run\.json that cannot be read: run's manifest: /);
+    await expect(open(options, true)).rejects.toThrow(
+      `got a run.json that is not a run's at ${path}. Choose another --output_dir.`,
+    );
     expect((await readdir(path)).sort()).toEqual(["pairs.jsonl", "run.json"]);
 
     path = join(home, "file");
@@ -155,6 +172,15 @@ describe("the lock of a run's folder", () => {
     await folder.release();
     await (await open()).release();
     expect(existsSync(join(path, ".lock"))).toBe(false);
+  });
+
+  it("is released once: what another run holds by then stays", async () => {
+    const first = await open();
+    await first.release();
+    const second = await open();
+    await first.release();
+    await expect(open()).rejects.toThrow("expected no other run in it");
+    await second.release();
   });
 
   it("is held by a living process, and taken over once that has ended", async () => {
@@ -224,5 +250,15 @@ describe("writing a file whole or not at all", () => {
     expect(told('IO Error: Cannot open file "x": Permission denied')).toContain("got no permission");
     const bug = new Error("something else");
     expect(writeProblem(bug, "here")).toBe(bug);
+  });
+
+  it("of a whole job's errors takes none for one of writing that may come from reading", () => {
+    const coded = (code: string) => Object.assign(new Error(`${code}: no such file or directory`), { code });
+    for (const error of [coded("ENOENT"), coded("EACCES"), new Error("no such file or directory")]) {
+      expect(jobProblem(error, "here")).toBe(error);
+    }
+    expect(jobProblem(coded("ENOSPC"), "here")).toBeInstanceOf(UserError);
+    const database = new Error('IO Error: Could not write file "x": No space left on device');
+    expect(jobProblem(database, "here")).toBeInstanceOf(UserError);
   });
 });

@@ -32,10 +32,12 @@ export async function writeBeside(path: string, write: (part: string) => Promise
   }
 }
 
+const fullDisk = { codes: "ENOSPC EDQUOT", text: /no space left|not enough space|quota exceeded|all bytes to file/i };
+
 const advice: readonly (readonly [codes: string, text: RegExp, expected: string, got: string, what: string])[] = [
   [
-    "ENOSPC EDQUOT",
-    /no space left|not enough space|quota exceeded|all bytes to file/i,
+    fullDisk.codes,
+    fullDisk.text,
     "room on the disk",
     "a full one",
     "Free some space, or choose another --output_dir; the same command goes on where it stopped.",
@@ -64,6 +66,20 @@ export function writeProblem(error: unknown, path: string): unknown {
   return new UserError(`output file: expected ${expected}, got ${got} (${code ?? "I/O error"}) at ${path}. ${what}`, {
     cause: error,
   });
+}
+
+/**
+ * An error of a whole job as one for the user where nothing but writing can have met it: a full disk, or one of DuckDB's about its files, which all
+ * lie in the run's folder. Any other may come from reading, and what is written maps its own.
+ */
+export function jobProblem(error: unknown, path: string): unknown {
+  const code = (error as { code?: unknown } | null)?.code;
+  const text = messageOf(error);
+  const writing =
+    typeof code === "string"
+      ? fullDisk.codes.split(" ").includes(code)
+      : /^IO Error:/.test(text) || fullDisk.text.test(text);
+  return writing ? writeProblem(error, path) : error;
 }
 
 /**

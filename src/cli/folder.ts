@@ -4,8 +4,8 @@ import { access, link, mkdir, readdir, readFile, rm, stat, writeFile } from "nod
 import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
-import { writeProblem } from "./files.ts";
-import { type Manifest, manifestFile, type RunOptions, readManifest, writeManifest } from "./manifest.ts";
+import { readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
+import { type Manifest, manifestFile, manifestSchema, type RunOptions, writeManifest } from "./manifest.ts";
 
 /** Where unfinished work lies inside a run's folder until the run is complete. */
 export const partialFolder = ".partial";
@@ -24,12 +24,13 @@ const runFiles = [
 ] as const;
 
 /**
- * What lies at a path: nothing, an empty folder, a complete run, one that was interrupted, or something that is not a run's folder and is
- * left alone.
+ * What lies at a path: nothing, an empty folder, a complete run, one that was interrupted, a run of another version of this program, or something
+ * that is not a run's folder and is left alone.
  */
 export type FolderState =
   | { readonly state: "absent" | "empty" }
   | { readonly state: "complete" | "unfinished"; readonly manifest: Manifest }
+  | { readonly state: "other version"; readonly manifest: Readonly<Record<string, unknown>>; readonly why: string }
   | { readonly state: "foreign"; readonly why: string };
 
 /** Looks at a path without changing anything. */
@@ -43,12 +44,21 @@ export async function inspectRunFolder(path: string): Promise<FolderState> {
     const others = names.filter((name) => name !== partialFolder && !name.startsWith(lockFile) && !isPart(name));
     return others.length === 0 ? { state: "empty" } : { state: "foreign", why: `other files (${others[0]})` };
   }
-  try {
-    const manifest = await readManifest(path);
-    return { state: manifest.status === "finished" ? "complete" : "unfinished", manifest };
-  } catch (error) {
-    return { state: "foreign", why: `a ${manifestFile} that cannot be read: ${messageOf(error)}` };
+  const stored = await readJsonFile(join(path, manifestFile)).catch(() => null);
+  if (stored === null) return { state: "foreign", why: `a ${manifestFile} that cannot be read` };
+  if (!isManifest(stored)) return { state: "foreign", why: `a ${manifestFile} that is not a run's` };
+  const parsed = manifestSchema.safeParse(stored);
+  if (parsed.success) {
+    return { state: parsed.data.status === "finished" ? "complete" : "unfinished", manifest: parsed.data };
   }
+  const { path: field, message } = parsed.error.issues[0]!;
+  return { state: "other version", manifest: stored, why: `"${field.join(".")}": ${message}` };
+}
+
+/** Whether a run.json is one of this program, of whatever version. */
+function isManifest(stored: unknown): stored is Record<string, unknown> {
+  const { command, status } = Object(stored) as { command?: unknown; status?: unknown };
+  return typeof command === "string" && typeof status === "string";
 }
 
 /** A run's folder, opened for work: this process alone writes to it until `release`. */
@@ -59,7 +69,7 @@ export interface OpenFolder {
   readonly path: string;
   /** The folder for unfinished work. */
   readonly partial: string;
-  /** Lets other processes write again. */
+  /** Lets other processes write again; has no effect the second time. */
   release(): Promise<void>;
 }
 
@@ -71,8 +81,8 @@ export interface FinishedFolder {
 
 /**
  * Opens `path` as the folder of a run with these options: makes it if it is absent, takes up an interrupted run with the same options, and
- * reports a finished one. With `force`, what an earlier run wrote is removed first and the state is `new`. A folder that is not a run's is
- * never touched. A new folder says what it is only once the caller has written its manifest, which should be the first thing it does.
+ * reports a finished one. With `force`, what an earlier run wrote, of whatever version, is removed first and the state is `new`. A folder that is
+ * not a run's is never touched. A new folder says what it is only once the caller has written its manifest, which should be the first thing it does.
  *
  * @param options every option that bears on the results, by flag name without dashes
  * @throws UserError if the folder is not a run's, holds a run with other options (all named), is in use, or cannot be written
@@ -116,14 +126,19 @@ export async function openRunFolder(
 }
 
 /**
- * Declares a run complete: writes its manifest as finished, then removes the unfinished work and the lock. All its other files must be in place.
+ * Declares a run complete: writes its manifest as finished now, then removes the unfinished work and the lock. All its other files must be in
+ * place.
  *
- * @throws UserError if the folder cannot be written
+ * @returns the manifest as written
+ * @throws UserError if the manifest cannot be written; then the run is not complete
  */
-export async function completeRunFolder(folder: OpenFolder, manifest: Manifest): Promise<void> {
-  await writeManifest(folder.path, { ...manifest, status: "finished", error: null });
-  await rm(folder.partial, { recursive: true, force: true });
+export async function completeRunFolder(folder: OpenFolder, manifest: Manifest): Promise<Manifest> {
+  const finished: Manifest = { ...manifest, status: "finished", error: null, finished: new Date().toISOString() };
+  await writeManifest(folder.path, finished);
+  // What stays of it is removed when the run is shown again.
+  await rm(folder.partial, { recursive: true, force: true }).catch(() => {});
   await folder.release();
+  return finished;
 }
 
 /** Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better. */
@@ -145,6 +160,11 @@ function refuse(path: string, found: FolderState, options: RunOptions, force: bo
     );
   }
   if (!("manifest" in found) || force) return;
+  if (found.state === "other version") {
+    throw new UserError(
+      `output folder: expected a run of this version, got one that another version wrote (${found.why}) in ${path}. Choose another --output_dir, or --force to replace that run.`,
+    );
+  }
   const differing = optionDifferences(found.manifest.options, options);
   if (differing.length > 0) {
     throw new UserError(
@@ -173,8 +193,9 @@ async function removeParts(path: string): Promise<void> {
 }
 
 /** Removes what a run wrote. The manifest stays, saying that the folder is not complete, until the caller replaces it. */
-async function removeRun(path: string, manifest: Manifest): Promise<void> {
-  await writeManifest(path, { ...manifest, status: "running", finished: null });
+async function removeRun(path: string, manifest: object): Promise<void> {
+  const incomplete = { ...manifest, status: "running", finished: null };
+  await writeFileAtomic(join(path, manifestFile), `${JSON.stringify(incomplete, null, 2)}\n`);
   for (const name of [...runFiles, partialFolder]) await rm(join(path, name), { recursive: true, force: true });
 }
 
@@ -208,7 +229,11 @@ async function lock(path: string): Promise<() => Promise<void>> {
   }
   const onExit = () => rmSync(file, { force: true });
   process.once("exit", onExit);
+  let held = true;
   return async () => {
+    // A second call must not remove the lock of a run that has begun in between.
+    if (!held) return;
+    held = false;
     process.off("exit", onExit);
     await rm(file, { force: true });
   };

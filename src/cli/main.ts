@@ -156,7 +156,14 @@ function jobFlags(command: Command): Command {
     )
     .addOption(new Option("--method <name>", "how effects are computed").choices(["analytic"]).default("analytic"))
     .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
-    .addOption(new Option("--precision <type>", "number format").choices(["float32", "float64"]).default("float32"))
+    .addOption(
+      new Option(
+        "--precision <type>",
+        "number format; float64 keeps all packs in memory, and an interrupted run goes on by site only",
+      )
+        .choices(["float32", "float64"])
+        .default("float32"),
+    )
     .addOption(
       new Option("--device <name>", "where sessions run")
         .choices(["cpu", "webgpu", "cuda", "coreml", "dml"])
@@ -178,7 +185,7 @@ function jobOptions(flags: Flags): JobOptions {
     sites: flags.sites ?? null,
     num_examples: flags.num_examples ?? null,
     batch_size: flags.batch_size ?? null,
-    task: flags.task ?? generatedTask,
+    task: flags.pairs === undefined ? (flags.task ?? generatedTask) : null,
     pairs: flags.pairs ?? null,
     seed: flags.seed,
     method: "analytic",
@@ -191,7 +198,7 @@ function jobOptions(flags: Flags): JobOptions {
 }
 
 function defaultName({ model_name, task, pairs, seed }: JobOptions): string {
-  const what = pairs === null ? task : basename(pairs).replace(/\.[a-z]+$/, "");
+  const what = pairs === null ? (task ?? generatedTask) : basename(pairs).replace(/\.[a-z]+$/, "");
   return [basename(model_name), what, seed].join("-").replace(/[^\w.-]+/g, "_");
 }
 

@@ -22,7 +22,12 @@ const checkSchema = z.strictObject({
   name: z.string(),
   site: z.string().nullable().describe("the site it was made at; null for a check of the whole run"),
   gap: z.number().min(0).describe("largest absolute difference found"),
-  scale: z.number().min(0).describe("what the gap is measured against: Σ|effects| at the node where it was found"),
+  scale: z
+    .number()
+    .min(0)
+    .describe(
+      "what the gap is measured against. sum of effects: Σ|effects| at the node where it was found; forest equals example by example: the largest Σ_d|g_d·Δx_d| of a node",
+    ),
   tolerance: z.number().min(0).describe("passed means gap ≤ tolerance · scale"),
   passed: z.boolean(),
 });

@@ -1,7 +1,7 @@
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { openFile } from "#file";
-import { openSafetensors, type TensorFile, writeSafetensors } from "../bytes/safetensors.ts";
+import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
+import type { TensorFile } from "../bytes/tensor-file.ts";
 import type { PackResult, PackStore } from "../capture/capture.ts";
 import type { Floats } from "../capture/passes.ts";
 import { writeFileAtomic } from "./files.ts";
@@ -26,8 +26,9 @@ export function fileStore(folder: string, identity: string): PackStore & { close
       open.delete(oldest);
       await (await tensors).source.close();
     }
-    const opened = openFile(path(pack)).then(openSafetensors);
+    const opened = openPack(path(pack));
     open.set(pack, opened);
+    opened.catch(() => open.delete(pack));
     return opened;
   };
   const read = async (pack: number, name: string): Promise<Floats | undefined> => {
@@ -35,7 +36,12 @@ export function fileStore(folder: string, identity: string): PackStore & { close
     return tensors.tensors.has(name) ? tensors.read(name) : undefined;
   };
   return {
-    has: async (pack) => existsSync(path(pack)),
+    // A file that cannot be read is run again like one that is not there.
+    has: (pack) =>
+      file(pack).then(
+        () => true,
+        () => false,
+      ),
     async save(pack, { metric, x, g }: PackResult) {
       const tensors: [string, Floats][] = [["metric", metric]];
       for (const [site, rows] of x) tensors.push([`x/${site}`, rows]);
@@ -53,4 +59,14 @@ export function fileStore(folder: string, identity: string): PackStore & { close
       open.clear();
     },
   };
+}
+
+async function openPack(path: string): Promise<TensorFile> {
+  const source = await openFile(path);
+  try {
+    return await openSafetensors(source);
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
 }

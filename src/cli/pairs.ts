@@ -22,16 +22,7 @@ export interface PairsRequest {
  * @returns what to print: pairs and accuracy by split and case, what was dropped and why
  */
 export async function pairs({ options, output }: PairsRequest, reporter: Reporter): Promise<string> {
-  reporter.begin("reading", 1);
-  const opened = await openModel(options.model_name);
-  const chosen = await choosePairs(opened.tokenizer, options);
-  const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
-  reporter.begin("accuracy", 1);
-  const forest = prefixForest(kept);
-  const weights = await heldWeights(opened.model, opened.checkpoint);
-  const metric = await runMetric(opened.model, weights, planMetric(forest), { sites: [], stopped: reporter.stopped });
-  reporter.end();
-
+  const { chosen, kept, dropped, forest, metric } = await measured(options, reporter);
   const rows = new Map<string, { first: PromptPair; pairs: number; correct: number; margin: number }>();
   kept.forEach(({ pair }, i) => {
     const key = JSON.stringify([pair.split, pair.case]);
@@ -61,4 +52,22 @@ export async function pairs({ options, output }: PairsRequest, reporter: Reporte
     lines.push(`Written to ${output}.`);
   }
   return lines.join("\n");
+}
+
+/** The pairs that can be used, and the metric at every end of their forest. */
+async function measured(options: PairsRequest["options"], reporter: Reporter) {
+  reporter.begin("reading", 1);
+  const opened = await openModel(options.model_name);
+  try {
+    const chosen = await choosePairs(opened.tokenizer, options);
+    const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
+    reporter.begin("accuracy", 1);
+    const forest = prefixForest(kept);
+    const weights = await heldWeights(opened.model, opened.checkpoint);
+    const metric = await runMetric(opened.model, weights, planMetric(forest), { sites: [], stopped: reporter.stopped });
+    reporter.end();
+    return { chosen, kept, dropped, forest, metric };
+  } finally {
+    await opened.checkpoint.close();
+  }
 }

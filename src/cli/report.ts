@@ -11,6 +11,17 @@ import { packageRoot } from "./setting.ts";
 export const reportFile = "report.html";
 
 /**
+ * The built page that reports are made from.
+ *
+ * @throws UserError if it has not been built
+ */
+export async function reportTemplate(): Promise<string> {
+  return readFile(join(packageRoot, "dist/web/report.html"), "utf8").catch(() => {
+    throw new UserError("report: expected the built page dist/web/report.html, got none. Build it with npm run build.");
+  });
+}
+
+/**
  * Writes `report.html` into a run's folder from what lies in it.
  *
  * @param status what the report says of the run, where its folder does not say so yet
@@ -18,9 +29,7 @@ export const reportFile = "report.html";
  * @throws UserError if the folder is not a run's or cannot be written
  */
 export async function writeReport(folder: string, status?: string): Promise<string> {
-  const template = await readFile(join(packageRoot, "dist/web/report.html"), "utf8").catch(() => {
-    throw new UserError("report: expected the built page dist/web/report.html, got none. Build it with npm run build.");
-  });
+  const template = await reportTemplate();
   if (status === undefined && (await readManifest(folder)).status !== "finished") {
     throw new UserError(
       `run: expected a finished one, got an interrupted one in ${folder}. Repeat its sfc run to go on.`,

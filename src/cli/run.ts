@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Device } from "#session";
+import { type Device, runtimeName } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, capture, memoryStore, runMetric } from "../capture/capture.ts";
 import { planCapture, planMetric } from "../capture/packs.ts";
@@ -21,12 +21,12 @@ import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
-import { writeFileAtomic, writeProblem } from "./files.ts";
+import { jobProblem, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
 import { measureMeaning } from "./meaning.ts";
 import { fileStore } from "./pack-store.ts";
-import { writeReport } from "./report.ts";
+import { reportTemplate, writeReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
 import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { summaryText } from "./summary.ts";
@@ -58,56 +58,78 @@ const forestSample = 16;
 /** Accuracy below which a behaviour is hardly one. */
 const fairAccuracy = 0.8;
 
+const slowRuntime =
+  "The native onnxruntime-node is not installed: its WebAssembly build computes instead, several times slower. If there is one for this system, npm install --no-save onnxruntime-node gets it.";
+
 /**
  * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder.
  *
  * @throws UserError for bad input; StoppedError if asked to stop, what is done stays for the next call
  */
 export async function run(request: RunRequest, reporter: Reporter): Promise<RunOutcome> {
-  const { options, folder: path, force } = request;
+  const { options } = request;
   reporter.begin("reading", 1);
+  // Better now than at the end of the work.
+  await reportTemplate();
+  if ((await runtimeName()) === "onnxruntime-web") reporter.line(slowRuntime);
   if (options.device !== "cpu") await checkDevice(options.device as Device);
   const opened = await openModel(options.model_name);
-  const dictionaries = await openSaes(opened, options);
+  try {
+    const dictionaries = await openSaes(opened, options);
+    try {
+      return await analyse(request, opened, dictionaries, reporter);
+    } finally {
+      await closeDictionaries(dictionaries);
+    }
+  } finally {
+    await opened.checkpoint.close();
+  }
+}
+
+async function analyse(
+  { command, options, folder: path, force }: RunRequest,
+  opened: OpenModel,
+  dictionaries: Dictionaries,
+  reporter: Reporter,
+): Promise<RunOutcome> {
   const chosen = await choosePairs(opened.tokenizer, options);
   const checked = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
   // The size of packs never changes results, so a run may go on with another one.
   const { batch_size: _, ...recorded } = options;
+  const start = { command, options: recorded, seed: options.seed, versions: await versions() };
   const folder = await openRunFolder(path, recorded, force);
+  const outcome = async (manifest: Manifest, again: boolean): Promise<RunOutcome> => ({
+    text: await summaryText(path, manifest, { again }),
+    passed: manifest.checks.every((c) => c.passed),
+  });
   if (folder.state === "finished") {
-    await checkSamePairs(path, checked.kept, options.keep);
+    await checkSameInputs(path, folder.manifest, opened, dictionaries, checked.kept, options.keep);
     reporter.end();
-    const text = await summaryText(path, folder.manifest, { again: true });
-    return { text, passed: folder.manifest.checks.every((c) => c.passed) };
+    return outcome(folder.manifest, true);
   }
-  const manifest =
-    folder.manifest ??
-    startManifest(
-      { command: request.command, options: recorded, seed: options.seed, versions: await versions() },
-      new Date(),
-    );
-  const job = new Job(options, opened, dictionaries, folder, manifest, reporter);
+  const manifest = folder.manifest ?? startManifest(start, new Date());
+  const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
     if (folder.state === "resume") reporter.line(`Going on with the interrupted run in ${path}.`);
     for (const line of describeDropped(checked.dropped)) job.warn(`Left out ${line}.`);
     await job.work(checked.kept);
-    return { text: await summaryText(path, job.manifest), passed: job.manifest.checks.every((c) => c.passed) };
   } catch (error) {
-    const problem = writeProblem(error, path);
+    const problem = jobProblem(error, path);
     if (!(error instanceof StoppedError)) await job.fail(messageOf(problem)).catch(() => {});
     throw problem;
   } finally {
     await folder.release();
-    await closeDictionaries(dictionaries);
-    await opened.checkpoint.close();
   }
+  return outcome(job.manifest, false);
 }
+
+type Dictionaries = ReadonlyMap<SiteName, Dictionary>;
 
 class Job {
   manifest: Manifest;
   readonly #options: JobOptions;
   readonly #opened: OpenModel;
-  readonly #dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly #dictionaries: Dictionaries;
   readonly #folder: OpenFolder;
   readonly #reporter: Reporter;
   readonly #secondsBefore: Readonly<Record<string, number>>;
@@ -115,7 +137,7 @@ class Job {
   constructor(
     options: JobOptions,
     opened: OpenModel,
-    dictionaries: ReadonlyMap<SiteName, Dictionary>,
+    dictionaries: Dictionaries,
     folder: OpenFolder,
     manifest: Manifest,
     reporter: Reporter,
@@ -227,11 +249,9 @@ class Job {
       await files.close();
     }
     this.#reporter.end();
-    this.manifest.finished = new Date().toISOString();
-    await this.#save();
+    const manifest = await this.#save();
     await writeReport(this.#folder.path, "finished");
-    await completeRunFolder(this.#folder, this.#current());
-    this.manifest = { ...this.#current(), status: "finished" };
+    this.manifest = await completeRunFolder(this.#folder, manifest);
   }
 
   warn(text: string): void {
@@ -245,20 +265,28 @@ class Job {
   }
 
   /**
-   * The folder for the unfinished work on just this model, these dictionaries and these pairs. What was made of others, before a file changed, is
-   * removed.
+   * The folder for the unfinished work of just these versions on just this model, these dictionaries and these pairs. What was made of others, before
+   * a file changed, is removed.
    */
   async #partialFor(model: string, pairs: readonly TokenPair[]): Promise<string> {
     const dictionaries = await Promise.all([...this.#dictionaries.values()].map((d) => d.sha256()));
-    const name = sha256OfText(JSON.stringify([model, dictionaries, pairs])).slice(0, 16);
-    const others = (await readdir(this.#folder.partial)).filter((other) => other !== name);
-    if (others.length > 0) {
-      this.#reporter.line("The model, the SAEs or the pairs have changed since the interruption: starting anew.");
-      this.manifest.checks = [];
-      for (const other of others) await rm(join(this.#folder.partial, other), { recursive: true, force: true });
-    }
+    const name = sha256OfText(JSON.stringify([this.manifest.versions, model, dictionaries, pairs])).slice(0, 16);
     const partial = join(this.#folder.partial, name);
-    await mkdir(partial, { recursive: true });
+    try {
+      const others = (await readdir(this.#folder.partial)).filter((other) => other !== name);
+      if (others.length > 0) {
+        this.#reporter.line(
+          "The model, the SAEs, the pairs or this program have changed since the interruption: starting anew.",
+        );
+        this.manifest.checks = [];
+        // The one result that not every run has, so that nothing need replace it.
+        await rm(join(this.#folder.path, "ablation.json"), { force: true });
+        for (const other of others) await rm(join(this.#folder.partial, other), { recursive: true, force: true });
+      }
+      await mkdir(partial, { recursive: true });
+    } catch (error) {
+      throw writeProblem(error, partial);
+    }
     return partial;
   }
 
@@ -278,7 +306,8 @@ class Job {
         const { rows, check: sum } = await analyticEffects(captured, dictionary, codes);
         await tables.writeEffects(rows);
         this.#addCheck(check("sum of effects", site, sum.gap, sum.scale, sumTolerance));
-        return this.#save();
+        await this.#save();
+        return;
       }
       case "gradient-activation":
         if (!tables.hasEffects(site)) await tables.writeEffects(await gradientActivation(captured, dictionary, codes));
@@ -375,8 +404,10 @@ class Job {
     return { ...this.manifest, seconds, peak_rss_bytes: peak };
   }
 
-  #save(): Promise<void> {
-    return writeManifest(this.#folder.path, this.#current());
+  async #save(): Promise<Manifest> {
+    const manifest = this.#current();
+    await writeManifest(this.#folder.path, manifest);
+    return manifest;
   }
 }
 
@@ -395,16 +426,42 @@ async function checkDevice(device: Device): Promise<void> {
   }
 }
 
-/** Refuses to show a finished run again whose pairs are not those that the same options give now: their file has changed. */
-async function checkSamePairs(path: string, pairs: readonly TokenPair[], keep: JobOptions["keep"]): Promise<void> {
+/** Refuses to show a finished run again that was made of other files than those that the same options name now. */
+async function checkSameInputs(
+  path: string,
+  manifest: Manifest,
+  { checkpoint }: OpenModel,
+  dictionaries: Dictionaries,
+  pairs: readonly TokenPair[],
+  keep: JobOptions["keep"],
+): Promise<void> {
+  const changed: string[] = [];
+  if (manifest.model?.sha256 !== (await checkpoint.sha256())) changed.push("another model");
+  const there = new Map(manifest.dictionaries.map((d) => [d.site, d]));
+  const sites = [...new Set([...there.keys(), ...dictionaries.keys()])];
+  const same = async (site: SiteName) => {
+    const [then, now] = [there.get(site), dictionaries.get(site)];
+    // Random directions follow from the seed and the model.
+    return then !== undefined && now !== undefined && (then.dummy || then.sha256 === (await now.sha256()));
+  };
+  const others: SiteName[] = [];
+  for (const site of sites) if (!(await same(site))) others.push(site);
+  if (others.length > 0)
+    changed.push(`other SAEs at ${others.length > 3 ? `${others.length} sites` : others.join(", ")}`);
+  if (!(await hasSamePairs(path, pairs, keep))) changed.push("other pairs");
+  if (changed.length === 0) return;
+  throw new UserError(
+    `output folder: expected the model, SAEs and pairs of its finished run, got ${changed.join(" and ")} for ${path}. Choose another --output_dir, or --force to replace that run.`,
+  );
+}
+
+/** Whether a finished run's pairs are those that the same options give now. */
+async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: JobOptions["keep"]): Promise<boolean> {
   const text = await readFile(join(path, "pairs.jsonl"), "utf8").catch(() => "");
   const key = (pair: PromptPair) => textOfPair(pair, {});
   const here = readPairs(text, `${path}/pairs.jsonl`).map(key);
   const asked = new Set(pairs.map(({ pair }) => key(pair)));
-  if (here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length)) return;
-  throw new UserError(
-    `output folder: expected the pairs of its finished run, got others in ${path}. Choose another --output_dir, or --force to replace that run.`,
-  );
+  return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
 }
 
 function countPairs(pairs: readonly TokenPair[]): { split: "train" | "test"; case: string; pairs: number }[] {

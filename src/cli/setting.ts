@@ -1,11 +1,12 @@
 import { readFile, stat } from "node:fs/promises";
+import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import { openFile, openFolder } from "#file";
 import { subfolder } from "../bytes/folder.ts";
 import { checkDictionary, type Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
-import { openLayerFile } from "../dictionaries/layer-files.ts";
-import { openDictionaries } from "../dictionaries/open.ts";
+import { layerOfFile, openLayerFile } from "../dictionaries/layer-files.ts";
+import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
@@ -17,7 +18,16 @@ import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
-import { compareSites, isSiteKind, type SiteKind, type SiteName, siteKinds, siteName } from "../site.ts";
+import {
+  compareSites,
+  isSiteKind,
+  parseSite,
+  type Site,
+  type SiteKind,
+  type SiteName,
+  siteKinds,
+  siteName,
+} from "../site.ts";
 
 /** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
 export interface JobOptions {
@@ -27,7 +37,8 @@ export interface JobOptions {
   readonly sites: string | null;
   readonly num_examples: number | null;
   readonly batch_size: number | null;
-  readonly task: string;
+  /** Null where `pairs` are given, which replace it. */
+  readonly task: string | null;
   readonly pairs: string | null;
   readonly seed: number;
   readonly method: "analytic";
@@ -67,15 +78,20 @@ export async function openModel(name: string): Promise<OpenModel> {
     );
   }
   const checkpoint = await openCheckpoint(await openFolder(folder));
-  const model = modelFromConfig(checkpoint.config, folder);
-  const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig, `${folder}/tokenizer.json`);
-  return { model, checkpoint, tokenizer, folder };
+  try {
+    const model = modelFromConfig(checkpoint.config, folder);
+    const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig, `${folder}/tokenizer.json`);
+    return { model, checkpoint, tokenizer, folder };
+  } catch (error) {
+    await checkpoint.close();
+    throw error;
+  }
 }
 
 /**
- * Opens the dictionaries of a run, those of the sites that `--sites` and `--layers` name, in order of computation.
+ * Opens the dictionaries of a run, those of the sites that `--sites` and `--layers` name, in order of computation. The others are closed again.
  *
- * @throws UserError if a named site has no dictionary, a layer does not exist, or a dictionary does not fit the model
+ * @throws UserError if what is named has no dictionary, a layer does not exist, or a dictionary does not fit the model
  */
 export async function openSaes(
   { model, folder }: OpenModel,
@@ -84,39 +100,72 @@ export async function openSaes(
   const wantedLayers = layers === null ? null : parseLayers(layers, model.layers);
   const wantedKinds = sites === null ? null : parseKinds(sites, model);
   const found = await findSaes(model, folder, sae_source, wantedKinds, seed);
-  const chosen = new Map(
-    [...found].filter(([site]) => {
-      const [kind, layer] = site.split(".") as [SiteKind, string | undefined];
-      if (kind === "embed") return wantedKinds?.includes("embed") ?? false;
-      return (wantedLayers?.has(Number(layer)) ?? true) && (wantedKinds?.includes(kind) ?? true);
-    }),
-  );
-  const asked = (wantedKinds ?? []).flatMap((kind) =>
-    kind === "embed"
-      ? ["embed"]
-      : [...(wantedLayers ?? Array.from({ length: model.layers }, (_, l) => l))].map((layer) =>
-          siteName({ kind, layer }),
-        ),
-  );
-  const missing = asked.find((site) => !chosen.has(site));
-  if (missing !== undefined || chosen.size === 0) {
-    const there = [...found.keys()].join(", ");
-    const want = missing ?? `--layers ${layers ?? "all"}`;
+  try {
+    const chosen = chooseSites([...found.keys()], wantedKinds, wantedLayers);
+    for (const site of chosen) checkFits(found.get(site)!, model);
+    await closeDictionaries(new Map([...found].filter(([site]) => !chosen.includes(site))));
+    return new Map(chosen.map((site) => [site, found.get(site)!]));
+  } catch (error) {
+    await closeDictionaries(found);
+    throw error;
+  }
+}
+
+/**
+ * The sites to look at among those that have dictionaries, in order of computation: kind and layer together, `embed`, which has no layer, by name
+ * only.
+ *
+ * @param kinds those of `--sites`, or null; each must have a dictionary, and with `layers` one in each of them
+ * @param layers those of `--layers`, or null; each must have a dictionary
+ * @throws UserError naming what has none
+ */
+export function chooseSites(
+  there: readonly SiteName[],
+  kinds: readonly SiteKind[] | null,
+  layers: ReadonlySet<number> | null,
+): SiteName[] {
+  const chosen = there.filter((site) => {
+    const { kind, layer } = parseSite(site);
+    if (kind === "embed") return kinds?.includes("embed") ?? false;
+    return (layers?.has(layer) ?? true) && (kinds?.includes(kind) ?? true);
+  });
+  const missing = wantedPlaces(kinds, layers).find(({ has }) => !chosen.some((site) => has(parseSite(site))));
+  if (missing !== undefined) {
     throw new UserError(
-      `SAEs: expected one for ${want}, got only ${there}. Choose other --sites or --layers, or another --sae_source.`,
+      `SAEs: expected one for ${missing.name}, got only ${there.join(", ")}. Choose other --sites or --layers, or another --sae_source.`,
     );
   }
-  for (const [site, dictionary] of chosen) {
-    const kind = site.split(".")[0] as SiteKind;
-    const width = model.sites[kind];
-    if (width === undefined || Number(site.split(".")[1] ?? 0) >= model.layers) {
-      throw new UserError(
-        `SAE: expected a site of the model, got ${site} in ${dictionary.name}. Use SAEs of this model.`,
-      );
-    }
-    checkDictionary(dictionary, width);
+  return chosen.sort(compareSites);
+}
+
+/** What has to have a dictionary, as the flags name it: a site, a kind, or a block. */
+function wantedPlaces(
+  kinds: readonly SiteKind[] | null,
+  layers: ReadonlySet<number> | null,
+): { readonly name: string; has(site: Site): boolean }[] {
+  const blocks = layers === null ? null : [...layers];
+  if (kinds === null) {
+    if (blocks === null) return [{ name: "a site in a block", has: ({ kind }) => kind !== "embed" }];
+    return blocks.map((block) => ({ name: `a site in block ${block}`, has: ({ layer }) => layer === block }));
   }
-  return new Map([...chosen].sort(([a], [b]) => compareSites(a, b)));
+  return kinds.flatMap((wanted) => {
+    if (blocks === null || wanted === "embed") return { name: wanted, has: ({ kind }: Site) => kind === wanted };
+    return blocks.map((block) => ({
+      name: siteName({ kind: wanted, layer: block }),
+      has: ({ kind, layer }: Site) => kind === wanted && layer === block,
+    }));
+  });
+}
+
+function checkFits(dictionary: Dictionary, model: Model): void {
+  const { kind, layer } = parseSite(dictionary.site);
+  const width = model.sites[kind];
+  if (width === undefined || layer >= model.layers) {
+    throw new UserError(
+      `SAE: expected a site of the model, got ${dictionary.site} in ${dictionary.name}. Use SAEs of this model.`,
+    );
+  }
+  checkDictionary(dictionary, width);
 }
 
 async function findSaes(
@@ -132,7 +181,7 @@ async function findSaes(
     );
     return new Map(
       names.map((site) => {
-        const width = model.sites[site.split(".")[0] as SiteKind]!;
+        const width = model.sites[parseSite(site).kind]!;
         return [site, dummyDictionary(site, width, 4 * width, seed)];
       }),
     );
@@ -147,13 +196,13 @@ async function findSaes(
   }
   const found = await stat(source).catch(() => null);
   if (found?.isFile()) {
-    const layer = /layer_(\d+)\.safetensors$/.exec(source)?.[1];
+    const layer = layerOfFile(basename(source));
     if (layer === undefined) {
       throw new UserError(
         `SAE: expected a file named layer_<i>.safetensors, got ${source}. Rename it, or give the folder of a SAELens SAE.`,
       );
     }
-    const dictionary = await openLayerFile(await openFile(source), Number(layer));
+    const dictionary = await openLayerFile(await openFile(source), layer);
     return new Map([[dictionary.site, dictionary]]);
   }
   if (!found) {
@@ -217,7 +266,7 @@ export async function choosePairs(
     return (["train", "test"] as const).flatMap((split) => agreementPairs({ lexicon, seed, perCase, split }));
   }
   const file = `${packageRoot}tasks/${task}.jsonl`;
-  if (!/^[a-z0-9_-]+$/.test(task) || !(await stat(file).catch(() => null))) {
+  if (task === null || !/^[a-z0-9_-]+$/.test(task) || !(await stat(file).catch(() => null))) {
     throw new UserError(
       `--task: expected agreement, determiner or pronoun, got "${task}". Give a file of your own with --pairs FILE.`,
     );
@@ -245,13 +294,13 @@ function limited(pairs: readonly PromptPair[], limit: number | null): readonly P
   });
 }
 
-/** Checks pairs against a model's tokenizer. @throws UserError if none is left */
+/** Checks pairs against a model and its tokenizer. @throws UserError if none is left */
 export function checkPairs(pairs: readonly PromptPair[], { tokenizer, model }: OpenModel, source: string) {
-  const checked = tokenizePairs(pairs, tokenizer, model.maxLength);
+  const checked = tokenizePairs(pairs, tokenizer, model.maxLength, model.vocabulary);
   if (checked.kept.length === 0) {
     const why = checked.dropped.map((d) => `${d.count}: ${d.reason}`).join("; ");
     throw new UserError(
-      `pairs: expected some that this tokenizer can use, got none (${why}) in ${source}. Use other prompts or answers.`,
+      `pairs: expected some that this model and its tokenizer can use, got none (${why}) in ${source}. Use other prompts or answers.`,
     );
   }
   return checked;

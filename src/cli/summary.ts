@@ -1,6 +1,5 @@
 import { join } from "node:path";
 import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
-import { compareSites } from "../site.ts";
 import { readJsonFile } from "./files.ts";
 import type { Manifest } from "./manifest.ts";
 import { duration } from "./progress.ts";
@@ -35,23 +34,21 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
   return lines.join("\n");
 }
 
-/** The strongest features of every site, the strongest sites of each layer first in computing order. */
+/** The strongest features of every site, in the ranking's order, that of computation. */
 function topLines({ score, sites }: Ranking): string[] {
   const unit = score === "effect" ? "effect in logits, mean per pair" : `score ${score}, mean per pair`;
   const shown = sites.some(({ splits }) => splits.train) ? "train" : "test";
-  const rows = [...sites]
-    .sort((a, b) => compareSites(a.site, b.site))
-    .map(({ site, splits, train_test }) => {
-      const split = splits[shown];
-      const features = (split?.top ?? []).slice(0, named).map((f) => `${f.feature} (${signed(f.effect)})`);
-      const overlap = train_test?.overlap_10;
-      return [
-        site,
-        (split?.importance ?? 0).toPrecision(3),
-        overlap === null || overlap === undefined ? "–" : `${Math.round(100 * overlap)} %`,
-        features.join("  "),
-      ];
-    });
+  const rows = sites.map(({ site, splits, train_test }) => {
+    const split = splits[shown];
+    const features = (split?.top ?? []).slice(0, named).map((f) => `${f.feature} (${signed(f.effect)})`);
+    const overlap = train_test?.overlap_10;
+    return [
+      site,
+      (split?.importance ?? 0).toPrecision(3),
+      overlap === null || overlap === undefined ? "–" : `${Math.round(100 * overlap)} %`,
+      features.join("  "),
+    ];
+  });
   return table([["site", `Σ|${score}|`, "top 10 shared", `top features on ${shown} (${unit})`], ...rows]);
 }
 

@@ -225,9 +225,14 @@ async function otherTasks(
 
 /**
  * Measures a model of this recipe again: agreement by case on combinations of noun and verb that it never read in that construction, the other
- * tasks, and its loss on held-out text. Writes `training/lm-quality.json` and prints a table.
+ * tasks, and its loss on held-out text. Prints a table, or JSON.
  */
-export async function evaluateModel(folder: string, threads: number, print: (line: string) => void): Promise<void> {
+export async function evaluateModel(
+  folder: string,
+  threads: number,
+  asJson: boolean,
+  print: (line: string) => void,
+): Promise<void> {
   const { model, checkpoint, tokenizer } = await openModel(folder);
   const { recipe } = (await readJsonFile(join(folder, recordFile))) as Record;
   const weights = await heldWeights(model, checkpoint);
@@ -247,9 +252,9 @@ export async function evaluateModel(folder: string, threads: number, print: (lin
     agreement,
     tasks,
   };
-  await writeFileAtomic(join(folder, "training/lm-quality.json"), json(quality));
   await checkpoint.close();
 
+  if (asJson) return print(json(quality).trimEnd());
   print(`loss on held-out text: ${quality.held_out_loss} nats per token\n`);
   print("| case | pairs | correct |\n|---|---|---|");
   for (const { case: name, pairs, correct } of [...agreement, ...tasks]) {

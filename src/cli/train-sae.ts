@@ -98,7 +98,7 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
 }
 
 /**
- * Measures SAEs again on held-out text, writes `training/saes-quality.json` and prints a table.
+ * Measures SAEs again on held-out text and prints a table, or JSON.
  *
  * @param tokens how many, BOS not counted
  */
@@ -106,6 +106,7 @@ export async function evaluateSaes(
   task: DictionaryTask,
   seed: number,
   tokens: number,
+  asJson: boolean,
   print: (line: string) => void,
 ): Promise<void> {
   const { sites, folder, threads, signal } = task;
@@ -133,8 +134,7 @@ export async function evaluateSaes(
     signal,
   ).finally(() => progress.stop());
   found.sort((a, b) => compareSites(a.site, b.site));
-  await mkdir(join(folder, "../training"), { recursive: true });
-  await writeFileAtomic(join(folder, "../training/saes-quality.json"), json({ tokens, sites: found }));
+  if (asJson) return print(json({ tokens, sites: found }).trimEnd());
   print(
     "| site | features | variance explained | loss recovered | loss: plain, SAE, mean | active per token | silent |",
   );

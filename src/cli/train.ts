@@ -16,13 +16,19 @@ export function addTrainCommands(program: Command): void {
     .requiredOption("--output_dir <folder>", "where the model goes")
     .option("--seed <n>", "of the first weights and of the text", whole, demoRecipe.seed)
     .option("--steps <n>", "training steps", positive, demoRecipe.steps)
-    .option("--rows <n>", `rows of ${demoRecipe.length} tokens per step, an even number`, positive, demoRecipe.rows)
+    .option(
+      "--rows <n>",
+      `rows of ${demoRecipe.length} tokens per step, a multiple of ${demoRecipe.parts}`,
+      positive,
+      demoRecipe.rows,
+    )
     .option("--learning_rate <x>", "highest learning rate", aboveZero, demoRecipe.learningRate)
     .option("--threads <n>", "gradients computed side by side, at most 2", positive, 2)
     .option("--force", "replace a model that is there already, and remove its SAEs", false)
     .option("--evaluate", "measure the model in the folder instead of training one", false)
+    .option("--json", "print what --evaluate finds as JSON", false)
     .action(async (o: LmFlags) => {
-      if (o.evaluate) return evaluateModel(folderOf(o.output_dir), o.threads, print);
+      if (o.evaluate) return evaluateModel(folderOf(o.output_dir), o.threads, o.json, print);
       if (o.rows % demoRecipe.parts !== 0) {
         throw new UsageError(`--rows: expected a multiple of ${demoRecipe.parts}, got ${o.rows}.`);
       }
@@ -48,6 +54,7 @@ export function addTrainCommands(program: Command): void {
     .option("--threads <n>", "sites trained side by side", positive, 2)
     .option("--force", "replace SAEs that are there already", false)
     .option("--evaluate", "measure the SAEs in the folder instead of training some", false)
+    .option("--json", "print what --evaluate finds as JSON", false)
     .option("--tokens <n>", "held-out tokens for --evaluate", positive, 1_000_000)
     .action(async (o: SaeFlags) => {
       const { model, checkpoint, folder } = await openModel(o.model_name);
@@ -66,7 +73,7 @@ export function addTrainCommands(program: Command): void {
       const recipe = { ...demoDictionaryRecipe, seed, steps, expansion, activeFeatures };
       await untilInterrupted((signal) =>
         o.evaluate
-          ? evaluateSaes({ ...task, signal }, seed, o.tokens, print)
+          ? evaluateSaes({ ...task, signal }, seed, o.tokens, o.json, print)
           : trainSaes({ ...task, signal }, recipe, o.force),
       );
     });
@@ -81,6 +88,7 @@ interface LmFlags {
   readonly threads: number;
   readonly force: boolean;
   readonly evaluate: boolean;
+  readonly json: boolean;
 }
 
 interface SaeFlags {
@@ -95,6 +103,7 @@ interface SaeFlags {
   readonly threads: number;
   readonly force: boolean;
   readonly evaluate: boolean;
+  readonly json: boolean;
   readonly tokens: number;
 }
 

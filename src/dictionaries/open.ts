@@ -34,11 +34,11 @@ export async function openDictionaries(
       }
     }
     checkFound(folder, found, wanted);
+    return new Map([...found].sort(([a], [b]) => compareSites(a, b)));
   } catch (error) {
     await closeDictionaries(found);
     throw error;
   }
-  return new Map([...found].sort(([a], [b]) => compareSites(a, b)));
 }
 
 /** Closes the files of all dictionaries. */

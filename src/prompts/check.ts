@@ -9,6 +9,7 @@ export const dropReasons = [
   "answer is several tokens",
   "answer changes the tokens before it",
   "answers are equal",
+  "a token that the model does not have",
 ] as const;
 
 export type DropReason = (typeof dropReasons)[number];
@@ -31,12 +32,18 @@ export interface CheckedPairs {
  * which tokens(prompt + answer) extends tokens(prompt), or that are the same token.
  *
  * @param maxTokens longest prompt, special tokens included; no limit if left out
+ * @param vocabulary how many tokens the model has: a tokenizer may have more, added to it later; no limit if left out
  */
-export function tokenizePairs(pairs: readonly PromptPair[], tokenizer: Tokenizer, maxTokens = Infinity): CheckedPairs {
+export function tokenizePairs(
+  pairs: readonly PromptPair[],
+  tokenizer: Tokenizer,
+  maxTokens = Infinity,
+  vocabulary = Infinity,
+): CheckedPairs {
   const kept: TokenPair[] = [];
   const dropped = new Map<DropReason, { count: number; example: PromptPair }>();
   for (const pair of pairs) {
-    const result = tokenize(pair, tokenizer, maxTokens);
+    const result = tokenize(pair, tokenizer, maxTokens, vocabulary);
     if (typeof result !== "string") {
       kept.push(result);
       continue;
@@ -51,7 +58,12 @@ export function tokenizePairs(pairs: readonly PromptPair[], tokenizer: Tokenizer
   };
 }
 
-function tokenize(pair: PromptPair, tokenizer: Tokenizer, maxTokens: number): TokenPair | DropReason {
+function tokenize(
+  pair: PromptPair,
+  tokenizer: Tokenizer,
+  maxTokens: number,
+  vocabulary: number,
+): TokenPair | DropReason {
   const clean = tokenizer.encode(pair.clean_prefix);
   const patch = tokenizer.encode(pair.patch_prefix);
   if (clean.length !== patch.length) return "prompts have different numbers of tokens";
@@ -66,6 +78,9 @@ function tokenize(pair: PromptPair, tokenizer: Tokenizer, maxTokens: number): To
   if (answers.includes("several tokens")) return "answer is several tokens";
   if (typeof cleanAnswer !== "number" || typeof patchAnswer !== "number") return "answer changes the tokens before it";
   if (cleanAnswer === patchAnswer) return "answers are equal";
+  if ([...clean, ...patch, cleanAnswer, patchAnswer].some((id) => id >= vocabulary)) {
+    return "a token that the model does not have";
+  }
   return { pair, clean, patch, cleanAnswer, patchAnswer };
 }
 
@@ -73,9 +88,13 @@ function tokenize(pair: PromptPair, tokenizer: Tokenizer, maxTokens: number): To
 export function describeDropped(dropped: readonly Dropped[]): string[] {
   return dropped.map(({ reason, count, example }) => {
     const { clean_prefix, patch_prefix, clean_answer, patch_answer } = example;
+    const prompts = `"${clean_prefix}" and "${patch_prefix}"`;
+    const answers = `"${clean_answer}", "${patch_answer}"`;
     const quoted = reason.startsWith("answer")
-      ? `"${clean_prefix}" → "${clean_answer}", "${patch_answer}"`
-      : `"${clean_prefix}" and "${patch_prefix}"`;
+      ? `"${clean_prefix}" → ${answers}`
+      : reason.startsWith("prompt")
+        ? prompts
+        : `${prompts} → ${answers}`;
     return `${count} ${count === 1 ? "pair" : "pairs"}: ${reason}, e.g. ${quoted}`;
   });
 }

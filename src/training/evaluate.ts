@@ -107,7 +107,13 @@ interface HeldDictionary {
 
 async function holdDictionary(dictionary: Dictionary): Promise<HeldDictionary> {
   const { site, inputWidth: D, width: F } = dictionary;
-  const { weight, bias, inputBias, activation } = await dictionary.encoder();
+  const encoder = await dictionary.encoder();
+  const { weight, bias, inputBias, activation, normalization } = encoder;
+  if (normalization) {
+    throw new UserError(
+      `normalize_activations: expected none, got ${normalization} in ${dictionary.name}. SAEs normalised per token cannot be evaluated.`,
+    );
+  }
   const hold = (data: Float32Array, ...shape: number[]) => constant(data, "float32", shape);
   const [decoder, decoderBias] = [hold(await dictionary.decoder(), F, D), hold(await dictionary.decoderBias(), D)];
   const tensors: EncoderTensors = {
@@ -116,12 +122,11 @@ async function holdDictionary(dictionary: Dictionary): Promise<HeldDictionary> {
     inputBias: inputBias && hold(inputBias, D),
     threshold: activation.kind === "jumprelu" ? hold(activation.threshold, F) : undefined,
   };
-  const k = activation.kind === "topk" ? activation.k : 0;
   return {
     site,
     features: F,
     width: D,
-    encode: (x) => traceCodes(x, tensors, activation.kind, k),
+    encode: (x) => traceCodes(x, tensors, codeRule(encoder)),
     decode: (f) => f.matmul(decoder).add(decoderBias),
   };
 }

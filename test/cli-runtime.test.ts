@@ -1,0 +1,23 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { copyProgram, examples, expectComplete, runFlags, start, succeeds, writeExamples } from "./cli-harness.ts";
+
+it("sfc run says that it is slow where the native runtime is missing, and only there", async () => {
+  const home = await mkdtemp(join(tmpdir(), "sfc-runtime-"));
+  try {
+    const pairs = await writeExamples(join(home, "pairs.jsonl"), examples(8));
+    const program = await copyProgram(join(home, "program"));
+    await rm(join(home, "program/node_modules/onnxruntime-node"));
+    const { code, stderr } = await start(runFlags(pairs, join(home, "run")), program).ended;
+    expect(code, stderr).toBe(0);
+    await expectComplete(join(home, "run"));
+    expect(stderr.match(/.*WebAssembly.*several times slower.*npm install --no-save onnxruntime-node.*/g)).toHaveLength(
+      1,
+    );
+    expect((await succeeds(runFlags(pairs, join(home, "native")))).stderr).not.toContain("WebAssembly");
+  } finally {
+    await rm(home, { recursive: true, force: true });
+  }
+});
