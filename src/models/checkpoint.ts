@@ -1,7 +1,8 @@
 import { type Folder, readJson } from "../bytes/folder.ts";
-import { checkFinite, openSafetensors, type TensorFile } from "../bytes/safetensors.ts";
+import { openSafetensors } from "../bytes/safetensors.ts";
 import { sha256OfFiles } from "../bytes/sha256.ts";
 import type { ByteSource } from "../bytes/source.ts";
+import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
 
 /** A model's files in Hugging Face layout: configuration and tokenizer are read, weights are read when they are asked for. */
@@ -18,6 +19,7 @@ export interface Checkpoint {
   readonly names: readonly string[];
   /** Length of all weight files in bytes. */
   readonly bytes: number;
+  /** Whether there is a weight of that name, or of another spelling of it (so for all that follow). */
   has(name: string): boolean;
   /** @throws UserError if there is no such tensor */
   shape(name: string): readonly number[];
@@ -30,6 +32,11 @@ export interface Checkpoint {
   /** One hash for config.json, tokenizer.json and the weight files: the model's identity. */
   sha256(): Promise<string>;
   close(): Promise<void>;
+}
+
+/** A weight's name and its other spellings: published GPT-2 leaves `transformer.` out, and transformers 5 calls GPT-NeoX's unembedding `lm_head`. */
+function spellings(name: string): readonly string[] {
+  return [name, name.replace(/^transformer\./, ""), name.replace(/^embed_out\./, "lm_head.")];
 }
 
 /**
@@ -45,15 +52,17 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
   const files = await openWeights(folder);
   const tensors = new Map([...files.values()].flatMap((file) => [...file.tensors.keys()].map((name) => [name, file])));
 
+  const spelled = (name: string) => spellings(name).find((spelling) => tensors.has(spelling)) ?? name;
   const find = (name: string) => {
-    const file = tensors.get(name);
-    const info = file?.tensors.get(name);
+    const spelling = spelled(name);
+    const file = tensors.get(spelling);
+    const info = file?.tensors.get(spelling);
     if (!file || !info) {
       throw new UserError(
         `weight ${name}: expected one of that name, got none in ${folder.name}. The model is of another kind, or its files are not complete.`,
       );
     }
-    return { file, info };
+    return { file, info, spelling };
   };
   return {
     name: folder.name,
@@ -62,16 +71,16 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     tokenizerConfig,
     names: [...tensors.keys()].sort(),
     bytes: [...files.values()].reduce((sum, file) => sum + file.source.size, 0),
-    has: (name) => tensors.has(name),
+    has: (name) => tensors.has(spelled(name)),
     shape: (name) => find(name).info.shape,
     async tensor(name, expectedShape) {
-      const { file, info } = find(name);
+      const { file, info, spelling } = find(name);
       if (info.shape.length !== expectedShape.length || info.shape.some((n, i) => n !== expectedShape[i])) {
         throw new UserError(
           `shape of weight ${name}: expected [${expectedShape}], got [${info.shape}] in ${file.source.name}. config.json and weights do not belong together.`,
         );
       }
-      const values = await file.read(name);
+      const values = await file.read(spelling);
       checkFinite(values, name, file.source.name);
       return values;
     },

@@ -4,8 +4,29 @@ import { UserError } from "../errors.ts";
 const harmless = new Set([
   ...["_name_or_path", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "use_cache"],
   ...["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "pretraining_tp", "tokenizer_class"],
-  ...["return_dict", "output_attentions", "output_hidden_states", "attention_dropout", "is_decoder"],
+  ...["return_dict", "output_attentions", "output_hidden_states", "is_decoder", "cache_implementation"],
+  ...["attention_dropout", "hidden_dropout", "classifier_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"],
+  ...["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"],
+  ...["task_specific_params", "id2label", "label2id", "_num_labels", "is_llama_config", "transformers.js_config"],
 ]);
+
+/** Rotary positions as a config describes them. */
+export interface Rope {
+  /** `default` (no scaling) or the name of a scaled form. */
+  readonly type: string;
+  readonly base: number;
+  /** The form's own numbers. */
+  readonly numbers: Readonly<Record<string, number>>;
+}
+
+export interface RopeOptions {
+  /** The old field of the base. */
+  readonly field?: string;
+  /** Where a config describes one form for each kind of layer: the kind. */
+  readonly kind?: "full_attention" | "sliding_attention";
+  /** The forms that the architecture computes, with the names of their numbers and the defaults of those that may be absent. */
+  readonly forms?: Readonly<Record<string, Readonly<Record<string, number | undefined>>>>;
+}
 
 /**
  * Reads a config.json and refuses what it does not understand: a field that no one asked for would change the numbers without a word.
@@ -28,17 +49,29 @@ export class ConfigReader {
     return value as number;
   }
 
+  /** A whole even number above 0. */
+  even(field: string, byDefault: number): number {
+    const value = this.count(field, byDefault);
+    return value % 2 === 0 ? value : this.#refuse(field, "an even number", value);
+  }
+
   /** A number above 0. */
   positive(field: string, byDefault?: number): number {
-    const value = this.#value(field) ?? byDefault;
-    if (typeof value !== "number" || !(value > 0)) this.#refuse(field, "a number above 0", value);
-    return value as number;
+    return this.#positiveNumber(field, this.#value(field) ?? byDefault);
   }
 
   flag(field: string, byDefault: boolean): boolean {
     const value = this.#value(field) ?? byDefault;
     if (typeof value !== "boolean") this.#refuse(field, "true or false", value);
     return value as boolean;
+  }
+
+  /** One of several named things. */
+  choice<T>(field: string, byDefault: string, things: Readonly<Record<string, T>>): T {
+    const name = String(this.#value(field) ?? byDefault);
+    return Object.hasOwn(things, name)
+      ? things[name]!
+      : this.#refuse(field, `"${Object.keys(things).join('" or "')}"`, name);
   }
 
   /** A field that may be absent or null, but nothing else than these values. */
@@ -48,25 +81,62 @@ export class ConfigReader {
       this.#refuse(field, values.map((v) => JSON.stringify(v)).join(" or "), value);
   }
 
+  /** A number above 0; null says that there is none. */
+  positiveOrNone(field: string, byDefault: number): number | undefined {
+    return this.#config[field] === null ? undefined : this.positive(field, byDefault);
+  }
+
+  /** Marks fields as understood that have no effect as long as the fields asked for have the values that they have. */
+  without(...fields: string[]): void {
+    for (const field of fields) this.#asked.add(field);
+  }
+
+  /** For each of L layers whether its attention is windowed, from `layer_types` or by default. */
+  windowed(L: number, byDefault: (layer: number) => boolean): readonly boolean[] {
+    const kinds = ["full_attention", "sliding_attention"];
+    const types = this.#value("layer_types") ?? Array.from({ length: L }, (_, l) => kinds[Number(byDefault(l))]);
+    if (!Array.isArray(types) || types.length !== L || types.some((type) => !kinds.includes(type)))
+      this.#refuse("layer_types", `${L} times "${kinds.join('" or "')}"`, types);
+    return (types as string[]).map((type) => type === "sliding_attention");
+  }
+
   /**
-   * RoPE's base: `rope_theta`, or transformers 5's `rope_parameters`. Scaled or dynamic forms are refused by name.
+   * A number as the checkpoint's format (`dtype`) holds it, float32 where none is named: a model that is loaded in that format has its constants
+   * rounded so.
    */
-  ropeBase(byDefault: number): number {
-    const nested = (this.#value("rope_parameters") ?? {}) as Record<string, unknown>;
-    const scaling = (this.#value("rope_scaling") ?? {}) as Record<string, unknown>;
-    for (const [field, form] of [
-      ["rope_parameters", nested],
-      ["rope_scaling", scaling],
-    ] as const) {
-      const type = form.rope_type ?? form.type ?? "default";
-      const unknown = Object.keys(form).find((k) => !["rope_type", "type", "rope_theta"].includes(k));
-      if (type !== "default") this.#refuse(`${field}.rope_type`, '"default"', type);
-      if (unknown !== undefined) this.#refuse(`${field}.${unknown}`, "no such field", form[unknown]);
+  rounded(x: number): number {
+    const format = String(this.#value("dtype") ?? this.#value("torch_dtype"));
+    const bits = format === "bfloat16" ? 8 : format === "float16" ? 11 : 24;
+    const unit = 2 ** (Math.floor(Math.log2(x)) - bits + 1);
+    return Math.round(x / unit) * unit;
+  }
+
+  /**
+   * Rotary positions: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`.
+   *
+   * @throws UserError by name for a scaled form (dynamic, yarn, longrope, …) or a number that the architecture does not compute
+   */
+  rope(byDefault: number, { field = "rope_theta", kind, forms = { default: {} } }: RopeOptions = {}): Rope {
+    const scaling = this.#value("rope_scaling") as Record<string, unknown> | undefined;
+    let parameters = this.#value("rope_parameters") as Record<string, unknown> | undefined;
+    if (kind !== undefined && parameters !== undefined) {
+      const other = Object.keys(parameters).find((key) => key !== "full_attention" && key !== "sliding_attention");
+      if (other !== undefined) this.#refuse(`rope_parameters.${other}`, "one form for each kind of layer", parameters);
+      parameters = (parameters[kind] ?? {}) as Record<string, unknown>;
     }
-    const base = nested.rope_theta ?? scaling.rope_theta ?? this.#value("rope_theta") ?? byDefault;
-    this.#asked.add("rope_theta");
-    if (typeof base !== "number" || !(base > 0)) this.#refuse("rope_theta", "a number above 0", base);
-    return base as number;
+    const name = scaling === undefined ? "rope_parameters" : "rope_scaling";
+    const { rope_type, type: oldType, rope_theta, ...given } = scaling ?? parameters ?? {};
+    const type = String(rope_type ?? oldType ?? "default");
+    const form = Object.hasOwn(forms, type) ? forms[type]! : undefined;
+    if (!form) return this.#refuse(`${name}.rope_type`, `"${Object.keys(forms).join('" or "')}"`, type);
+    const unknown = Object.keys(given).find((key) => !Object.hasOwn(form, key));
+    if (unknown !== undefined) this.#refuse(`${name}.${unknown}`, "no such field", given[unknown]);
+    const numbers: Record<string, number> = {};
+    for (const [key, standard] of Object.entries(form)) {
+      numbers[key] = this.#positiveNumber(`${name}.${key}`, given[key] ?? standard);
+    }
+    const base = this.#positiveNumber(field, rope_theta ?? parameters?.rope_theta ?? this.#value(field) ?? byDefault);
+    return { type, base, numbers };
   }
 
   /** @throws UserError for the first field that nobody asked for and that is not known to be harmless */
@@ -76,6 +146,10 @@ export class ConfigReader {
         this.#refuse(field, "a field that this architecture is known to have", value);
       }
     }
+  }
+
+  #positiveNumber(field: string, value: unknown): number {
+    return typeof value === "number" && value > 0 ? value : this.#refuse(field, "a number above 0", value);
   }
 
   #value(field: string): unknown {

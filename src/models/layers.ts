@@ -1,5 +1,5 @@
-import { constant, numbers, type Tensor } from "../graph/tensor.ts";
-import type { Context, Weights } from "./model.ts";
+import { constant, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
+import type { Context, Model, Weights } from "./model.ts";
 
 /** x[N,in] → [N,out] with the weight [out,in] of a checkpoint's `<name>.weight`, and its bias if asked for. */
 export function linear(w: Weights, name: string, x: Tensor, { bias = false } = {}): Tensor {
@@ -12,32 +12,60 @@ export function rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
   return x.div(x.mul(x).mean(-1).add(epsilon).sqrt()).mul(weight);
 }
 
+/** Layer normalisation over the last axis (arXiv:1607.06450): (x − mean x) / √(var x + ε) · weight + bias, of a checkpoint's `<name>`. */
+export function layerNorm(w: Weights, name: string, x: Tensor, epsilon: number): Tensor {
+  const centred = x.sub(x.mean(-1));
+  return rmsNorm(centred, w(`${name}.weight`), epsilon).add(w(`${name}.bias`));
+}
+
+/** x·Φ(x), Φ the normal distribution (arXiv:1606.08415). onnxruntime computes it in float32 alone. */
+export function gelu(x: Tensor): Tensor {
+  return x.mul(0.5).mul(x.mul(Math.SQRT1_2).erf().add(1));
+}
+
+/** The approximation of `gelu` by a tanh: x/2·(1 + tanh(√(2/π)·(x + .044715·x³))). */
+export function geluTanh(x: Tensor): Tensor {
+  const inner = x.add(x.mul(x).mul(x).mul(0.044715)).mul(Math.sqrt(2 / Math.PI));
+  return x.mul(0.5).mul(inner.tanh().add(1));
+}
+
+/** cap·tanh(x/cap): nearly x where it is small, never beyond ±cap (arXiv:2408.00118). Without a cap, x itself. */
+export function softCap(x: Tensor, cap: number | undefined): Tensor {
+  return cap === undefined ? x : x.div(cap).tanh().mul(cap);
+}
+
 /** x·sigmoid(x). */
 export function silu(x: Tensor): Tensor {
   return x.mul(x.sigmoid());
 }
 
-/** Rotary positions (arXiv:2104.09864) for heads of width E, as Hugging Face pairs the axes: i with i + E/2. */
+/** Rotary positions (arXiv:2104.09864) for heads of width E, of which R axes turn, as Hugging Face pairs them: i with i + R/2. */
 export interface Rotary {
   /** cos and sin of the angles of the tokens' positions, [N,1,E]. */
   readonly cos: Tensor;
   readonly sin: Tensor;
-  /** The signed permutation [E,E] that takes (a, b), the halves of a head, to (−b, a). */
+  /** The signed permutation [E,E] that takes (a, b), the halves of what turns, to (−b, a), and the rest to 0. */
   readonly turn: Tensor;
 }
 
-/** Rotary positions of the context's tokens; angle of axis i at position t: t·base^(−2i/E), i < E/2. */
-export function rotary({ positions, block, mask }: Context, E: number, base: number): Rotary {
+/** Angles per position of the pairs of axes that turn, R axes together: base^(−2i/R). An odd R is rounded up, as transformers does. */
+export function rotaryFrequencies(R: number, base: number): number[] {
+  return Array.from({ length: Math.ceil(R / 2) }, (_, i) => base ** ((-2 * i) / R));
+}
+
+/** Rotary positions of the context's tokens, from the angles per position of each pair of axes; axes beyond them stay as they are. */
+export function rotary({ positions, block, mask }: Context, E: number, frequencies: readonly number[]): Rotary {
   const { dtype } = mask;
+  const half = frequencies.length;
   const angles = Array.from({ length: block * E }, (_, at) => {
-    const i = (at % E) % (E / 2);
-    return Math.floor(at / E) * base ** ((-2 * i) / E);
+    const axis = at % E;
+    return axis < 2 * half ? Math.floor(at / E) * frequencies[axis % half]! : 0;
   });
   const table = (f: (angle: number) => number) => constant(numbers(angles.map(f), dtype), dtype, [block, 1, E]);
   const turn = new Float64Array(E * E);
-  for (let i = 0; i < E / 2; i++) {
-    turn[(i + E / 2) * E + i] = -1;
-    turn[i * E + i + E / 2] = 1;
+  for (let i = 0; i < half; i++) {
+    turn[(i + half) * E + i] = -1;
+    turn[i * E + i + half] = 1;
   }
   return {
     cos: table(Math.cos).gather(positions),
@@ -55,6 +83,29 @@ export function rotate(x: Tensor, heads: number, { cos, sin, turn }: Rotary): Te
 }
 
 /**
+ * The context of a windowed layer (arXiv:2004.05150): a token sees itself and the `window` − 1 before it, so of its ancestors in a prefix forest
+ * those whose depth differs by less than `window`.
+ */
+export function windowed(context: Context, window: number): Context {
+  const { block: n, positions, mask } = context;
+  if (window >= n) return context;
+  const depth = positions.cast(mask.dtype);
+  const distance = depth.reshape("B", n, 1).sub(depth.reshape("B", 1, n));
+  const unseen = scalar(Number.NEGATIVE_INFINITY, mask.dtype);
+  return { ...context, mask: where(distance.greaterOrEqual(window), unseen, mask) };
+}
+
+export interface AttentionOptions {
+  readonly heads: number;
+  /** As many as heads by default. */
+  readonly keyHeads?: number;
+  /** Factor of the products of queries and keys. */
+  readonly scale: number;
+  /** Soft-cap of the scores; none by default. */
+  readonly cap?: number | undefined;
+}
+
+/**
  * Attention within blocks of n tokens: q[N,H·E], k[N,K·E], v[N,K·E] → z[N,H·E], the heads side by side. H/K query heads share a key head: they
  * are laid along the rows of one product, so no key is repeated.
  */
@@ -63,7 +114,7 @@ export function attention(
   k: Tensor,
   v: Tensor,
   { block: n, mask }: Context,
-  { heads: H, keyHeads: K, scale }: { readonly heads: number; readonly keyHeads: number; readonly scale: number },
+  { heads: H, keyHeads: K = H, scale, cap }: AttentionOptions,
 ): Tensor {
   const [N, width] = q.shape as [string, number];
   const E = width / H;
@@ -75,10 +126,37 @@ export function attention(
     .reshape("B", K, G * n, E);
   const keys = k.reshape("B", n, K, E).transpose(0, 2, 3, 1);
   const values = v.reshape("B", n, K, E).transpose(0, 2, 1, 3);
-  const scores = rows.matmul(keys).reshape("B", K, G, n, n);
+  const scores = softCap(rows.matmul(keys), cap).reshape("B", K, G, n, n);
   const seen = scores
     .add(mask.reshape(mask.shape[0]!, 1, 1, n, n))
     .softmax()
     .reshape("B", K, G * n, n);
   return seen.matmul(values).reshape("B", K, G, n, E).transpose(0, 3, 1, 2, 4).reshape(N, width);
+}
+
+/**
+ * The end of a model: normalisation after the last block, unembedding W[V,D] without bias, and a soft-cap of the logits where there is one.
+ *
+ * @param weight the unembedding's name in the checkpoint
+ */
+export function unembedding(
+  weight: string,
+  normalise: (w: Weights, x: Tensor) => Tensor,
+  cap?: number,
+): Pick<Model, "logits" | "tokenLogits"> {
+  return {
+    logits: (w, x) => softCap(normalise(w, x).matmul(w(weight), { transB: true }), cap),
+    tokenLogits: (w, x, tokens) =>
+      softCap(normalise(w, x).mul(w(weight).gather(tokens)).sum(-1).reshape(tokens.shape[0]!), cap),
+  };
+}
+
+/** What `make` gives for a context, made once however many blocks ask for it. */
+export function oncePerContext<T>(make: (context: Context) => T): (context: Context) => T {
+  const made = new WeakMap<Context, T>();
+  return (context) => {
+    const value = made.get(context) ?? make(context);
+    made.set(context, value);
+    return value;
+  };
 }

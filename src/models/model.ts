@@ -1,6 +1,6 @@
 import { type Dim, times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
-import type { SiteKind, SiteName } from "../site.ts";
+import { type SiteKind, type SiteName, siteName } from "../site.ts";
 
 /**
  * A language model as traced computation. Axes: N tokens (forest nodes), D model width, H heads, K key/value heads, E head width, V vocabulary,
@@ -41,6 +41,11 @@ export type Weights = (name: string) => Tensor;
 /** Called with every activation at the place where it arises; what it returns is what the model goes on with. */
 export type Tap = (site: SiteName, x: Tensor) => Tensor;
 
+/** The tap of one block's sites, by their kind. */
+export function blockTap(tap: Tap, layer: number): (kind: SiteKind, x: Tensor) => Tensor {
+  return (kind, x) => tap(siteName({ kind, layer }), x);
+}
+
 /** What a forward pass is told about its tokens. */
 export interface Context {
   /** n: tokens per block. */
@@ -51,6 +56,28 @@ export interface Context {
   readonly positions: Tensor;
   /** [B,n,n], or [1,n,n] for all blocks alike: 0 where the row's token sees the column's, −∞ where not. */
   readonly mask: Tensor;
+}
+
+/** Names of parameters and their shapes. */
+export type Shapes = Readonly<Record<string, readonly number[]>>;
+
+/**
+ * The parameters of a model of L like blocks: those before the blocks, each block's with `<prefix>.<layer>.` in front of their names, those after
+ * them; and the work of the blocks' matrices, each of which takes part in one product per token.
+ */
+export function blockParameters(
+  { before, prefix, block, after }: { before: Shapes; prefix: string; block: Shapes; after: Shapes },
+  L: number,
+): Pick<Model, "layers" | "parameters" | "flopsPerToken"> {
+  const blocks = Array.from({ length: L }, (_, l) =>
+    Object.entries(block).map(([name, shape]) => [`${prefix}.${l}.${name}`, shape] as const),
+  );
+  const matrices = Object.values(block).filter((shape) => shape.length === 2);
+  return {
+    layers: L,
+    parameters: new Map([...Object.entries(before), ...blocks.flat(), ...Object.entries(after)]),
+    flopsPerToken: 2 * L * matrices.reduce((sum, [rows, columns]) => sum + rows! * columns!, 0),
+  };
 }
 
 /** The inputs of a forward pass over blocks of n tokens: `tokens`, `positions`, `mask`. */

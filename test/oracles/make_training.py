@@ -2,13 +2,13 @@
 
     python3 test/oracles/make_training.py
 
-Needs torch, transformers and safetensors, and the fixture llama-mqa-headdim of make_llamas.py, whose weights it uses. README.md describes what is written.
+Needs torch, transformers and safetensors, and the fixture llama-mqa-headdim of make_models.py, whose weights it uses. README.md describes what is written.
 """
 
 import json
 
 import torch
-from make_llamas import FIXTURES, float64
+from make_models import FIXTURES, float64
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 

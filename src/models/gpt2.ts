@@ -1,0 +1,84 @@
+import type { Tensor } from "../graph/tensor.ts";
+import { ConfigReader } from "./config.ts";
+import { attention, geluTanh, layerNorm, unembedding } from "./layers.ts";
+import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
+
+/**
+ * GPT-2 (Radford et al. 2019): LayerNorm before each part, learned positions, biases everywhere, queries, keys and values from one matrix. Matrices
+ * are stored as [in,out].
+ *
+ * @param config config.json of a checkpoint with `model_type` gpt2
+ * @throws UserError for a field that is not understood
+ */
+export function gpt2(config: Readonly<Record<string, unknown>>, where: string): Model {
+  const c = new ConfigReader(config, where);
+  const D = c.count("n_embd", 768);
+  const F = c.count("n_inner", 4 * D);
+  const L = c.count("n_layer", 12);
+  const H = c.count("n_head", 12);
+  const E = c.count("head_dim", D / H);
+  const V = c.count("vocab_size", 50_257);
+  const maxLength = c.count("n_positions", 1024);
+  const epsilon = c.positive("layer_norm_epsilon", 1e-5);
+  c.only("head_dim", D / H);
+  c.only("n_ctx", maxLength);
+  c.only("activation_function", "gelu_new", "gelu_pytorch_tanh");
+  c.only("scale_attn_weights", true);
+  c.only("scale_attn_by_inverse_layer_idx", false);
+  c.only("add_cross_attention", false);
+  c.only("tie_word_embeddings", true);
+  // Says in which order and format transformers computes the scores, not what they are.
+  c.without("reorder_and_upcast_attn");
+  c.done();
+
+  const projection = (w: Weights, name: string, x: Tensor) => x.matmul(w(`${name}.weight`)).add(w(`${name}.bias`));
+
+  return {
+    modelType: "gpt2",
+    width: D,
+    vocabulary: V,
+    maxLength,
+    sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
+    attentionFlops: 4 * L * D,
+    ...blockParameters(
+      {
+        before: { "transformer.wte.weight": [V, D], "transformer.wpe.weight": [maxLength, D] },
+        prefix: "transformer.h",
+        block: {
+          "ln_1.weight": [D],
+          "ln_1.bias": [D],
+          "attn.c_attn.weight": [D, 3 * D],
+          "attn.c_attn.bias": [3 * D],
+          "attn.c_proj.weight": [D, D],
+          "attn.c_proj.bias": [D],
+          "ln_2.weight": [D],
+          "ln_2.bias": [D],
+          "mlp.c_fc.weight": [D, F],
+          "mlp.c_fc.bias": [F],
+          "mlp.c_proj.weight": [F, D],
+          "mlp.c_proj.bias": [D],
+        },
+        after: { "transformer.ln_f.weight": [D], "transformer.ln_f.bias": [D] },
+      },
+      L,
+    ),
+
+    embed: (w, { tokens, positions }) =>
+      w("transformer.wte.weight").gather(tokens).add(w("transformer.wpe.weight").gather(positions)),
+
+    block(weights, layer, x, context, tap) {
+      const w = (name: string) => weights(`transformer.h.${layer}.${name}`);
+      const site = blockTap(tap, layer);
+
+      const qkv = projection(w, "attn.c_attn", layerNorm(w, "ln_1", x, epsilon));
+      const [q, k, v] = [0, D, 2 * D].map((start) => qkv.slice(-1, start, start + D));
+      const z = site("attn_z", attention(q!, k!, v!, context, { heads: H, scale: E ** -0.5 }));
+      const middle = x.add(site("attn_out", projection(w, "attn.c_proj", z)));
+
+      const h = geluTanh(projection(w, "mlp.c_fc", layerNorm(w, "ln_2", middle, epsilon)));
+      return site("resid_post", middle.add(site("mlp_out", projection(w, "mlp.c_proj", h))));
+    },
+
+    ...unembedding("transformer.wte.weight", (w, x) => layerNorm(w, "transformer.ln_f", x, epsilon)),
+  };
+}

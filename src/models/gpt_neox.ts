@@ -1,0 +1,106 @@
+import type { Tensor } from "../graph/tensor.ts";
+import { ConfigReader } from "./config.ts";
+import {
+  attention,
+  gelu,
+  geluTanh,
+  layerNorm,
+  linear,
+  oncePerContext,
+  rotary,
+  rotaryFrequencies,
+  rotate,
+  unembedding,
+} from "./layers.ts";
+import { blockParameters, blockTap, type Model } from "./model.ts";
+
+/**
+ * GPT-NeoX (arXiv:2204.06745), the architecture of Pythia: attention and MLP side by side on the same input (or one after the other, as the config
+ * says), a part of each head's axes turns with the position, queries, keys and values from one matrix, head by head.
+ *
+ * @param config config.json of a checkpoint with `model_type` gpt_neox
+ * @throws UserError for a field that is not understood
+ */
+export function gptNeox(config: Readonly<Record<string, unknown>>, where: string): Model {
+  const c = new ConfigReader(config, where);
+  const D = c.count("hidden_size");
+  const F = c.count("intermediate_size");
+  const L = c.count("num_hidden_layers");
+  const H = c.count("num_attention_heads");
+  const E = c.count("head_dim", D / H);
+  const V = c.count("vocab_size");
+  const maxLength = c.count("max_position_embeddings", 2048);
+  const epsilon = c.positive("layer_norm_eps", 1e-5);
+  const part = c.positive("rotary_pct", 0.25);
+  const rope = c.rope(10_000, { field: "rotary_emb_base", forms: { default: { partial_rotary_factor: part } } });
+  const parallel = c.flag("use_parallel_residual", true);
+  const activation = c.choice("hidden_act", "gelu", { gelu, gelu_new: geluTanh, gelu_fast: geluTanh });
+  const tied = c.flag("tie_word_embeddings", false);
+  c.only("head_dim", D / H);
+  c.only("rope_theta", rope.base);
+  c.only("partial_rotary_factor", part);
+  c.only("attention_bias", true);
+  c.done();
+
+  const R = Math.floor(E * rope.numbers.partial_rotary_factor!);
+  const ropeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(R, rope.base)));
+
+  return {
+    modelType: "gpt_neox",
+    width: D,
+    vocabulary: V,
+    maxLength,
+    sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
+    attentionFlops: 4 * L * D,
+    ...blockParameters(
+      {
+        before: { "gpt_neox.embed_in.weight": [V, D] },
+        prefix: "gpt_neox.layers",
+        block: {
+          "input_layernorm.weight": [D],
+          "input_layernorm.bias": [D],
+          "post_attention_layernorm.weight": [D],
+          "post_attention_layernorm.bias": [D],
+          "attention.query_key_value.weight": [3 * D, D],
+          "attention.query_key_value.bias": [3 * D],
+          "attention.dense.weight": [D, D],
+          "attention.dense.bias": [D],
+          "mlp.dense_h_to_4h.weight": [F, D],
+          "mlp.dense_h_to_4h.bias": [F],
+          "mlp.dense_4h_to_h.weight": [D, F],
+          "mlp.dense_4h_to_h.bias": [D],
+        },
+        after: {
+          "gpt_neox.final_layer_norm.weight": [D],
+          "gpt_neox.final_layer_norm.bias": [D],
+          ...(tied ? {} : { "embed_out.weight": [V, D] }),
+        },
+      },
+      L,
+    ),
+
+    embed: (w, { tokens }) => w("gpt_neox.embed_in.weight").gather(tokens),
+
+    block(weights, layer, x, context, tap) {
+      const w = (name: string) => weights(`gpt_neox.layers.${layer}.${name}`);
+      const site = blockTap(tap, layer);
+      const turns = ropeOf(context);
+      const N = x.shape[0]!;
+
+      const h = layerNorm(w, "input_layernorm", x, epsilon);
+      const qkv = linear(w, "attention.query_key_value", h, { bias: true }).reshape(N, H, 3, E);
+      const [q, k, v] = [0, 1, 2].map((i) => qkv.slice(2, i, i + 1).reshape(N, D)) as [Tensor, Tensor, Tensor];
+      const heads = { heads: H, scale: E ** -0.5 };
+      const z = site("attn_z", attention(rotate(q, H, turns), rotate(k, H, turns), v, context, heads));
+      const middle = x.add(site("attn_out", linear(w, "attention.dense", z, { bias: true })));
+
+      const m = layerNorm(w, "post_attention_layernorm", parallel ? x : middle, epsilon);
+      const a = activation(linear(w, "mlp.dense_h_to_4h", m, { bias: true }));
+      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.dense_4h_to_h", a, { bias: true }))));
+    },
+
+    ...unembedding(tied ? "gpt_neox.embed_in.weight" : "embed_out.weight", (w, x) =>
+      layerNorm(w, "gpt_neox.final_layer_norm", x, epsilon),
+    ),
+  };
+}

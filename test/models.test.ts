@@ -1,0 +1,350 @@
+import { readFile } from "node:fs/promises";
+import { describe, expect, it } from "vitest";
+import { openFolder } from "../src/bytes/file.node.ts";
+import { memorySource } from "../src/bytes/memory.ts";
+import { openSafetensors } from "../src/bytes/safetensors.ts";
+import { capture } from "../src/capture/capture.ts";
+import { planCapture } from "../src/capture/packs.ts";
+import { heldWeights } from "../src/capture/weights.ts";
+import { compile, int64 } from "../src/graph/session.ts";
+import { modelFromConfig, modelTypes } from "../src/models/architectures.ts";
+import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { contextInputs, forward, type Model, type Weights } from "../src/models/model.ts";
+import { prefixForest } from "../src/prompts/forest.ts";
+import type { TokenPair } from "../src/prompts/pairs.ts";
+import type { SiteName } from "../src/site.ts";
+
+type Config = Readonly<Record<string, unknown>>;
+
+interface Expected {
+  readonly sites: readonly SiteName[];
+  readonly prompts: readonly {
+    readonly tokens: readonly number[];
+    readonly clean_answer: number;
+    readonly patch_answer: number;
+    readonly metric: number;
+  }[];
+}
+
+const fixtures = new URL("fixtures/", import.meta.url).pathname;
+const names = [
+  ...["llama-mha", "llama-gqa", "llama-mqa-headdim", "llama-scaled", "qwen2", "gemma", "gemma2", "gemma3_text"],
+  ...["gpt2", "gpt_neox", "gpt_neox-sequential"],
+];
+
+it("every architecture has a fixture", async () => {
+  const types = await Promise.all(names.map(async (name) => (await configOf(name)).model_type));
+  expect([...new Set(types)].sort()).toEqual([...modelTypes].sort());
+});
+
+/** The fixtures' figures come from transformers in float64 (test/oracles/make_models.py). */
+describe.each(names)("%s gives what transformers gives", (name) => {
+  it.for(["float32", "float64"] as const)(
+    "activations and ∂m/∂x at every site and position, %s",
+    async (dtype, { skip }) => {
+      const { model, weights, config, expected, tensors } = await load(name, dtype);
+      skip(dtype === "float64" && config.hidden_act === "gelu", "onnxruntime has no erf in float64");
+      const tolerance = dtype === "float32" ? 1e-5 : 2e-7;
+      for (const [p, prompt] of expected.prompts.entries()) {
+        const plan = planCapture(prefixForest([pairOf(prompt)]), { wanted: "clean" });
+        const result = await capture(model, weights, plan, { sites: expected.sites, dtype });
+        expect(Math.abs(result.cleanMetric[0]! - prompt.metric)).toBeLessThan(tolerance * 10);
+        for (const site of expected.sites) {
+          const { x, g } = await result.site(site);
+          expect(relativeGap(x, await tensors.read(`p${p}/x/${site}`)), `x at ${site}`).toBeLessThan(tolerance);
+          expect(relativeGap(g, await tensors.read(`p${p}/g/${site}`)), `g at ${site}`).toBeLessThan(tolerance);
+        }
+      }
+    },
+  );
+
+  it("logits of the whole vocabulary", async () => {
+    const { model, weights, expected, tensors } = await load(name, "float32");
+    for (const [p, { tokens }] of expected.prompts.entries()) {
+      const logits = await lastLogits(model, weights, tokens);
+      expect(relativeGap(logits, await tensors.read(`p${p}/logits`))).toBeLessThan(1e-5);
+    }
+  });
+});
+
+describe("a config in the spelling of transformers 4 means the same", () => {
+  const gone = { dtype: undefined, rope_parameters: undefined, layer_types: undefined };
+  it.each<[string, Config]>([
+    ["llama-gqa", { ...gone, torch_dtype: "float32", rope_theta: 500_000, rope_scaling: null }],
+    [
+      "llama-scaled",
+      {
+        ...gone,
+        rope_theta: 100,
+        rope_scaling: {
+          rope_type: "llama3",
+          factor: 8,
+          low_freq_factor: 1,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 32,
+        },
+      },
+    ],
+    ["qwen2", { ...gone, rope_theta: 1000 }],
+    ["gemma", { ...gone, torch_dtype: "bfloat16", rope_theta: 1000, hidden_act: "gelu", hidden_activation: null }],
+    ["gemma2", { ...gone, rope_theta: 1000, sliding_window_size: 4, cache_implementation: "hybrid" }],
+    [
+      "gemma3_text",
+      { ...gone, torch_dtype: "bfloat16", rope_theta: 1000, rope_local_base_freq: 10, sliding_window_pattern: 6 },
+    ],
+    ["gpt2", { ...gone, n_ctx: 24, tie_word_embeddings: undefined, task_specific_params: {} }],
+    ["gpt_neox", { ...gone, rotary_emb_base: 1000, rotary_pct: 0.25, rope_theta: 1000, attention_bias: undefined }],
+  ])("%s", async (name, change) => {
+    const { weights, config, expected, tensors } = await load(name, "float32");
+    const old = JSON.parse(JSON.stringify({ ...config, ...change }));
+    const logits = await lastLogits(modelFromConfig(old, name), weights, expected.prompts[2]!.tokens);
+    expect(relativeGap(logits, await tensors.read("p2/logits"))).toBeLessThan(1e-5);
+  });
+});
+
+describe("the fixtures notice when a field is read wrongly", () => {
+  const rope = (numbers: Config) => ({ rope_parameters: { rope_type: "default", rope_theta: 1000, ...numbers } });
+  it.each<[string, Config]>([
+    ["llama-scaled", rope({ rope_theta: 100 })],
+    ["qwen2", { use_sliding_window: false }],
+    ["gemma", { dtype: "float32" }],
+    ["gemma2", { attn_logit_softcapping: null }],
+    ["gemma2", { final_logit_softcapping: null }],
+    ["gemma2", { query_pre_attn_scalar: 12 }],
+    ["gemma2", { sliding_window: 5 }],
+    ["gemma3_text", { layer_types: Array(7).fill("sliding_attention") }],
+    ["gemma3_text", { rope_parameters: { full_attention: { rope_theta: 10 }, sliding_attention: { rope_theta: 10 } } }],
+    ["gemma3_text", { dtype: "float32" }],
+    ["gpt_neox", { use_parallel_residual: false }],
+    ["gpt_neox", { hidden_act: "gelu_new" }],
+    ["gpt_neox", rope({ partial_rotary_factor: 0.5 })],
+  ])("%s %j", async (name, change) => {
+    const { weights, config, expected, tensors } = await load(name, "float32");
+    const model = modelFromConfig({ ...config, ...change }, name);
+    const logits = await lastLogits(model, weights, expected.prompts[2]!.tokens);
+    expect(relativeGap(logits, await tensors.read("p2/logits"))).toBeGreaterThan(1e-4);
+  });
+});
+
+it("GPT-2 is read with and without the prefix of its weights' names, GPT-NeoX with either name of its unembedding", async () => {
+  const spellings = new Map([
+    ["gpt2", (name: string) => name.replace("transformer.", "")],
+    ["gpt_neox", (name: string) => name.replace("embed_out.", "lm_head.")],
+  ]);
+  for (const [name, rename] of spellings) {
+    const folder = await openFolder(`${fixtures}${name}`);
+    const checkpoint = await openCheckpoint(folder);
+    const model = modelFromConfig(checkpoint.config, name);
+    const { renamed, count } = await withRenamed(`${fixtures}${name}/model.safetensors`, rename);
+    expect(count).toBeGreaterThan(0);
+    const respelled = await openCheckpoint({
+      name: folder.name,
+      list: folder.list,
+      open: async (path) => (path === "model.safetensors" ? renamed : folder.open(path)),
+    });
+    for (const [parameter, shape] of model.parameters) {
+      expect(await respelled.tensor(parameter, shape)).toEqual(await checkpoint.tensor(parameter, shape));
+    }
+    await checkpoint.close();
+  }
+});
+
+/** config.json of published models as their authors wrote them, and the parameters that they count. */
+describe("published configs are understood, and have as many parameters as their authors say", () => {
+  const gemmaCommon = { attention_bias: false, attention_dropout: 0, hidden_activation: "gelu_pytorch_tanh" };
+  it.each<[string, number, Config]>([
+    [
+      "SmolLM2-135M",
+      134_515_008,
+      {
+        ...{ model_type: "llama", attention_bias: false, hidden_act: "silu", hidden_size: 576, num_hidden_layers: 30 },
+        ...{ intermediate_size: 1536, is_llama_config: true, max_position_embeddings: 8192, num_attention_heads: 9 },
+        ...{ num_key_value_heads: 3, pretraining_tp: 1, rms_norm_eps: 1e-5, rope_interleaved: false },
+        ...{ rope_scaling: null, rope_theta: 100_000, tie_word_embeddings: true, torch_dtype: "bfloat16" },
+        ...{ vocab_size: 49_152 },
+      },
+    ],
+    [
+      "Llama-3.2-1B",
+      1_235_814_400,
+      {
+        ...{ model_type: "llama", attention_bias: false, head_dim: 64, hidden_act: "silu", hidden_size: 2048 },
+        ...{ intermediate_size: 8192, max_position_embeddings: 131_072, mlp_bias: false, num_attention_heads: 32 },
+        ...{ num_hidden_layers: 16, num_key_value_heads: 8, rms_norm_eps: 1e-5, rope_theta: 500_000 },
+        rope_scaling: {
+          ...{ factor: 32, high_freq_factor: 4, low_freq_factor: 1, original_max_position_embeddings: 8192 },
+          rope_type: "llama3",
+        },
+        ...{ tie_word_embeddings: true, torch_dtype: "bfloat16", vocab_size: 128_256 },
+      },
+    ],
+    [
+      "Qwen2.5-0.5B",
+      494_032_768,
+      {
+        ...{ model_type: "qwen2", hidden_act: "silu", hidden_size: 896, intermediate_size: 4864, use_mrope: false },
+        ...{ max_position_embeddings: 32_768, max_window_layers: 24, num_attention_heads: 14, num_hidden_layers: 24 },
+        ...{ num_key_value_heads: 2, rms_norm_eps: 1e-6, rope_theta: 1_000_000, sliding_window: 32_768 },
+        ...{ tie_word_embeddings: true, use_sliding_window: false, vocab_size: 151_936 },
+      },
+    ],
+    [
+      "gemma-2b",
+      2_506_172_416,
+      {
+        ...{ ...gemmaCommon, model_type: "gemma", head_dim: 256, hidden_act: "gelu", hidden_size: 2048 },
+        ...{ intermediate_size: 16_384, max_position_embeddings: 8192, num_attention_heads: 8, num_hidden_layers: 18 },
+        ...{ num_key_value_heads: 1, rms_norm_eps: 1e-6, rope_scaling: null, rope_theta: 10_000, vocab_size: 256_000 },
+      },
+    ],
+    [
+      "gemma-2-2b",
+      2_614_341_888,
+      {
+        ...{ ...gemmaCommon, model_type: "gemma2", attn_logit_softcapping: 50, cache_implementation: "hybrid" },
+        ...{ final_logit_softcapping: 30, head_dim: 256, hidden_act: "gelu_pytorch_tanh", hidden_size: 2304 },
+        ...{ intermediate_size: 9216, max_position_embeddings: 8192, num_attention_heads: 8, num_hidden_layers: 26 },
+        ...{ num_key_value_heads: 4, query_pre_attn_scalar: 256, rms_norm_eps: 1e-6, rope_theta: 10_000 },
+        ...{ sliding_window: 4096, vocab_size: 256_000 },
+      },
+    ],
+    [
+      "gemma-3-270m",
+      268_098_176,
+      {
+        ...{ ...gemmaCommon, model_type: "gemma3_text", _sliding_window_pattern: 6, attn_logit_softcapping: null },
+        ...{ final_logit_softcapping: null, head_dim: 256, hidden_size: 640, intermediate_size: 2048 },
+        ...{ max_position_embeddings: 32_768, num_attention_heads: 4, num_hidden_layers: 18, num_key_value_heads: 1 },
+        ...{ query_pre_attn_scalar: 256, rms_norm_eps: 1e-6, rope_local_base_freq: 10_000, rope_scaling: null },
+        ...{ rope_theta: 1_000_000, sliding_window: 512, use_bidirectional_attention: false, vocab_size: 262_144 },
+      },
+    ],
+    [
+      "gpt2",
+      124_439_808,
+      {
+        ...{ model_type: "gpt2", activation_function: "gelu_new", attn_pdrop: 0.1, embd_pdrop: 0.1, resid_pdrop: 0.1 },
+        ...{ layer_norm_epsilon: 1e-5, n_ctx: 1024, n_embd: 768, n_head: 12, n_layer: 12, n_positions: 1024 },
+        ...{ summary_type: "cls_index", task_specific_params: { "text-generation": {} }, vocab_size: 50_257 },
+      },
+    ],
+    [
+      "pythia-70m",
+      70_426_624,
+      {
+        ...{ model_type: "gpt_neox", hidden_act: "gelu", hidden_size: 512, intermediate_size: 2048 },
+        ...{ layer_norm_eps: 1e-5, max_position_embeddings: 2048, num_attention_heads: 8, num_hidden_layers: 6 },
+        ...{ rotary_emb_base: 10_000, rotary_pct: 0.25, tie_word_embeddings: false, use_parallel_residual: true },
+        ...{ vocab_size: 50_304 },
+      },
+    ],
+  ])("%s", (name, count, config) => {
+    const { parameters } = modelFromConfig(config, name);
+    expect([...parameters.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)).toBe(count);
+  });
+});
+
+describe("a config that is not understood is refused by name", () => {
+  it.each([
+    ["llama-mha", { rope_scaling: { rope_type: "yarn", factor: 4 } }, "rope_scaling.rope_type"],
+    ["llama-mha", { rope_scaling: { type: "dynamic", factor: 4 } }, "rope_scaling.rope_type"],
+    ["llama-mha", { rope_parameters: { rope_type: "longrope", rope_theta: 1e4 } }, "rope_parameters.rope_type"],
+    ["llama-mha", { rope_scaling: { rope_type: "llama3", factor: 8 } }, "rope_scaling.low_freq_factor"],
+    ["llama-mha", { rope_parameters: { rope_theta: 1e4, beta_fast: 32 } }, "rope_parameters.beta_fast"],
+    ["llama-mha", { hidden_act: "gelu" }, "hidden_act"],
+    ["llama-mha", { attention_bias: true }, "attention_bias"],
+    ["llama-mha", { sliding_window: 128 }, "sliding_window"],
+    ["llama-mha", { hidden_size: "64" }, "hidden_size"],
+    ["llama-mha", { head_dim: 7 }, "head_dim"],
+    ["llama-mha", { model_type: "mamba" }, "model_type"],
+    ["llama-mha", { model_type: "toString" }, "model_type"],
+    ["qwen2", { layer_types: ["full_attention"] }, "layer_types"],
+    ["qwen2", { rope_scaling: { rope_type: "yarn", factor: 4 } }, "rope_scaling.rope_type"],
+    ["gemma", { tie_word_embeddings: false }, "tie_word_embeddings"],
+    ["gemma", { use_bidirectional_attention: true }, "use_bidirectional_attention"],
+    ["gemma2", { layer_types: ["chunked_attention", "a", "b", "c"] }, "layer_types"],
+    ["gemma2", { hidden_activation: "gelu" }, "hidden_activation"],
+    ["gemma3_text", { rope_scaling: { rope_type: "linear", factor: 8 } }, "rope_scaling.rope_type"],
+    ["gemma3_text", { rope_parameters: { rope_type: "default", rope_theta: 1e4 } }, "rope_parameters.rope_type"],
+    ["gemma3_text", { attn_logit_softcapping: 50 }, "attn_logit_softcapping"],
+    ["gpt2", { scale_attn_by_inverse_layer_idx: true }, "scale_attn_by_inverse_layer_idx"],
+    ["gpt2", { n_embd: 22 }, "head_dim"],
+    ["gpt_neox", { hidden_act: "relu" }, "hidden_act"],
+    ["gpt_neox", { attention_bias: false }, "attention_bias"],
+  ])("%s %j", async (name, change, field) => {
+    const config = await configOf(name);
+    expect(() => modelFromConfig(config, "somewhere")).not.toThrow();
+    expect(() => modelFromConfig({ ...config, ...change }, "somewhere")).toThrow(`${field}: expected`);
+  });
+});
+
+async function configOf(name: string): Promise<Config> {
+  return JSON.parse(await readFile(`${fixtures}${name}/config.json`, "utf8"));
+}
+
+async function load(name: string, dtype: "float32" | "float64") {
+  const checkpoint = await openCheckpoint(await openFolder(`${fixtures}${name}`));
+  const { config } = checkpoint;
+  const model = modelFromConfig(config, name);
+  const expected = JSON.parse(await readFile(`${fixtures}${name}/expected.json`, "utf8")) as Expected;
+  const tensors = await openSafetensors(
+    memorySource("expected.safetensors", await readFile(`${fixtures}${name}/expected.safetensors`)),
+  );
+  const weights = await heldWeights(model, checkpoint, dtype);
+  await checkpoint.close();
+  return { model, weights, config, expected, tensors };
+}
+
+/** The logits after a prompt. */
+async function lastLogits(model: Model, weights: Weights, tokens: readonly number[]): Promise<Float32Array> {
+  const T = tokens.length;
+  const x = forward(model, weights, contextInputs(T, "float32"), (_, value) => value);
+  const session = await compile({ logits: model.logits(weights, x) });
+  const mask = Float32Array.from({ length: T * T }, (_, i) => (i % T <= Math.floor(i / T) ? 0 : -Infinity));
+  const { logits } = await session.run({
+    tokens: int64(tokens, T),
+    positions: int64([...tokens.keys()], T),
+    mask: { dtype: "float32", data: mask, shape: [1, T, T] },
+  });
+  return (logits.data as Float32Array).subarray((T - 1) * model.vocabulary);
+}
+
+/** A safetensors file with the names of its tensors changed, and how many were. */
+async function withRenamed(path: string, rename: (name: string) => string) {
+  const file = new Uint8Array(await readFile(path));
+  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length))) as Record<string, unknown>;
+  const entries = Object.entries(header).map(([name, value]) => [rename(name), value] as const);
+  const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(entries)));
+  const bytes = new Uint8Array(8 + text.length + file.length - 8 - length);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(text.length), true);
+  bytes.set(text, 8);
+  bytes.set(file.subarray(8 + length), 8 + text.length);
+  const count = entries.filter(([name]) => !Object.hasOwn(header, name)).length;
+  return { renamed: memorySource("renamed.safetensors", bytes), count };
+}
+
+/** A pair whose patch prompt differs in every token, so that no prefix is unchanged. */
+function pairOf({ tokens, clean_answer, patch_answer }: Expected["prompts"][number]): TokenPair {
+  const pair = {
+    clean_prefix: "",
+    patch_prefix: "",
+    clean_answer: "",
+    patch_answer: "",
+    case: "",
+    split: "test",
+  } as const;
+  const patch = tokens.map((t) => (t + 1) % 60);
+  return { pair, clean: tokens, patch, cleanAnswer: clean_answer, patchAnswer: patch_answer };
+}
+
+/** Largest difference over the largest expected number. */
+function relativeGap(got: ArrayLike<number>, expected: ArrayLike<number>): number {
+  expect(got.length).toBeGreaterThanOrEqual(expected.length);
+  let [gap, scale] = [0, 0];
+  for (let i = 0; i < expected.length; i++) {
+    gap = Math.max(gap, Math.abs(got[i]! - expected[i]!));
+    scale = Math.max(scale, Math.abs(expected[i]!));
+  }
+  return gap / scale;
+}
