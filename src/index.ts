@@ -8,7 +8,7 @@ export { heldWeights } from "./capture/weights.ts";
 export { overlap, type RankedFeature, rankFeatures, spearman } from "./circuit/ranking.ts";
 export type { Dictionary } from "./dictionaries/dictionary.ts";
 export { type CodeReader, codeReader, type SparseCodes } from "./dictionaries/encode.ts";
-export { openDictionaries } from "./dictionaries/open.ts";
+export { openDictionaries, openDictionary } from "./dictionaries/open.ts";
 export { analyticEffects, type SiteEffects } from "./effects/analytic.ts";
 export { type EffectRows, errorFeature } from "./effects/rows.ts";
 export { gradientActivation, gradientSums } from "./effects/scores.ts";

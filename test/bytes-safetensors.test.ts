@@ -2,8 +2,9 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { openFile } from "../src/bytes/file.node.ts";
 import { memorySource } from "../src/bytes/memory.ts";
-import { checkFinite, openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
+import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
 import type { ByteSource } from "../src/bytes/source.ts";
+import { checkFinite } from "../src/bytes/tensor-file.ts";
 import { UserError } from "../src/errors.ts";
 import { Random } from "../src/random.ts";
 

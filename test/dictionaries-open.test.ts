@@ -1,36 +1,18 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { openFile, openFolder } from "../src/bytes/file.node.ts";
 import { memoryFolder } from "../src/bytes/folder.ts";
-import { openSafetensors, type TensorFile, writeSafetensors } from "../src/bytes/safetensors.ts";
-import { checkDictionary, type Dictionary } from "../src/dictionaries/dictionary.ts";
+import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
+import type { TensorFile } from "../src/bytes/tensor-file.ts";
+import { checkDictionary } from "../src/dictionaries/dictionary.ts";
 import { dummyDictionary } from "../src/dictionaries/dummy.ts";
 import { hookOfSite, siteOfHook } from "../src/dictionaries/hooks.ts";
 import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
 import { openSaeLens, saveSaeLens } from "../src/dictionaries/sae-lens.ts";
 import { Random } from "../src/random.ts";
+import { apply } from "./apply-dictionary.ts";
 
 const fixtures = "test/fixtures/dictionaries";
 const [D, F] = [8, 24];
-
-/** Codes and reconstructions of x[n,D] by the definitions, in float64: what a dictionary's parts are documented to mean. */
-async function apply(dictionary: Dictionary, x: Float32Array): Promise<{ codes: number[]; reconstruction: number[] }> {
-  const { inputWidth: D, width: F } = dictionary;
-  const { weight, bias, inputBias, activation } = await dictionary.encoder();
-  const [decoder, decoderBias] = [await dictionary.decoder(), await dictionary.decoderBias()];
-  const codes: number[] = [];
-  const reconstruction: number[] = [];
-  for (let t = 0; t < x.length / D; t++) {
-    const f = Array.from(bias, (b, i) => {
-      let z = b;
-      for (let d = 0; d < D; d++) z += (x[t * D + d]! - (inputBias?.[d] ?? 0)) * weight[d * F + i]!;
-      return z > (activation.kind === "jumprelu" ? activation.threshold[i]! : 0) ? z : 0;
-    });
-    codes.push(...f);
-    for (let d = 0; d < D; d++)
-      reconstruction.push(f.reduce((sum, v, i) => sum + v * decoder[i * D + d]!, decoderBias[d]!));
-  }
-  return { codes, reconstruction };
-}
 
 function expectClose(got: readonly number[], expected: Float32Array, what: string): void {
   expect(got.length).toBe(expected.length);
@@ -92,9 +74,16 @@ describe("a folder of dictionaries", () => {
   });
 
   test("without any, or with two of a site, is an error that names it", async () => {
-    await expect(openDictionaries(memoryFolder("empty", {}))).rejects.toThrow("got none in empty");
-    await expect(openDictionaries(await openFolder(fixtures))).rejects.toThrow(
-      /SAEs: expected one for resid_post\.1, got .*earlier.* and .*layer_1/,
+    await expect(openDictionaries(memoryFolder("empty", {}))).rejects.toThrow("got none of them in empty");
+    const one = saveSaeLens(sae, { dtype: "float32", metadata });
+    const two = { "a/cfg.json": one["cfg.json"], "a/sae_weights.safetensors": one["sae_weights.safetensors"] };
+    const twice = memoryFolder("b", {
+      ...two,
+      "c/cfg.json": one["cfg.json"],
+      "c/sae_weights.safetensors": one["sae_weights.safetensors"],
+    });
+    await expect(openDictionaries(twice)).rejects.toThrow(
+      "SAEs: expected one for attn_out.2, got b/a/sae_weights.safetensors and b/c/sae_weights.safetensors. Name the folder",
     );
   });
 });
@@ -177,8 +166,8 @@ describe("what cannot be used is refused by name:", () => {
   test.each<[string, Record<string, Uint8Array>, RegExp]>([
     [
       "architecture",
-      changed({ architecture: "gated" }),
-      /architecture: expected standard or jumprelu, got "gated" in sae\/cfg\.json/,
+      changed({ architecture: "temporal" }),
+      /architecture: expected standard, jumprelu, gated or topk, got "temporal" in sae\/cfg\.json/,
     ],
     ["transcoder", changed({ architecture: "jumprelu_transcoder" }), /architecture: .*got "jumprelu_transcoder"/],
     [
@@ -191,19 +180,19 @@ describe("what cannot be used is refused by name:", () => {
       changed({ metadata: { hook_name: "blocks.0.attn.hook_z", hook_head_index: 3 } }),
       /hook_head_index.*got 3/,
     ],
-    ["activation", changed({ activation_fn_str: "topk" }), /activation_fn: expected relu, got "topk"/],
+    ["activation", changed({ activation_fn_str: "topk" }), /activation_fn: expected relu or topk, got "topk"/],
     [
       "normalisation",
-      changed({ normalize_activations: "layer_norm" }),
-      /normalize_activations: expected none, got "layer_norm"/,
+      changed({ normalize_activations: "covariance_whitening" }),
+      /normalize_activations: expected none, .*got "covariance_whitening"/,
     ],
-    ["old normalisation", changed({ normalize_activations: true }), /normalize_activations: expected none, got true/],
+    ["old normalisation", changed({ normalize_activations: true }), /normalize_activations: expected none, .*got true/],
     ["place", hook("blocks.0.hook_mlp_in"), /hook_name: expected a residual stream.*got "blocks.0.hook_mlp_in"/],
     ["no place", changed({ metadata: {} }), /hook_name: expected the place/],
     [
       "scaling",
-      weights({ scaling_factor: { shape: [F], data: new Float32Array(F).fill(2) } }),
-      /scaling_factor: expected ones/,
+      weights({ scaling_factor: { shape: [F - 1], data: new Float32Array(F - 1).fill(2) } }),
+      /scaling_factor: expected shape \[24\], got \[23\]/,
     ],
     [
       "other width",

@@ -238,6 +238,10 @@ describe("taking features out", () => {
     for (const i of features) {
       expect(byCase[i]!.get("x_one")!.mean).toBeCloseTo(one[i]!, 6);
       expect(byCase[i]!.get("x_two")!.mean).toBeCloseTo(two[i]!, 6);
+      const auc = one[i]! > two[i]! ? 1 : one[i]! === two[i]! ? 0.5 : 0;
+      expect(byCase[i]!.get("x_one")!.auc).toBe(auc);
+      expect(byCase[i]!.get("x_two")!.auc).toBe(1 - auc);
+      expect(both[i]!.get("both")!.auc).toBeNaN();
       expect(both[i]!.get("both")).toMatchObject({ n: 2, share: ((one[i]! > 0 ? 1 : 0) + (two[i]! > 0 ? 1 : 0)) / 2 });
     }
   });

@@ -217,7 +217,7 @@ test("what was run is told, the command quoted for a shell, dummy dictionaries a
 test("ablation.json is read where there is one, and refused by name of the field where it is broken", async () => {
   await writeRun();
   expect((await readReportData(folder)).meaning).toBe(null);
-  const fires = [{ group: "plural", split: "test" as const, n: 3, share: 2 / 3, mean: 1.5 }];
+  const fires = [{ group: "plural", split: "test" as const, n: 3, share: 2 / 3, mean: 1.5, auc: null }];
   const ablation: Ablation = {
     format: 1,
     members: "subject nouns",

@@ -258,7 +258,7 @@ function meaning(drivers: readonly FeatureDrivers[], cases: readonly string[], l
       effect: d.effect,
       fires: ["singular", "plural"].map((group, g) => {
         const share = (shares[i % shares.length] as [number, number])[g] as number;
-        return { group, split: "test" as const, n: 240, share, mean: 2.7 * share };
+        return { group, split: "test" as const, n: 240, share, mean: 2.7 * share, auc: g === 0 ? 0.5 : share };
       }),
     })),
     ablations: ["plural", "singular"].map((label) => ({

@@ -27,7 +27,7 @@ export function isDType(name: unknown): name is DType {
 export function decodeFloat32(bytes: Uint8Array, dtype: DType, out: Float32Array, at = 0): void {
   const count = bytes.length / bytesOf[dtype];
   // A typed array's view must begin at a multiple of its element's size.
-  const aligned = bytes.byteOffset % bytesOf[dtype] === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % bytesOf[dtype] === 0 ? bytes : new Uint8Array(bytes);
   const buffer = aligned.buffer as ArrayBuffer;
   const byteOffset = aligned.byteOffset;
   if (dtype === "F16") decodeFloat16(new Uint16Array(buffer, byteOffset, count), out, at);

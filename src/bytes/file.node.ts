@@ -64,7 +64,7 @@ export async function openFolder(path: string): Promise<Folder> {
   }
   return {
     name: path,
-    list: async () => (await filesUnder(path, "", 4)).sort(),
+    list: async () => (await filesUnder(path, "", 6)).sort(),
     async open(inner) {
       if (inner.startsWith("/") || inner.split("/").includes("..")) {
         throw new UserError(

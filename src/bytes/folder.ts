@@ -6,7 +6,7 @@ import type { ByteSource } from "./source.ts";
 export interface Folder {
   /** What to call it in messages: its path or address. */
   readonly name: string;
-  /** Paths of the files in it and in its subfolders, sorted. Hidden folders and what lies deeper than four levels are left out. */
+  /** Paths of the files in it and in its subfolders, sorted. Hidden folders and what lies deeper than six levels are left out. */
   list(): Promise<readonly string[]>;
   /** The file, or undefined if there is none. The caller closes it. */
   open(path: string): Promise<ByteSource | undefined>;

@@ -1,41 +1,11 @@
 import { messageOf, UserError } from "../errors.ts";
-import { bytesOf, type DType, decodeFloat32, encodeFloat32, type FloatDType, isDType } from "./dtype.ts";
+import { bytesOf, encodeFloat32, type FloatDType, isDType } from "./dtype.ts";
 import { repeatedKey } from "./json.ts";
 import type { ByteSource } from "./source.ts";
-
-/** Where a tensor lies in its file: `length` bytes from byte `offset` of the file, row after row. */
-export interface TensorInfo {
-  readonly dtype: DType;
-  readonly shape: readonly number[];
-  readonly offset: number;
-  readonly length: number;
-}
-
-/** A file of named tensors whose header has been read; numbers are read when they are asked for, always as float32. */
-export interface TensorFile {
-  readonly source: ByteSource;
-  readonly metadata: Readonly<Record<string, string>>;
-  readonly tensors: ReadonlyMap<string, TensorInfo>;
-  /**
-   * All numbers of a tensor, in row-major order.
-   *
-   * @throws UserError if there is no such tensor
-   */
-  read(name: string): Promise<Float32Array>;
-  /**
-   * Some rows of a matrix, [indices.length, columns], in the order of the indices; only they (and small gaps between them) are read.
-   *
-   * @throws UserError if there is no such tensor, it is not a matrix, or an index is out of range
-   */
-  rows(name: string, indices: ArrayLike<number>): Promise<Float32Array>;
-}
+import { checkFinite, type TensorFile, type TensorInfo, tensorFile } from "./tensor-file.ts";
 
 /** A header longer than this is not one (the limit of the format's own library). */
 const largestHeader = 100_000_000;
-/** Numbers are read and converted in pieces of this many bytes, a multiple of every number's size. */
-const pieceBytes = 16 * 2 ** 20;
-/** Rows that lie closer together than this many bytes are read at once. */
-const gapBytes = 16 * 2 ** 10;
 
 /**
  * Opens a safetensors file (https://huggingface.co/docs/safetensors): reads its header and checks it against the file's length.
@@ -44,71 +14,7 @@ const gapBytes = 16 * 2 ** 10;
  */
 export async function openSafetensors(source: ByteSource): Promise<TensorFile> {
   const { metadata, tensors } = await readHeader(source);
-  const find = (name: string) => {
-    const info = tensors.get(name);
-    if (!info)
-      throw new UserError(`tensor: expected "${name}", got none of that name in ${source.name}. Check the file.`);
-    return info;
-  };
-  return {
-    source,
-    metadata,
-    tensors,
-    async read(name) {
-      const info = find(name);
-      const out = new Float32Array(info.length / bytesOf[info.dtype]);
-      for (let at = 0; at < info.length; at += pieceBytes) {
-        const bytes = await source.read(info.offset + at, Math.min(pieceBytes, info.length - at));
-        decodeFloat32(bytes, info.dtype, out, at / bytesOf[info.dtype]);
-      }
-      return out;
-    },
-    async rows(name, indices) {
-      const info = find(name);
-      const [rows, columns] = info.shape;
-      if (info.shape.length !== 2 || rows === undefined || columns === undefined) {
-        throw new UserError(`tensor ${name}: expected a matrix, got shape [${info.shape}] in ${source.name}.`);
-      }
-      const rowBytes = columns * bytesOf[info.dtype];
-      const out = new Float32Array(indices.length * columns);
-      for (const run of runsOf(indices, rows, rowBytes, `tensor ${name} in ${source.name}`)) {
-        const bytes = await source.read(info.offset + run.first * rowBytes, (run.last - run.first + 1) * rowBytes);
-        for (const place of run.places) {
-          const start = (indices[place]! - run.first) * rowBytes;
-          decodeFloat32(bytes.subarray(start, start + rowBytes), info.dtype, out, place * columns);
-        }
-      }
-      return out;
-    },
-  };
-}
-
-/** Rows first..last of a matrix that are read at once, and the places in the list of indices that want one of them. */
-interface Run {
-  readonly first: number;
-  last: number;
-  readonly places: number[];
-}
-
-function runsOf(indices: ArrayLike<number>, rows: number, rowBytes: number, what: string): Run[] {
-  const places = Array.from({ length: indices.length }, (_, i) => i).sort((a, b) => indices[a]! - indices[b]!);
-  const runs: Run[] = [];
-  let run: Run | undefined;
-  for (const place of places) {
-    const row = indices[place]!;
-    if (!Number.isInteger(row) || row < 0 || row >= rows) {
-      throw new UserError(`row: expected 0 to ${rows - 1}, got ${row} of ${what}.`);
-    }
-    const near = run !== undefined && (row - run.last - 1) * rowBytes <= gapBytes;
-    if (run && near && (row - run.first + 1) * rowBytes <= pieceBytes) {
-      run.last = row;
-      run.places.push(place);
-    } else {
-      run = { first: row, last: row, places: [place] };
-      runs.push(run);
-    }
-  }
-  return runs;
+  return tensorFile(source, tensors, metadata);
 }
 
 type Header = Pick<TensorFile, "metadata" | "tensors">;
@@ -261,20 +167,5 @@ function checkRepresentable(values: Float32Array, tensor: string, dtype: "F16" |
     throw new UserError(
       `tensor ${tensor}: expected numbers below ${limit}, got ${values[at]} at ${at}. Write it as float32.`,
     );
-  }
-}
-
-/**
- * Refuses numbers that are not finite: one NaN in a weight makes every result NaN.
- *
- * @throws UserError naming tensor, place and file
- */
-export function checkFinite(values: Float32Array, tensor: string, file: string): void {
-  for (let i = 0; i < values.length; i++) {
-    if (!Number.isFinite(values[i])) {
-      throw new UserError(
-        `tensor ${tensor}: expected finite numbers, got ${values[i]} at ${i} in ${file}. The file is damaged; fetch or make it again.`,
-      );
-    }
   }
 }

@@ -23,15 +23,13 @@ interface Setting {
 
 /** Features of each site that are looked at, the strongest on train. */
 const looked = 5;
-/** A feature tells groups apart if it fires on at least so large a share of one group … */
-const fires = 0.9;
-/** … and on at most so large a share of all others. */
-const silent = 0.1;
+/** A feature tells a group from the others if its code does so with at least this area under the ROC curve. */
+const telling = 0.95;
 
 /**
  * What the strongest residual features of the middle third of the layers stand for: on which share of the test split's groups each fires at the
  * first token in which the prompts differ (for agreement, subjects of train were other nouns), and what the model still gets right without those
- * that fire on one group alone. The features are chosen on train, everything is measured on test.
+ * that tell one group from the others. The features are chosen on train, everything is measured on test.
  *
  * @returns undefined if there is no such site, or no test split
  */
@@ -49,7 +47,7 @@ export async function measureMeaning(
   if (middle.length === 0 || !backward.groups.some((g) => g.split === "test")) return undefined;
 
   const features: Ablation["features"] = [];
-  const telling = new Map<string, Map<SiteName, number[]>>();
+  const byTold = new Map<string, Map<SiteName, number[]>>();
   for (const { site, splits } of middle) {
     const top = (splits.train?.top ?? []).slice(0, looked);
     const shares = await firing(
@@ -68,13 +66,20 @@ export async function measureMeaning(
         site,
         feature,
         effect,
-        fires: [...byGroup].map(([group, { n, share, mean }]) => ({ group, split: "test", n, share, mean })),
+        fires: [...byGroup].map(([group, { n, share, mean, auc }]) => ({
+          group,
+          split: "test" as const,
+          n,
+          share,
+          mean,
+          auc: Number.isNaN(auc) ? null : auc,
+        })),
       });
       const group = toldApart(byGroup);
       if (group === undefined) return;
-      const bySite = telling.get(group) ?? new Map<SiteName, number[]>();
+      const bySite = byTold.get(group) ?? new Map<SiteName, number[]>();
       bySite.set(site, [...(bySite.get(site) ?? []), feature]);
-      telling.set(group, bySite);
+      byTold.set(group, bySite);
     });
   }
   features.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
@@ -83,7 +88,7 @@ export async function measureMeaning(
   const held = prefixForest(tested.map((p) => forest.pairs[p]!));
   const before = tested.map((p) => captured.cleanMetric[forest.entryOfPair[p]!]!);
   const ablations: Ablation["ablations"] = [];
-  for (const [group, bySite] of [...telling].sort(([a], [b]) => (a < b ? -1 : 1))) {
+  for (const [group, bySite] of [...byTold].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const metric = await ablatedMetric(model, weights, held, dictionaries, bySite, special, options);
     const after = tested.map((_, i) => metric[held.entryOfPair[i]!]!);
     ablations.push({
@@ -96,11 +101,9 @@ export async function measureMeaning(
   return { format: 1, members: "first tokens in which the prompts of the test split differ", features, ablations };
 }
 
-/** The one group on which a feature fires while it is silent on all others, if there is one. */
+/** The group that a feature tells from all others, if there is one. */
 function toldApart(byGroup: ReadonlyMap<string, Firing>): string | undefined {
-  if (byGroup.size < 2) return undefined;
-  const group = [...byGroup].find(([, { share }]) => share >= fires)?.[0];
-  return [...byGroup].every(([other, { share }]) => other === group || share <= silent) ? group : undefined;
+  return [...byGroup].find(([, { auc }]) => auc >= telling)?.[0];
 }
 
 /**

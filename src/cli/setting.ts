@@ -1,12 +1,11 @@
 import { readFile, stat } from "node:fs/promises";
-import { basename } from "node:path";
+import { basename, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { openFile, openFolder } from "#file";
+import { openFolder } from "#file";
 import { subfolder } from "../bytes/folder.ts";
 import { checkDictionary, type Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
-import { layerOfFile, openLayerFile } from "../dictionaries/layer-files.ts";
-import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
+import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
@@ -196,13 +195,7 @@ async function findSaes(
   }
   const found = await stat(source).catch(() => null);
   if (found?.isFile()) {
-    const layer = layerOfFile(basename(source));
-    if (layer === undefined) {
-      throw new UserError(
-        `SAE: expected a file named layer_<i>.safetensors, got ${source}. Rename it, or give the folder of a SAELens SAE.`,
-      );
-    }
-    const dictionary = await openLayerFile(await openFile(source), layer);
+    const dictionary = await openDictionary(await openFolder(dirname(source)), basename(source));
     return new Map([[dictionary.site, dictionary]]);
   }
   if (!found) {

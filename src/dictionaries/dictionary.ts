@@ -14,8 +14,22 @@ export type Activation =
   | { readonly kind: "jumprelu"; readonly threshold: Float32Array }
   | { readonly kind: "topk"; readonly k: number };
 
-/** z = (x − inputBias) · weight + bias, f = activation(z). */
+/**
+ * How an SAE brings each token to a common scale σ before it encodes it, and back after decoding, for x of a token with D numbers:
+ *
+ * - `layer_norm`: σ = standard deviation of x (D − 1 in the denominator), encoded is (x − mean)/(σ + 1e-5)
+ * - `constant_norm_rescale`: σ = ‖x‖/√D, encoded is x/σ
+ */
+export type Normalization = "layer_norm" | "constant_norm_rescale";
+
+/**
+ * z = (x − inputBias) · weight + bias, f = activation(z); with a normalisation x is normalised first, and the codes are f = σ·activation(z), so that
+ * f W_dec is what the features contribute to x itself (METHOD: "SAEs normalised per token").
+ *
+ * A gated SAE whose gate and magnitude share W_enc is a JumpReLU SAE (arXiv:2404.16014, 3.2.1) and is given as one.
+ */
 export interface Encoder {
+  readonly normalization?: Normalization;
   /** W_enc[D,F] */
   readonly weight: Float32Array;
   /** b_enc[F] */
@@ -26,8 +40,9 @@ export interface Encoder {
 }
 
 /**
- * A sparse autoencoder of one site: x ≈ f W_dec + b_dec, with f = encoder(x) ≥ 0 and mostly 0. Opening one reads headers only; the weights are
- * read each time they are asked for, so that one dictionary at a time need be in memory.
+ * A sparse autoencoder of one site: x ≈ f W_dec + b_dec, with f = encoder(x) ≥ 0 and mostly 0; with a normalisation x ≈ f W_dec + σ·b_dec, plus the
+ * mean of x for `layer_norm`. Scales that a file keeps apart are folded into the weights. Opening one reads headers only; the weights are read each
+ * time they are asked for, so that one dictionary at a time need be in memory.
  */
 export interface Dictionary {
   /** Where it came from, for messages and reports. */

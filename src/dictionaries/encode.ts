@@ -1,6 +1,6 @@
 import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { input, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
-import type { Activation, Dictionary } from "./dictionary.ts";
+import type { Activation, Dictionary, Encoder, Normalization } from "./dictionary.ts";
 
 /** Codes with their zeros left out: row r has features[offsets[r]..offsets[r+1]) in ascending order, with their values. */
 export interface SparseCodes {
@@ -18,8 +18,25 @@ export interface EncoderTensors {
   readonly threshold?: Tensor | undefined;
 }
 
-/** Traced codes: x[N,D] → f[N,F] = activation((x − inputBias)·W_enc + b_enc). */
-export function traceCodes(x: Tensor, w: EncoderTensors, kind: Activation["kind"], k = 0): Tensor {
+/** What an encoder computes, apart from its weights: encoders with the same rule and shapes share a graph. */
+export interface CodeRule {
+  readonly kind: Activation["kind"];
+  /** How many codes TopK keeps; 0 for the others. */
+  readonly k: number;
+  readonly normalization: Normalization | "none";
+}
+
+export function codeRule({ activation, normalization }: Encoder): CodeRule {
+  const k = activation.kind === "topk" ? activation.k : 0;
+  return { kind: activation.kind, k, normalization: normalization ?? "none" };
+}
+
+/** Traced codes: x[N,D] → f[N,F], as `Encoder` defines them. */
+export function traceCodes(x: Tensor, w: EncoderTensors, { kind, k, normalization }: CodeRule): Tensor {
+  if (normalization !== "none") {
+    const { normalized, scale } = traceNormalization(x, normalization);
+    return traceCodes(normalized, w, { kind, k, normalization: "none" }).mul(scale);
+  }
   const z = (w.inputBias ? x.sub(w.inputBias) : x).matmul(w.weight).add(w.bias);
   const zero = scalar(0, z.dtype);
   switch (kind) {
@@ -30,6 +47,22 @@ export function traceCodes(x: Tensor, w: EncoderTensors, kind: Activation["kind"
     case "topk":
       return where(z.greaterOrEqual(z.kthLargest(k)), z.relu(), zero);
   }
+}
+
+/** x[N,D] → what is encoded, [N,D], and σ[N,1]. */
+function traceNormalization(x: Tensor, kind: Normalization): { normalized: Tensor; scale: Tensor } {
+  if (kind === "constant_norm_rescale") {
+    const scale = x.mul(x).mean(-1).sqrt();
+    return { normalized: x.div(scale), scale };
+  }
+  const D = x.shape.at(-1) as number;
+  const centred = x.sub(x.mean(-1));
+  const scale = centred
+    .mul(centred)
+    .sum(-1)
+    .mul(1 / (D - 1))
+    .sqrt();
+  return { normalized: centred.div(scale.add(1e-5)), scale };
 }
 
 /** Encodes with the dictionaries of a run, one at a time; dictionaries of one shape share a session. */
@@ -48,10 +81,11 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
   const sessions = new Map<string, Promise<Session<string, "f">>>();
   return {
     async encode(dictionary, x) {
-      const { weight, bias, inputBias, activation } = await dictionary.encoder();
+      const encoder = await dictionary.encoder();
+      const { weight, bias, inputBias, activation } = encoder;
       const [D, F] = [dictionary.inputWidth, dictionary.width];
-      const k = activation.kind === "topk" ? activation.k : 0;
-      const key = JSON.stringify([activation.kind, k, D, F, inputBias !== undefined]);
+      const rule = codeRule(encoder);
+      const key = JSON.stringify([rule, D, F, inputBias !== undefined]);
       let session = sessions.get(key);
       if (!session) {
         const vector = (name: string, size: number) => input(name, dtype, [size]);
@@ -61,7 +95,7 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
           inputBias: inputBias && vector("input_bias", D),
           threshold: activation.kind === "jumprelu" ? vector("threshold", F) : undefined,
         };
-        session = compile({ f: traceCodes(input("x", dtype, ["N", D]), tensors, activation.kind, k) }, options);
+        session = compile({ f: traceCodes(input("x", dtype, ["N", D]), tensors, rule) }, options);
         sessions.set(key, session);
       }
       const value = (data: Float32Array | Float64Array, ...shape: number[]): Value => ({

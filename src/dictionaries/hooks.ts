@@ -26,6 +26,19 @@ export function siteOfHook(hook: string): SiteName | undefined {
   }
 }
 
+/**
+ * The site that a module's output is, by its path in a Hugging Face model, or undefined: `layers.3` and `h.3` are blocks, `layers.3.mlp` and
+ * `layers.3.attention` what they add to the stream (in models without norms after them), `embed_tokens` the embedding.
+ */
+export function siteOfModule(path: string): SiteName | undefined {
+  const block = /^(?:[a-z_]+\.)*(?:layers|h)[._](\d+)(?:\.(mlp|attention|self_attn|attn))?$/.exec(path);
+  if (block) {
+    const kind = block[2] === undefined ? "resid_post" : block[2] === "mlp" ? "mlp_out" : "attn_out";
+    return siteName({ kind, layer: Number(block[1]) });
+  }
+  return /^(?:[a-z_]+\.)*(?:embed_tokens|embed_in|wte)$/.test(path) ? "embed" : undefined;
+}
+
 /** The TransformerLens name of a site, as SAELens writes it. */
 export function hookOfSite(site: SiteName): string {
   const { kind, layer } = parseSite(site);

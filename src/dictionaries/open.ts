@@ -1,13 +1,18 @@
 import { type Folder, subfolder } from "../bytes/folder.ts";
+import type { ByteSource } from "../bytes/source.ts";
 import { UserError } from "../errors.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
-import { layerOfFile, openLayerFile } from "./layer-files.ts";
+import { openDictionaryLearning } from "./dictionary-learning.ts";
+import { openGemmaScope } from "./gemma-scope.ts";
+import { layerFile, openLayerFile } from "./layer-files.ts";
+import { llamaScopeFiles, openLlamaScope } from "./llama-scope.ts";
+import { openAiFile, openOpenAi } from "./openai.ts";
 import { openSaeLens, saeLensFiles } from "./sae-lens.ts";
+import { openSparsify, sparsifyFiles } from "./sparsify.ts";
 
 /**
- * Opens the dictionaries of a folder: SAELens folders in it (or the folder itself), and files named `layer_{i}.safetensors`. Headers are read, no
- * weights.
+ * Opens the dictionaries of a folder, of all formats (see `formats` below), in it and in its subfolders. Headers are read, no weights.
  *
  * @param wanted only these sites' dictionaries; default all
  * @returns sites in order of computation
@@ -19,8 +24,9 @@ export async function openDictionaries(
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const found = new Map<SiteName, Dictionary>();
   try {
-    for (const open of openersIn(folder, await folder.list())) {
-      const dictionary = await open();
+    for (const path of await folder.list()) {
+      if (!formats.some(({ pattern }) => pattern.test(`${folder.name}/${path}`))) continue;
+      const dictionary = await openDictionary(folder, path);
       const other = found.get(dictionary.site);
       if (wanted && !wanted.includes(dictionary.site)) {
         await dictionary.close();
@@ -46,23 +52,75 @@ export async function closeDictionaries(dictionaries: ReadonlyMap<SiteName, Dict
   for (const dictionary of dictionaries.values()) await dictionary.close();
 }
 
-function openersIn(folder: Folder, paths: readonly string[]): (() => Promise<Dictionary>)[] {
-  const [, weightsFile] = saeLensFiles;
-  const openers: (() => Promise<Dictionary>)[] = [];
-  for (const path of paths) {
-    const layer = layerOfFile(path);
-    const parts = path.split("/");
-    if (layer !== undefined) {
-      openers.push(async () => {
-        const source = await folder.open(path);
-        if (!source) throw new UserError(`SAE: expected a file ${path}, got none any more in ${folder.name}.`);
-        return openLayerFile(source, layer);
-      });
-    } else if (parts.at(-1) === weightsFile) {
-      openers.push(() => openSaeLens(subfolder(folder, parts.slice(0, -1).join("/"))));
-    }
-  }
-  return openers;
+/** A format, by the file that tells it. */
+interface Format {
+  /** What is looked for, in words. */
+  readonly files: string;
+  readonly pattern: RegExp;
+  open(folder: Folder, path: string): Promise<Dictionary>;
+}
+
+const formats: readonly Format[] = [
+  {
+    files: `SAELens folders (${saeLensFiles.join(", ")})`,
+    pattern: /(?:^|\/)sae_weights\.safetensors$/,
+    open: (folder, path) => openSaeLens(parentOf(folder, path)),
+  },
+  {
+    files: "Gemma Scope's layer_20/…/params.npz",
+    pattern: /(?:^|\/)params\.npz$/,
+    open: async (folder, path) => openGemmaScope(await openIn(folder, path), `${folder.name}/${path}`),
+  },
+  {
+    files: "layer_0.safetensors, .npz or .pt",
+    pattern: layerFile,
+    open: async (folder, path) => openLayerFile(await openIn(folder, path), path),
+  },
+  {
+    files: "dictionary_learning's ae.pt",
+    pattern: /(?:^|\/)ae\.pt$/,
+    open: async (folder, path) =>
+      openDictionaryLearning(await openIn(folder, path), parentOf(folder, path), `${folder.name}/${path}`),
+  },
+  {
+    files: `Llama Scope folders (${llamaScopeFiles.join(", ")})`,
+    pattern: /(?:^|\/)hyperparams\.json$/,
+    open: (folder, path) => openLlamaScope(parentOf(folder, path)),
+  },
+  {
+    files: `sparsify folders (${sparsifyFiles.join(", ")})`,
+    pattern: /(?:^|\/)sae\.safetensors$/,
+    open: (folder, path) => openSparsify(parentOf(folder, path)),
+  },
+  {
+    files: "OpenAI's resid_post_mlp_v5_32k/autoencoders/0.pt",
+    pattern: openAiFile,
+    open: async (folder, path) => openOpenAi(await openIn(folder, path), `${folder.name}/${path}`),
+  },
+];
+
+/**
+ * Opens the dictionary that one file belongs to: its weights, or for formats of several files the one that `openDictionaries` knows them by.
+ *
+ * @param path in the folder; folders in the folder's name count where a format tells the site by them
+ * @throws UserError if the name is none of a known format, or the file is damaged
+ */
+export async function openDictionary(folder: Folder, path: string): Promise<Dictionary> {
+  const format = formats.find(({ pattern }) => pattern.test(`${folder.name}/${path}`));
+  if (format) return format.open(folder, path);
+  throw new UserError(`SAE: expected ${lookedFor}, got ${folder.name}/${path}. Give it a name of its format.`);
+}
+
+const lookedFor = `one of ${formats.map(({ files }) => files).join("; ")}`;
+
+function parentOf(folder: Folder, path: string): Folder {
+  return subfolder(folder, path.split("/").slice(0, -1).join("/"));
+}
+
+async function openIn(folder: Folder, path: string): Promise<ByteSource> {
+  const source = await folder.open(path);
+  if (!source) throw new UserError(`SAE: expected a file ${path}, got none any more in ${folder.name}.`);
+  return source;
 }
 
 function checkFound(
@@ -77,8 +135,6 @@ function checkFound(
     );
   }
   if (found.size === 0) {
-    throw new UserError(
-      `SAEs: expected SAELens folders (${saeLensFiles.join(", ")}) or files layer_0.safetensors …, got none in ${folder.name}. Check the folder.`,
-    );
+    throw new UserError(`SAEs: expected ${lookedFor}, got none of them in ${folder.name}. Check the folder.`);
   }
 }

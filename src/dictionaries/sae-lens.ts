@@ -1,12 +1,12 @@
 import { type Folder, readJson } from "../bytes/folder.ts";
-import { openSafetensors, type TensorFile, writeSafetensors } from "../bytes/safetensors.ts";
-import { sha256OfFiles } from "../bytes/sha256.ts";
-import type { ByteSource } from "../bytes/source.ts";
+import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
+import type { TensorFile } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
 import { isSiteKind, type SiteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { hookOfSite, siteOfHook } from "./hooks.ts";
-import { dictionaryOf } from "./weights.ts";
+import { identity } from "./identity.ts";
+import { type ActivationSource, type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
 
 const configFile = "cfg.json";
 const weightsFile = "sae_weights.safetensors";
@@ -14,14 +14,13 @@ const weightsFile = "sae_weights.safetensors";
 /** The files that SAELens saves an SAE as. */
 export const saeLensFiles = [configFile, weightsFile] as const;
 
-const kinds = { standard: "relu", jumprelu: "jumprelu" } as const;
-
 /**
- * Opens an SAE that SAELens saved (any version; architectures standard and jumprelu).
+ * Opens an SAE that SAELens saved (any version; architectures standard, jumprelu, gated and topk; those trained as batchtopk and matryoshka are
+ * saved as jumprelu).
  *
- * z = (x − apply_b_dec_to_input·b_dec) W_enc + b_enc for both architectures, where apply_b_dec_to_input is true unless the file says otherwise;
- * codes are max(z, 0), in jumprelu only where z > threshold. Before version 6 settings lay beside `metadata`'s place instead of in it, and no
- * architecture meant standard.
+ * z = (x − apply_b_dec_to_input·b_dec) W_enc + b_enc, where apply_b_dec_to_input is true unless the file says otherwise; codes are max(z, 0), in
+ * jumprelu only where z > threshold, in topk only the k largest, in gated 1[x W_enc + b_gate > 0]·max(x(W_enc·e^r_mag) + b_mag, 0). Before version 6
+ * settings lay beside `metadata`'s place instead of in it, no architecture meant standard, and an activation_fn_str of topk meant topk.
  *
  * @throws UserError if a file is missing or damaged, or for settings that change the formula in a way not covered here
  */
@@ -30,7 +29,7 @@ export async function openSaeLens(folder: Folder): Promise<Dictionary> {
   const config = await readJson(folder, configFile);
   if (!config)
     throw new UserError(`SAE: expected a file ${configFile}, got none in ${folder.name}. Name a SAELens folder.`);
-  const kind = checkConfig(config, where);
+  const settings = readSettings(config, where);
   const site = siteOf(config, folder.name, where);
 
   const source = await folder.open(weightsFile);
@@ -38,29 +37,17 @@ export async function openSaeLens(folder: Folder): Promise<Dictionary> {
     throw new UserError(`SAE: expected a file ${weightsFile}, got none in ${folder.name}. Fetch it as well.`);
   try {
     const file = await openSafetensors(source);
-    await checkScalingFactor(file);
-    const subtractDecoderBias = config.apply_b_dec_to_input !== false;
-    const dictionary = dictionaryOf(file, site, kind, subtractDecoderBias, () => identity(folder, source));
+    const dictionary = dictionaryOf(file, {
+      ...settings,
+      ...(await codeScale(file, config)),
+      site,
+      sha256: () => identity(folder, configFile, weightsFile, source),
+    });
     checkSize(config, dictionary, where);
     return dictionary;
   } catch (error) {
     await source.close();
     throw error;
-  }
-}
-
-async function identity(folder: Folder, weights: ByteSource): Promise<string> {
-  const config = await folder.open(configFile);
-  if (!config) throw new UserError(`SAE: expected a file ${configFile}, got none any more in ${folder.name}.`);
-  try {
-    return await sha256OfFiles(
-      new Map([
-        [configFile, config],
-        [weightsFile, weights],
-      ]),
-    );
-  } finally {
-    await config.close();
   }
 }
 
@@ -70,28 +57,86 @@ function setting(config: Record<string, unknown>, key: string): unknown {
   return metadata?.[key] ?? config[key];
 }
 
-/** The kind of dictionary; refuses by name every setting that would change the formula. */
-function checkConfig(config: Record<string, unknown>, where: string): "relu" | "jumprelu" {
-  const refuse = (key: string, expected: string, got: unknown): never => {
+type Config = Readonly<Record<string, unknown>>;
+type Settings = Omit<DictionarySource, "site" | "sha256" | "codeScale">;
+
+/** What the settings mean for the formula; refuses by name every one that would change it in a way that is not known here. */
+function readSettings(config: Config, where: string): Settings {
+  const refuse: Refuse = (key, expected, got) => {
     throw new UserError(
-      `${key}: expected ${expected}, got ${JSON.stringify(got)} in ${where}. SAEs of this kind are not supported yet.`,
+      `${key}: expected ${expected}, got ${JSON.stringify(got)} in ${where}. SAEs of this kind are not supported.`,
     );
   };
-  const architecture = config.architecture ?? "standard";
-  const kind = Object.hasOwn(kinds, String(architecture)) ? kinds[architecture as keyof typeof kinds] : undefined;
-  if (!kind) return refuse("architecture", Object.keys(kinds).join(" or "), architecture);
-
-  const activation = config.activation_fn ?? config.activation_fn_str ?? "relu";
-  if (activation !== "relu") refuse("activation_fn", "relu", activation);
-  const normalize = config.normalize_activations ?? "none";
-  if (normalize !== "none" && normalize !== false) refuse("normalize_activations", "none", normalize);
   const reshape = config.reshape_activations ?? "none";
   if (reshape !== "none" && reshape !== "hook_z") refuse("reshape_activations", "none or hook_z", reshape);
   const head = setting(config, "hook_head_index") ?? setting(config, "hook_point_head_index") ?? null;
   if (head !== null) refuse("hook_head_index", "none (all heads together)", head);
   const output = setting(config, "hook_name_out") ?? null;
   if (output !== null) refuse("hook_name_out", "none (transcoders read one site and write another)", output);
-  return kind;
+
+  const activation = activationOf(config, refuse);
+  const { encoderBias, ...names } = plainNames;
+  const unitDecoder = config.rescale_acts_by_decoder_norm === true;
+  if (unitDecoder && activation.kind !== "topk") refuse("rescale_acts_by_decoder_norm", "false but for topk", true);
+  return {
+    names: activation.kind === "gated" ? names : { ...names, encoderBias },
+    activation,
+    subtractDecoderBias: config.apply_b_dec_to_input !== false,
+    unitDecoder,
+    ...normalizationOf(config, refuse),
+  };
+}
+
+type Refuse = (key: string, expected: string, got: unknown) => never;
+
+function activationOf(config: Config, refuse: Refuse): ActivationSource {
+  const activation = config.activation_fn ?? config.activation_fn_str ?? "relu";
+  const options = config.activation_fn_kwargs as Config | undefined;
+  const isTopK = activation === "topk" && config.architecture !== "topk";
+  const architecture = isTopK && (config.architecture ?? "standard") === "standard" ? "topk" : config.architecture;
+  if (activation !== "relu" && !(activation === "topk" && architecture === "topk")) {
+    return refuse("activation_fn", "relu or topk", activation);
+  }
+  switch (architecture ?? "standard") {
+    case "standard":
+      return { kind: "relu" };
+    case "jumprelu":
+      return { kind: "jumprelu", threshold: "threshold" };
+    case "topk":
+      return { kind: "topk", k: Number(config.k ?? options?.k) };
+    case "gated":
+      return { kind: "gated", gateBias: "b_gate", logScale: "r_mag", magnitudeBias: "b_mag" };
+    default:
+      return refuse("architecture", "standard, jumprelu, gated or topk", architecture);
+  }
+}
+
+/** The average scale of the activations is a number that SAELens keeps in its list of releases, not in the file. */
+function normalizationOf(config: Config, refuse: Refuse): Pick<Settings, "inputScale" | "normalization"> {
+  switch (config.normalize_activations ?? "none") {
+    case "none":
+    case false:
+      return {};
+    case "layer_norm":
+      return { normalization: "layer_norm" };
+    case "constant_norm_rescale":
+      return { normalization: "constant_norm_rescale" };
+    case "expected_average_only_in":
+    case true: {
+      const factor = setting(config, "norm_scaling_factor");
+      if (typeof factor !== "number" || !(factor > 0) || !Number.isFinite(factor)) {
+        const expected = "none, or a positive norm_scaling_factor beside it (SAELens lists it with the release)";
+        return refuse("normalize_activations", expected, config.normalize_activations);
+      }
+      return { inputScale: factor };
+    }
+    default:
+      return refuse(
+        "normalize_activations",
+        "none, expected_average_only_in, constant_norm_rescale or layer_norm",
+        config.normalize_activations,
+      );
+  }
 }
 
 /** From the hook's name, which must not contradict a folder that is named like a site. */
@@ -116,14 +161,17 @@ function siteOf(config: Record<string, unknown>, folder: string, where: string):
   return site ?? named;
 }
 
-/** A factor for each code was written as ones for a time; others belong to a kind of SAE that SAELens no longer loads either. */
-async function checkScalingFactor(file: TensorFile): Promise<void> {
-  if (!file.tensors.has("scaling_factor")) return;
-  if ((await file.read("scaling_factor")).some((x) => Math.abs(x - 1) > 1e-5)) {
+/** Factors of finetuned SAEs, by which codes are multiplied. They were written as ones for a time. */
+async function codeScale(file: TensorFile, config: Config): Promise<Pick<DictionarySource, "codeScale">> {
+  const tensor = ["scaling_factor", "finetuning_scaling_factor"].find((name) => file.tensors.has(name));
+  if (tensor === undefined || (await file.read(tensor)).every((x) => Math.abs(x - 1) <= 1e-5)) return {};
+  const isTopK = (config.activation_fn ?? config.activation_fn_str) === "topk" || config.architecture === "topk";
+  if (isTopK || config.finetuning_scaling_factor === false) {
     throw new UserError(
-      `scaling_factor: expected ones, got other factors in ${file.source.name}. SAEs with finetuned scaling factors are not supported.`,
+      `${tensor}: expected ones, got other factors in ${file.source.name}. Such SAEs need finetuning_scaling_factor true and no topk.`,
     );
   }
+  return { codeScale: tensor };
 }
 
 function checkSize(config: Record<string, unknown>, { inputWidth, width, name }: Dictionary, where: string): void {

@@ -1,72 +1,215 @@
-import { checkFinite, type TensorFile } from "../bytes/safetensors.ts";
+import { sha256 } from "../bytes/sha256.ts";
+import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
 import type { SiteName } from "../site.ts";
-import type { Activation, Dictionary } from "./dictionary.ts";
+import type { Activation, Dictionary, Normalization } from "./dictionary.ts";
+
+/** A matrix of a file, and whether it lies the other way round than the one that is meant. */
+interface Matrix {
+  readonly tensor: string;
+  readonly transposed: boolean;
+}
+
+/** What the weights are called in a file. */
+export interface WeightNames {
+  /** W_enc[D,F] */
+  readonly encoder: Matrix;
+  /** W_dec[F,D] */
+  readonly decoder: Matrix;
+  /** b_enc[F]; absent if the activation brings its own. */
+  readonly encoderBias?: string;
+  /** b_dec[D] */
+  readonly decoderBias: string;
+}
+
+/** Gemma Scope's and SAELens' names. */
+export const plainNames = {
+  encoder: { tensor: "W_enc", transposed: false },
+  decoder: { tensor: "W_dec", transposed: false },
+  encoderBias: "b_enc",
+  decoderBias: "b_dec",
+} as const satisfies WeightNames;
+
+/** Matrices of two torch Linear layers, which are kept as [output, input]. */
+export const linearMatrices = {
+  encoder: { tensor: "encoder.weight", transposed: true },
+  decoder: { tensor: "decoder.weight", transposed: true },
+} as const;
+
+/** An activation as files describe it, with the names of its tensors, all [F]. */
+export type ActivationSource =
+  | { readonly kind: "relu" }
+  /** A tensor [F], a tensor with one number, or a number for all features. */
+  | { readonly kind: "jumprelu"; readonly threshold: string | number }
+  | { readonly kind: "topk"; readonly k: number }
+  /** 1[xW + gate bias > 0]·ReLU(x(W·e^r) + magnitude bias) */
+  | { readonly kind: "gated"; readonly gateBias: string; readonly logScale: string; readonly magnitudeBias: string };
+
+/** What a format says of its dictionary. */
+export interface DictionarySource {
+  readonly site: SiteName;
+  readonly names: WeightNames;
+  readonly activation: ActivationSource;
+  /** Whether b_dec is subtracted from x before it is encoded. */
+  readonly subtractDecoderBias: boolean;
+  /** c of an SAE of c·x; folded, so that the dictionary is one of x. Default 1. */
+  readonly inputScale?: number;
+  /** Decoder rows are made unit vectors and codes multiplied by their former lengths (before TopK chooses). */
+  readonly unitDecoder?: boolean;
+  /** A tensor [F] of positive factors by which codes are multiplied; not with TopK. */
+  readonly codeScale?: string;
+  readonly normalization?: Normalization;
+  /** Its identity; default the SHA-256 of the file. */
+  readonly sha256?: () => Promise<string>;
+}
 
 /**
- * The dictionary in a file with W_enc[D,F], W_dec[F,D], b_enc[F], b_dec[D] and, for JumpReLU, threshold[F].
+ * The dictionary in a file of weights; scales are folded into them.
  *
- * @param subtractDecoderBias whether b_dec is subtracted from x before it is encoded
- * @param sha256 gives its identity
  * @throws UserError if a tensor is missing or its shape does not fit the others'
  */
-export function dictionaryOf(
-  file: TensorFile,
-  site: SiteName,
-  kind: "relu" | "jumprelu",
-  subtractDecoderBias: boolean,
-  sha256: () => Promise<string>,
-): Dictionary {
+export function dictionaryOf(file: TensorFile, described: DictionarySource): Dictionary {
+  const { site, names, activation, inputScale: c = 1 } = described;
   const name = file.source.name;
-  const [inputWidth, width] = matrixShape(file);
-  checkShape(file, "W_dec", [width, inputWidth]);
-  checkShape(file, "b_enc", [width]);
-  checkShape(file, "b_dec", [inputWidth]);
-  if (kind === "jumprelu") checkShape(file, "threshold", [width]);
+  const [inputWidth, width] = matrixShape(file, names.encoder);
+  checkShapes(file, described, inputWidth, width);
 
-  const read = async (tensor: string) => {
-    const values = await file.read(tensor);
+  const read = async (tensor: string, transposed = false) => {
+    const values = await file.read(tensor, { transposed });
     checkFinite(values, tensor, name);
     return values;
   };
-  const activation = async (): Promise<Activation> =>
-    kind === "relu" ? { kind } : { kind, threshold: (await read("threshold")).map((θ) => Math.max(θ, 0)) };
+  const rows = async (features: ArrayLike<number>) => {
+    const { tensor, transposed } = names.decoder;
+    const values = await file.rows(tensor, features, { transposed });
+    checkFinite(values, tensor, name);
+    return scaled(values, 1 / c);
+  };
+  const wholeDecoder = async () => scaled(await read(names.decoder.tensor, names.decoder.transposed), 1 / c);
+  const toUnits = (values: Float32Array): Float32Array => {
+    if (described.unitDecoder) {
+      rowLengths(values, inputWidth).forEach((length, row) => {
+        for (let d = 0; d < inputWidth; d++) values[row * inputWidth + d]! /= length;
+      });
+    }
+    return values;
+  };
+  const decoderBias = async () => scaled(await read(names.decoderBias), 1 / c);
+  /** What codes are multiplied by, or undefined for 1. */
+  const codeScales = async (): Promise<Float32Array | undefined> => {
+    const scales = described.unitDecoder ? rowLengths(await wholeDecoder(), inputWidth) : undefined;
+    const factors = described.codeScale === undefined ? undefined : await read(described.codeScale);
+    if (factors?.some((factor) => factor <= 0)) {
+      throw new UserError(
+        `tensor ${described.codeScale}: expected positive factors, got others in ${name}. SAEs of this kind are not supported.`,
+      );
+    }
+    return scales && factors ? scales.map((scale, i) => scale * factors[i]!) : (scales ?? factors);
+  };
+
   return {
     name,
     site,
     inputWidth,
     width,
-    kind,
+    kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
     async encoder() {
+      const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
+      const parts = await biasAndActivation(activation, names, weight, width, read, name);
+      const scales = await codeScales();
+      if (scales) {
+        for (let at = 0; at < weight.length; at++) weight[at]! *= scales[at % width]!;
+        for (let i = 0; i < width; i++) parts.bias[i]! *= scales[i]!;
+        if (parts.activation.kind === "jumprelu") {
+          for (let i = 0; i < width; i++) parts.activation.threshold[i]! *= scales[i]!;
+        }
+      }
       return {
-        weight: await read("W_enc"),
-        bias: await read("b_enc"),
-        ...(subtractDecoderBias ? { inputBias: await read("b_dec") } : {}),
-        activation: await activation(),
+        weight,
+        ...parts,
+        ...(described.subtractDecoderBias ? { inputBias: await decoderBias() } : {}),
+        ...(described.normalization ? { normalization: described.normalization } : {}),
       };
     },
-    decoder: () => read("W_dec"),
-    async decoderRows(features) {
-      const rows = await file.rows("W_dec", features);
-      checkFinite(rows, "W_dec", name);
-      return rows;
-    },
-    decoderBias: () => read("b_dec"),
-    sha256,
+    decoder: async () => toUnits(await wholeDecoder()),
+    decoderRows: async (features) => toUnits(await rows(features)),
+    decoderBias,
+    sha256: described.sha256 ?? (() => sha256(file.source)),
     close: () => file.source.close(),
   };
 }
 
-function matrixShape(file: TensorFile): readonly [number, number] {
-  const shape = file.tensors.get("W_enc")?.shape;
-  const [rows, columns] = shape ?? [];
+type Read = (tensor: string) => Promise<Float32Array>;
+
+/** b_enc[F] and the activation. Gated codes, the magnitude e^r·z + b_mag where the gate is open, are those of a JumpReLU: `weight` is multiplied by e^r. */
+async function biasAndActivation(
+  source: ActivationSource,
+  names: WeightNames,
+  weight: Float32Array,
+  width: number,
+  read: Read,
+  file: string,
+): Promise<{ bias: Float32Array; activation: Activation }> {
+  if (source.kind === "gated") {
+    const [gate, logScale] = [await read(source.gateBias), await read(source.logScale)];
+    const bias = await read(source.magnitudeBias);
+    const scale = logScale.map(Math.exp);
+    checkFinite(scale, `e^${source.logScale}`, file);
+    for (let at = 0; at < weight.length; at++) weight[at]! *= scale[at % width]!;
+    // The gate z + b_gate > 0 is open where z·e^r + b_mag > b_mag − b_gate·e^r.
+    const threshold = bias.map((magnitude, i) => Math.max(magnitude - gate[i]! * scale[i]!, 0));
+    return { bias, activation: { kind: "jumprelu", threshold } };
+  }
+  const bias = names.encoderBias === undefined ? new Float32Array(width) : await read(names.encoderBias);
+  if (source.kind !== "jumprelu") return { bias, activation: source };
+  const given = typeof source.threshold === "number" ? Float32Array.of(source.threshold) : await read(source.threshold);
+  const all = given.length === width ? given : new Float32Array(width).fill(given[0]!);
+  return { bias, activation: { kind: "jumprelu", threshold: all.map((θ) => Math.max(θ, 0)) } };
+}
+
+function scaled(values: Float32Array, factor: number): Float32Array {
+  if (factor !== 1) for (let i = 0; i < values.length; i++) values[i]! *= factor;
+  return values;
+}
+
+/** Lengths of the rows of a matrix [n, columns]; a row of zeros counts as 1 long, so that it can be divided by it. */
+function rowLengths(matrix: Float32Array, columns: number): Float32Array {
+  return Float32Array.from({ length: matrix.length / columns }, (_, row) => {
+    let sum = 0;
+    for (let d = 0; d < columns; d++) sum += matrix[row * columns + d]! ** 2;
+    return Math.sqrt(sum) || 1;
+  });
+}
+
+function matrixShape(file: TensorFile, { tensor, transposed }: Matrix): readonly [number, number] {
+  const shape = file.tensors.get(tensor)?.shape;
+  const [rows, columns] = transposed ? (shape?.toReversed() ?? []) : (shape ?? []);
   if (shape?.length !== 2 || !rows || !columns) {
-    const got = shape ? `[${shape}]` : "none";
+    const order = transposed ? "[features, input width]" : "[input width, features]";
     throw new UserError(
-      `SAE weight W_enc: expected a matrix [input width, features], got ${got} in ${file.source.name}. Check that it is an SAE.`,
+      `SAE weight ${tensor}: expected a matrix ${order}, got ${shape ? `[${shape}]` : "none"} in ${file.source.name}. Check that it is an SAE.`,
     );
   }
   return [rows, columns];
+}
+
+function checkShapes(file: TensorFile, { names, activation, codeScale }: DictionarySource, D: number, F: number): void {
+  checkShape(file, names.decoder.tensor, names.decoder.transposed ? [D, F] : [F, D]);
+  if (names.encoderBias !== undefined) checkShape(file, names.encoderBias, [F]);
+  checkShape(file, names.decoderBias, [D]);
+  if (codeScale !== undefined) checkShape(file, codeScale, [F]);
+  if (activation.kind === "topk" && !(Number.isInteger(activation.k) && activation.k >= 1 && activation.k <= F)) {
+    throw new UserError(`k: expected 1 to ${F}, got ${activation.k} in ${file.source.name}. Check the SAE's settings.`);
+  }
+  if (activation.kind === "gated") {
+    for (const tensor of [activation.gateBias, activation.logScale, activation.magnitudeBias]) {
+      checkShape(file, tensor, [F]);
+    }
+  }
+  if (activation.kind === "jumprelu" && typeof activation.threshold === "string") {
+    const one = file.tensors.get(activation.threshold)?.shape.every((n) => n === 1) ?? false;
+    if (!one) checkShape(file, activation.threshold, [F]);
+  }
 }
 
 function checkShape(file: TensorFile, tensor: string, expected: readonly number[]): void {

@@ -2,7 +2,7 @@ import { type Capture, runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import type { PassOptions } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { type CodeReader, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
+import { type CodeReader, codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
 import { constant, type Tensor } from "../graph/tensor.ts";
 import type { Context, Model, Weights } from "../models/model.ts";
 import { isChanged, type PrefixForest } from "../prompts/forest.ts";
@@ -16,6 +16,11 @@ export interface Firing {
   readonly share: number;
   /** Mean code, zeros included. */
   readonly mean: number;
+  /**
+   * How well the code tells the group from all others: the probability that a random member's code is larger than a random other's, ties counted half
+   * (the area under the ROC curve). 1 tells them apart, 0.5 says nothing; NaN where there is no other group.
+   */
+  readonly auc: number;
 }
 
 /**
@@ -49,18 +54,31 @@ export async function firing(
   });
   const sparse = await codes.encode(dictionary, gathered);
   return features.map((feature) => {
-    const sums = new Map([...members.keys()].map((group) => [group, { n: 0, fired: 0, sum: 0 }]));
-    list.forEach(({ group }, i) => {
-      const sum = sums.get(group)!;
-      sum.n++;
-      for (let k = sparse.offsets[i]!; k < sparse.offsets[i + 1]!; k++) {
-        if (sparse.features[k] !== feature) continue;
-        sum.fired++;
-        sum.sum += sparse.values[k]!;
-      }
+    const code = list.map((_, i) => {
+      const [from, to] = [sparse.offsets[i]!, sparse.offsets[i + 1]!];
+      const at = sparse.features.subarray(from, to).indexOf(feature);
+      return at < 0 ? 0 : sparse.values[from + at]!;
     });
-    return new Map([...sums].map(([group, { n, fired, sum }]) => [group, { n, share: fired / n, mean: sum / n }]));
+    const byGroup = new Map<string, Firing>();
+    for (const group of members.keys()) {
+      const own = code.filter((_, i) => list[i]!.group === group);
+      const others = code.filter((_, i) => list[i]!.group !== group);
+      byGroup.set(group, {
+        n: own.length,
+        share: own.filter((f) => f > 0).length / own.length,
+        mean: own.reduce((a, b) => a + b, 0) / own.length,
+        auc: areaUnderCurve(own, others),
+      });
+    }
+    return byGroup;
   });
+}
+
+/** The probability that one of `a` is larger than one of `b`, ties counted half. */
+function areaUnderCurve(a: readonly number[], b: readonly number[]): number {
+  let larger = 0;
+  for (const x of a) for (const y of b) larger += x > y ? 1 : x === y ? 0.5 : 0;
+  return larger / (a.length * b.length);
 }
 
 /**
@@ -96,7 +114,8 @@ export async function ablatedMetric(
 
 /** x[N,D] ↦ f[:,S]·W_dec[S], what some features contribute to it. Only the encoder columns of S are used, but for TopK, where every code depends on the others. */
 async function partOf(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
-  const { weight, bias, inputBias, activation } = await dictionary.encoder();
+  const encoder = await dictionary.encoder();
+  const { weight, bias, inputBias, activation } = encoder;
   const [D, F] = [dictionary.inputWidth, dictionary.width];
   const all = activation.kind === "topk";
   const columns = all ? Array.from({ length: F }, (_, i) => i) : features;
@@ -117,5 +136,5 @@ async function partOf(dictionary: Dictionary, features: readonly number[]): Prom
     threshold: activation.kind === "jumprelu" ? vector(pick(activation.threshold)) : undefined,
   };
   const directions = constant(decoder, "float32", [S, D]);
-  return (x) => traceCodes(x, tensors, activation.kind, all ? activation.k : 0).matmul(directions);
+  return (x) => traceCodes(x, tensors, codeRule(encoder)).matmul(directions);
 }

@@ -228,6 +228,8 @@ export const ablationSchema = z.strictObject({
           share,
           /** Mean code over all of them, zeros included. */
           mean: z.number(),
+          /** Probability that a random member's code is larger than a random other group's, ties counted half; null with one group alone. */
+          auc: share.nullable(),
         }),
       ),
     }),

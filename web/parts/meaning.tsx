@@ -27,8 +27,9 @@ function Firing({ meaning }: { meaning: Ablation }) {
   return (
     <>
       <p>
-        Share of {meaning.members} on which a feature is active at all (code above 0), with the mean code. A feature
-        that fires on one group and not on the other tells them apart.
+        Share of {meaning.members} on which a feature is active at all (code above 0), with the mean code. AUC is the
+        probability that a random member of the named group has the larger code than one of another group: at 1 the
+        feature tells them apart, at 0.5 it says nothing.
       </p>
       <Scroll label="Share of tokens on which each feature fires">
         <table class="numbers firing">
@@ -41,13 +42,13 @@ function Firing({ meaning }: { meaning: Ablation }) {
                   {group}
                 </th>
               ))}
-              <th scope="col">separates by</th>
+              <th scope="col">AUC</th>
             </tr>
           </thead>
           <tbody>
             {meaning.features.map((row) => {
-              const shares = row.fires.map((f) => f.share);
-              const apart = shares.length < 2 ? null : Math.max(...shares) - Math.min(...shares);
+              const told = row.fires.reduce((best, f) => ((f.auc ?? 0) > (best?.auc ?? 0) ? f : best), row.fires[0]);
+              const auc = told?.auc ?? null;
               return (
                 <tr key={`${row.site}/${row.feature}`}>
                   <th scope="row">
@@ -68,7 +69,10 @@ function Firing({ meaning }: { meaning: Ablation }) {
                       </ShareCell>
                     );
                   })}
-                  <td>{apart === null ? "–" : apart >= 0.9 ? <b>{points(apart)}</b> : points(apart)}</td>
+                  <td>
+                    {auc === null ? "–" : auc >= 0.95 ? <b>{auc.toFixed(3)}</b> : auc.toFixed(3)}{" "}
+                    {auc !== null && <small>{told!.group}</small>}
+                  </td>
                 </tr>
               );
             })}

@@ -1,0 +1,186 @@
+import { UserError } from "../errors.ts";
+import { bytesOf, type DType, decodeFloat32 } from "./dtype.ts";
+import type { ByteSource } from "./source.ts";
+
+/** Where a tensor lies in its file: `length` bytes from byte `offset` of the file. */
+export interface TensorInfo {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly offset: number;
+  readonly length: number;
+  /** A matrix that lies column after column; all other tensors lie row after row. */
+  readonly byColumns?: boolean;
+}
+
+/** Which way round a matrix is wanted: as the file names it, or transposed. */
+export interface Turn {
+  readonly transposed?: boolean;
+}
+
+/** A file of named tensors whose header has been read; numbers are read when they are asked for, always as float32. */
+export interface TensorFile {
+  readonly source: ByteSource;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /**
+   * All numbers of a tensor, or of a matrix transposed, in row-major order.
+   *
+   * @throws UserError if there is no such tensor
+   */
+  read(name: string, turn?: Turn): Promise<Float32Array>;
+  /**
+   * Some rows of a matrix, or of its transpose, [indices.length, row length], in the order of the indices. Rows that lie together in the file are
+   * read alone (with small gaps between them); those of a matrix that lies the other way round take a pass over all of it, in pieces.
+   *
+   * @throws UserError if there is no such tensor, it is not a matrix, or an index is out of range
+   */
+  rows(name: string, indices: ArrayLike<number>, turn?: Turn): Promise<Float32Array>;
+}
+
+/** Numbers are read and converted in pieces of about this many bytes, a multiple of every number's size. */
+const pieceBytes = 16 * 2 ** 20;
+/** Rows that lie closer together than this many bytes are read at once. */
+const gapBytes = 16 * 2 ** 10;
+
+/** The tensors of a file, read by where they lie in it. */
+export function tensorFile(
+  source: ByteSource,
+  tensors: ReadonlyMap<string, TensorInfo>,
+  metadata: Readonly<Record<string, string>> = {},
+): TensorFile {
+  const find = (name: string) => {
+    const info = tensors.get(name);
+    if (!info)
+      throw new UserError(`tensor: expected "${name}", got none of that name in ${source.name}. Check the file.`);
+    return info;
+  };
+  return {
+    source,
+    metadata,
+    tensors,
+    async read(name, { transposed = false } = {}) {
+      const info = find(name);
+      if (transposed === (info.byColumns ?? false)) return readAll(source, info);
+      const { rows: R, columns: C } = lying(name, info, source);
+      const out = new Float32Array(R * C);
+      for await (const { first, count, values } of pieces(source, info, R, C)) {
+        for (let r = 0; r < count; r++) for (let c = 0; c < C; c++) out[c * R + first + r] = values[r * C + c]!;
+      }
+      return out;
+    },
+    async rows(name, indices, { transposed = false } = {}) {
+      const info = find(name);
+      const { rows: R, columns: C } = lying(name, info, source);
+      const what = `tensor ${name} in ${source.name}`;
+      if (transposed === (info.byColumns ?? false)) return readRows(source, info, R, C, indices, what);
+      checkIndices(indices, C, what);
+      const out = new Float32Array(indices.length * R);
+      for await (const { first, count, values } of pieces(source, info, R, C)) {
+        for (let n = 0; n < indices.length; n++) {
+          for (let r = 0; r < count; r++) out[n * R + first + r] = values[r * C + indices[n]!]!;
+        }
+      }
+      return out;
+    },
+  };
+}
+
+/** The matrix as its rows follow one another in the file, whatever it is called there. @throws UserError if it is none */
+function lying(name: string, { shape, byColumns }: TensorInfo, source: ByteSource) {
+  const [a, b] = shape;
+  if (shape.length !== 2 || a === undefined || b === undefined) {
+    throw new UserError(`tensor ${name}: expected a matrix, got shape [${shape}] in ${source.name}.`);
+  }
+  return byColumns ? { rows: b, columns: a } : { rows: a, columns: b };
+}
+
+async function readAll(source: ByteSource, { dtype, offset, length }: TensorInfo): Promise<Float32Array> {
+  const out = new Float32Array(length / bytesOf[dtype]);
+  for (let at = 0; at < length; at += pieceBytes) {
+    const bytes = await source.read(offset + at, Math.min(pieceBytes, length - at));
+    decodeFloat32(bytes, dtype, out, at / bytesOf[dtype]);
+  }
+  return out;
+}
+
+/** A matrix in pieces of whole rows: `values` [count, columns] begin with row `first`, and are valid until the next piece. */
+async function* pieces(source: ByteSource, { dtype, offset }: TensorInfo, rows: number, columns: number) {
+  const rowBytes = columns * bytesOf[dtype];
+  const most = Math.max(1, Math.floor(pieceBytes / Math.max(1, rowBytes)));
+  const values = new Float32Array(Math.min(most, rows) * columns);
+  for (let first = 0; first < rows; first += most) {
+    const count = Math.min(most, rows - first);
+    decodeFloat32(await source.read(offset + first * rowBytes, count * rowBytes), dtype, values);
+    yield { first, count, values };
+  }
+}
+
+async function readRows(
+  source: ByteSource,
+  { dtype, offset }: TensorInfo,
+  rows: number,
+  columns: number,
+  indices: ArrayLike<number>,
+  what: string,
+): Promise<Float32Array> {
+  checkIndices(indices, rows, what);
+  const rowBytes = columns * bytesOf[dtype];
+  const out = new Float32Array(indices.length * columns);
+  for (const run of runsOf(indices, rowBytes)) {
+    const bytes = await source.read(offset + run.first * rowBytes, (run.last - run.first + 1) * rowBytes);
+    for (const place of run.places) {
+      const start = (indices[place]! - run.first) * rowBytes;
+      decodeFloat32(bytes.subarray(start, start + rowBytes), dtype, out, place * columns);
+    }
+  }
+  return out;
+}
+
+function checkIndices(indices: ArrayLike<number>, rows: number, what: string): void {
+  for (let n = 0; n < indices.length; n++) {
+    const row = indices[n]!;
+    if (!Number.isInteger(row) || row < 0 || row >= rows) {
+      throw new UserError(`row: expected 0 to ${rows - 1}, got ${row} of ${what}.`);
+    }
+  }
+}
+
+/** Rows first..last of a matrix that are read at once, and the places in the list of indices that want one of them. */
+interface Run {
+  readonly first: number;
+  last: number;
+  readonly places: number[];
+}
+
+function runsOf(indices: ArrayLike<number>, rowBytes: number): Run[] {
+  const places = Array.from({ length: indices.length }, (_, i) => i).sort((a, b) => indices[a]! - indices[b]!);
+  const runs: Run[] = [];
+  let run: Run | undefined;
+  for (const place of places) {
+    const row = indices[place]!;
+    const near = run !== undefined && (row - run.last - 1) * rowBytes <= gapBytes;
+    if (run && near && (row - run.first + 1) * rowBytes <= pieceBytes) {
+      run.last = row;
+      run.places.push(place);
+    } else {
+      run = { first: row, last: row, places: [place] };
+      runs.push(run);
+    }
+  }
+  return runs;
+}
+
+/**
+ * Refuses numbers that are not finite: one NaN in a weight makes every result NaN.
+ *
+ * @throws UserError naming tensor, place and file
+ */
+export function checkFinite(values: Float32Array, tensor: string, file: string): void {
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) {
+      throw new UserError(
+        `tensor ${tensor}: expected finite numbers, got ${values[i]} at ${i} in ${file}. The file is damaged; fetch or make it again.`,
+      );
+    }
+  }
+}

@@ -1,0 +1,155 @@
+import { bytesOf, type DType } from "./dtype.ts";
+import { Global, type Globals, type Pickled, readPickle } from "./pickle.ts";
+import type { ByteSource } from "./source.ts";
+import { type TensorFile, type TensorInfo, tensorFile } from "./tensor-file.ts";
+import { type Fail, failureIn, readZip, type ZipEntry } from "./zip.ts";
+
+/** A file of torch.save: its tensors by name, and the numbers, texts and truth values beside them. Dicts within dicts have names joined by dots. */
+export interface TorchFile extends TensorFile {
+  readonly values: ReadonlyMap<string, string | number | boolean | null>;
+}
+
+const storages: Readonly<Record<string, DType>> = {
+  DoubleStorage: "F64",
+  FloatStorage: "F32",
+  HalfStorage: "F16",
+  BFloat16Storage: "BF16",
+  LongStorage: "I64",
+  IntStorage: "I32",
+  ShortStorage: "I16",
+  CharStorage: "I8",
+  ByteStorage: "U8",
+  BoolStorage: "BOOL",
+};
+
+const largestPickle = 64 * 2 ** 20;
+
+/** The bytes of one or several tensors. */
+class Storage {
+  readonly dtype: DType;
+  readonly entry: ZipEntry;
+  constructor(dtype: DType, entry: ZipEntry) {
+    this.dtype = dtype;
+    this.entry = entry;
+  }
+}
+
+class TensorRecord {
+  readonly info: TensorInfo;
+  constructor(info: TensorInfo) {
+    this.info = info;
+  }
+}
+
+/**
+ * Opens a file that torch.save wrote from a dict of tensors (a zip archive with a pickle, PyTorch 1.6 and later). No code is run: the pickle may
+ * only name what tensors and dicts are made of. Tensors lie in the archive as they are and are read by offset.
+ *
+ * @throws UserError if the file is damaged, names anything else, or a tensor's place, shape or strides cannot be right
+ */
+export async function openTorch(source: ByteSource): Promise<TorchFile> {
+  const fail = failureIn(source);
+  const entries = await readZip(source);
+  const pickle = [...entries.values()].find((entry) => /^[^/]+\/data\.pkl$/.test(entry.name));
+  if (!pickle) return fail("torch file", "a file data.pkl in it", "none", "Save it with torch.save.");
+  if (pickle.length > largestPickle)
+    fail("torch file", `a pickle of at most ${largestPickle} bytes`, `${pickle.length}`);
+  const folder = pickle.name.slice(0, -"data.pkl".length);
+  const order = entries.get(`${folder}byteorder`);
+  if (order) {
+    const text = new TextDecoder().decode(await source.read(order.offset, Math.min(order.length, 16)));
+    if (text !== "little") fail("torch file", "byteorder little", text, "Save it on another machine.");
+  }
+  const root = readPickle(
+    await source.read(pickle.offset, pickle.length),
+    globalsOf(fail),
+    (id) => storageOf(id, entries, folder, fail),
+    fail,
+  );
+  const tensors = new Map<string, TensorInfo>();
+  const values = new Map<string, string | number | boolean | null>();
+  collect(root, "", new Set(), tensors, values, fail);
+  return { ...tensorFile(source, tensors), values };
+}
+
+function globalsOf(fail: Fail): Globals {
+  const named = (): Pickled => fail("pickle", "a storage's name", "a call of it");
+  return new Map<string, (args: readonly Pickled[]) => Pickled>([
+    ["collections OrderedDict", () => new Map()],
+    ["torch._utils _rebuild_tensor_v2", (args) => tensorOf(args, fail)],
+    ["torch._utils _rebuild_parameter", ([tensor]) => tensor ?? null],
+    ...Object.keys(storages).map((name) => [`torch ${name}`, named] as const),
+  ]);
+}
+
+/** ("storage", class, key, device, number of elements): the archive's file data/<key>. */
+function storageOf(id: Pickled, entries: ReadonlyMap<string, ZipEntry>, folder: string, fail: Fail): Storage {
+  const [tag, type, key, , count] = Array.isArray(id) ? (id as Pickled[]) : [];
+  const dtype = type instanceof Global ? storages[type.name.replace(/^torch /, "")] : undefined;
+  if (tag !== "storage" || !dtype || typeof key !== "string" || !isCount(count)) {
+    return fail("pickle", "a storage", "another reference");
+  }
+  const entry = entries.get(`${folder}data/${key}`);
+  if (!entry) return fail(`storage ${key}`, "a file of its own", "none");
+  if (count * bytesOf[dtype] !== entry.length) {
+    fail(`storage ${key}`, `${count} numbers of ${bytesOf[dtype]} bytes`, `${entry.length} bytes`);
+  }
+  return new Storage(dtype, entry);
+}
+
+/** (storage, offset, shape, strides, …), offset and strides in elements. */
+function tensorOf([storage, start, shape, strides]: readonly Pickled[], fail: Fail): TensorRecord {
+  if (!(storage instanceof Storage) || !isCount(start) || !isCounts(shape) || !isCounts(strides)) {
+    return fail("pickle", "a tensor's storage, offset, shape and strides", "other values");
+  }
+  const { dtype, entry } = storage;
+  const length = shape.reduce((product, n) => product * n, bytesOf[dtype]);
+  const offset = entry.offset + start * bytesOf[dtype];
+  if (!(offset + length <= entry.offset + entry.length)) {
+    fail("tensor", `an end within its storage ${entry.name}`, `shape [${shape}] from ${start}`);
+  }
+  const byColumns = shape.length === 2 && !isDense(shape, strides) && isDense(shape.toReversed(), strides.toReversed());
+  if (!byColumns && !isDense(shape, strides)) {
+    const advice = "Save it after .contiguous().";
+    return fail("tensor", "numbers that lie one after another", `strides [${strides}] of shape [${shape}]`, advice);
+  }
+  return new TensorRecord({ dtype, shape, offset, length, ...(byColumns ? { byColumns } : {}) });
+}
+
+/** Whether elements lie row after row without gaps. The stride of an axis of size 1 is never used. */
+function isDense(shape: readonly number[], strides: readonly number[]): boolean {
+  let step = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    if (shape[axis] !== 1 && strides[axis] !== step) return false;
+    step *= shape[axis]!;
+  }
+  return shape.length === strides.length;
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isCounts(value: unknown): value is readonly number[] {
+  return Array.isArray(value) && value.every(isCount);
+}
+
+function collect(
+  value: Pickled,
+  name: string,
+  seen: Set<object>,
+  tensors: Map<string, TensorInfo>,
+  values: Map<string, string | number | boolean | null>,
+  fail: Fail,
+): void {
+  if (value instanceof TensorRecord) tensors.set(name, value.info);
+  else if (value instanceof Map) {
+    // Dicts that hold one another could have more paths through them than can be walked.
+    if (seen.has(value)) fail("pickle", "dicts that hold one another once", `${name || "the outer one"} twice`);
+    seen.add(value);
+    for (const [key, inner] of value) {
+      collect(inner, name === "" ? `${key}` : `${name}.${key}`, seen, tensors, values, fail);
+    }
+  } else if (name === "") fail("torch file", "a dict of tensors", "another value", "Save the state dict.");
+  else if (value === null || typeof value !== "object") values.set(name, value);
+}
