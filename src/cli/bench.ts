@@ -64,7 +64,7 @@ export interface BenchResult {
   readonly peak_rss_bytes: number;
 }
 
-const repeats = 7;
+const repeats = 15;
 
 /** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
 export async function bench({ model_name, pairs, seed }: BenchRequest, reporter: Reporter): Promise<BenchResult> {
@@ -82,23 +82,23 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
   const plan = planCapture(prefixForest(kept), { wanted: "changed" });
   const passes = tracePasses(model, weights, { block: plan.block, sites });
   const full = plan.packs.find((p) => p.kind === "backward")!;
-  const own = await gemmOwnShapes(model, full.node.length, seed);
-  const timed: BenchResult["passes"][number][] = [];
-  for (const pass of ["forward", "forward + backward"] as const) {
-    const pack: Pack = pass === "forward" ? { ...full, kind: "forward" } : full;
-    const floor = floorFlops(model, full) * (pass === "forward" ? 1 : 2 + attentionShare(model, full));
-    const seconds = await median(repeats, () => passes.run(pack));
+  const own = await ownShapes(model, full.node.length, seed);
+  const forwardFloor = floorFlops(model, full);
+  const [ownSeconds, ...passSeconds] = await inTurn(repeats, [
+    own.run,
+    () => passes.run({ ...full, kind: "forward" }),
+    () => passes.run(full),
+  ]);
+  await own.release();
+  const ownRate = own.flops / ownSeconds! / 1e9;
+  const nodes = full.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
+  const timed = (["forward", "forward + backward"] as const).map((pass, i) => {
+    const floor = forwardFloor * (pass === "forward" ? 1 : 2 + attentionShare(model, full));
+    const seconds = passSeconds[i]!;
     const gflops = floor / seconds / 1e9;
-    timed.push({
-      pass,
-      nodes: full.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0),
-      floor_gflop: floor / 1e9,
-      seconds,
-      gflops,
-      share_of_own_shapes: gflops / own,
-      share_of_peak: gflops / peak,
-    });
-  }
+    const shares = { share_of_own_shapes: gflops / ownRate, share_of_peak: gflops / peak };
+    return { pass, nodes, floor_gflop: floor / 1e9, seconds, gflops, ...shares };
+  });
   await passes.release();
   const sets: [string, readonly TokenPair[]][] = [["default pairs", kept]];
   if (pairs !== null)
@@ -117,7 +117,7 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
     versions: await versions(),
     model: model_name,
     gemm_peak: peak,
-    gemm_own_shapes: own,
+    gemm_own_shapes: ownRate,
     passes: timed,
     forest,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
@@ -175,16 +175,11 @@ async function benchForest(
   const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
   const passes = passesFor(block);
   const separate = exampleByExample(pairs, block);
-  const times: [number[], number[]] = [[], []];
-  for (let i = 0; i < 4; i++) {
-    for (const [which, packs] of [merged, separate].entries()) {
-      const start = performance.now();
-      for (const pack of packs) await passes.run(pack);
-      if (i > 0) times[which]!.push((performance.now() - start) / 1000);
-    }
-  }
+  const all = (packs: readonly Pack[]) => async () => {
+    for (const pack of packs) await passes.run(pack);
+  };
+  const [forestSeconds, exampleSeconds] = (await inTurn(3, [all(merged), all(separate)])) as [number, number];
   await passes.release();
-  const [forestSeconds, exampleSeconds] = [middle(times[0]), middle(times[1])];
   const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
   const nodes = forest.forward.size + forest.backward.size;
   return {
@@ -237,21 +232,41 @@ async function gemmPeak(seed: number): Promise<number> {
     [1024, 1024, 1024],
     [1024, 2304, 4608],
   ] as const) {
-    best = Math.max(best, await gemmRate([[K, M]], N, seed));
+    const products = await compileProducts([[K, M]], N, seed);
+    const [seconds] = await inTurn(repeats, [products.run]);
+    await products.release();
+    best = Math.max(best, products.flops / seconds! / 1e9);
   }
   return best;
 }
 
-/** GFLOP/s over the linear layers of the model's first block, forward (x·Wᵀ) and backward (g·W). */
-function gemmOwnShapes(model: Model, N: number, seed: number): Promise<number> {
+/** The products of the linear layers of the model's first block, forward and backward. */
+function ownShapes(model: Model, N: number, seed: number): Promise<Products> {
   const shapes = [...model.parameters]
     .filter(([name, shape]) => /\.0\./.test(name) && shape.length === 2)
-    .flatMap(([, [out, inner]]) => [[inner!, out!] as const, [out!, inner!] as const]);
-  return gemmRate(shapes, N, seed);
+    .map(([, [out, inner]]) => [inner!, out!] as const);
+  return compileProducts(shapes, N, seed);
 }
 
-/** GFLOP/s of products [N,K]·[K,M] with constant right sides, all in one graph. */
-async function gemmRate(shapes: readonly (readonly [number, number])[], N: number, seed: number): Promise<number> {
+interface Products {
+  /** Floating-point operations of a run. */
+  readonly flops: number;
+  run(): Promise<unknown>;
+  release(): Promise<void>;
+}
+
+/** Times that each product is taken in a row. */
+const links = 4;
+
+/**
+ * Products [N,K]·[K,M] and back, [N,M]·[M,K], with constant right sides, all in one graph: chains of them, so that the time goes into products and not
+ * into results that leave the session.
+ */
+async function compileProducts(
+  shapes: readonly (readonly [number, number])[],
+  N: number,
+  seed: number,
+): Promise<Products> {
   const random = new Random(`${seed}/gemm`);
   const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
   const outputs: Record<string, Tensor> = {};
@@ -260,25 +275,29 @@ async function gemmRate(shapes: readonly (readonly [number, number])[], N: numbe
   shapes.forEach(([K, M], i) => {
     const x = inputs.get(K) ?? input(`x${K}`, "float32", [N, K]);
     inputs.set(K, x);
-    outputs[`y${i}`] = x.matmul(constant(matrix(K * M), "float32", [K, M]));
-    flops += 2 * N * K * M;
+    let y = x;
+    for (let link = 0; link < links; link++) {
+      y = y.matmul(constant(matrix(K * M), "float32", [K, M])).matmul(constant(matrix(M * K), "float32", [M, K]));
+      flops += 4 * N * K * M;
+    }
+    outputs[`y${i}`] = y;
   });
   const session = await compile(outputs);
   const values = Object.fromEntries([...inputs.keys()].map((K) => [`x${K}`, float32(matrix(N * K), N, K)]));
-  const seconds = await median(2 * repeats, () => session.run(values));
-  await session.release();
-  return flops / seconds / 1e9;
+  return { flops, run: () => session.run(values), release: () => session.release() };
 }
 
-/** Median time in seconds of several runs, after two that are not counted. */
-async function median(runs: number, work: () => Promise<unknown>): Promise<number> {
-  const times: number[] = [];
-  for (let i = -2; i < runs; i++) {
-    const start = performance.now();
-    await work();
-    if (i >= 0) times.push((performance.now() - start) / 1000);
+/** Median time of each work in seconds, the works taken in turn so that a change of the machine's speed meets all of them; the first turn does not count. */
+async function inTurn(turns: number, works: readonly (() => Promise<unknown>)[]): Promise<number[]> {
+  const times = works.map((): number[] => []);
+  for (let turn = -1; turn < turns; turn++) {
+    for (const [i, work] of works.entries()) {
+      const start = performance.now();
+      await work();
+      if (turn >= 0) times[i]!.push((performance.now() - start) / 1000);
+    }
   }
-  return middle(times);
+  return times.map(middle);
 }
 
 function middle(values: readonly number[]): number {

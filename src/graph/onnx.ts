@@ -91,6 +91,8 @@ function emit<O extends Op>(
         yes ? add(graph, "Transpose", [name], { perm: swapLastTwo(t.rank) }) : name;
       return add(graph, "MatMul", [turned(x[0]!, from[0]!, transA), turned(x[1]!, from[1]!, transB)]);
     }
+    case "Silu":
+      return add(graph, "Mul", [x[0]!, add(graph, "Sigmoid", x)]);
     case "Transpose":
       return add(graph, "Transpose", x, { perm: (a as OpAttributes["Transpose"]).perm });
     case "Softmax":

@@ -2,7 +2,7 @@ import { broadcastShapes, type Dim, type DType, elements, reducedShape, type Sha
 
 type None = Record<never, never>;
 
-/** Every operation that can be traced, with its attributes. The names are ONNX's, but for ScatterAdd and KthLargest, which are written as two nodes. */
+/** Every operation that can be traced, with its attributes. The names are ONNX's, but for Silu, ScatterAdd and KthLargest, which are written as several nodes. */
 export interface OpAttributes {
   Add: None;
   Sub: None;
@@ -15,6 +15,7 @@ export interface OpAttributes {
   Tanh: None;
   Erf: None;
   Sigmoid: None;
+  Silu: None;
   Relu: None;
   Softmax: None;
   LogSoftmax: None;
@@ -65,6 +66,7 @@ const rules: { readonly [O in Op]: Rule<O> } = {
   Tanh: same,
   Erf: same,
   Sigmoid: same,
+  Silu: same,
   Relu: same,
   Softmax: same,
   LogSoftmax: same,

@@ -23,6 +23,8 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   Tanh: [(g, y) => g.mul(scalar(1, y.dtype).sub(y.mul(y)))],
   Erf: [(g, _y, _, a) => g.mul(a!.mul(a!).neg().exp()).mul(2 / Math.sqrt(Math.PI))],
   Sigmoid: [(g, y) => g.mul(y.mul(scalar(1, y.dtype).sub(y)))],
+  // With s = sigmoid(x), which the runtime computes once: s + y·(1 − s).
+  Silu: [(g, y, _, x) => g.mul(x!.sigmoid().add(y.sub(y.mul(x!.sigmoid()))))],
   Relu: [(g, y) => where(y.greater(0), g, scalar(0, g.dtype))],
   Softmax: [(g, y) => y.mul(g.sub(g.mul(y).sum(-1)))],
   LogSoftmax: [(g, y) => g.sub(y.exp().mul(g.sum(-1)))],

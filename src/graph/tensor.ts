@@ -62,6 +62,10 @@ export class Tensor {
   sigmoid(): Tensor {
     return apply("Sigmoid", {}, this);
   }
+  /** x·sigmoid(x). */
+  silu(): Tensor {
+    return apply("Silu", {}, this);
+  }
   relu(): Tensor {
     return apply("Relu", {}, this);
   }

@@ -45,7 +45,7 @@ export const demoRecipe: LanguageModelRecipe = {
 export const demoDictionaryRecipe: DictionaryRecipe = {
   seed: 1,
   expansion: 8,
-  steps: 2000,
+  steps: 1200,
   activeFeatures: 21,
   learningRate: 1e-3,
 };

@@ -1,6 +1,6 @@
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
-import { StoppedError } from "../errors.ts";
+import { codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
+import { StoppedError, UserError } from "../errors.ts";
 import { compile, type Session, type SessionOptions } from "../graph/session.ts";
 import { constant, input, type Tensor, where } from "../graph/tensor.ts";
 import { type Context, contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";

@@ -26,9 +26,12 @@ const topkShare = 0.75;
 const decayShare = 0.3;
 /** How fast the threshold follows: it is multiplied by exp(rate · (active/wanted − 1)) in each step. */
 const steering = 0.03;
-/** After so many steps without being active, a feature's bias rises by `nudge` thresholds in each step until it is. */
+/**
+ * After so many steps without being active, a feature's bias rises in each step until it is: by `nudge` times the lowest threshold so far. Not by
+ * the threshold of the moment, for higher biases raise that one, and the two drive each other up without end.
+ */
 const silentSteps = 30;
-const nudge = 0.04;
+const nudge = 0.015;
 
 /** What came of a training step: mean squared error as a share of the variance, and active features per token. */
 export interface DictionaryProgress {
@@ -143,6 +146,7 @@ class Trainer {
   /** Steps since each feature was last active. */
   readonly #idle: Uint32Array;
   #threshold = 1;
+  #lowestThreshold = Number.POSITIVE_INFINITY;
 
   constructor(site: SiteName, width: number, recipe: DictionaryRecipe, scale: Scale) {
     this.site = site;
@@ -184,6 +188,7 @@ class Trainer {
     const above = (results.above!.data[0] as number) / N;
     const wanted = this.#recipe.activeFeatures;
     this.#threshold *= Math.exp(steering * Math.max(-1, Math.min(1, above / wanted - 1)));
+    this.#lowestThreshold = Math.min(this.#lowestThreshold, this.#threshold);
     const counts = results.active!.data as Float32Array;
     const silent = this.#wake(counts);
     return {
@@ -203,7 +208,7 @@ class Trainer {
       this.#idle[i] = counts[i]! > 0 ? 0 : this.#idle[i]! + 1;
       if (this.#idle[i]! < silentSteps) continue;
       silent++;
-      bias[i]! += nudge * this.#threshold;
+      bias[i]! += nudge * this.#lowestThreshold;
     }
     return silent;
   }
