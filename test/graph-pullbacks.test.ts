@@ -67,6 +67,7 @@ const cases: Record<Op, readonly Case[]> = {
   // No float64 kernel: the test below has it in float32.
   Erf: [],
   Sigmoid: [{ shapes: [[4]], f: (a) => a!.sigmoid() }],
+  Silu: [{ shapes: [[4]], f: (a) => a!.silu() }],
   Relu: [
     { shapes: [[4]], f: (a) => a!.relu(), range: positive },
     { shapes: [[4]], f: (a) => a!.neg().relu(), range: positive },
