@@ -1,4 +1,4 @@
-import { mkdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeSafetensors } from "../bytes/safetensors.ts";
 import { heldWeights } from "../capture/weights.ts";
@@ -50,16 +50,16 @@ interface Record {
  * Trains the embedded model's architecture on generated English and writes a folder in Hugging Face layout, with learning curves in `training`.
  * Nothing is written before training is done.
  *
- * @throws UserError if the folder exists and `force` is not set, or cannot be written
+ * @throws UserError if there is something in the folder and `force` is not set, or it cannot be written
  */
 export async function trainModel(
   folder: string,
   recipe: LanguageModelRecipe,
   { threads, force, signal }: { threads: number; force: boolean; signal: AbortSignal },
 ): Promise<void> {
-  if (!force && (await exists(join(folder, "model.safetensors")))) {
+  if (!force && (await readdir(folder).catch(() => [])).length > 0) {
     throw new UserError(
-      `--output_dir: expected a folder without a model, got ${folder}. Choose another one, or replace the model with --force.`,
+      `--output_dir: expected a new or empty folder, got ${folder}. Choose another one, or replace the model in it with --force.`,
     );
   }
   const files = makeTokenizer(demoLexicon);
@@ -299,8 +299,4 @@ export function round(x: number): number {
 
 function percent(share: number): string {
   return `${(100 * share).toFixed(1)} %`;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => null)) !== null;
 }
