@@ -100,12 +100,12 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
 /**
  * Measures SAEs again on held-out text and prints a table, or JSON.
  *
- * @param tokens how many, BOS not counted
+ * @param tokens how many, BOS not counted; lossTokens: how many of them for the losses
  */
 export async function evaluateSaes(
   task: DictionaryTask,
   seed: number,
-  tokens: number,
+  { tokens, lossTokens }: { readonly tokens: number; readonly lossTokens: number },
   asJson: boolean,
   print: (line: string) => void,
 ): Promise<void> {
@@ -124,6 +124,7 @@ export async function evaluateSaes(
       text: heldOutText(seed),
       length: task.length,
       tokens,
+      lossTokens,
     },
     threads,
     (state, thread) => {
@@ -134,7 +135,7 @@ export async function evaluateSaes(
     signal,
   ).finally(() => progress.stop());
   found.sort((a, b) => compareSites(a.site, b.site));
-  if (asJson) return print(json({ tokens, sites: found }).trimEnd());
+  if (asJson) return print(json({ tokens, loss_tokens: Math.min(tokens, lossTokens), sites: found }).trimEnd());
   print(
     "| site | features | variance explained | loss recovered | loss: plain, SAE, mean | active per token | silent |",
   );

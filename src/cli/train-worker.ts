@@ -52,6 +52,7 @@ export interface EvaluationJob {
   readonly text: string;
   readonly length: number;
   readonly tokens: number;
+  readonly lossTokens: number;
 }
 
 export type Job = GradientJob | DictionaryJob | EvaluationJob;
@@ -99,9 +100,10 @@ async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQualit
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();
   const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
-  const { length, tokens } = job;
+  const { length, tokens, lossTokens } = job;
+  const options = { ...oneThread, lossTokens };
   try {
-    return await evaluateDictionaries(model, weights, [...found.values()], text, length, tokens, report, oneThread);
+    return await evaluateDictionaries(model, weights, [...found.values()], text, length, tokens, report, options);
   } finally {
     await closeDictionaries(found);
   }

@@ -56,6 +56,7 @@ export function addTrainCommands(program: Command): void {
     .option("--evaluate", "measure the SAEs in the folder instead of training some", false)
     .option("--json", "print what --evaluate finds as JSON", false)
     .option("--tokens <n>", "held-out tokens for --evaluate", positive, 1_000_000)
+    .option("--loss_tokens <n>", "how many of them for the losses, which take longest", positive, 40_000)
     .action(async (o: SaeFlags) => {
       const { model, checkpoint, folder } = await openModel(o.model_name);
       await checkpoint.close();
@@ -73,7 +74,7 @@ export function addTrainCommands(program: Command): void {
       const recipe = { ...demoDictionaryRecipe, seed, steps, expansion, activeFeatures };
       await untilInterrupted((signal) =>
         o.evaluate
-          ? evaluateSaes({ ...task, signal }, seed, o.tokens, o.json, print)
+          ? evaluateSaes({ ...task, signal }, seed, { tokens: o.tokens, lossTokens: o.loss_tokens }, o.json, print)
           : trainSaes({ ...task, signal }, recipe, o.force),
       );
     });
@@ -105,6 +106,7 @@ interface SaeFlags {
   readonly evaluate: boolean;
   readonly json: boolean;
   readonly tokens: number;
+  readonly loss_tokens: number;
 }
 
 function print(line: string): void {

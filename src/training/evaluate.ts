@@ -35,6 +35,7 @@ const rowsAtOnce = 16;
  * activation's place (the error dropped), and with the activation's mean over the text.
  *
  * @param tokens how many tokens, rounded up to whole runs; BOS does not count
+ * @param options.lossTokens how many of them, the first, for the losses, which take two more passes per SAE; all by default
  * @throws StoppedError if `signal` is aborted
  */
 export async function evaluateDictionaries(
@@ -45,16 +46,22 @@ export async function evaluateDictionaries(
   length: number,
   tokens: number,
   onProgress: (done: number, total: number) => void = () => {},
-  { signal, ...options }: SessionOptions & { signal?: AbortSignal } = {},
+  { signal, lossTokens = tokens, ...options }: SessionOptions & { signal?: AbortSignal; lossTokens?: number } = {},
 ): Promise<DictionaryQuality[]> {
   const held = await Promise.all(dictionaries.map(holdDictionary));
   held.sort((a, b) => compareSites(a.site, b.site));
-  const runs = Math.ceil(tokens / (rowsAtOnce * (length - 1)));
+  const runsFor = (wanted: number) => Math.ceil(wanted / (rowsAtOnce * (length - 1)));
+  const runs = runsFor(tokens);
+  const lossRuns = Math.min(runs, runsFor(lossTokens));
   const layers = [...new Set(held.map(({ site }) => parseSite(site).layer))];
-  const total = runs * (1 + layers.length);
+  const total = runs + lossRuns * layers.length;
   let done = 0;
-  const eachRun = async (session: Session, use: (results: Awaited<ReturnType<Session["run"]>>) => void) => {
-    for (let i = 0; i < runs; i++) {
+  const eachRun = async (
+    count: number,
+    session: Session,
+    use: (results: Awaited<ReturnType<Session["run"]>>) => void,
+  ) => {
+    for (let i = 0; i < count; i++) {
       if (signal?.aborted) throw new StoppedError("evaluation stopped");
       const rows = text.rows(i, rowsAtOnce, length);
       use(await session.run({ ...contextValues(rows), targets: targetValues(rows) }));
@@ -64,7 +71,7 @@ export async function evaluateDictionaries(
   };
 
   const codes = new Map(held.map((dictionary) => [dictionary.site, new CodeSums(dictionary)]));
-  await eachRun(await compile(codeGraph(model, weights, held, length), options), (results) => {
+  await eachRun(runs, await compile(codeGraph(model, weights, held, length), options), (results) => {
     for (const sums of codes.values()) sums.add(results, length);
   });
 
@@ -72,10 +79,13 @@ export async function evaluateDictionaries(
   for (const layer of layers) {
     const here = held.filter(({ site }) => parseSite(site).layer === layer);
     const graph = spliceGraph(model, weights, here, new Map([...codes].map(([s, c]) => [s, c.mean()])), length);
-    await eachRun(await compile(graph, options), (results) => {
+    await eachRun(lossRuns, await compile(graph, options), (results) => {
       for (const name of Object.keys(graph)) {
         const key = name === "plain" ? `plain ${layer}` : name;
-        losses.set(key, (losses.get(key) ?? 0) + Number(results[name]!.data[0]) / (runs * rowsAtOnce * (length - 1)));
+        losses.set(
+          key,
+          (losses.get(key) ?? 0) + Number(results[name]!.data[0]) / (lossRuns * rowsAtOnce * (length - 1)),
+        );
       }
     });
   }
