@@ -60,6 +60,7 @@ beforeEach(async () => {
       device: "cpu",
       top: 5,
       keep: "all",
+      weights: "auto",
     },
   };
 });

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { capture } from "../src/capture/capture.ts";
 import { type PlanOptions, planCapture } from "../src/capture/packs.ts";
-import { type Passes, tracePasses } from "../src/capture/passes.ts";
+import { heldRunner, type Passes, tracePasses } from "../src/capture/passes.ts";
 import { heldWeights } from "../src/capture/weights.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
@@ -47,7 +47,11 @@ class Rows {
   ) {
     const forest = prefixForest(examples);
     const plan = planCapture(forest, { wanted: "clean", ...options });
-    const result = await capture(model, weights, plan, { sites, dtype: "float64", ...(passes && { passes }) });
+    const result = await capture(model, weights, plan, {
+      sites,
+      dtype: "float64",
+      ...(passes && { runner: heldRunner(passes) }),
+    });
     const { backward } = forest;
     const names: string[] = [];
     for (let node = 0; node < backward.size; node++) {

@@ -34,11 +34,10 @@ function fileSource(name: string, handle: FileHandle, size: number): ByteSource 
   return {
     name,
     size,
-    async read(offset, length) {
+    async read(offset, length, into = new Uint8Array(length)) {
       checkRange(name, size, offset, length);
-      const bytes = new Uint8Array(length);
       for (let done = 0; done < length; ) {
-        const { bytesRead } = await handle.read(bytes, done, Math.min(largestRead, length - done), offset + done);
+        const { bytesRead } = await handle.read(into, done, Math.min(largestRead, length - done), offset + done);
         if (bytesRead === 0) {
           throw new UserError(
             `file: expected ${size} bytes, got ${offset + done} in ${name}. It changed while it was read.`,
@@ -46,7 +45,7 @@ function fileSource(name: string, handle: FileHandle, size: number): ByteSource 
         }
         done += bytesRead;
       }
-      return bytes;
+      return into;
     },
     close: () => handle.close(),
   };

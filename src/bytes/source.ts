@@ -7,8 +7,9 @@ export interface ByteSource {
   /**
    * Bytes [offset, offset + length).
    *
+   * @param into memory of that length that a source may fill instead of taking new memory; what counts is what is returned
    * @throws UserError if the range reaches beyond the end
    */
-  read(offset: number, length: number): Promise<Uint8Array>;
+  read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   close(): Promise<void>;
 }

@@ -170,6 +170,32 @@ function runsOf(indices: ArrayLike<number>, rowBytes: number): Run[] {
   return runs;
 }
 
+/** What is all ones in the exponents of two neighbouring 16-bit numbers that are not finite, and what adds to it to set their highest bits. */
+const exponents = { BF16: [0x7f807f80, 0x00800080], F16: [0x7c007c00, 0x04000400] } as const;
+
+/**
+ * `checkFinite` for the bits of 16-bit numbers: two at a time, since this passes over all of a model.
+ *
+ * @throws UserError naming tensor, place and file
+ */
+export function checkFiniteBits(bits: Uint16Array, dtype: "BF16" | "F16", tensor: string, file: string): void {
+  const [mask, one] = exponents[dtype];
+  const even = bits.length & ~1;
+  const pairs =
+    bits.byteOffset % 4 === 0
+      ? new Uint32Array(bits.buffer, bits.byteOffset, even / 2)
+      : new Uint32Array(bits.slice(0, even).buffer);
+  // Adding one to an exponent of all ones carries into the sign's place.
+  let carried = 0;
+  for (let i = 0; i < pairs.length; i++) carried |= (pairs[i]! & mask) + one;
+  const last = bits[even] ?? 0;
+  if (((carried | ((last & mask) + one)) & 0x80008000) === 0) return;
+  const at = bits.findIndex((b) => (b & mask & 0xffff) === (mask & 0xffff));
+  const value = new Float32Array(1);
+  decodeFloat32(Uint8Array.of(bits[at]! & 0xff, bits[at]! >> 8), dtype, value);
+  throw notFinite(tensor, value[0]!, at, file);
+}
+
 /**
  * Refuses numbers that are not finite: one NaN in a weight makes every result NaN.
  *
@@ -177,10 +203,12 @@ function runsOf(indices: ArrayLike<number>, rowBytes: number): Run[] {
  */
 export function checkFinite(values: Float32Array, tensor: string, file: string): void {
   for (let i = 0; i < values.length; i++) {
-    if (!Number.isFinite(values[i])) {
-      throw new UserError(
-        `tensor ${tensor}: expected finite numbers, got ${values[i]} at ${i} in ${file}. The file is damaged; fetch or make it again.`,
-      );
-    }
+    if (!Number.isFinite(values[i])) throw notFinite(tensor, values[i]!, i, file);
   }
+}
+
+function notFinite(tensor: string, value: number, at: number, file: string): UserError {
+  return new UserError(
+    `tensor ${tensor}: expected finite numbers, got ${value} at ${at} in ${file}. The file is damaged; fetch or make it again.`,
+  );
 }

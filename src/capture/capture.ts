@@ -1,36 +1,12 @@
-import { StoppedError } from "../errors.ts";
-import type { Model, Weights } from "../models/model.ts";
+import type { Model } from "../models/model.ts";
 import { isChanged } from "../prompts/forest.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { Pack, Plan } from "./packs.ts";
-import { type Floats, type Passes, type PassOptions, tracePasses } from "./passes.ts";
-
-/** What is kept of one pack: metric values, and by site the kept rows of x and of g. */
-export interface PackResult {
-  readonly metric: Floats;
-  readonly x: ReadonlyMap<SiteName, Floats>;
-  readonly g: ReadonlyMap<SiteName, Floats>;
-}
-
-/** Where the results of packs are kept until the effects are computed: in memory, or on disk, where they are also checkpoints. */
-export interface PackStore {
-  has(pack: number): Promise<boolean>;
-  save(pack: number, result: PackResult): Promise<void>;
-  metric(pack: number): Promise<Floats>;
-  /** The rows of one site; undefined where the pack has none. */
-  rows(pack: number, kind: "x" | "g", site: SiteName): Promise<Floats | undefined>;
-}
-
-/** Keeps results in memory. */
-export function memoryStore(): PackStore {
-  const results = new Map<number, PackResult>();
-  return {
-    has: async (pack) => results.has(pack),
-    save: async (pack, result) => void results.set(pack, result),
-    metric: async (pack) => results.get(pack)!.metric,
-    rows: async (pack, kind, site) => results.get(pack)![kind].get(site),
-  };
-}
+import { type Floats, heldRunner, type PassOptions, tracePasses } from "./passes.ts";
+import { gradientRows, type Hooks, type Results, type Runner } from "./runner.ts";
+import { memoryStore, type Store } from "./store.ts";
+import { streamedRunner } from "./streamed.ts";
+import { isStreamed, type ModelWeights } from "./weights.ts";
 
 /** Activations and gradients of one site over a whole forest. */
 export interface SiteCapture {
@@ -56,46 +32,67 @@ export interface Capture {
   activeNodes(name: SiteName): Int32Array;
 }
 
-export interface CaptureOptions extends Omit<PassOptions, "block" | "gradientsOnly"> {
-  readonly store?: PackStore;
-  /** Passes traced for these sites and the plan's block size, to be used again by the caller; by default they are traced here and released. */
-  readonly passes?: Passes;
-  /** Called after each pack. */
-  readonly onProgress?: (done: number, total: number) => void;
-  /** Asked between packs; true ends the work with a StoppedError. */
-  readonly stopped?: () => boolean;
+export interface CaptureOptions extends Omit<PassOptions, "block">, Hooks {
+  /** In memory by default. */
+  readonly store?: Store;
+  /** A runner for these sites and the plans' block size, to be used again by the caller; by default one is made here and released. */
+  readonly runner?: Runner;
+}
+
+/** The runner for weights that are held, or for those that are streamed. */
+export function openRunner(model: Model, weights: ModelWeights, options: PassOptions): Runner {
+  return isStreamed(weights)
+    ? streamedRunner(model, weights, options)
+    : heldRunner(tracePasses(model, weights, options));
 }
 
 /**
- * Runs the packs of a plan through a model and gives activations and gradients by site. Packs that the store has already are not run again.
+ * Runs the packs of a plan through a model and gives activations and gradients by site. What the store has already is not computed again.
  *
- * @throws StoppedError if asked to stop; finished packs stay in the store
+ * @throws StoppedError if asked to stop; what is finished stays in the store
  */
-export async function capture(model: Model, weights: Weights, plan: Plan, options: CaptureOptions): Promise<Capture> {
-  const { sites, store = memoryStore(), onProgress, stopped } = options;
+export async function capture(
+  model: Model,
+  weights: ModelWeights,
+  plan: Plan,
+  options: CaptureOptions,
+): Promise<Capture> {
+  return (await captureAll(model, weights, [plan], options))[0]!;
+}
+
+/** `capture` of several plans of one block size at once: streamed weights are read once for all of them. */
+export async function captureAll(
+  model: Model,
+  weights: ModelWeights,
+  plans: readonly Plan[],
+  options: CaptureOptions,
+): Promise<Capture[]> {
+  const { store = memoryStore(), onProgress, stopped } = options;
+  const runner = options.runner ?? openRunner(model, weights, { ...options, block: plans[0]!.block });
+  try {
+    const results = await runner.run(plans, store, { onProgress, stopped });
+    return await Promise.all(plans.map((plan, p) => captureOf(model, plan, p, results, options)));
+  } finally {
+    if (!options.runner) await runner.release();
+  }
+}
+
+async function captureOf(
+  model: Model,
+  plan: Plan,
+  p: number,
+  results: Results,
+  { sites, dtype }: CaptureOptions,
+): Promise<Capture> {
   const { forest, packs } = plan;
-  const passes =
-    options.passes ?? tracePasses(model, weights, { ...options, block: plan.block, gradientsOnly: plan.rows === 0 });
   const cleanMetric = new Float64Array(forest.ends.length);
   const patchMetric = new Float64Array(forest.ends.length);
-  try {
-    for (const [p, pack] of packs.entries()) {
-      if (stopped?.()) throw new StoppedError("stopped");
-      if (!(await store.has(p))) {
-        const { metric, x, g } = await passes.run(pack);
-        const N = pack.tokens.length;
-        await store.save(p, { metric, x: kept(x, pack.keep, N), g: kept(g, gradientRows(plan, pack), N) });
-      }
-      const metric = await store.metric(p);
-      pack.metric.end.forEach((end, i) => {
-        (pack.metric.prompt[i] === "clean" ? cleanMetric : patchMetric)[end] = metric[i]!;
-      });
-      onProgress?.(p + 1, packs.length);
-    }
-  } finally {
-    if (!options.passes) await passes.release();
+  for (const [k, pack] of packs.entries()) {
+    const metric = await results.metric(p, k);
+    pack.metric.end.forEach((end, i) => {
+      (pack.metric.prompt[i] === "clean" ? cleanMetric : patchMetric)[end] = metric[i]!;
+    });
   }
-
   const isEnd = new Uint8Array(forest.backward.size);
   for (const end of forest.ends) isEnd[end.node] = 1;
   return {
@@ -105,13 +102,13 @@ export async function capture(model: Model, weights: Weights, plan: Plan, option
     patchMetric,
     async site(name) {
       const D = model.sites[parseSite(name).kind]!;
-      const make = options.dtype === "float64" ? Float64Array : Float32Array;
+      const make = dtype === "float64" ? Float64Array : Float32Array;
       const x = new make(plan.rows * D);
       const g = new make(forest.backward.size * D);
-      for (const [p, pack] of packs.entries()) {
-        const rows = await store.rows(p, "x", name);
+      for (const [k, pack] of packs.entries()) {
+        const rows = await results.rows(p, k, "x", name);
         if (rows) placeRows(x, rows, D, (i) => plan.row[forwardNode(plan, pack, pack.keep[i]!)]!);
-        const gradients = await store.rows(p, "g", name);
+        const gradients = await results.rows(p, k, "g", name);
         const nodes = gradientRows(plan, pack);
         if (gradients) addRows(g, gradients, D, (i) => pack.node[nodes[i]!]!);
       }
@@ -136,7 +133,7 @@ export async function capture(model: Model, weights: Weights, plan: Plan, option
  */
 export async function runMetric(
   model: Model,
-  weights: Weights,
+  weights: ModelWeights,
   plan: Plan,
   options: Omit<CaptureOptions, "store">,
 ): Promise<Float64Array> {
@@ -147,28 +144,6 @@ export async function runMetric(
 function forwardNode({ forest }: Plan, pack: Pack, row: number): number {
   const node = pack.node[row]!;
   return pack.kind === "backward" ? forest.backward.clean[node]! : node;
-}
-
-/** Rows of a backward pack whose gradients are kept: where only changed prefixes are wanted, those of the others are not read. */
-function gradientRows({ wanted, forest }: Plan, pack: Pack): Int32Array {
-  return Int32Array.from(pack.node.keys()).filter((row) => {
-    const node = pack.node[row]!;
-    return node >= 0 && (wanted !== "changed" || isChanged(forest.backward, node));
-  });
-}
-
-/** The given rows of each site's [N,D]. */
-function kept(values: ReadonlyMap<SiteName, Floats>, rows: Int32Array, N: number): Map<SiteName, Floats> {
-  return new Map(
-    [...values].map(([site, data]) => {
-      const D = data.length / N;
-      const out = data.slice(0, rows.length * D);
-      rows.forEach((row, i) => {
-        out.set(data.subarray(row * D, (row + 1) * D), i * D);
-      });
-      return [site, out];
-    }),
-  );
 }
 
 /** to[place(i)] = from[i] for rows of D numbers. */

@@ -1,9 +1,11 @@
+import { StoppedError } from "../errors.ts";
 import { gradients } from "../graph/reverse.ts";
 import { compile, int64, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type Context, contextInputs, forward, type Model, type Weights } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
 import type { Pack } from "./packs.ts";
+import { firstJobs, gradientRows, keptRows, type Runner } from "./runner.ts";
 
 export type Floats = Float32Array | Float64Array;
 
@@ -19,9 +21,9 @@ export interface PassOptions extends SessionOptions {
   readonly block: number;
   /** Sites whose activations and gradients are given. */
   readonly sites: readonly SiteName[];
-  /** Leave the activations out; the gradients alone are wanted. */
-  readonly gradientsOnly?: boolean;
   readonly dtype?: "float32" | "float64";
+  /** Of streamed weights: rows that go through the model together, for which weights are read once forward and once backward. */
+  readonly waveRows?: number;
   /** Replaces the activation of a site on its way: x[N,D] traced → x[N,D] traced. */
   readonly splice?: (site: SiteName, x: Tensor, context: Context) => Tensor;
 }
@@ -37,7 +39,7 @@ export interface Passes {
  * metric rows, at the activation that the rest of the model sees.
  */
 export function tracePasses(model: Model, weights: Weights, options: PassOptions): Passes {
-  const { block, sites, dtype = "float32", gradientsOnly = false, splice = (_, x) => x } = options;
+  const { block, sites, dtype = "float32", splice = (_, x) => x } = options;
   const sessions = new Map<Pack["kind"], Promise<Session>>();
 
   const trace = (kind: Pack["kind"]): Promise<Session> => {
@@ -58,7 +60,7 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
       if (!x) throw new Error(`internal: the model has no site ${site}`);
       return x;
     });
-    if (!gradientsOnly) for (const [i, site] of sites.entries()) outputs[`x/${site}`] = taps[i]!;
+    for (const [i, site] of sites.entries()) outputs[`x/${site}`] = taps[i]!;
     if (kind === "backward") {
       const total = metric.mul(input("weight", dtype, ["P"])).sum();
       for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
@@ -91,6 +93,34 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
   };
 }
 
+/** Runs pack after pack with the whole model as one graph; a pack is a part. */
+export function heldRunner(passes: Passes): Runner {
+  return {
+    async run(plans, store, { onProgress, stopped }) {
+      const jobs = plans.flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })));
+      for (const [job, { plan, pack }] of jobs.entries()) {
+        if (stopped?.()) throw new StoppedError("stopped");
+        if (!(await store.has(partOf(job)))) {
+          const { metric, x, g } = await passes.run(pack);
+          const tensors = new Map<string, Floats>([["metric", metric]]);
+          for (const [site, values] of x) tensors.set(`x/${site}`, keptRows(values, pack.keep, pack));
+          for (const [site, values] of g) tensors.set(`g/${site}`, keptRows(values, gradientRows(plan, pack), pack));
+          await store.save(partOf(job), tensors);
+        }
+        onProgress?.(job + 1, jobs.length);
+      }
+      const first = firstJobs(plans);
+      return {
+        metric: async (plan, pack) => (await store.read(partOf(first[plan]! + pack), "metric"))!,
+        rows: (plan, pack, kind, site) => store.read(partOf(first[plan]! + pack), `${kind}/${site}`),
+      };
+    },
+    release: () => passes.release(),
+  };
+}
+
+const partOf = (job: number) => `pack-${String(job).padStart(4, "0")}`;
+
 /** [B,n,n]: 0 where the row's node sees the column's, itself and its ancestors; −∞ elsewhere. Padding sees itself. */
 function ancestorMask({ parent }: Pack, n: number): Float32Array {
   const mask = new Float32Array(parent.length * n).fill(Number.NEGATIVE_INFINITY);
@@ -100,25 +130,32 @@ function ancestorMask({ parent }: Pack, n: number): Float32Array {
   return mask;
 }
 
-/** The inputs of a session for a pack. One row of weight 0 stands in where a pack asks for no metric. */
-function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
-  const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
+/** A pack's values for `contextInputs`. */
+export function contextValues(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const N = pack.tokens.length;
-  const P = Math.max(1, row.length);
-  const floats = (data: Float32Array, ...shape: number[]): Value => ({
-    dtype,
-    data: dtype === "float64" ? Float64Array.from(data) : data,
-    shape,
-  });
-  const padded = <T extends Int32Array | Float32Array>(data: T, empty: T): T => (row.length === 0 ? empty : data);
-  const nothing = new Int32Array(1);
   return {
     tokens: int64(pack.tokens, N),
     positions: int64(pack.positions, N),
-    mask: floats(ancestorMask(pack, n), pack.blocks, n, n),
+    mask: floatsOf(ancestorMask(pack, n), dtype, pack.blocks, n, n),
+  };
+}
+
+/** The inputs of a session for a pack. One row of weight 0 stands in where a pack asks for no metric. */
+function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
+  const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
+  const P = Math.max(1, row.length);
+  const padded = <T extends Int32Array | Float32Array>(data: T, empty: T): T => (row.length === 0 ? empty : data);
+  const nothing = new Int32Array(1);
+  return {
+    ...contextValues(pack, n, dtype),
     row: int64(padded(row, nothing), P),
     clean_answer: int64(padded(cleanAnswer, nothing), P),
     patch_answer: int64(padded(patchAnswer, nothing), P),
-    weight: floats(padded(weight, new Float32Array(1)), P),
+    weight: floatsOf(padded(weight, new Float32Array(1)), dtype, P),
   };
+}
+
+/** Float32 numbers as a value of the type that a session computes in. */
+export function floatsOf(data: Float32Array, dtype: "float32" | "float64", ...shape: number[]): Value {
+  return { dtype, data: dtype === "float64" ? Float64Array.from(data) : data, shape };
 }

@@ -3,6 +3,25 @@ import type { Checkpoint } from "../models/checkpoint.ts";
 import type { Model, Weights } from "../models/model.ts";
 
 /**
+ * The weights of a model that is too large to be held: they stay in their files, and each block's are read when its turn comes. The checkpoint has
+ * to stay open.
+ */
+export interface StreamedWeights {
+  readonly checkpoint: Checkpoint;
+}
+
+/** A model's weights as graphs get them: held in memory, as `heldWeights` gives them, or streamed. */
+export type ModelWeights = Weights | StreamedWeights;
+
+export function streamedWeights(checkpoint: Checkpoint): StreamedWeights {
+  return { checkpoint };
+}
+
+export function isStreamed(weights: ModelWeights): weights is StreamedWeights {
+  return typeof weights !== "function";
+}
+
+/**
  * All parameters of a model, read and held in memory as constants of the graphs that use them.
  *
  * @throws UserError if one is missing, has another shape or is not finite

@@ -103,6 +103,7 @@ interface Flags {
   readonly device?: string;
   readonly top?: number;
   readonly keep?: JobOptions["keep"];
+  readonly weights?: JobOptions["weights"];
   readonly output_dir?: string;
   readonly output?: string;
   readonly force?: boolean;
@@ -174,6 +175,14 @@ function jobFlags(command: Command): Command {
       new Option("--keep <which>", "which pairs count: all, or those that the model gets right")
         .choices(["all", "correct"])
         .default("all"),
+    )
+    .addOption(
+      new Option(
+        "--weights <where>",
+        "where weights are kept: held in memory, or streamed from their files block by block; auto by their size",
+      )
+        .choices(["auto", "held", "streamed"])
+        .default("auto"),
     );
 }
 
@@ -194,6 +203,7 @@ function jobOptions(flags: Flags): JobOptions {
     device: flags.device ?? "cpu",
     top: flags.top ?? 20,
     keep: flags.keep ?? "all",
+    weights: flags.weights ?? "auto",
   };
 }
 

@@ -1,10 +1,11 @@
 import type { Capture } from "../capture/capture.ts";
 import type { PassOptions } from "../capture/passes.ts";
+import type { ModelWeights } from "../capture/weights.ts";
 import type { Ranking } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
 import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
-import type { Model, Weights } from "../models/model.ts";
+import type { Model } from "../models/model.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { Ablation } from "../report/data.ts";
@@ -12,7 +13,7 @@ import { parseSite, type SiteName } from "../site.ts";
 
 interface Setting {
   readonly model: Model;
-  readonly weights: Weights;
+  readonly weights: ModelWeights;
   readonly captured: Capture;
   readonly codes: CodeReader;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;

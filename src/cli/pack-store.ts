@@ -1,67 +1,66 @@
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { openFile } from "#file";
 import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
-import type { PackResult, PackStore } from "../capture/capture.ts";
 import type { Floats } from "../capture/passes.ts";
+import type { Store } from "../capture/store.ts";
 import { writeFileAtomic } from "./files.ts";
 
 /** Files kept open at a time. */
 const mostOpen = 64;
 
 /**
- * Keeps the results of packs as safetensors files in a folder: they take no memory, and an interrupted run goes on after the last of them.
+ * Keeps the parts of a capture as safetensors files in a folder: they take no memory, and an interrupted run goes on after the last of them.
  *
- * @param identity distinguishes these packs from those of other pairs or another model
+ * @param identity distinguishes them from those of other pairs or another model
  */
-export function fileStore(folder: string, identity: string): PackStore & { close(): Promise<void> } {
-  const open = new Map<number, Promise<TensorFile>>();
-  const path = (pack: number) =>
-    join(folder, `pack-${identity.slice(0, 16)}-${String(pack).padStart(4, "0")}.safetensors`);
-  const file = async (pack: number) => {
-    const known = open.get(pack);
+export function fileStore(folder: string, identity: string): Store & { close(): Promise<void> } {
+  const open = new Map<string, Promise<TensorFile>>();
+  const path = (part: string) => join(folder, `${part}-${identity.slice(0, 16)}.safetensors`);
+  const closeOne = async (part: string) => {
+    const tensors = open.get(part);
+    open.delete(part);
+    await (await tensors)?.source.close();
+  };
+  const file = async (part: string) => {
+    const known = open.get(part);
     if (known) return known;
-    if (open.size >= mostOpen) {
-      const [oldest, tensors] = [...open][0]!;
-      open.delete(oldest);
-      await (await tensors).source.close();
-    }
-    const opened = openPack(path(pack));
-    open.set(pack, opened);
-    opened.catch(() => open.delete(pack));
+    if (open.size >= mostOpen) await closeOne([...open.keys()][0]!);
+    const opened = openPart(path(part));
+    open.set(part, opened);
+    opened.catch(() => open.delete(part));
     return opened;
   };
-  const read = async (pack: number, name: string): Promise<Floats | undefined> => {
-    const tensors = await file(pack);
-    return tensors.tensors.has(name) ? tensors.read(name) : undefined;
-  };
   return {
-    // A file that cannot be read is run again like one that is not there.
-    has: (pack) =>
-      file(pack).then(
+    // A file that cannot be read is computed again like one that is not there.
+    has: (part) =>
+      file(part).then(
         () => true,
         () => false,
       ),
-    async save(pack, { metric, x, g }: PackResult) {
-      const tensors: [string, Floats][] = [["metric", metric]];
-      for (const [site, rows] of x) tensors.push([`x/${site}`, rows]);
-      for (const [site, rows] of g) tensors.push([`g/${site}`, rows]);
+    async save(part, tensors) {
       const bytes = writeSafetensors(
-        new Map(tensors.map(([name, data]) => [name, { shape: [data.length], data: data as Float32Array }])),
+        new Map([...tensors].map(([name, data]) => [name, { shape: [data.length], data: data as Float32Array }])),
         { dtype: "F32" },
       );
-      await writeFileAtomic(path(pack), bytes);
+      await writeFileAtomic(path(part), bytes);
     },
-    metric: async (pack) => (await read(pack, "metric"))!,
-    rows: (pack, kind, site) => read(pack, `${kind}/${site}`),
+    async read(part, tensor): Promise<Floats | undefined> {
+      const tensors = await file(part);
+      return tensors.tensors.has(tensor) ? tensors.read(tensor) : undefined;
+    },
+    async remove(part) {
+      await closeOne(part);
+      await rm(path(part), { force: true });
+    },
     async close() {
-      for (const tensors of open.values()) await (await tensors).source.close();
-      open.clear();
+      for (const part of [...open.keys()]) await closeOne(part);
     },
   };
 }
 
-async function openPack(path: string): Promise<TensorFile> {
+async function openPart(path: string): Promise<TensorFile> {
   const source = await openFile(path);
   try {
     return await openSafetensors(source);

@@ -2,20 +2,19 @@ import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Device, runtimeName } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
-import { type Capture, capture, memoryStore, runMetric } from "../capture/capture.ts";
+import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { planCapture, planMetric } from "../capture/packs.ts";
-import { tracePasses } from "../capture/passes.ts";
-import { heldWeights } from "../capture/weights.ts";
+import { memoryStore } from "../capture/store.ts";
+import { isStreamed } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { analyticEffects } from "../effects/analytic.ts";
-import { forestCheck } from "../effects/forest-check.ts";
+import { forestCheckPlans, forestGaps } from "../effects/forest-check.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { compile } from "../graph/session.ts";
 import { input } from "../graph/tensor.ts";
-import type { Weights } from "../models/model.ts";
 import { describeDropped } from "../prompts/check.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
@@ -33,6 +32,7 @@ import { summaryText } from "./summary.ts";
 import type { NodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
 import { versions } from "./versions.ts";
+import { openWeights } from "./weights.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -94,8 +94,8 @@ async function analyse(
 ): Promise<RunOutcome> {
   const chosen = await choosePairs(opened.tokenizer, options);
   const checked = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
-  // The size of packs never changes results, so a run may go on with another one.
-  const { batch_size: _, ...recorded } = options;
+  // The size of packs and where weights are kept never change results, so a run may go on with others.
+  const { batch_size: _, weights: __, ...recorded } = options;
   const start = { command, options: recorded, seed: options.seed, versions: await versions() };
   const folder = await openRunFolder(path, recorded, force);
   const outcome = async (manifest: Manifest, again: boolean): Promise<RunOutcome> => ({
@@ -163,7 +163,7 @@ class Job {
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
     this.manifest.dictionaries = await this.#describeDictionaries();
     const partial = await this.#partialFor(identity, allPairs);
-    const weights = await heldWeights(model, checkpoint, dtype);
+    const weights = await openWeights(this.#opened, this.#options);
     await this.#save();
 
     const pairs =
@@ -186,23 +186,27 @@ class Job {
     };
 
     this.#reporter.begin("capture", plan.packs.length);
+    // The check's packs run along with the others: streamed weights are read once for all of them.
+    const plans = [plan, ...forestCheckPlans(checkSample(forest.pairs), plan.block)];
     const planIdentity = sha256OfText(
-      JSON.stringify([identity, sites, plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]])]),
+      JSON.stringify([
+        identity,
+        sites,
+        isStreamed(weights),
+        plans.map(({ packs }) => packs.map((p) => [p.kind, [...p.tokens], [...p.node]])),
+      ]),
     );
     const files = fileStore(partial, planIdentity);
     const tables = await RunTables.open(partial);
     const codes = codeReader(session);
-    const block = plan.block;
-    const passes = tracePasses(model, weights, { ...session, block, sites, gradientsOnly: plan.rows === 0 });
     try {
-      const captured = await capture(model, weights, plan, {
+      const [captured, merged, separate] = (await captureAll(model, weights, plans, {
         ...session,
         sites,
-        passes,
         store: dtype === "float32" ? files : memoryStore(),
         onProgress: (done, total) => this.#reporter.set(done, total),
         stopped: this.#reporter.stopped,
-      });
+      })) as [Capture, Capture, Capture];
       if (keep === "all") this.#countAccuracy(pairs, (i) => captured.cleanMetric[forest.entryOfPair[i]!]!);
       await tables.writeNodes(
         nodesTable(forest, (id) => tokenizer.token(id)),
@@ -217,8 +221,9 @@ class Job {
       }
 
       this.#reporter.begin("checks", 1);
-      const { stopped } = this.#reporter;
-      await this.#checkForest(forest, weights, { ...session, sites, stopped, block, ...(plan.rows > 0 && { passes }) });
+      for (const { site, gap, scale } of await forestGaps(merged, separate)) {
+        this.#addCheck(check("forest equals example by example", site, gap, scale, forestTolerance));
+      }
 
       this.#reporter.begin("writing", 1);
       await writeFileAtomic(join(this.#folder.path, "pairs.jsonl"), pairLines(pairs, forest, captured));
@@ -244,7 +249,6 @@ class Job {
       }
     } finally {
       tables.close();
-      await passes.release();
       await codes.release();
       await files.close();
     }
@@ -324,18 +328,6 @@ class Job {
     }
   }
 
-  async #checkForest(
-    forest: PrefixForest,
-    weights: Weights,
-    options: Parameters<typeof forestCheck>[3],
-  ): Promise<void> {
-    const every = Math.max(1, Math.floor(forest.pairs.length / forestSample));
-    const sample = forest.pairs.filter((_, i) => i % every === 0).slice(0, forestSample);
-    for (const { site, gap, scale } of await forestCheck(this.#opened.model, weights, sample, options)) {
-      this.#addCheck(check("forest equals example by example", site, gap, scale, forestTolerance));
-    }
-  }
-
   async #correctOnly(pairs: readonly TokenPair[], metricOf: (forest: PrefixForest) => Promise<Float64Array>) {
     const forest = prefixForest(pairs);
     const metric = await metricOf(forest);
@@ -409,6 +401,12 @@ class Job {
     await writeManifest(this.#folder.path, manifest);
     return manifest;
   }
+}
+
+/** Pairs spread over all of them, for which the forest is checked against example by example. */
+function checkSample(pairs: readonly TokenPair[]): TokenPair[] {
+  const every = Math.max(1, Math.floor(pairs.length / forestSample));
+  return pairs.filter((_, i) => i % every === 0).slice(0, forestSample);
 }
 
 /** Refuses a device that this machine lacks, with the smallest session there is. */

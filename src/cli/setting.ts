@@ -46,7 +46,11 @@ export interface JobOptions {
   readonly device: string;
   readonly top: number;
   readonly keep: "all" | "correct";
+  readonly weights: WeightsChoice;
 }
+
+/** Where weights are kept: all in memory, or in their files, read block by block; `auto` decides by their size. */
+export type WeightsChoice = "auto" | "held" | "streamed";
 
 /** The folder of the package: it holds `models/` and `tasks/`. */
 export const packageRoot = fileURLToPath(new URL("../../", import.meta.url));

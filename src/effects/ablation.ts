@@ -1,10 +1,11 @@
 import { type Capture, runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import type { PassOptions } from "../capture/passes.ts";
+import type { ModelWeights } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
 import { constant, type Tensor } from "../graph/tensor.ts";
-import type { Context, Model, Weights } from "../models/model.ts";
+import type { Context, Model } from "../models/model.ts";
 import { isChanged, type PrefixForest } from "../prompts/forest.ts";
 import type { SiteName } from "../site.ts";
 
@@ -91,7 +92,7 @@ function areaUnderCurve(a: readonly number[], b: readonly number[]): number {
  */
 export async function ablatedMetric(
   model: Model,
-  weights: Weights,
+  weights: ModelWeights,
   forest: PrefixForest,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   features: ReadonlyMap<SiteName, readonly number[]>,

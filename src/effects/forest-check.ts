@@ -1,7 +1,6 @@
-import { type Capture, type CaptureOptions, capture } from "../capture/capture.ts";
-import { type PlanOptions, planCapture } from "../capture/packs.ts";
-import type { Model, Weights } from "../models/model.ts";
-import { type Merge, type PrefixForest, prefixForest } from "../prompts/forest.ts";
+import type { Capture } from "../capture/capture.ts";
+import { type Plan, planCapture } from "../capture/packs.ts";
+import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 
@@ -15,33 +14,25 @@ export interface ForestGap {
 }
 
 /**
- * Checks on some pairs that the prefix forest gives what example by example gives (METHOD, check 4): ⟨g, Δx⟩ at every site and node, computed
- * once on the merged forest and once with a path of its own for each pair, whose nodes are then added up.
+ * What has to be captured to check on some pairs that the prefix forest gives what example by example gives (METHOD, check 4): the merged forest, and
+ * a path of its own for each pair.
  */
-export async function forestCheck(
-  model: Model,
-  weights: Weights,
-  pairs: readonly TokenPair[],
-  options: Omit<CaptureOptions, "store" | "onProgress"> & Pick<PlanOptions, "block">,
-): Promise<ForestGap[]> {
-  const run = async (merge: Merge) => {
-    const forest = prefixForest(pairs, { merge });
-    const captured = await capture(
-      model,
-      weights,
-      planCapture(forest, { wanted: "changed", ...(options.block && { block: options.block }) }),
-      options,
-    );
-    return { captured, keys: nodeKeys(forest) };
-  };
-  const [merged, separate] = [await run("all"), await run("none")];
+export function forestCheckPlans(pairs: readonly TokenPair[], block?: number): [merged: Plan, separate: Plan] {
+  const plan = (merge: "all" | "none") =>
+    planCapture(prefixForest(pairs, { merge }), { wanted: "changed", ...(block !== undefined && { block }) });
+  return [plan("all"), plan("none")];
+}
+
+/** Compares ⟨g, Δx⟩ at every site and node of the merged forest with the sums over the separate paths of the pairs that pass through it. */
+export async function forestGaps(merged: Capture, separate: Capture): Promise<ForestGap[]> {
   const gaps: ForestGap[] = [];
-  for (const site of options.sites) {
-    const [a, b] = [await effectByKey(merged, site), await effectByKey(separate, site)];
+  const keys = new Map([merged, separate].map((captured) => [captured, nodeKeys(captured.plan.forest)]));
+  for (const site of merged.sites) {
+    const [a, b] = await Promise.all([merged, separate].map((one) => effectByKey(one, keys.get(one)!, site)));
     let [gap, scale] = [0, 0];
-    for (const key of new Set([...a.keys(), ...b.keys()])) {
-      gap = Math.max(gap, Math.abs((a.get(key)?.effect ?? 0) - (b.get(key)?.effect ?? 0)));
-      scale = Math.max(scale, b.get(key)?.absolute ?? 0);
+    for (const key of new Set([...a!.keys(), ...b!.keys()])) {
+      gap = Math.max(gap, Math.abs((a!.get(key)?.effect ?? 0) - (b!.get(key)?.effect ?? 0)));
+      scale = Math.max(scale, b!.get(key)?.absolute ?? 0);
     }
     gaps.push({ site, gap, scale });
   }
@@ -49,7 +40,8 @@ export async function forestCheck(
 }
 
 async function effectByKey(
-  { captured, keys }: { readonly captured: Capture; readonly keys: readonly string[] },
+  captured: Capture,
+  keys: readonly string[],
   site: SiteName,
 ): Promise<Map<string, { effect: number; absolute: number }>> {
   const { x, g, width: D } = await captured.site(site);

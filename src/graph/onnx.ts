@@ -4,11 +4,15 @@ import { topological } from "./reverse.ts";
 import type { DType, Shape } from "./shape.ts";
 import { numbers, type Tensor, type TypedData } from "./tensor.ts";
 
-const irVersion = 10;
-const opset = 21;
+/** Versions of the file's form and of the operations: 21 runs everywhere, BitCast came with 26. */
+const versions = { plain: { ir: 10, opset: 21 }, bitCast: { ir: 13, opset: 26 } };
 
 /** ONNX's numbers for types (TensorProto.DataType). */
-const typeNumbers: Record<DType, number> = { float32: 1, int64: 7, bool: 9, float64: 11 };
+const typeNumbers: Record<DType, number> = { float32: 1, int64: 7, bool: 9, float16: 10, float64: 11, bfloat16: 16 };
+const uint16 = 4;
+
+/** Types of inputs that runtimes take as bits alone. */
+const isBits = (dtype: DType) => dtype === "bfloat16" || dtype === "float16";
 
 interface Node {
   readonly type: string;
@@ -24,7 +28,8 @@ interface Graph {
 }
 
 /**
- * The ONNX file (opset 21) of the graph that leads to `outputs`, its inputs named as they were traced and its outputs as the keys.
+ * The ONNX file of the graph that leads to `outputs`, its inputs named as they were traced and its outputs as the keys. Inputs in bfloat16 and
+ * float16 are the bits, as uint16.
  *
  * Constants become initializers inside the file, so a whole model must stay below protobuf's 2 GiB.
  */
@@ -36,8 +41,9 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array
   for (const t of topological(Object.values(outputs))) {
     const { source } = t;
     if (source.kind === "input") {
-      names.set(t, source.name);
-      inputs.push(valueInfo(source.name, t.dtype, t.shape));
+      inputs.push(valueInfo(source.name, isBits(t.dtype) ? uint16 : typeNumbers[t.dtype], t.shape));
+      const to = typeNumbers[t.dtype];
+      names.set(t, isBits(t.dtype) ? add(graph, "BitCast", [source.name], { to }) : source.name);
     } else if (source.kind === "constant") {
       names.set(t, initializer(graph, source.data, t.dtype, t.shape as number[]));
     } else {
@@ -51,7 +57,7 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array
     const at = names.get(t)!;
     if (t.source.kind === "op" && !renamed.has(at)) renamed.set(at, name);
     else graph.nodes.push({ type: "Identity", inputs: [at], outputs: [name], attributes: {} });
-    return valueInfo(name, t.dtype, t.shape);
+    return valueInfo(name, typeNumbers[t.dtype], t.shape);
   });
   for (const node of graph.nodes)
     message.message(
@@ -62,8 +68,9 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array
   for (const i of graph.initializers) message.message(5, i);
   for (const i of inputs) message.message(11, i);
   for (const r of results) message.message(12, r);
+  const { ir, opset } = graph.nodes.some(({ type }) => type === "BitCast") ? versions.bitCast : versions.plain;
   return new Message()
-    .int(1, irVersion)
+    .int(1, ir)
     .text(2, "analytic-sfc")
     .message(7, message)
     .message(8, new Message().text(1, "").int(2, opset))
@@ -172,14 +179,12 @@ function initializer(graph: Graph, data: TypedData, dtype: DType, shape: readonl
   return name;
 }
 
-function valueInfo(name: string, dtype: DType, shape: Shape): Message {
+function valueInfo(name: string, type: number, shape: Shape): Message {
   const dims = new Message();
   for (const dim of shape) {
     dims.message(1, typeof dim === "number" ? new Message().int(1, dim) : new Message().text(2, dim));
   }
-  return new Message()
-    .text(1, name)
-    .message(2, new Message().message(1, new Message().int(1, typeNumbers[dtype]).message(2, dims)));
+  return new Message().text(1, name).message(2, new Message().message(1, new Message().int(1, type).message(2, dims)));
 }
 
 /** ONNX's target of a Reshape: 0 keeps the size at that place, one −1 stands for what is left. */

@@ -31,7 +31,9 @@ export async function openSession(
       for (const name of session.inputNames) {
         const value = inputs[name];
         if (value === undefined) throw new Error(`internal: no value for the input ${name}`);
-        feeds[name] = new Tensor(value.dtype, value.data as Float32Array, value.shape);
+        const { dtype, data, shape } = value;
+        const type = dtype === "bfloat16" || dtype === "float16" ? "uint16" : dtype;
+        feeds[name] = new Tensor(type, data as Float32Array, shape);
       }
       const results = await session.run(feeds);
       const values: Record<string, Value> = {};

@@ -37,10 +37,38 @@ export async function compile<O extends string>(
   outputs: Readonly<Record<O, Tensor>>,
   options: SessionOptions = {},
 ): Promise<Session<string, O>> {
-  const graph = Object.values<Tensor>(outputs);
-  // onnxruntime replaces patterns by fused operations, of which some have no float64 kernel.
-  const fuse = !topological(graph).some((t) => t.dtype === "float64");
-  return createRuntime(writeOnnx(outputs), { ...options, fuse }) as Promise<Session<string, O>>;
+  return createRuntime(writeOnnx(outputs), { ...options, fuse: mayFuse(outputs) }) as Promise<Session<string, O>>;
+}
+
+/** onnxruntime replaces patterns by fused operations, of which some have no float64 kernel. */
+function mayFuse(outputs: Readonly<Record<string, Tensor>>): boolean {
+  return !topological(Object.values(outputs)).some((t) => t.dtype === "float64");
+}
+
+/** Compiles graphs, and equal ones once: layers of a model that differ only in their weights, which are inputs then, share a session. */
+export interface SessionPool {
+  compile<O extends string>(outputs: Readonly<Record<O, Tensor>>): Promise<Session<string, O>>;
+  release(): Promise<void>;
+}
+
+export function sessionPool(options: SessionOptions = {}): SessionPool {
+  const made: { readonly file: Uint8Array; readonly session: Promise<Session> }[] = [];
+  return {
+    async compile<O extends string>(outputs: Readonly<Record<O, Tensor>>) {
+      const file = writeOnnx(outputs);
+      const known = made.find((one) => sameBytes(one.file, file));
+      const session = known?.session ?? createRuntime(file, { ...options, fuse: mayFuse(outputs) });
+      if (!known) made.push({ file, session });
+      return (await session) as Session<string, O>;
+    },
+    async release() {
+      for (const { session } of made.splice(0)) await (await session).release();
+    },
+  };
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 export function float32(data: Float32Array, ...shape: number[]): Value {

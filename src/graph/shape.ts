@@ -3,7 +3,8 @@
  */
 export type Dim = number | string;
 export type Shape = readonly Dim[];
-export type DType = "float32" | "float64" | "int64" | "bool";
+/** `bfloat16` and `float16` are forms in which weights come in; they can be cast to float32 or float64, nothing else is computed in them. */
+export type DType = "float32" | "float64" | "int64" | "bool" | "bfloat16" | "float16";
 
 export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((d, i) => d === b[i]);

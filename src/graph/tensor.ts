@@ -1,8 +1,8 @@
 import { attributesText, type Op, type OpAttributes, outputType } from "./ops.ts";
 import { broadcastShapes, type Dim, type DType, type Shape, sameShape, shapeText } from "./shape.ts";
 
-/** Numbers of a constant or of a session's inputs and outputs; bigint for int64. */
-export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array;
+/** Numbers of a constant or of a session's inputs and outputs; bigint for int64, the bits of bfloat16 and float16. */
+export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array | Uint16Array;
 
 export type Source =
   | { readonly kind: "input"; readonly name: string }
@@ -205,6 +205,8 @@ export function numbers(values: ArrayLike<number>, dtype: DType): TypedData {
       return BigInt64Array.from(Array.from(values), BigInt);
     case "bool":
       return Uint8Array.from(values);
+    default:
+      throw new Error(`internal: no numbers are made in ${dtype}`);
   }
 }
 

@@ -2,7 +2,7 @@ import { type Folder, readJson } from "../bytes/folder.ts";
 import { openSafetensors } from "../bytes/safetensors.ts";
 import { sha256OfFiles } from "../bytes/sha256.ts";
 import type { ByteSource } from "../bytes/source.ts";
-import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
+import { checkFinite, checkFiniteBits, type TensorFile } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
 
 /** A model's files in Hugging Face layout: configuration and tokenizer are read, weights are read when they are asked for. */
@@ -29,10 +29,31 @@ export interface Checkpoint {
    * @throws UserError if there is no such tensor, its shape is another one, or a number is not finite
    */
   tensor(name: string, expectedShape: readonly number[]): Promise<Float32Array>;
+  /**
+   * Rows of a weight that is a matrix as float32, [indices.length, row length], in the order of the indices; only they are read.
+   *
+   * @throws UserError as `tensor`, or if an index is out of range
+   */
+  rows(name: string, expectedShape: readonly number[], indices: ArrayLike<number>): Promise<Float32Array>;
+  /** The form in which `stored` gives a weight: 16-bit numbers stay as they are, all else becomes float32. */
+  storedType(name: string): StoredType;
+  /**
+   * A weight as it lies in its file, in row-major order: the bits of 16-bit numbers, or float32. A weight is checked to be finite once, not each time.
+   *
+   * @param into memory that may be filled instead of taking new memory: as many bytes as the weight has in that form, from a multiple of 4
+   * @throws UserError as `tensor`
+   */
+  stored(name: string, expectedShape: readonly number[], into?: Uint8Array): Promise<Float32Array | Uint16Array>;
   /** One hash for config.json, tokenizer.json and the weight files: the model's identity. */
   sha256(): Promise<string>;
   close(): Promise<void>;
 }
+
+/** Number formats in which weights go into a graph. */
+export type StoredType = "float32" | "bfloat16" | "float16";
+
+/** Bytes of a number. */
+export const storedBytes: Readonly<Record<StoredType, number>> = { float32: 4, bfloat16: 2, float16: 2 };
 
 /** A weight's name and its other spellings: published GPT-2 leaves `transformer.` out, and transformers 5 calls GPT-NeoX's unembedding `lm_head`. */
 function spellings(name: string): readonly string[] {
@@ -64,6 +85,21 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     }
     return { file, info, spelling };
   };
+  const shaped = (name: string, expectedShape: readonly number[]) => {
+    const found = find(name);
+    const { shape } = found.info;
+    if (shape.length !== expectedShape.length || shape.some((n, i) => n !== expectedShape[i])) {
+      throw new UserError(
+        `shape of weight ${name}: expected [${expectedShape}], got [${shape}] in ${found.file.source.name}. config.json and weights do not belong together.`,
+      );
+    }
+    return found;
+  };
+  const storedType = (name: string): StoredType => {
+    const { dtype } = find(name).info;
+    return dtype === "BF16" ? "bfloat16" : dtype === "F16" ? "float16" : "float32";
+  };
+  const checked = new Set<string>();
   return {
     name: folder.name,
     config,
@@ -74,14 +110,36 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     has: (name) => tensors.has(spelled(name)),
     shape: (name) => find(name).info.shape,
     async tensor(name, expectedShape) {
-      const { file, info, spelling } = find(name);
-      if (info.shape.length !== expectedShape.length || info.shape.some((n, i) => n !== expectedShape[i])) {
-        throw new UserError(
-          `shape of weight ${name}: expected [${expectedShape}], got [${info.shape}] in ${file.source.name}. config.json and weights do not belong together.`,
-        );
-      }
+      const { file, spelling } = shaped(name, expectedShape);
       const values = await file.read(spelling);
       checkFinite(values, name, file.source.name);
+      return values;
+    },
+    async rows(name, expectedShape, indices) {
+      const { file, spelling } = shaped(name, expectedShape);
+      const values = await file.rows(spelling, indices);
+      checkFinite(values, name, file.source.name);
+      return values;
+    },
+    storedType,
+    async stored(name, expectedShape, into) {
+      const { file, info, spelling } = shaped(name, expectedShape);
+      const { name: where } = file.source;
+      if (info.dtype !== "F32" && info.dtype !== "BF16" && info.dtype !== "F16") {
+        const values = await file.read(spelling);
+        if (!checked.has(name)) checkFinite(values, name, where);
+        checked.add(name);
+        return values;
+      }
+      const read = await file.source.read(info.offset, info.length, into);
+      const bytes = read.byteOffset % 4 === 0 ? read : new Uint8Array(read);
+      const make = info.dtype === "F32" ? Float32Array : Uint16Array;
+      const values = new make(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length / make.BYTES_PER_ELEMENT);
+      if (!checked.has(name)) {
+        if (values instanceof Float32Array) checkFinite(values, name, where);
+        else checkFiniteBits(values, info.dtype as "BF16" | "F16", name, where);
+      }
+      checked.add(name);
       return values;
     },
     async sha256() {

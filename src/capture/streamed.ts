@@ -1,0 +1,380 @@
+import { StoppedError } from "../errors.ts";
+import { gradients } from "../graph/reverse.ts";
+import { int64, sessionPool, type Value } from "../graph/session.ts";
+import { times } from "../graph/shape.ts";
+import { input, type Tensor } from "../graph/tensor.ts";
+import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
+import { parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { BlockReader } from "./block-reader.ts";
+import type { Pack, Plan } from "./packs.ts";
+import { contextValues, type Floats, floatsOf, type PassOptions } from "./passes.ts";
+import { firstJobs, gradientRows, keptRows, type Results, type Runner } from "./runner.ts";
+import type { Store } from "./store.ts";
+import type { StreamedWeights } from "./weights.ts";
+
+/** Rows of a wave: the activations of all of them at one block are in memory at a time, 75 MB at width 2,304. */
+const defaultWaveRows = 8192;
+
+/** A pack of one of the plans, by its place among all of them. */
+interface Job {
+  readonly id: number;
+  readonly plan: Plan;
+  readonly pack: Pack;
+}
+
+/**
+ * Runs plans block by block: all packs of a wave go through block 0, then through block 1, and so on, then the gradients back from the last block
+ * to the lowest one that is asked for. A block's weights are read when its turn comes, the next one's while it computes, and given to the graph as
+ * they lie in the file. Each block's input is kept in the store, and the backward pass computes the block's activations from it again: kept in
+ * full they would take more room than the weights.
+ *
+ * Blocks whose graphs are equal share a session, so a model has as many sessions as it has kinds of blocks, times two.
+ */
+export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, options: PassOptions): Runner {
+  const { block: n, sites, dtype = "float32", waveRows = defaultWaveRows, splice = (_, x) => x } = options;
+  const L = model.layers;
+  const pool = sessionPool(options);
+  const reader = new BlockReader(model, checkpoint);
+  const wanted = (layer: number): SiteName[] =>
+    sites.filter((site) => site !== "embed" && parseSite(site).layer === layer);
+  /** The site of the residual stream at the input of a block, or after the last. */
+  const streamSite = (layer: number): SiteName =>
+    layer === 0 ? "embed" : siteName({ kind: "resid_post", layer: layer - 1 });
+  /** Gradients go down to the input of this block. */
+  const lowest = sites.reduce((low, site) => {
+    const { kind, layer } = parseSite(site);
+    return Math.min(low, kind === "embed" ? 0 : kind === "resid_post" ? layer + 1 : layer);
+  }, L);
+
+  /** A block, traced: x[N,D] → y[N,D], its sites by name, and the names of its weights in the order of the inputs w0, w1, … */
+  const traceBlock = (layer: number) => {
+    const { weights, names } = weightInputs(model, reader, dtype);
+    const context = contextInputs(n, dtype);
+    const x = input("x", dtype, [times(n, "B"), model.width]);
+    const seen = new Map<SiteName, Tensor>();
+    const tap: Tap = (site, value) => {
+      const y = splice(site, value, context);
+      seen.set(site, y);
+      return y;
+    };
+    const y = model.block(weights, layer, x, context, tap);
+    // The stream itself is saved as the next block's input.
+    const inner = wanted(layer).filter((site) => site !== streamSite(layer + 1));
+    const taps = inner.map((site) => {
+      const value = seen.get(site);
+      if (!value) throw new Error(`internal: the model has no site ${site}`);
+      return value;
+    });
+    return { x, y, inner, taps, names };
+  };
+
+  // Outputs are named by the kind of site, so that the graphs of like blocks are equal.
+  const outputName = (site: SiteName): SiteKind => parseSite(site).kind;
+  const forwardOf = async (layer: number) => {
+    const { y, inner, taps, names } = traceBlock(layer);
+    const outputs = Object.fromEntries(inner.map((site, i) => [outputName(site), taps[i]!]));
+    return { inner, names, session: await pool.compile({ ...outputs, y }) };
+  };
+  const backwardOf = async (layer: number) => {
+    const { x, y, inner, taps, names } = traceBlock(layer);
+    const [g, ...inside] = gradients(y, [x, ...taps], input("cotangent", dtype, y.shape));
+    const outputs = Object.fromEntries(inner.map((site, i) => [outputName(site), inside[i]!]));
+    return { inner, names, session: await pool.compile({ ...outputs, g: g! }) };
+  };
+
+  /** Weights of blocks in the order in which they are computed, the next one's read meanwhile. */
+  async function* blocks<T extends { names: readonly string[] }>(
+    layers: readonly number[],
+    make: (layer: number) => Promise<T>,
+  ) {
+    const begin = async (i: number) => {
+      const layer = layers[i];
+      if (layer === undefined) return undefined;
+      const made = await make(layer);
+      const read = reader.read(made.names, i % 2);
+      read.catch(() => {});
+      return { layer, ...made, read };
+    };
+    let current = await begin(0);
+    for (let i = 1; current; i++) {
+      const weights = await current.read;
+      const next = await begin(i);
+      yield { ...current, weights };
+      current = next;
+    }
+  }
+
+  const floats = (data: Floats, ...shape: number[]): Value => ({ dtype, data, shape });
+  const rowsOf = ({ pack }: Job): Value["shape"] => [pack.tokens.length, model.width];
+
+  /** The input of block 0 of each job. */
+  const embedded = async (jobs: readonly Job[]): Promise<Map<number, Floats>> => {
+    const { weights, tables, names } = weightInputs(model, reader, dtype);
+    const context = contextInputs(n, dtype);
+    const rows = input("rows", "int64", context.tokens.shape);
+    const y = splice("embed", model.embed(weights, { ...context, tokens: rows }), context);
+    const session = await pool.compile({ y });
+    const used = distinct(jobs.flatMap(({ pack }) => [...pack.tokens]));
+    const values = { ...(await reader.readTables(tables, used)), ...(await reader.read(names, 0)) };
+    const out = new Map<number, Floats>();
+    for (const { id, pack } of jobs) {
+      const feeds = {
+        ...values,
+        ...contextValues(pack, n, dtype),
+        rows: int64(placesOf(pack.tokens, used), pack.tokens.length),
+      };
+      out.set(id, (await session.run(feeds)).y.data as Floats);
+    }
+    return out;
+  };
+
+  /** Metric values of each job, and ∂M/∂x [N,D] after the last block of the backward ones. */
+  const ends = async (jobs: readonly Job[], last: ReadonlyMap<number, Floats>) => {
+    const { weights, tables, names } = weightInputs(model, reader, dtype);
+    const x = input("x", dtype, ["P", model.width]);
+    const logit = (name: string) => model.tokenLogits(weights, x, input(name, "int64", ["P"]));
+    const metric = logit("patch_answer").sub(logit("clean_answer"));
+    const [g] = gradients(metric.mul(input("weight", dtype, ["P"])).sum(), [x]);
+    const session = await pool.compile({ metric, g: g! });
+    const used = distinct(jobs.flatMap(({ pack: { metric } }) => [...metric.cleanAnswer, ...metric.patchAnswer]));
+    const values = { ...(await reader.readTables(tables, used)), ...(await reader.read(names, 0)) };
+    const metrics = new Map<number, Floats>();
+    const cotangents = new Map<number, Floats>();
+    const D = model.width;
+    for (const { id, pack } of jobs) {
+      const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
+      const P = row.length;
+      const stream = last.get(id)!;
+      const cotangent = stream.slice().fill(0);
+      if (pack.kind === "backward") cotangents.set(id, cotangent);
+      metrics.set(id, stream.slice(0, P));
+      if (P === 0) continue;
+      const gathered = stream.slice(0, P * D);
+      row.forEach((r, i) => {
+        gathered.set(stream.subarray(r * D, (r + 1) * D), i * D);
+      });
+      const result = await session.run({
+        ...values,
+        x: floats(gathered, P, D),
+        clean_answer: int64(placesOf(cleanAnswer, used), P),
+        patch_answer: int64(placesOf(patchAnswer, used), P),
+        weight: floatsOf(weight, dtype, P),
+      });
+      metrics.set(id, result.metric.data as Floats);
+      const part = result.g.data as Floats;
+      row.forEach((r, i) => {
+        for (let d = 0; d < D; d++) cotangent[r * D + d]! += part[i * D + d]!;
+      });
+    }
+    return { metrics, cotangents };
+  };
+
+  const runWave = async (jobs: readonly Job[], store: Store, part: Parts, step: () => void): Promise<void> => {
+    const backward = jobs.filter(({ pack }) => pack.kind === "backward");
+    const stages = L + (backward.length > 0 ? L - lowest : 0);
+    if (await store.has(part.done)) {
+      for (let i = 0; i < stages; i++) step();
+      return;
+    }
+    const keptX = (job: Job, values: Floats) => keptRows(values, job.pack.keep, job.pack);
+    const keptG = (job: Job, values: Floats) => keptRows(values, gradientRows(job.plan, job.pack), job.pack);
+    /** Saves the rows that are wanted of the stream at the input of a block, then all of it, from which the work can go on. */
+    const saveStream = async (
+      kind: "x" | "g",
+      layer: number,
+      stream: ReadonlyMap<number, Floats>,
+      found: Map<string, Floats>,
+    ) => {
+      const site = streamSite(layer);
+      if (sites.includes(site)) {
+        for (const job of kind === "x" ? jobs : backward) {
+          const values = stream.get(job.id)!;
+          found.set(tensorName(site, job.id), kind === "x" ? keptX(job, values) : keptG(job, values));
+        }
+      }
+      if (found.size > 0) await store.save(part.rows(kind, layer), found);
+      await store.save(part.stream(kind, layer), new Map([...stream].map(([id, values]) => [String(id), values])));
+    };
+    const loadStream = async (kind: "x" | "g", layer: number, list: readonly Job[]) => {
+      const stream = new Map<number, Floats>();
+      for (const { id } of list) stream.set(id, (await store.read(part.stream(kind, layer), String(id)))!);
+      return stream;
+    };
+    const has = (kind: "x" | "g", layer: number) => store.has(part.stream(kind, layer));
+
+    let cotangents: Map<number, Floats> | undefined;
+    let layer = lowest;
+    // The last sitting came at least as far as the first of these that is there.
+    while (layer <= L && !(await has("g", layer))) layer++;
+    if (layer <= L) {
+      for (let i = 0; i < L + (L - layer); i++) step();
+      cotangents = await loadStream("g", layer, backward);
+    } else {
+      layer = L;
+      while (layer >= 0 && !(await has("x", layer))) layer--;
+      let stream: Map<number, Floats>;
+      if (layer >= 0) {
+        stream = await loadStream("x", layer, jobs);
+        for (let i = 0; i < layer; i++) step();
+      } else {
+        layer = 0;
+        stream = await embedded(jobs);
+        await saveStream("x", 0, stream, new Map());
+      }
+      const up = Array.from({ length: L - layer }, (_, i) => layer + i);
+      for await (const { layer: l, inner, weights, session } of blocks(up, forwardOf)) {
+        const found = new Map<string, Floats>();
+        for (const job of jobs) {
+          const x = floats(stream.get(job.id)!, ...rowsOf(job));
+          const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x });
+          stream.set(job.id, result.y.data as Floats);
+          for (const site of inner) found.set(tensorName(site, job.id), keptX(job, siteValue(result, site)));
+        }
+        await saveStream("x", l + 1, stream, found);
+        if (backward.length === 0) await store.remove(part.stream("x", l));
+        step();
+      }
+      const { metrics, cotangents: made } = await ends(jobs, stream);
+      await store.save(part.metric, new Map([...metrics].map(([id, values]) => [String(id), values])));
+      layer = L;
+      cotangents = made;
+      if (backward.length > 0) {
+        await saveStream("g", L, made, new Map());
+        await store.remove(part.stream("x", L));
+      }
+    }
+    if (backward.length > 0) {
+      const down = Array.from({ length: layer - lowest }, (_, i) => layer - 1 - i);
+      for await (const { layer: l, inner, weights, session } of blocks(down, backwardOf)) {
+        const found = new Map<string, Floats>();
+        for (const job of backward) {
+          const x = floats((await store.read(part.stream("x", l), String(job.id)))!, ...rowsOf(job));
+          const cotangent = floats(cotangents.get(job.id)!, ...rowsOf(job));
+          const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x, cotangent });
+          cotangents.set(job.id, result.g.data as Floats);
+          for (const site of inner) found.set(tensorName(site, job.id), keptG(job, siteValue(result, site)));
+        }
+        await saveStream("g", l, cotangents, found);
+        await store.remove(part.stream("x", l));
+        await store.remove(part.stream("g", l + 1));
+        step();
+      }
+    }
+    await store.save(part.done, new Map());
+    for (let l = 0; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
+  };
+
+  return {
+    async run(plans, store, { onProgress, stopped }): Promise<Results> {
+      const jobs = plans
+        .flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })))
+        .map((job, id) => ({ id, ...job }));
+      const waves = cutWaves(jobs, waveRows);
+      const stagesOf = (wave: readonly Job[]) =>
+        L + (wave.some(({ pack }) => pack.kind === "backward") ? L - lowest : 0);
+      const total = waves.reduce((sum, wave) => sum + stagesOf(wave) * wave.length, 0);
+      let done = 0;
+      for (const [w, wave] of waves.entries()) {
+        await runWave(wave, store, partsOf(w), () => {
+          done += wave.length;
+          onProgress?.(done, total);
+          if (stopped?.()) throw new StoppedError("stopped");
+        });
+      }
+      const first = firstJobs(plans);
+      const waveOf = waves.flatMap((wave, w) => wave.map(() => w));
+      const place = (plan: number, pack: number) => {
+        const job = first[plan]! + pack;
+        return { job, parts: partsOf(waveOf[job]!) };
+      };
+      return {
+        async metric(plan, pack) {
+          const { job, parts } = place(plan, pack);
+          return (await store.read(parts.metric, String(job)))!;
+        },
+        async rows(plan, pack, kind, site) {
+          const { job, parts } = place(plan, pack);
+          if (kind === "g" && jobs[job]!.pack.kind !== "backward") return undefined;
+          const { kind: at, layer } = parseSite(site);
+          // x of a block's sites is found when the block is done; g of the stream after it has come there from above.
+          const stage = at === "embed" ? 0 : kind === "x" || at === "resid_post" ? layer + 1 : layer;
+          return store.read(parts.rows(kind, stage), tensorName(site, job));
+        },
+      };
+    },
+    async release() {
+      await pool.release();
+      reader.release();
+    },
+  };
+}
+
+/** Names of a wave's parts in the store. */
+interface Parts {
+  readonly metric: string;
+  readonly done: string;
+  /** What is kept of the sites found when the work has come to the input of a block. */
+  rows(kind: "x" | "g", layer: number): string;
+  /** The residual stream, or its gradient, at the input of a block, all rows. */
+  stream(kind: "x" | "g", layer: number): string;
+}
+
+function partsOf(wave: number): Parts {
+  const name = (text: string) => `wave-${String(wave).padStart(3, "0")}-${text}`;
+  const of = (text: string) => (kind: "x" | "g", layer: number) =>
+    name(`${text}-${kind}-${String(layer).padStart(2, "0")}`);
+  return { metric: name("metric"), done: name("done"), rows: of("rows"), stream: of("stream") };
+}
+
+const tensorName = (site: SiteName, job: number) => `${site}/${job}`;
+
+const siteValue = (result: Readonly<Record<string, Value>>, site: SiteName) =>
+  result[parseSite(site).kind]!.data as Floats;
+
+function cutWaves(jobs: readonly Job[], waveRows: number): Job[][] {
+  const waves: Job[][] = [];
+  let rows = Number.POSITIVE_INFINITY;
+  for (const job of jobs) {
+    rows += job.pack.tokens.length;
+    if (rows > waveRows) {
+      waves.push([]);
+      rows = job.pack.tokens.length;
+    }
+    waves.at(-1)!.push(job);
+  }
+  return waves;
+}
+
+/**
+ * Weights as inputs, in the order in which a graph asks for them: w0, w1, … for those that are given whole, table0, … [U,D] for matrices with a row
+ * per token of the vocabulary, of which the U rows of the tokens at hand are given.
+ */
+function weightInputs(model: Model, reader: BlockReader, dtype: "float32" | "float64") {
+  const [names, tables]: [string[], string[]] = [[], []];
+  const made = new Map<string, Tensor>();
+  const weights: Weights = (name) => {
+    const known = made.get(name);
+    if (known) return known;
+    const shape = model.parameters.get(name);
+    if (!shape) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
+    const isTable = shape.length === 2 && shape[0] === model.vocabulary;
+    const t = isTable
+      ? input(`table${tables.push(name) - 1}`, "float32", ["U", shape[1]!])
+      : input(`w${names.push(name) - 1}`, reader.typeOf(name), shape);
+    const cast = t.cast(dtype);
+    made.set(name, cast);
+    return cast;
+  };
+  return { weights, names: names as readonly string[], tables: tables as readonly string[] };
+}
+
+/** Sorted, each once. */
+function distinct(ids: readonly number[]): Int32Array {
+  return Int32Array.from(new Set(ids)).sort();
+}
+
+/** The place of each id in a sorted list that has all of them. */
+function placesOf(ids: Int32Array, sorted: Int32Array): Int32Array {
+  const place = new Map([...sorted].map((id, i) => [id, i]));
+  return ids.map((id) => place.get(id)!);
+}

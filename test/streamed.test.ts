@@ -1,0 +1,321 @@
+import { readFile } from "node:fs/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openFolder } from "../src/bytes/file.node.ts";
+import { type Folder, memoryFolder } from "../src/bytes/folder.ts";
+import { memorySource } from "../src/bytes/memory.ts";
+import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
+import { type Capture, capture, captureAll, runMetric } from "../src/capture/capture.ts";
+import { planCapture, planMetric } from "../src/capture/packs.ts";
+import { memoryStore, type Store } from "../src/capture/store.ts";
+import { heldWeights, streamedWeights } from "../src/capture/weights.ts";
+import { StoppedError } from "../src/errors.ts";
+import { sessionPool } from "../src/graph/session.ts";
+import { input, type Tensor } from "../src/graph/tensor.ts";
+import { modelFromConfig } from "../src/models/architectures.ts";
+import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
+import type { Model } from "../src/models/model.ts";
+import { prefixForest } from "../src/prompts/forest.ts";
+import type { TokenPair } from "../src/prompts/pairs.ts";
+import { Random } from "../src/random.ts";
+import type { SiteName } from "../src/site.ts";
+
+const seed = 20261124;
+const fixtures = new URL("fixtures/", import.meta.url).pathname;
+const names = [
+  ...["llama-mha", "llama-gqa", "llama-mqa-headdim", "llama-scaled", "qwen2", "gemma", "gemma2", "gemma3_text"],
+  ...["gpt2", "gpt_neox", "gpt_neox-sequential"],
+];
+
+/** The fixtures' figures come from transformers in float64 (test/oracles/make_models.py). */
+describe.each(names)("%s, streamed, gives what transformers gives", (name) => {
+  it.for(["float32", "float64"] as const)("activations and ∂m/∂x at every site, %s", async (dtype, { skip }) => {
+    const { model, checkpoint } = await open(name);
+    skip(dtype === "float64" && checkpoint.config.hidden_act === "gelu", "onnxruntime has no erf in float64");
+    const expected = JSON.parse(await readFile(`${fixtures}${name}/expected.json`, "utf8"));
+    const tensors = await openSafetensors(
+      memorySource("expected", await readFile(`${fixtures}${name}/expected.safetensors`)),
+    );
+    const tolerance = dtype === "float32" ? 1e-5 : 2e-7;
+    const plans = expected.prompts.map((prompt: { tokens: number[]; clean_answer: number; patch_answer: number }) =>
+      planCapture(
+        prefixForest([
+          pairOf(
+            prompt.tokens,
+            prompt.tokens.map((t) => (t + 1) % 60),
+            prompt.clean_answer,
+            prompt.patch_answer,
+          ),
+        ]),
+        { wanted: "clean", block: 64 },
+      ),
+    );
+    const results = await captureAll(model, streamedWeights(checkpoint), plans, { sites: expected.sites, dtype });
+    for (const [p, result] of results.entries()) {
+      expect(Math.abs(result.cleanMetric[0]! - expected.prompts[p].metric)).toBeLessThan(tolerance * 10);
+      for (const site of expected.sites) {
+        const { x, g } = await result.site(site);
+        expect(relativeGap(x, await tensors.read(`p${p}/x/${site}`)), `x at ${site}`).toBeLessThan(tolerance);
+        expect(relativeGap(g, await tensors.read(`p${p}/g/${site}`)), `g at ${site}`).toBeLessThan(tolerance);
+      }
+    }
+  });
+});
+
+describe(`a forest of many packs (seed ${seed})`, () => {
+  const random = new Random(seed);
+  const pairs = Array.from({ length: 60 }, () => {
+    const T = 4 + random.below(6);
+    const draw = () => [1, ...Array.from({ length: T - 1 }, () => 4 + random.below(20))];
+    return pairOf(draw(), draw(), 30 + random.below(3), 33 + random.below(3));
+  });
+  const plan = planCapture(prefixForest(pairs), { wanted: "changed", nodes: 64 });
+  let model: Model;
+  let checkpoint: Checkpoint;
+  let sites: SiteName[];
+  let held: Capture;
+
+  beforeAll(async () => {
+    ({ model, checkpoint } = await open("gemma2"));
+    sites = allSites(model);
+    held = await capture(model, await heldWeights(model, checkpoint, "float64"), plan, { sites, dtype: "float64" });
+  });
+
+  it("gives what held weights give, however it is cut into waves", async () => {
+    expect(plan.packs.length).toBeGreaterThan(3);
+    expect(new Set(plan.packs.map(({ kind }) => kind)).size).toBe(2);
+    for (const waveRows of [64, 128, 8192]) {
+      const options = { sites, dtype: "float64", waveRows } as const;
+      await expectSame(await capture(model, streamedWeights(checkpoint), plan, options), held, 1e-12);
+    }
+  });
+
+  it.each<[string, SiteName[], number]>([
+    ["the residual stream after the last block alone: no block backward", ["resid_post.last"], 0],
+    ["the residual stream after block 0: all blocks but that one", ["resid_post.0"], 1],
+    ["a site in block 0: all blocks", ["attn_z.0"], 2],
+    ["the embedding: all blocks", ["embed"], 2],
+  ])("goes back no further than it has to for %s", async (_, wanted, code) => {
+    const chosen = wanted.map((site) => site.replace("last", String(model.layers - 1)));
+    const backward = [0, model.layers - 1, model.layers][code]!;
+    let steps = 0;
+    let total = 0;
+    const onProgress = (done: number, of: number) => {
+      steps++;
+      expect(done).toBeLessThanOrEqual(of);
+      total = of;
+    };
+    const result = await capture(model, streamedWeights(checkpoint), plan, {
+      sites: chosen,
+      dtype: "float64",
+      onProgress,
+    });
+    expect(steps).toBe(model.layers + backward);
+    expect(total).toBe((model.layers + backward) * plan.packs.length);
+    await expectSame(result, held, 1e-12, chosen);
+  });
+
+  it("keeps no more than the rows of the sites when it is done", async () => {
+    const { store, parts } = watchedStore();
+    await capture(model, streamedWeights(checkpoint), plan, { sites, dtype: "float64", store, waveRows: 128 });
+    expect([...parts].filter((part) => part.includes("stream"))).toEqual([]);
+  });
+
+  it("goes on after an interruption at any save, to the same bits", async () => {
+    const options = { sites, dtype: "float64", waveRows: 256 } as const;
+    const whole = watchedStore();
+    const expected = await capture(model, streamedWeights(checkpoint), plan, { ...options, store: whole.store });
+    const saves = whole.saved();
+    expect(saves).toBeGreaterThan(20);
+    for (let cut = 1; cut < saves; cut += 6) {
+      const { store, saved } = watchedStore(cut);
+      await expect(capture(model, streamedWeights(checkpoint), plan, { ...options, store })).rejects.toThrow("cut");
+      const result = await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+      await expectSame(result, expected, 0);
+      // What had been saved is not made again, but for what the part that was cut belongs to.
+      expect(saved() - cut, `after ${cut} of ${saves} saves`).toBeLessThanOrEqual(saves - cut + 3);
+    }
+  });
+
+  it("stops when asked to, and keeps what is done", async () => {
+    const { store, parts } = watchedStore();
+    let asked = 0;
+    const stopped = () => ++asked > 3;
+    const options = { sites, dtype: "float64", store, stopped } as const;
+    await expect(capture(model, streamedWeights(checkpoint), plan, options)).rejects.toThrow(StoppedError);
+    expect(parts.size).toBeGreaterThan(3);
+  });
+
+  it("replaces activations at any site, the embedding too, as held weights do", async () => {
+    const forest = prefixForest(pairs);
+    const plain = await metricWith({});
+    for (const site of ["embed", "attn_z.1", "mlp_out.0", "resid_post.0"]) {
+      // The splice sees the tokens themselves: those from 12 up get another activation.
+      const splice = (at: SiteName, x: Tensor, { tokens }: { tokens: Tensor }) =>
+        at === site ? x.add(tokens.cast("float64").greater(11).cast("float64").reshape("64*B", 1).mul(3)) : x;
+      const got = await metricWith({ splice });
+      expect(relativeGap(got, plain)).toBeGreaterThan(1e-3);
+    }
+
+    async function metricWith(options: object): Promise<Float64Array> {
+      const all = { sites: [], dtype: "float64", ...options } as const;
+      const got = await runMetric(model, streamedWeights(checkpoint), planMetric(forest), all);
+      const expected = await runMetric(model, await heldWeights(model, checkpoint, "float64"), planMetric(forest), all);
+      expect(relativeGap(got, expected)).toBeLessThan(1e-12);
+      return got;
+    }
+  });
+});
+
+describe("16-bit checkpoints", () => {
+  it.each(["BF16", "F16"] as const)("%s goes in as it lies in the file", async (dtype) => {
+    for (const name of ["gemma2", "gpt2"]) {
+      const { model, checkpoint } = await open(name, (folder) => rounded(folder, dtype));
+      const sites = allSites(model);
+      const pairs = [pairOf([1, 5, 9, 12], [1, 6, 9, 13], 20, 21), pairOf([1, 5, 8, 12], [1, 5, 9, 12], 20, 22)];
+      const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
+      const held = await capture(model, await heldWeights(model, checkpoint, "float64"), plan, {
+        sites,
+        dtype: "float64",
+      });
+      expect(checkpoint.storedType([...model.parameters.keys()].at(-1)!)).toBe(
+        dtype === "F16" ? "float16" : "bfloat16",
+      );
+      await expectSame(
+        await capture(model, streamedWeights(checkpoint), plan, { sites, dtype: "float64" }),
+        held,
+        1e-12,
+      );
+    }
+  });
+
+  it.each([
+    ["BF16", "model.layers.1.mlp.up_proj.weight", 0x7fc0, "NaN"],
+    ["BF16", "model.layers.0.self_attn.k_proj.weight", 0xff80, "-Infinity"],
+    ["F16", "model.layers.1.post_attention_layernorm.weight", 0x7c00, "Infinity"],
+    ["BF16", "model.embed_tokens.weight", 0x7f81, "NaN"],
+  ] as const)("%s with a number in %s that is none: an error that names it", async (dtype, tensor, bits, text) => {
+    for (const place of [0, 1, 2, "last"] as const) {
+      const { model, checkpoint } = await open("llama-mha", async (folder) => {
+        const made = await rounded(folder, dtype);
+        return withBits(made, tensor, place, bits);
+      });
+      const plan = planCapture(prefixForest([pairOf([1, 0, 4, 79], [1, 79, 5, 0], 6, 7)]), { wanted: "clean" });
+      await expect(capture(model, streamedWeights(checkpoint), plan, { sites: ["embed"] })).rejects.toThrow(
+        new RegExp(`tensor ${tensor}: expected finite numbers, got ${text} at \\d+ in .*model.safetensors`),
+      );
+    }
+  });
+});
+
+it("blocks that differ in their weights alone share a session", async () => {
+  const pool = sessionPool();
+  const graph = (factor: number) => ({
+    y: input("x", "float32", ["N", 2])
+      .mul(input("w", "float32", [2]))
+      .mul(factor),
+  });
+  const [a, b, c] = await Promise.all([graph(2), graph(2), graph(3)].map((outputs) => pool.compile(outputs)));
+  expect(b).toBe(a);
+  expect(c).not.toBe(a);
+  await pool.release();
+});
+
+const opened: Checkpoint[] = [];
+afterAll(async () => {
+  for (const checkpoint of opened) await checkpoint.close();
+});
+
+function allSites(model: Model): SiteName[] {
+  const kinds = ["attn_z", "attn_out", "mlp_out", "resid_post"];
+  return ["embed", ...Array.from({ length: model.layers }, (_, l) => kinds.map((kind) => `${kind}.${l}`)).flat()];
+}
+
+async function open(name: string, change: (folder: Folder) => Promise<Folder> = async (folder) => folder) {
+  const checkpoint = await openCheckpoint(await change(await openFolder(`${fixtures}${name}`)));
+  opened.push(checkpoint);
+  return { checkpoint, model: modelFromConfig(checkpoint.config, name) };
+}
+
+function pairOf(clean: number[], patch: number[], cleanAnswer: number, patchAnswer: number): TokenPair {
+  const prefixes = { clean_prefix: "", patch_prefix: "", clean_answer: "", patch_answer: "" };
+  return { pair: { ...prefixes, case: "a", split: "train" }, clean, patch, cleanAnswer, patchAnswer };
+}
+
+/** A model's folder with its weights in 16 bits. */
+async function rounded(folder: Folder, dtype: "BF16" | "F16"): Promise<Folder> {
+  const file = await openSafetensors((await folder.open("model.safetensors"))!);
+  const tensors = new Map<string, { shape: readonly number[]; data: Float32Array }>();
+  for (const [name, { shape }] of file.tensors) tensors.set(name, { shape, data: await file.read(name) });
+  await file.source.close();
+  return replaced(folder, writeSafetensors(tensors, { dtype }));
+}
+
+async function replaced(folder: Folder, weights: Uint8Array): Promise<Folder> {
+  const files: Record<string, Uint8Array> = { "model.safetensors": weights };
+  for (const path of ["config.json", "tokenizer.json"]) {
+    const source = (await folder.open(path))!;
+    files[path] = await source.read(0, source.size);
+    await source.close();
+  }
+  return memoryFolder(folder.name, files);
+}
+
+/** Writes 16 bits over a number of a tensor, in the rows of tokens 0 and 79 of the embedding. */
+async function withBits(folder: Folder, tensor: string, place: number | "last", bits: number): Promise<Folder> {
+  const source = (await folder.open("model.safetensors"))!;
+  const bytes = (await source.read(0, source.size)).slice();
+  const { offset, length } = (await openSafetensors(source)).tensors.get(tensor)!;
+  const at = offset + 2 * (place === "last" ? length / 2 - 1 : place);
+  bytes[at] = bits & 255;
+  bytes[at + 1] = bits >> 8;
+  return replaced(folder, bytes);
+}
+
+/** A store that counts its saves and knows its parts; with `cut`, the save after so many fails. */
+function watchedStore(cut = Number.POSITIVE_INFINITY) {
+  const inner = memoryStore();
+  const parts = new Set<string>();
+  let count = 0;
+  const store: Store = {
+    ...inner,
+    async save(part, tensors) {
+      if (count === cut) {
+        cut = Number.POSITIVE_INFINITY;
+        throw new Error("cut");
+      }
+      count++;
+      parts.add(part);
+      await inner.save(part, new Map([...tensors].map(([name, data]) => [name, data.slice()])));
+    },
+    async remove(part) {
+      parts.delete(part);
+      await inner.remove(part);
+    },
+  };
+  return { store, parts, saved: () => count };
+}
+
+async function expectSame(got: Capture, expected: Capture, tolerance: number, sites = expected.sites): Promise<void> {
+  const close = (a: ArrayLike<number>, b: ArrayLike<number>, what: string) => {
+    expect(a.length).toBe(b.length);
+    expect(relativeGap(a, b), what).toBeLessThanOrEqual(tolerance);
+  };
+  close(got.cleanMetric, expected.cleanMetric, "m at the clean prompts");
+  close(got.patchMetric, expected.patchMetric, "m at the patch prompts");
+  for (const site of sites) {
+    const [a, b] = [await got.site(site), await expected.site(site)];
+    close(a.x, b.x, `x at ${site}`);
+    close(a.g, b.g, `g at ${site}`);
+  }
+}
+
+/** Largest difference over the largest expected number. */
+function relativeGap(got: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let [gap, scale] = [0, 0];
+  for (let i = 0; i < expected.length; i++) {
+    gap = Math.max(gap, Math.abs(got[i]! - expected[i]!));
+    scale = Math.max(scale, Math.abs(expected[i]!));
+  }
+  expect(scale).toBeGreaterThan(0);
+  return gap / scale;
+}
