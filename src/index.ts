@@ -2,9 +2,9 @@
 
 export { openFile, openFolder } from "#file";
 export { type Folder, memoryFolder, subfolder } from "./bytes/folder.ts";
-export { type Capture, capture, type SiteCapture } from "./capture/capture.ts";
+export { type Capture, capture, captureAll, type SiteCapture } from "./capture/capture.ts";
 export { planCapture, planMetric } from "./capture/packs.ts";
-export { heldWeights } from "./capture/weights.ts";
+export { heldWeights, streamedWeights } from "./capture/weights.ts";
 export { overlap, type RankedFeature, rankFeatures, spearman } from "./circuit/ranking.ts";
 export type { Dictionary } from "./dictionaries/dictionary.ts";
 export { type CodeReader, codeReader, type SparseCodes } from "./dictionaries/encode.ts";

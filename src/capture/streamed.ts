@@ -13,7 +13,7 @@ import type { Store } from "./store.ts";
 import type { StreamedWeights } from "./weights.ts";
 
 /** Rows of a wave: the activations of all of them at one block are in memory at a time, 75 MB at width 2,304. */
-const defaultWaveRows = 8192;
+export const defaultWaveRows = 8192;
 
 /** A pack of one of the plans, by its place among all of them. */
 interface Job {
@@ -40,11 +40,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
   /** The site of the residual stream at the input of a block, or after the last. */
   const streamSite = (layer: number): SiteName =>
     layer === 0 ? "embed" : siteName({ kind: "resid_post", layer: layer - 1 });
-  /** Gradients go down to the input of this block. */
-  const lowest = sites.reduce((low, site) => {
-    const { kind, layer } = parseSite(site);
-    return Math.min(low, kind === "embed" ? 0 : kind === "resid_post" ? layer + 1 : layer);
-  }, L);
+  const lowest = lowestBlock(model, sites);
 
   /** A block, traced: x[N,D] → y[N,D], its sites by name, and the names of its weights in the order of the inputs w0, w1, … */
   const traceBlock = (layer: number) => {
@@ -307,6 +303,14 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       reader.release();
     },
   };
+}
+
+/** The lowest block that gradients pass; the number of blocks if they pass none. */
+export function lowestBlock(model: Model, sites: readonly SiteName[]): number {
+  return sites.reduce((low, site) => {
+    const { kind, layer } = parseSite(site);
+    return Math.min(low, kind === "embed" ? 0 : kind === "resid_post" ? layer + 1 : layer);
+  }, model.layers);
 }
 
 /** Names of a wave's parts in the store. */

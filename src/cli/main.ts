@@ -36,6 +36,18 @@ function program(): Command {
       if (!passed) process.exitCode = 1;
     });
 
+  const estimate = sfc
+    .command("estimate")
+    .description("memory, disk and time of a run, told before any weights are read; takes the flags of run");
+  jobFlags(estimate)
+    .option("--json", "print JSON")
+    .action(async (flags: Flags & { json?: boolean }) => {
+      const result = await runJob("estimate", { options: jobOptions(flags) });
+      if (flags.json) return console.log(JSON.stringify(result, null, 2));
+      const { estimateText } = await import("./estimate.ts");
+      console.log(estimateText(result));
+    });
+
   const pairs = sfc
     .command("pairs")
     .description("make or import prompt pairs and check them against the tokenizer and the model (accuracy by case)")

@@ -55,6 +55,17 @@ const accuracySchema = z.strictObject({
   accuracy: z.number().min(0).max(1),
 });
 
+const estimateSchema = z.strictObject({
+  weights: z.enum(["held", "streamed"]).describe("in memory, or read from their files block by block"),
+  memory_bytes: z.number().min(0).describe("peak resident memory"),
+  disk_bytes: z.strictObject({
+    peak: z.number().min(0).describe("of this folder while the run works"),
+    end: z.number().min(0).describe("of this folder when it is complete"),
+  }),
+  seconds: z.record(z.string(), z.number().min(0)).describe("per phase"),
+  gflops: z.number().min(0).describe("rate of the machine's matrix products that the seconds rest on, GFLOP/s"),
+});
+
 /** The schema of `run.json`. */
 export const manifestSchema = z
   .strictObject({
@@ -80,6 +91,7 @@ export const manifestSchema = z
       rows: count.describe("of effects.parquet"),
     }),
     accuracy: z.array(accuracySchema),
+    estimate: estimateSchema.nullable().describe("made before the work began, to be held against what is measured"),
     seconds: z.record(z.string(), z.number().min(0)).describe("per phase, summed over all sittings of the run"),
     peak_rss_bytes: count,
     checks: z.array(checkSchema),
@@ -111,6 +123,7 @@ export function startManifest(start: Pick<Manifest, "command" | "options" | "see
     dictionaries: [],
     counts: { pairs: 0, nodes_forward: 0, nodes_backward: 0, tokens: 0, rows: 0 },
     accuracy: [],
+    estimate: null,
     seconds: {},
     peak_rss_bytes: 0,
     checks: [],

@@ -1,5 +1,6 @@
 import { runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
+import { streamedWeights } from "../capture/weights.ts";
 import { describeDropped } from "../prompts/check.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
@@ -8,7 +9,6 @@ import { writeFileAtomic } from "./files.ts";
 import type { Reporter } from "./reporter.ts";
 import { checkPairs, choosePairs, type JobOptions, openModel } from "./setting.ts";
 import { table } from "./summary.ts";
-import { openWeights } from "./weights.ts";
 
 export interface PairsRequest {
   readonly options: Pick<JobOptions, "model_name" | "task" | "pairs" | "num_examples" | "seed">;
@@ -63,7 +63,7 @@ async function measured(options: PairsRequest["options"], reporter: Reporter) {
     const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
     reporter.begin("accuracy", 1);
     const forest = prefixForest(kept);
-    const weights = await openWeights(opened, { weights: "auto", precision: "float32" });
+    const weights = streamedWeights(opened.checkpoint);
     const metric = await runMetric(opened.model, weights, planMetric(forest), { sites: [], stopped: reporter.stopped });
     reporter.end();
     return { chosen, kept, dropped, forest, metric };

@@ -3,14 +3,14 @@ import { join } from "node:path";
 import { type Device, runtimeName } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
-import { planCapture, planMetric } from "../capture/packs.ts";
+import { planMetric } from "../capture/packs.ts";
 import { memoryStore } from "../capture/store.ts";
-import { isStreamed } from "../capture/weights.ts";
+import { heldWeights, isStreamed, streamedWeights } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { analyticEffects } from "../effects/analytic.ts";
-import { forestCheckPlans, forestGaps } from "../effects/forest-check.ts";
+import { forestGaps } from "../effects/forest-check.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { compile } from "../graph/session.ts";
@@ -20,6 +20,7 @@ import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
+import { estimateLine, estimateRun, plansOf, totalSeconds } from "./estimate.ts";
 import { jobProblem, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
@@ -32,7 +33,6 @@ import { summaryText } from "./summary.ts";
 import type { NodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
 import { versions } from "./versions.ts";
-import { openWeights } from "./weights.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -53,8 +53,8 @@ export interface RunOutcome {
 const sumTolerance = 1e-4;
 /** The forest and example by example must agree to this share of the largest effect. */
 const forestTolerance = 1e-5;
-/** Pairs for which the forest is checked against example by example. */
-const forestSample = 16;
+/** Seconds of work that one is told of before they begin. */
+const longWork = 20;
 /** Accuracy below which a behaviour is hardly one. */
 const fairAccuracy = 0.8;
 
@@ -133,6 +133,7 @@ class Job {
   readonly #folder: OpenFolder;
   readonly #reporter: Reporter;
   readonly #secondsBefore: Readonly<Record<string, number>>;
+  readonly #identities = new Map<Dictionary, string>();
 
   constructor(
     options: JobOptions,
@@ -153,7 +154,7 @@ class Job {
   }
 
   async work(allPairs: readonly TokenPair[]): Promise<void> {
-    const { score, precision: dtype, device, keep, batch_size, top } = this.#options;
+    const { score, precision: dtype, device, keep, top } = this.#options;
     const { model, checkpoint, tokenizer } = this.#opened;
     const sites = [...this.#dictionaries.keys()];
     const session = { dtype, device: device as Device };
@@ -163,7 +164,16 @@ class Job {
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
     this.manifest.dictionaries = await this.#describeDictionaries();
     const partial = await this.#partialFor(identity, allPairs);
-    const weights = await openWeights(this.#opened, this.#options);
+    const estimated = await estimateRun(
+      this.#opened,
+      this.#dictionaries,
+      plansOf(allPairs, this.#options).plans,
+      this.#options,
+    );
+    this.manifest.estimate = estimated;
+    if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
+    const weights =
+      estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
     await this.#save();
 
     const pairs =
@@ -172,11 +182,8 @@ class Job {
             runMetric(model, weights, planMetric(forest), { ...session, sites: [], stopped: this.#reporter.stopped }),
           )
         : allPairs;
-    const forest = prefixForest(pairs);
-    const plan = planCapture(forest, {
-      wanted: score === "effect" ? "changed" : score === "gradient" ? "none" : "clean",
-      ...(batch_size === null ? {} : { batchSize: batch_size }),
-    });
+    // The check's packs run along with the others: streamed weights are read once for all of them.
+    const { forest, plans } = plansOf(pairs, this.#options);
     this.manifest.counts = {
       pairs: pairs.length,
       nodes_forward: forest.forward.size,
@@ -185,9 +192,7 @@ class Job {
       rows: 0,
     };
 
-    this.#reporter.begin("capture", plan.packs.length);
-    // The check's packs run along with the others: streamed weights are read once for all of them.
-    const plans = [plan, ...forestCheckPlans(checkSample(forest.pairs), plan.block)];
+    this.#reporter.begin("capture", 1);
     const planIdentity = sha256OfText(
       JSON.stringify([
         identity,
@@ -273,7 +278,8 @@ class Job {
    * a file changed, is removed.
    */
   async #partialFor(model: string, pairs: readonly TokenPair[]): Promise<string> {
-    const dictionaries = await Promise.all([...this.#dictionaries.values()].map((d) => d.sha256()));
+    const dictionaries: string[] = [];
+    for (const d of this.#dictionaries.values()) dictionaries.push(await this.#identityOf(d));
     const name = sha256OfText(JSON.stringify([this.manifest.versions, model, dictionaries, pairs])).slice(0, 16);
     const partial = join(this.#folder.partial, name);
     try {
@@ -368,7 +374,7 @@ class Job {
     const described: Manifest["dictionaries"] = [];
     const dummy = this.#options.sae_source === "dummy";
     for (const d of this.#dictionaries.values()) {
-      const sha256 = dummy ? null : await d.sha256();
+      const sha256 = dummy ? null : await this.#identityOf(d);
       described.push({
         site: d.site,
         source: dummy ? "dummy" : (this.#options.sae_source ?? "the model's own"),
@@ -383,6 +389,13 @@ class Job {
         "DUMMY dictionaries: random directions in place of trained features. No feature in this run means anything.",
       );
     return described;
+  }
+
+  /** A dictionary's SHA-256, taken once: of large ones it is seconds of work. */
+  async #identityOf(dictionary: Dictionary): Promise<string> {
+    const known = this.#identities.get(dictionary) ?? (await dictionary.sha256());
+    this.#identities.set(dictionary, known);
+    return known;
   }
 
   #addCheck(line: Check): void {
@@ -401,12 +414,6 @@ class Job {
     await writeManifest(this.#folder.path, manifest);
     return manifest;
   }
-}
-
-/** Pairs spread over all of them, for which the forest is checked against example by example. */
-function checkSample(pairs: readonly TokenPair[]): TokenPair[] {
-  const every = Math.max(1, Math.floor(pairs.length / forestSample));
-  return pairs.filter((_, i) => i % every === 0).slice(0, forestSample);
 }
 
 /** Refuses a device that this machine lacks, with the smallest session there is. */

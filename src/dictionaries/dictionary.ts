@@ -53,6 +53,8 @@ export interface Dictionary {
   /** F, the number of features. */
   readonly width: number;
   readonly kind: Activation["kind"];
+  /** Mean number of active features per token, where its files tell. */
+  readonly meanActive?: number;
   /** @throws UserError if a weight is not finite; so do the others that read */
   encoder(): Promise<Encoder>;
   /** W_dec[F,D], the decoder directions as rows. */

@@ -38,6 +38,7 @@ export function dummyDictionary(site: SiteName, inputWidth: number, width: numbe
     inputWidth,
     width,
     kind: "topk",
+    meanActive: Math.min(dummyK, width),
     async encoder() {
       return {
         weight: transposed(decoder(), width, inputWidth),

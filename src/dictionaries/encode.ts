@@ -73,7 +73,7 @@ export interface CodeReader {
 }
 
 /** Rows encoded at once: enough for the product to be efficient, few enough that the dense codes stay small. */
-const chunkRows = 512;
+export const chunkRows = 512;
 
 /** @param dtype float64 for checks; codes then come as float64 */
 export function codeReader(options: SessionOptions & { readonly dtype?: "float32" | "float64" } = {}): CodeReader {

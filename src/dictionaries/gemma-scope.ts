@@ -28,7 +28,11 @@ export async function openGemmaScope(source: ByteSource, path: string): Promise<
   try {
     const site = siteOfPath(path);
     const file = await openNpz(source);
-    return dictionaryOf(file, describePlain(file, site));
+    const active = /\/average_l0_(\d+)\//.exec(path)?.[1];
+    return dictionaryOf(file, {
+      ...describePlain(file, site),
+      ...(active !== undefined && { meanActive: Number(active) }),
+    });
   } catch (error) {
     await source.close();
     throw error;

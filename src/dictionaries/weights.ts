@@ -59,6 +59,8 @@ export interface DictionarySource {
   /** A tensor [F] of positive factors by which codes are multiplied; not with TopK. */
   readonly codeScale?: string;
   readonly normalization?: Normalization;
+  /** Mean number of active features per token, where files tell; TopK's own k otherwise. */
+  readonly meanActive?: number;
   /** Its identity; default the SHA-256 of the file. */
   readonly sha256?: () => Promise<string>;
 }
@@ -71,6 +73,7 @@ export interface DictionarySource {
 export function dictionaryOf(file: TensorFile, described: DictionarySource): Dictionary {
   const { site, names, activation, inputScale: c = 1 } = described;
   const name = file.source.name;
+  const meanActive = described.meanActive ?? (activation.kind === "topk" ? activation.k : undefined);
   const [inputWidth, width] = matrixShape(file, names.encoder);
   checkShapes(file, described, inputWidth, width);
 
@@ -113,6 +116,7 @@ export function dictionaryOf(file: TensorFile, described: DictionarySource): Dic
     inputWidth,
     width,
     kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
+    ...(meanActive !== undefined && { meanActive }),
     async encoder() {
       const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
       const parts = await biasAndActivation(activation, names, weight, width, read, name);

@@ -1,6 +1,7 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
+import { directionsOf, dot } from "./directions.ts";
 import { type EffectRows, RowBuilder } from "./rows.ts";
 
 /**
@@ -15,12 +16,12 @@ export async function gradientActivation(
   const { site, width: D, x, g } = await capture.site(dictionary.site);
   const { plan } = capture;
   const { features, offsets, values } = await codes.encode(dictionary, x);
-  const decoder = await dictionary.decoder();
+  const { data, start } = await directionsOf(dictionary, features);
   const rows = new RowBuilder(site);
   for (let node = 0; node < plan.forest.backward.size; node++) {
     const at = plan.row[plan.forest.backward.clean[node]!]!;
     for (let i = offsets[at]!; i < offsets[at + 1]!; i++) {
-      const gradient = dot(g, node * D, decoder, features[i]! * D, D);
+      const gradient = dot(g, node * D, data, start[features[i]!]!, D);
       rows.add(node, features[i]!, values[i]!, Number.NaN, gradient, values[i]! * gradient);
     }
   }
@@ -51,11 +52,4 @@ export async function gradientSums(
   }
   const decoder = await dictionary.decoder();
   return total.map((sum) => Float64Array.from({ length: dictionary.width }, (_, i) => dot(sum, 0, decoder, i * D, D)));
-}
-
-/** Σ_d a[i+d]·b[j+d] over D numbers, in float64. */
-function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: number, D: number): number {
-  let sum = 0;
-  for (let d = 0; d < D; d++) sum += a[i + d]! * b[j + d]!;
-  return sum;
 }

@@ -49,6 +49,7 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
     vocabulary: V,
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
+    heads: H,
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {

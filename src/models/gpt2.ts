@@ -39,6 +39,7 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
     vocabulary: V,
     maxLength,
     sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
+    heads: H,
     attentionFlops: 4 * L * D,
     ...blockParameters(
       {

@@ -22,7 +22,9 @@ export interface Model {
   readonly parameters: ReadonlyMap<string, readonly number[]>;
   /** Floating-point operations of the matrix products of one token's forward pass, attention and unembedding left out. */
   readonly flopsPerToken: number;
-  /** Products of an attention layer per token and token attended to: 4·H·E. */
+  /** H: query heads of a block. */
+  readonly heads: number;
+  /** Floating-point operations of all attention layers per token and token attended to: 4·L·H·E. */
   readonly attentionFlops: number;
 
   /** tokens[N] → x[N,D], the input of block 0. */

@@ -1,0 +1,256 @@
+import { freemem } from "node:os";
+import { type CaptureCost, captureCost } from "../capture/estimate.ts";
+import { type Plan, planCapture } from "../capture/packs.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { closeDictionaries } from "../dictionaries/open.ts";
+import { effectsCost } from "../effects/estimate.ts";
+import { forestCheckPlans } from "../effects/forest-check.ts";
+import { compile, float32 } from "../graph/session.ts";
+import { constant, input } from "../graph/tensor.ts";
+import type { Model } from "../models/model.ts";
+import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { Random } from "../random.ts";
+import type { SiteName } from "../site.ts";
+import { duration } from "./progress.ts";
+import type { Reporter } from "./reporter.ts";
+import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { table } from "./summary.ts";
+
+/** What a run will take, told before its weights are read. */
+export interface Estimate {
+  readonly weights: "held" | "streamed";
+  /** Peak resident memory of the process, in bytes. */
+  readonly memory_bytes: number;
+  /** The run's folder: at its peak, and when the run is complete. */
+  readonly disk_bytes: { readonly peak: number; readonly end: number };
+  /** By phase. */
+  readonly seconds: Readonly<Record<"reading" | "capture" | "effects" | "writing", number>>;
+  /** GFLOP/s of this machine's matrix products that the seconds rest on. */
+  readonly gflops: number;
+}
+
+/** The program itself with its libraries, as resident memory. */
+const programBytes = 230e6;
+/** What a machine's matrix products are taken to reach where the work is too small to measure them. */
+const assumedGflops = 150;
+/** Work that is worth a measurement of the machine, in floating-point operations. */
+const longWork = 2e12;
+
+/** Rates of everything but matrix products, on one core of a server of 2024; they bear on the time alone. */
+const rates = {
+  /** Share of the rate of bare matrix products that a model's passes reach. */
+  passes: 0.6,
+  /** Bytes hashed and bytes of weights read into memory, per second. */
+  hashed: 0.9e9,
+  read: 2e9,
+  /** Bytes of graphs with their weights inside made into sessions, per second. */
+  compiled: 0.25e9,
+  /** Numbers of dictionaries read, checked and laid out, per second. */
+  decoded: 0.14e9,
+  /** Numbers of decoder rows multiplied, and rows of tables written, per second. */
+  products: 0.6e9,
+  rows: 0.25e6,
+  /** Seconds that everything takes at least. */
+  least: 1,
+} as const;
+
+/** Bytes of a row of effects.parquet, and of a feature's rows in features.parquet, per split and case. */
+const rowBytes = { effects: 20, features: 6.5 };
+
+/** The plans of a run on some pairs: its own, and those of its check. */
+export function plansOf(
+  pairs: readonly TokenPair[],
+  { score, batch_size }: Pick<JobOptions, "score" | "batch_size">,
+): { readonly forest: PrefixForest; readonly plans: readonly [run: Plan, merged: Plan, separate: Plan] } {
+  const forest = prefixForest(pairs);
+  const plan = planCapture(forest, {
+    wanted: score === "effect" ? "changed" : score === "gradient" ? "none" : "clean",
+    ...(batch_size === null ? {} : { batchSize: batch_size }),
+  });
+  // Pairs spread over all of them, for which the forest is checked against example by example.
+  const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
+  const sample = pairs.filter((_, i) => i % every === 0).slice(0, checkedPairs);
+  return { forest, plans: [plan, ...forestCheckPlans(sample, plan.block)] };
+}
+
+const checkedPairs = 16;
+
+/**
+ * Estimates a run, and decides where its weights are kept unless the options say so: held if there is plenty of memory for that and it is faster,
+ * which it is for small models (their passes save activations instead of computing them again), else streamed.
+ */
+export async function estimateRun(
+  { model, checkpoint }: OpenModel,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  plans: readonly Plan[],
+  options: Pick<JobOptions, "weights" | "score">,
+): Promise<Estimate> {
+  const sites = [...dictionaries.keys()];
+  const costs = (["held", "streamed"] as const).map((weights) => ({
+    weights,
+    ...captureCost(model, plans, sites, weights, checkpoint.storedType),
+  }));
+  const effects = [...dictionaries.values()].map((dictionary) => effectsCost(dictionary, plans[0]!, options.score));
+  const most = Math.max(...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
+  const gflops = most < longWork ? assumedGflops : await gemmGflops(model.width);
+
+  const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
+    flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
+  const mayHold = ({ memory, compiled }: CaptureCost) => memory < availableMemory() / 2 && compiled / 2 < largestGraph;
+  const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
+  const chosen =
+    options.weights === "held" ||
+    (options.weights === "auto" && mayHold(held) && captureSeconds(held) < captureSeconds(streamed))
+      ? held
+      : streamed;
+
+  const rows = sum(effects.map((e) => e.rows));
+  const groups = plans[0]!.forest.backward.groups.length + 2;
+  const features = sum([...dictionaries.values()].map(({ width }) => Math.min(width, rows / dictionaries.size)));
+  const tables = rowBytes.effects * rows + rowBytes.features * groups * features;
+  return {
+    weights: chosen.weights,
+    memory_bytes: programBytes + Math.max(chosen.memory, ...effects.map(({ memory }) => memory)),
+    disk_bytes: { peak: Math.max(chosen.stored.peak, chosen.stored.end + 2 * tables), end: tables },
+    seconds: {
+      reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
+      capture: captureSeconds(chosen),
+      effects: sum(
+        effects.map(
+          (e) =>
+            e.flops / (gflops * 1e9) + e.weights / rates.decoded + e.products / rates.products + e.rows / rates.rows,
+        ),
+      ),
+      writing: rates.least / 2 + rows / (4 * rates.rows),
+    },
+    gflops,
+  };
+}
+
+/** A graph with its weights inside has to stay below protobuf's 2 GiB. */
+const largestGraph = 1.9e9;
+
+/** Memory that can be had without pushing others out, within the limits of a container. */
+export function availableMemory(): number {
+  const limit = process.constrainedMemory?.() ?? 0;
+  return limit > 0 && limit < Number.MAX_SAFE_INTEGER ? Math.min(limit, freemem()) : freemem();
+}
+
+export function totalSeconds({ seconds }: Estimate): number {
+  return sum(Object.values(seconds));
+}
+
+/** GFLOP/s of a product of 512 rows with a matrix as wide as the model; takes about half a second. */
+async function gemmGflops(width: number): Promise<number> {
+  const [N, K, M] = [512, width, 4 * width];
+  const random = new Random("gemm");
+  const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
+  const product = input("x", "float32", [N, K])
+    .matmul(constant(matrix(K * M), "float32", [K, M]))
+    .sum(-1);
+  const session = await compile({ y: product });
+  const x = float32(matrix(N * K), N, K);
+  let best = 0;
+  await session.run({ x });
+  for (let i = 0; i < 5; i++) {
+    const start = performance.now();
+    await session.run({ x });
+    best = Math.max(best, (2 * N * K * M) / (performance.now() - start) / 1e6);
+  }
+  await session.release();
+  return best;
+}
+
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
+export interface EstimateRequest {
+  readonly options: JobOptions;
+}
+
+/** What `sfc estimate` tells. */
+export interface EstimateResult extends Estimate {
+  readonly model: { readonly name: string; readonly parameters: number; readonly bytes: number };
+  readonly saes: { readonly sites: number; readonly features: number; readonly bytes: number };
+  readonly pairs: number;
+  readonly nodes: { readonly forward: number; readonly backward: number; readonly tokens: number };
+  readonly available_memory_bytes: number;
+}
+
+/** Estimates a run without reading any weights (`sfc estimate`). */
+export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
+  reporter.begin("estimate", 1);
+  const opened = await openModel(options.model_name);
+  try {
+    const dictionaries = await openSaes(opened, options);
+    try {
+      const pairs = await choosePairs(opened.tokenizer, options);
+      const { kept } = checkPairs(pairs, opened, options.pairs ?? `the task ${options.task}`);
+      const { forest, plans } = plansOf(kept, options);
+      const result = await estimateRun(opened, dictionaries, plans, options);
+      reporter.end();
+      const all = [...dictionaries.values()];
+      return {
+        model: { name: options.model_name, parameters: parameterCount(opened.model), bytes: opened.checkpoint.bytes },
+        saes: {
+          sites: all.length,
+          features: sum(all.map(({ width }) => width)),
+          bytes: sum(all.map(({ inputWidth, width }) => 8 * inputWidth * width)),
+        },
+        pairs: kept.length,
+        nodes: {
+          forward: forest.forward.size,
+          backward: forest.backward.size,
+          tokens: sum(kept.map(({ clean, patch }) => 2 * clean.length + patch.length)),
+        },
+        available_memory_bytes: availableMemory(),
+        ...result,
+      };
+    } finally {
+      await closeDictionaries(dictionaries);
+    }
+  } finally {
+    await opened.checkpoint.close();
+  }
+}
+
+function parameterCount(model: Model): number {
+  return sum([...model.parameters.values()].map((shape) => shape.reduce((a, b) => a * b, 1)));
+}
+
+/** An estimate as text for a terminal. */
+export function estimateText(e: EstimateResult): string {
+  const phases = Object.entries(e.seconds).map(([phase, seconds]) => `${phase} ${duration(seconds)}`);
+  const where = e.weights === "held" ? "held in memory" : "streamed, block by block";
+  return table([
+    ["model", `${e.model.name}: ${count(e.model.parameters)} parameters, ${size(e.model.bytes)}`],
+    ["SAEs", `${e.saes.sites} sites, ${count(e.saes.features)} features`],
+    [
+      "pairs",
+      `${e.pairs}; ${e.nodes.forward} forward and ${e.nodes.backward} backward nodes for ${e.nodes.tokens} tokens example by example`,
+    ],
+    ["weights", where],
+    ["memory", `${size(e.memory_bytes)} at the peak; ${size(e.available_memory_bytes)} are free here`],
+    [
+      "disk",
+      `${size(e.disk_bytes.peak)} in the run's folder while it works, ${size(e.disk_bytes.end)} when it is complete`,
+    ],
+    ["time", `about ${duration(totalSeconds(e))} at ${Math.round(e.gflops)} GFLOP/s (${phases.join(", ")})`],
+  ]).join("\n");
+}
+
+/** One line for those who are about to wait. */
+export function estimateLine(e: Estimate): string {
+  return `Estimate: about ${duration(totalSeconds(e))}, ${size(e.memory_bytes)} of memory, ${size(e.disk_bytes.peak)} of disk; weights ${e.weights}.`;
+}
+
+function count(n: number): string {
+  if (n >= 1e9) return `${(n / 1e9).toFixed(1)} billion`;
+  return n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : String(n);
+}
+
+/** Bytes in words: `1.9 GB`. */
+export function size(bytes: number): string {
+  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(1)} GB`;
+  return `${Math.max(1, Math.round(bytes / 1e6))} MB`;
+}
