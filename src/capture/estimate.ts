@@ -81,12 +81,12 @@ export function captureCost(
   const wave = Math.min(defaultWaveRows, forward + backward);
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
   const ofBlocks = parameters.blocks / L;
-  const sessions = 2 * 4 * (parameters.blockCount / L) + rows("forward") + rows("backward");
+  const session = 4 * (parameters.blockCount / L) + rows(backward > 0 ? "backward" : "forward");
   const stream = 4 * wave * model.width;
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
-    memory: 2 * ofBlocks + sessions + liveStreams * stream,
+    memory: 2 * ofBlocks + session + liveStreams * stream,
     stored: { peak: end + (L + 1) * stream, end },
     compiled: 0,
   };

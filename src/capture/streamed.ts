@@ -240,6 +240,8 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       }
     }
     if (backward.length > 0) {
+      // Sessions keep the memory of their runs: that of the forward pass makes room.
+      await pool.release();
       const down = Array.from({ length: layer - lowest }, (_, i) => layer - 1 - i);
       for await (const { layer: l, inner, weights, session } of blocks(down, backwardOf)) {
         const found = new Map<string, Floats>();
@@ -256,6 +258,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         step();
       }
     }
+    await pool.release();
     await store.save(part.done, new Map());
     for (let l = 0; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
   };

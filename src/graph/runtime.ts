@@ -22,6 +22,8 @@ export async function openSession(
     interOpNumThreads: 1,
     graphOptimizationLevel: fuse ? "all" : "basic",
     logSeverityLevel: 3,
+    // A pattern lays all results of a run side by side ahead of time: as fast as without, for up to twice the memory.
+    enableMemPattern: false,
     // Threads that spin after a run slow down whatever runs next, most of all other sessions.
     extra: { session: { force_spinning_stop: "1" } },
   });
