@@ -23,7 +23,7 @@ export interface CaptureCost {
  * Held weights are in memory as they were read, and for each of the two graphs as the graph's file and in the session, there also packed for the
  * matrix products: measured on models of 4 to 135 million parameters.
  */
-const heldCopies = 6.2;
+const heldCopies = 5.6;
 
 /**
  * Numbers per row that a block's graph has in memory at its peak, as multiples of the widths of its matrices' results; backward needs what forward

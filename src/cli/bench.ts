@@ -1,19 +1,20 @@
 import { readFile } from "node:fs/promises";
 import { cpus } from "node:os";
-import { type Pack, planCapture, planMetric } from "../capture/packs.ts";
+import { captureAll } from "../capture/capture.ts";
+import { type Pack, type Plan, planCapture, planMetric } from "../capture/packs.ts";
 import { type Passes, tracePasses } from "../capture/passes.ts";
-import { heldWeights } from "../capture/weights.ts";
+import { heldWeights, streamedWeights } from "../capture/weights.ts";
 import { StoppedError } from "../errors.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input, type Tensor } from "../graph/tensor.ts";
-import type { Model } from "../models/model.ts";
+import { type Model, parameterCount } from "../models/model.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
 import type { Reporter } from "./reporter.ts";
-import { checkPairs, choosePairs, openModel } from "./setting.ts";
+import { checkPairs, choosePairs, type OpenModel, openModel } from "./setting.ts";
 import { table } from "./summary.ts";
 import { versions } from "./versions.ts";
 
@@ -51,7 +52,8 @@ export interface BenchResult {
   readonly gemm_own_shapes: number;
   /** One pack of the model's passes against the floating-point operations that it needs at least. */
   readonly passes: readonly {
-    readonly pass: "forward" | "forward + backward";
+    /** The whole model; of a model whose weights are streamed one block, the reading of weights included, backward with forward computed again. */
+    readonly pass: "forward" | "forward + backward" | "block forward" | "block backward";
     readonly nodes: number;
     /** GFLOP: linear layers of the nodes, attention of each node to its ancestors alone. */
     readonly floor_gflop: number;
@@ -75,11 +77,17 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
   reporter.begin("model", 1);
   const chosen = await choosePairs(opened.tokenizer, { task: "agreement", pairs: null, num_examples: null, seed });
   const { kept } = checkPairs(chosen, opened, "the task agreement");
-  const weights = await heldWeights(model, checkpoint);
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
   ).flat();
   const plan = planCapture(prefixForest(kept), { wanted: "changed" });
+  if (parameterCount(model) > mostHeld) {
+    const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed), peak, reporter);
+    await checkpoint.close();
+    reporter.end();
+    return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
+  }
+  const weights = await heldWeights(model, checkpoint);
   const passes = tracePasses(model, weights, { block: plan.block, sites });
   const full = plan.packs.find((p) => p.kind === "backward")!;
   const own = await ownShapes(model, full.node.length, seed);
@@ -113,15 +121,74 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
   await checkpoint.close();
   reporter.end();
   return {
-    machine: { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length },
-    versions: await versions(),
-    model: model_name,
+    ...(await described(model_name)),
     gemm_peak: peak,
     gemm_own_shapes: ownRate,
     passes: timed,
     forest,
-    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    peak_rss_bytes: peakRss(),
   };
+}
+
+/** Parameters above which blocks are measured instead of the whole model. */
+const mostHeld = 2 ** 27;
+
+async function described(model: string): Promise<Pick<BenchResult, "machine" | "versions" | "model">> {
+  return {
+    machine: { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length },
+    versions: await versions(),
+    model,
+  };
+}
+
+const peakRss = () => process.resourceUsage().maxRSS * 1024;
+
+async function ownShapesRate(model: Model, plan: Plan, seed: number): Promise<number> {
+  const own = await ownShapes(model, plan.packs[0]!.node.length, seed);
+  const [seconds] = await inTurn(5, [own.run]);
+  await own.release();
+  return own.flops / seconds! / 1e9;
+}
+
+/**
+ * One pack through all blocks of a model whose weights are streamed, forward and back: the median block. The peak is measured again afterwards, and
+ * the better one counts.
+ */
+async function timeBlocks(
+  { model, checkpoint }: OpenModel,
+  plan: Plan,
+  ownRate: number,
+  peakBefore: number,
+  reporter: Reporter,
+): Promise<Pick<BenchResult, "gemm_peak" | "gemm_own_shapes" | "passes">> {
+  const pack = plan.packs.find((p) => p.kind === "backward")!;
+  const L = model.layers;
+  reporter.begin("blocks", 2 * L);
+  let last = performance.now();
+  const steps: number[] = [];
+  const onProgress = (done: number, total: number) => {
+    const now = performance.now();
+    steps.push((now - last) / 1000);
+    last = now;
+    reporter.set(done, total);
+  };
+  await captureAll(model, streamedWeights(checkpoint), [{ ...plan, packs: [pack] }], {
+    sites: ["embed"],
+    onProgress,
+    stopped: reporter.stopped,
+  });
+  const peak = Math.max(peakBefore, await gemmPeak(1));
+  const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
+  const forwardFloor = floorFlops(model, pack) / L;
+  const passes = (["block forward", "block backward"] as const).map((pass, i) => {
+    // The first block of each direction waits for its weights and its session.
+    const seconds = middle(steps.slice(i * L + 1, (i + 1) * L));
+    const floor = forwardFloor * (i === 0 ? 1 : 2 + attentionShare(model, pack));
+    const gflops = floor / seconds / 1e9;
+    const shares = { share_of_own_shapes: gflops / ownRate, share_of_peak: gflops / peak };
+    return { pass, nodes, floor_gflop: floor / 1e9, seconds, gflops, ...shares };
+  });
+  return { gemm_peak: peak, gemm_own_shapes: ownRate, passes };
 }
 
 /** The result as text for a terminal. */
@@ -145,24 +212,27 @@ export function benchText(result: BenchResult): string {
         `${n(100 * p.share_of_peak)} %`,
       ]),
     ]),
-    "",
-    ...table([
-      ["pairs", "number", "tokens", "nodes", "ratio", "examples, s", "forest, s", "ratio", "time/node ratio"],
-      ...result.forest.map((f) => [
-        f.set,
-        String(f.pairs),
-        String(f.tokens),
-        String(f.nodes),
-        n(f.node_ratio, 1),
-        n(f.example_seconds, 2),
-        n(f.forest_seconds, 2),
-        n(f.time_ratio, 1),
-        n(f.time_ratio / f.node_ratio, 2),
-      ]),
-    ]),
+    ...(result.forest.length === 0 ? [] : ["", ...forestTable(result.forest)]),
     "",
     `peak memory ${n(result.peak_rss_bytes / 2 ** 20)} MiB`,
   ].join("\n");
+}
+
+function forestTable(forest: readonly ForestBench[]): string[] {
+  return table([
+    ["pairs", "number", "tokens", "nodes", "ratio", "examples, s", "forest, s", "ratio", "time/node ratio"],
+    ...forest.map((f) => [
+      f.set,
+      String(f.pairs),
+      String(f.tokens),
+      String(f.nodes),
+      f.node_ratio.toFixed(1),
+      f.example_seconds.toFixed(2),
+      f.forest_seconds.toFixed(2),
+      f.time_ratio.toFixed(1),
+      (f.time_ratio / f.node_ratio).toFixed(2),
+    ]),
+  ]);
 }
 
 /** Runs both forms in turn, so that a change of the machine's speed meets both. */
@@ -255,8 +325,9 @@ interface Products {
   release(): Promise<void>;
 }
 
-/** Times that each product is taken in a row. */
-const links = 4;
+/** Times that each product is taken in a row, fewer where the matrices would not fit into one graph. */
+const mostLinks = 4;
+const largestGraph = 1e9;
 
 /**
  * Products [N,K]·[K,M] and back, [N,M]·[M,K], with constant right sides, all in one graph: chains of them, so that the time goes into products and not
@@ -272,6 +343,8 @@ async function compileProducts(
   const outputs: Record<string, Tensor> = {};
   const inputs = new Map<number, Tensor>();
   let flops = 0;
+  const bytes = 8 * shapes.reduce((sum, [K, M]) => sum + K * M, 0);
+  const links = Math.min(mostLinks, Math.max(1, Math.floor(largestGraph / bytes)));
   shapes.forEach(([K, M], i) => {
     const x = inputs.get(K) ?? input(`x${K}`, "float32", [N, K]);
     inputs.set(K, x);

@@ -7,7 +7,7 @@ import { effectsCost } from "../effects/estimate.ts";
 import { forestCheckPlans } from "../effects/forest-check.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
-import type { Model } from "../models/model.ts";
+import { parameterCount } from "../models/model.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
@@ -212,10 +212,6 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   } finally {
     await opened.checkpoint.close();
   }
-}
-
-function parameterCount(model: Model): number {
-  return sum([...model.parameters.values()].map((shape) => shape.reduce((a, b) => a * b, 1)));
 }
 
 /** An estimate as text for a terminal. */

@@ -82,6 +82,13 @@ export function blockParameters(
   };
 }
 
+/** The number of a model's parameters. */
+export function parameterCount({ parameters }: Model): number {
+  let count = 0;
+  for (const shape of parameters.values()) count += shape.reduce((a, b) => a * b, 1);
+  return count;
+}
+
 /** The inputs of a forward pass over blocks of n tokens: `tokens`, `positions`, `mask`. */
 export function contextInputs(n: number, dtype: "float32" | "float64", oneMask = false): Context {
   const N: Dim = times(n, "B");
