@@ -2,20 +2,22 @@ import { type Folder, readJson } from "../bytes/folder.ts";
 import { openSafetensors } from "../bytes/safetensors.ts";
 import { sha256OfFiles } from "../bytes/sha256.ts";
 import type { ByteSource } from "../bytes/source.ts";
-import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
+import { checkFinite } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
+import { openGgufModel } from "./gguf.ts";
+import type { WeightFile } from "./gguf-names.ts";
 
-/** A model's files in Hugging Face layout: configuration and tokenizer are read, weights are read when they are asked for. */
+/** A model's files: configuration and tokenizer are read, weights are read when they are asked for. */
 export interface Checkpoint {
   /** The folder's name. */
   readonly name: string;
-  /** config.json. */
+  /** config.json, or what stands in its place in a GGUF file. */
   readonly config: Readonly<Record<string, unknown>>;
-  /** tokenizer.json. */
+  /** tokenizer.json, or what stands in its place in a GGUF file. */
   readonly tokenizer: Readonly<Record<string, unknown>>;
   /** tokenizer_config.json; empty if the folder has none. */
   readonly tokenizerConfig: Readonly<Record<string, unknown>>;
-  /** Names of all tensors, sorted, as the files spell them. */
+  /** Names of all tensors, sorted, as the files spell them; those of a GGUF file in Hugging Face's spelling. */
   readonly names: readonly string[];
   /** Length of all weight files in bytes. */
   readonly bytes: number;
@@ -29,7 +31,7 @@ export interface Checkpoint {
    * @throws UserError if there is no such tensor, its shape is another one, or a number is not finite
    */
   tensor(name: string, expectedShape: readonly number[]): Promise<Float32Array>;
-  /** One hash for config.json, tokenizer.json and the weight files: the model's identity. */
+  /** One hash for the weight files and those of config.json and tokenizer.json that were used: the model's identity. */
   sha256(): Promise<string>;
   close(): Promise<void>;
 }
@@ -40,16 +42,17 @@ function spellings(name: string): readonly string[] {
 }
 
 /**
- * Opens a folder in Hugging Face layout: config.json, tokenizer.json and either model.safetensors or the shards that
- * model.safetensors.index.json names.
+ * Opens a model: a folder in Hugging Face layout (config.json, tokenizer.json and either model.safetensors or the shards that
+ * model.safetensors.index.json names), or with a GGUF file in place of all these.
  *
- * @throws UserError if one of them is missing or damaged
+ * @param gguf the GGUF file to read, whatever else is in the folder; by default the only one of a folder without safetensors
+ * @throws UserError if a file is missing or damaged
  */
-export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
-  const config = await wantedJson(folder, "config.json", "Name a folder in Hugging Face layout.");
-  const tokenizer = await wantedJson(folder, "tokenizer.json", "Save the model's fast tokenizer into it.");
-  const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
-  const files = await openWeights(folder);
+export async function openCheckpoint(folder: Folder, gguf?: string): Promise<Checkpoint> {
+  const path = gguf ?? (await onlyGguf(folder));
+  const { config, tokenizer, tokenizerConfig, files, texts } = await (path === undefined
+    ? openHuggingFace(folder)
+    : openOneFile(folder, path));
   const tensors = new Map([...files.values()].flatMap((file) => [...file.tensors.keys()].map((name) => [name, file])));
 
   const spelled = (name: string) => spellings(name).find((spelling) => tensors.has(spelling)) ?? name;
@@ -86,15 +89,50 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     },
     async sha256() {
       const sources = new Map<string, ByteSource>([...files].map(([path, file]) => [path, file.source]));
-      const texts = await openAll(folder, ["config.json", "tokenizer.json"]);
+      const opened = await openAll(folder, texts);
       try {
-        return await sha256OfFiles(new Map([...sources, ...texts]));
+        return await sha256OfFiles(new Map([...sources, ...opened]));
       } finally {
-        await closeAll(texts.values());
+        await closeAll(opened.values());
       }
     },
     close: () => closeAll([...files.values()].map((file) => file.source)),
   };
+}
+
+/** What a checkpoint is made from. */
+interface Parts extends Pick<Checkpoint, "config" | "tokenizer" | "tokenizerConfig"> {
+  /** The weight files by path, headers read. */
+  readonly files: ReadonlyMap<string, WeightFile>;
+  /** Paths of the other files that say what the model computes. */
+  readonly texts: readonly string[];
+}
+
+async function openHuggingFace(folder: Folder): Promise<Parts> {
+  const config = await wantedJson(folder, "config.json", "Name a folder in Hugging Face layout, or a GGUF file.");
+  const tokenizer = await wantedJson(folder, "tokenizer.json", "Save the model's fast tokenizer into it.");
+  const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
+  const files = await openWeights(folder);
+  return { config, tokenizer, tokenizerConfig, files, texts: ["config.json", "tokenizer.json"] };
+}
+
+async function openOneFile(folder: Folder, path: string): Promise<Parts> {
+  const { weights, ...parts } = await openGgufModel(folder, path);
+  return { ...parts, files: new Map([[path, weights]]) };
+}
+
+/** The GGUF file of a folder without safetensors. @throws UserError if there are several */
+async function onlyGguf(folder: Folder): Promise<string | undefined> {
+  const weights = await openAll(folder, ["model.safetensors", "model.safetensors.index.json"]);
+  await closeAll(weights.values());
+  if (weights.size > 0) return undefined;
+  const [path, ...others] = (await folder.list()).filter((name) => /^[^/]+\.gguf$/i.test(name));
+  if (others.length > 0) {
+    throw new UserError(
+      `model: expected one GGUF file, got ${[path, ...others].join(", ")} in ${folder.name}. Name the file itself.`,
+    );
+  }
+  return path;
 }
 
 async function wantedJson(folder: Folder, path: string, advice: string): Promise<Record<string, unknown>> {
@@ -104,7 +142,7 @@ async function wantedJson(folder: Folder, path: string, advice: string): Promise
 }
 
 /** The weight files by path, headers read: the single file if there is one, else the shards of the index. */
-async function openWeights(folder: Folder): Promise<ReadonlyMap<string, TensorFile>> {
+async function openWeights(folder: Folder): Promise<ReadonlyMap<string, WeightFile>> {
   const single = await openAll(folder, ["model.safetensors"]);
   if (single.size > 0) return openHeaders(single);
 
@@ -150,9 +188,9 @@ async function openAll(folder: Folder, paths: readonly string[]): Promise<Readon
   return opened;
 }
 
-async function openHeaders(sources: ReadonlyMap<string, ByteSource>): Promise<ReadonlyMap<string, TensorFile>> {
+async function openHeaders(sources: ReadonlyMap<string, ByteSource>): Promise<ReadonlyMap<string, WeightFile>> {
   try {
-    const files = new Map<string, TensorFile>();
+    const files = new Map<string, WeightFile>();
     for (const [path, source] of sources) files.set(path, await openSafetensors(source));
     return files;
   } catch (error) {
