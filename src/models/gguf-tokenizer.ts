@@ -23,6 +23,8 @@ interface Vocabulary {
 
 /** The parts of a tokenizer.json in which the kinds differ, and whether BOS stands first where the file does not say so. */
 interface Kind {
+  /** The tokens as the model spells them. */
+  readonly tokens: readonly string[];
   readonly normalizer: Json | null;
   readonly pre_tokenizer: Json | null;
   readonly decoder: Json;
@@ -76,15 +78,15 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
     },
     fail,
   );
-  const { addsBos, ...parts } = kind;
+  const { addsBos, tokens: spelled, ...parts } = kind;
   const bos = (value("add_bos_token") ?? addsBos) ? idOf("bos") : undefined;
   return {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: addedTokens(tokens, numbers("token_type"), idOf),
+    added_tokens: addedTokens(spelled, numbers("token_type"), idOf),
     ...parts,
-    post_processor: bos === undefined ? null : withFirst(tokens[bos]!, bos),
+    post_processor: bos === undefined ? null : withFirst(spelled[bos]!, bos),
   };
 }
 
@@ -177,7 +179,7 @@ function byteLevel({ tokens, merges, pre }: Vocabulary, fail: Fail): Kind {
   if (!merges) return fail("merges", "a list of texts", "none");
   const { whole, ...parts } = split;
   const model = { ...bpe, ignore_merges: whole, vocab: vocabularyOf(tokens), merges };
-  return { ...parts, decoder: bytes(true), model };
+  return { tokens, ...parts, decoder: bytes(true), model };
 }
 
 /** SentencePiece's mark of a space. */
@@ -203,6 +205,7 @@ function sentencePiece(
     { type: "Fuse" },
   ];
   return {
+    tokens,
     normalizer: addSpace ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: mark }, replace] } : replace,
     pre_tokenizer: null,
     decoder: {
@@ -215,22 +218,34 @@ function sentencePiece(
 }
 
 /**
- * The joins of neighbours that make tokens, the best first: those of a token with a higher score before those of a lower one; of one token, with
- * the longer left part first.
+ * The joins of neighbours that make tokens, the best first: those of a token with a higher score before those of a lower one; where scores are
+ * equal, those with a longer left part first, then with a longer right one.
  */
 function joinsOf(tokens: readonly string[], scores: ArrayLike<number>): [string, string][] {
   const known = new Map(tokens.map((token, id) => [token, id]));
-  const joins: { left: string; right: string; score: number; lengths: number }[] = [];
-  for (const [token, id] of known) {
-    const characters = [...token];
-    let left = "";
-    for (let i = 1; i < characters.length; i++) {
-      left += characters[i - 1];
-      const right = token.slice(left.length);
-      if (!known.has(left) || !known.has(right)) continue;
-      joins.push({ left, right, score: scores[id]!, lengths: i * 2 ** 20 + characters.length - i });
-    }
+  const ranked = [...known.values()].sort((a, b) => scores[b]! - scores[a]!);
+  const joins: [string, string][] = [];
+  for (let first = 0, end = 0; first < ranked.length; first = end) {
+    while (end < ranked.length && scores[ranked[end]!] === scores[ranked[first]!]) end++;
+    end = Math.max(end, first + 1);
+    const equal = ranked.slice(first, end).flatMap((id) => joinsTo(tokens[id]!, known));
+    if (end - first > 1) equal.sort(([a, b], [c, d]) => lengthOf(c) - lengthOf(a) || lengthOf(d) - lengthOf(b));
+    for (const join of equal) joins.push(join);
   }
-  joins.sort((a, b) => b.score - a.score || b.lengths - a.lengths);
-  return joins.map(({ left, right }) => [left, right]);
+  return joins;
+}
+
+/** The pairs of tokens that make up a token, those with a longer left part first. */
+function joinsTo(token: string, known: ReadonlyMap<string, number>): [string, string][] {
+  const joins: [string, string][] = [];
+  for (let at = token.length - 1; at > 0; at--) {
+    const [left, right] = [token.slice(0, at), token.slice(at)];
+    if (known.has(left) && known.has(right)) joins.push([left, right]);
+  }
+  return joins;
+}
+
+/** Length in characters. */
+function lengthOf(text: string): number {
+  return [...text].length;
 }
