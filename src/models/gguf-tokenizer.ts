@@ -6,7 +6,7 @@ type Json = Readonly<Record<string, unknown>>;
 /** llama.cpp's types of tokens (`llama_token_type`): those that the text of a prompt should not bring about, and those that are kept whole. */
 const [unknownToken, controlToken, userDefinedToken] = [2, 3, 4];
 
-/** The number that `tokenizer.ggml.<name>_token_id` gives. */
+/** The number that `tokenizer.ggml.<name>_token_id` gives, or what llama.cpp takes for it. */
 type IdOf = (name: string) => number | undefined;
 
 /** What both kinds of tokenizers are made from. */
@@ -19,12 +19,13 @@ interface Vocabulary {
   /** `tokenizer.ggml.pre`. */
   readonly pre: string;
   readonly addSpace: boolean | undefined;
+  readonly idOf: IdOf;
 }
 
 /** The parts of a tokenizer.json in which the kinds differ, and whether BOS stands first where the file does not say so. */
 interface Kind {
-  /** The tokens as the model spells them. */
-  readonly tokens: readonly string[];
+  /** The tokens as they stand in a text, for those that are looked for in it. */
+  readonly written: readonly string[];
   readonly normalizer: Json | null;
   readonly pre_tokenizer: Json | null;
   readonly decoder: Json;
@@ -53,7 +54,7 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
   const value = (key: string) => values.get(`tokenizer.ggml.${key}`);
   const tokens = textsOf(value("tokens")) ?? fail("tokens", "a list of texts", "none");
   const idOf: IdOf = (name) => {
-    const id = value(`${name}_token_id`);
+    const id = value(`${name}_token_id`) ?? (value("model") === "llama" ? sentencePieceIds[name] : undefined);
     if (id === undefined) return undefined;
     const there = typeof id === "number" && Number.isInteger(id) && id >= 0 && id < tokens.length;
     return there ? id : fail(`${name}_token_id`, `a token from 0 to ${tokens.length - 1}`, `${id}`);
@@ -75,18 +76,19 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
       architecture: String(values.get("general.architecture")),
       pre: String(value("pre") ?? "default"),
       addSpace: value("add_space_prefix") as boolean | undefined,
+      idOf,
     },
     fail,
   );
-  const { addsBos, tokens: spelled, ...parts } = kind;
+  const { addsBos, written, ...parts } = kind;
   const bos = (value("add_bos_token") ?? addsBos) ? idOf("bos") : undefined;
   return {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: addedTokens(spelled, numbers("token_type"), idOf),
+    added_tokens: addedTokens(written, numbers("token_type"), idOf),
     ...parts,
-    post_processor: bos === undefined ? null : withFirst(spelled[bos]!, bos),
+    post_processor: bos === undefined ? null : withFirst(written[bos]!, bos),
   };
 }
 
@@ -179,21 +181,25 @@ function byteLevel({ tokens, merges, pre }: Vocabulary, fail: Fail): Kind {
   if (!merges) return fail("merges", "a list of texts", "none");
   const { whole, ...parts } = split;
   const model = { ...bpe, ignore_merges: whole, vocab: vocabularyOf(tokens), merges };
-  return { tokens, ...parts, decoder: bytes(true), model };
+  return { ...parts, written: tokens, decoder: bytes(true), model };
 }
 
+/** Tokens that a SentencePiece vocabulary has where the file does not say. */
+const sentencePieceIds: Readonly<Record<string, number>> = { unknown: 0, bos: 1, eos: 2 };
 /** SentencePiece's mark of a space. */
 const mark = "▁";
 const gemmas = ["gemma", "gemma2", "gemma3"];
 
 /** SentencePiece's BPE: the best pair of neighbours that is a token is joined first; characters without a token fall into their bytes. */
 function sentencePiece(
-  { tokens: spelled, scores, merges, architecture, addSpace = true }: Vocabulary,
+  { tokens: spelled, scores, merges, architecture, addSpace = true, idOf }: Vocabulary,
   fail: Fail,
 ): Kind {
   const isGemma = gemmas.includes(architecture);
-  // The converter writes runs of spaces as such.
-  const tokens = spelled.map((token) => (/^ {2,}$/.test(token) ? mark.repeat(token.length) : token));
+  // The converter writes runs of spaces as such. Gemma joins them from shorter ones, others look for them in the text.
+  const tokens = isGemma
+    ? spelled.map((token) => (/^ {2,}$/.test(token) ? mark.repeat(token.length) : token))
+    : spelled;
   if (!scores && !merges) return fail("scores", "a list of numbers", "none");
   // Gemma's scores do not rank all of its tokens; their order does.
   const joins =
@@ -205,14 +211,21 @@ function sentencePiece(
     { type: "Fuse" },
   ];
   return {
-    tokens,
+    written: isGemma ? tokens : tokens.map((token) => token.replaceAll(mark, " ")),
     normalizer: addSpace ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: mark }, replace] } : replace,
     pre_tokenizer: null,
     decoder: {
       type: "Sequence",
       decoders: addSpace ? [...back, { type: "Strip", content: " ", start: 1, stop: 0 }] : back,
     },
-    model: { ...bpe, byte_fallback: true, fuse_unk: true, vocab: vocabularyOf(tokens), merges: joins },
+    model: {
+      ...bpe,
+      unk_token: tokens[idOf("unknown") ?? 0] ?? null,
+      byte_fallback: true,
+      fuse_unk: true,
+      vocab: vocabularyOf(tokens),
+      merges: joins,
+    },
     addsBos: true,
   };
 }
