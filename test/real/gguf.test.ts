@@ -37,18 +37,8 @@ function python(): string {
   if (!existsSync(join(folder, "made"))) {
     const run = (file: string, ...args: string[]) => execFileSync(file, args, { stdio: "inherit" });
     run("python3", "-m", "venv", folder);
-    run(
-      program,
-      "-m",
-      "pip",
-      "install",
-      "--quiet",
-      "torch",
-      "transformers>=5",
-      "gguf>=0.10",
-      "safetensors",
-      "sentencepiece",
-    );
+    const packages = ["torch", "transformers>=5", "gguf", "accelerate", "safetensors"];
+    run(program, "-m", "pip", "install", "--quiet", ...packages);
     mkdirSync(join(folder, "made"));
   }
   return program;
@@ -66,6 +56,13 @@ describe.each([
     prompts = JSON.parse(readFileSync(join(cache, name, "prompts.json"), "utf8"));
   });
   afterAll(() => opened.checkpoint.close());
+
+  it("splits texts as the model's own tokenizer does", () => {
+    const fixture = new URL(`../fixtures/gguf/${name.split("-")[0]}-tokens.json`, import.meta.url);
+    const { rows } = JSON.parse(readFileSync(fixture, "utf8")) as { rows: { text: string; ids: number[] }[] };
+    expect(rows.length).toBeGreaterThan(200);
+    for (const { text, ids } of rows) expect(opened.tokenizer.encode(text), JSON.stringify(text)).toEqual(ids);
+  });
 
   it("gives the logits that transformers gives for the same file", async () => {
     const expected = await openSafetensors(await openFile(join(cache, name, "logits.safetensors")));
