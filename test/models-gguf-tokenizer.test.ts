@@ -75,6 +75,14 @@ describe("SentencePiece", () => {
     expect([...tokenizer.special]).toEqual([0, 1, 2]);
   });
 
+  it("joins what scores best first, of equal scores and of one token what is longer on the left", async () => {
+    const tokens = ["<unk>", "a", "b", "😀", "ab", "ba", "aba", "abab", "b😀", "baba"];
+    const scores = Float32Array.of(0, -1, -1, -1, -3, -2, -4, -4, -5, -6);
+    const { model } = await tokenizerOf({ model: "llama", tokens, scores });
+    const joins = ["b a", "a b", "aba b", "ab ab", "ab a", "a ba", "b 😀", "ba ba", "b aba"];
+    expect((model as { merges: string[][] }).merges.map((pair) => pair.join(" "))).toEqual(joins);
+  });
+
   it("and without", async () => {
     const tokenizer = loadTokenizer(await tokenizerOf({ ...pieces(made.plain), add_space_prefix: false }));
     for (const [i, text] of made.texts.entries()) {

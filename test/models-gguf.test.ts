@@ -1,12 +1,14 @@
 import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { openFile, openFolder } from "../src/bytes/file.node.ts";
 import { memoryFolder } from "../src/bytes/folder.ts";
 import { openSafetensors } from "../src/bytes/safetensors.ts";
 import { heldWeights } from "../src/capture/weights.ts";
 import { openModel } from "../src/cli/setting.ts";
+import { UserError } from "../src/errors.ts";
 import { compile, int64 } from "../src/graph/session.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
@@ -215,12 +217,12 @@ describe("what would not be computed correctly is refused by name:", () => {
     [
       "other heads in other blocks",
       added({ "llama.attention.head_count": Int32Array.of(2, 4) }),
-      "llama.attention.head_count: expected a whole number above 0, got a list of 2",
+      "llama.attention.head_count: expected a whole number from 1 to 16777216, got a list of 2",
     ],
     [
       "heads that are no number",
       added({ "llama.attention.head_count": "2" }),
-      'llama.attention.head_count: expected a whole number above 0, got "2"',
+      'llama.attention.head_count: expected a whole number from 1 to 16777216, got "2"',
     ],
     [
       "no epsilon",
@@ -246,6 +248,34 @@ describe("what would not be computed correctly is refused by name:", () => {
   ])("%s", async (_, values, message) => {
     await expect(opening(values)).rejects.toThrow(message);
     await expect(opening(values)).rejects.toThrow(/^[^\n]*in models\/x\/model\.gguf\.[^\n]*$/);
+  });
+
+  it("blocks that the file does not have", async () => {
+    await expect(opening(added({ "llama.block_count": 2_000_000_000 }))).rejects.toThrow(
+      "llama.block_count: expected at most 1, got 2000000000",
+    );
+  });
+
+  it("or opened: metadata of any numbers never hang or crash", async () => {
+    const number = fc.oneof(fc.integer(), fc.constantFrom(0, 1, 2, 3, 8, 2 ** 24, 2 ** 31 - 1), fc.float());
+    const value = fc.oneof(number, fc.boolean(), fc.string(), fc.constant(["x"]), fc.constant(Float32Array.of(1, 2)));
+    const damage = (values: Readonly<Record<string, Value>>) =>
+      fc
+        .uniqueArray(fc.tuple(fc.constantFrom(...Object.keys(values).slice(1)), value), { minLength: 1, maxLength: 3 })
+        .map((some) => {
+          return { ...values, ...Object.fromEntries(some) };
+        });
+    await fc.assert(
+      fc.asyncProperty(fc.oneof(damage(llama), damage(gemma3)), async (values) => {
+        const error = await opening(values).then(
+          () => undefined,
+          (e: unknown) => e as Error,
+        );
+        if (error !== undefined && !(error instanceof UserError)) throw error;
+        expect(error?.message ?? "").not.toContain("\n");
+      }),
+      { numRuns: 500, seed: 1 },
+    );
   });
 
   it("a tensor that is not known", async () => {

@@ -23,6 +23,7 @@ const architectures: Readonly<Record<string, (m: MetadataReader) => Config>> = {
 export function configFromMetadata({ values, tensors, source }: GgufFile): Config {
   const architecture = architectureOf(values, source.name);
   const m = new MetadataReader(values, architecture, source.name);
+  m.atMost("block_count", tensors.size);
   const config = architectures[architecture]!(m);
   m.done();
   const [vocabulary] = tensors.get("token_embd.weight")?.shape ?? [];
@@ -174,6 +175,9 @@ function gptneox(m: MetadataReader): Config {
   };
 }
 
+/** No model has more of anything that is counted: a larger number is damage, and would be allocated for. */
+const largestCount = 2 ** 24;
+
 /** Reads the keys of an architecture and refuses those that nobody asked for: they would change the numbers without a word. */
 class MetadataReader {
   readonly #values: ReadonlyMap<string, GgufValue>;
@@ -196,12 +200,18 @@ class MetadataReader {
     return typeof first === "number" && value.every((one: unknown) => one === first) ? first : value;
   }
 
-  /** A whole number above 0. @throws UserError if it is missing (and there is no default) or something else */
+  /** A whole number above 0. @throws UserError if it is too large, or missing (and there is no default) or something else */
   count(key: string, byDefault?: number): number {
     const value = this.value(key) ?? byDefault;
-    return typeof value === "number" && Number.isSafeInteger(value) && value > 0
+    return typeof value === "number" && Number.isInteger(value) && value > 0 && value <= largestCount
       ? value
-      : this.#refuse(key, "a whole number above 0", value);
+      : this.#refuse(key, `a whole number from 1 to ${largestCount}`, value);
+  }
+
+  /** Refuses a count of things of which the file has fewer. */
+  atMost(key: string, most: number): void {
+    const value = this.value(key);
+    if (typeof value === "number" && value > most) this.#refuse(key, `at most ${most}`, value);
   }
 
   /** A number from 0 up. */

@@ -252,8 +252,10 @@ function joinsOf(tokens: readonly string[], scores: ArrayLike<number>): [string,
 function joinsTo(token: string, known: ReadonlyMap<string, number>): [string, string][] {
   const joins: [string, string][] = [];
   for (let at = token.length - 1; at > 0; at--) {
-    const [left, right] = [token.slice(0, at), token.slice(at)];
-    if (known.has(left) && known.has(right)) joins.push([left, right]);
+    const left = token.slice(0, at);
+    if (!known.has(left)) continue;
+    const right = token.slice(at);
+    if (known.has(right)) joins.push([left, right]);
   }
   return joins;
 }
