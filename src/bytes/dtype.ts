@@ -70,9 +70,14 @@ export function encodeFloat32(values: Float32Array, dtype: FloatDType): Uint8Arr
 
 let float16Table: Float32Array | undefined;
 
-function decodeFloat16(bits: Uint16Array, out: Float32Array, at: number): void {
+/** The values of all float16 numbers, by their bits. */
+export function float16Values(): Float32Array {
   float16Table ??= Float32Array.from({ length: 65536 }, (_, i) => float16Value(i));
-  const table = float16Table;
+  return float16Table;
+}
+
+function decodeFloat16(bits: Uint16Array, out: Float32Array, at: number): void {
+  const table = float16Values();
   for (let i = 0; i < bits.length; i++) out[at + i] = table[bits[i]!]!;
 }
 

@@ -1,10 +1,10 @@
 import { UserError } from "../errors.ts";
-import { bytesOf, type DType, decodeFloat32 } from "./dtype.ts";
+import { blockOf, decodeStored, type Stored } from "./blocks.ts";
 import type { ByteSource } from "./source.ts";
 
-/** Where a tensor lies in its file: `length` bytes from byte `offset` of the file. */
+/** Where a tensor lies in its file: `length` bytes from byte `offset` of the file. Rows that lie together are whole blocks. */
 export interface TensorInfo {
-  readonly dtype: DType;
+  readonly dtype: Stored;
   readonly shape: readonly number[];
   readonly offset: number;
   readonly length: number;
@@ -37,7 +37,7 @@ export interface TensorFile {
   rows(name: string, indices: ArrayLike<number>, turn?: Turn): Promise<Float32Array>;
 }
 
-/** Numbers are read and converted in pieces of about this many bytes, a multiple of every number's size. */
+/** Numbers are read and converted in pieces of at most this many bytes. */
 const pieceBytes = 16 * 2 ** 20;
 /** Rows that lie closer together than this many bytes are read at once. */
 const gapBytes = 16 * 2 ** 10;
@@ -95,22 +95,24 @@ function lying(name: string, { shape, byColumns }: TensorInfo, source: ByteSourc
 }
 
 async function readAll(source: ByteSource, { dtype, offset, length }: TensorInfo): Promise<Float32Array> {
-  const out = new Float32Array(length / bytesOf[dtype]);
-  for (let at = 0; at < length; at += pieceBytes) {
-    const bytes = await source.read(offset + at, Math.min(pieceBytes, length - at));
-    decodeFloat32(bytes, dtype, out, at / bytesOf[dtype]);
+  const block = blockOf(dtype);
+  const out = new Float32Array((length / block.bytes) * block.numbers);
+  const most = Math.floor(pieceBytes / block.bytes) * block.bytes;
+  for (let at = 0; at < length; at += most) {
+    const bytes = await source.read(offset + at, Math.min(most, length - at));
+    decodeStored(bytes, dtype, out, (at / block.bytes) * block.numbers);
   }
   return out;
 }
 
 /** A matrix in pieces of whole rows: `values` [count, columns] begin with row `first`, and are valid until the next piece. */
 async function* pieces(source: ByteSource, { dtype, offset }: TensorInfo, rows: number, columns: number) {
-  const rowBytes = columns * bytesOf[dtype];
+  const rowBytes = bytesOfRow(dtype, columns);
   const most = Math.max(1, Math.floor(pieceBytes / Math.max(1, rowBytes)));
   const values = new Float32Array(Math.min(most, rows) * columns);
   for (let first = 0; first < rows; first += most) {
     const count = Math.min(most, rows - first);
-    decodeFloat32(await source.read(offset + first * rowBytes, count * rowBytes), dtype, values);
+    decodeStored(await source.read(offset + first * rowBytes, count * rowBytes), dtype, values);
     yield { first, count, values };
   }
 }
@@ -124,16 +126,21 @@ async function readRows(
   what: string,
 ): Promise<Float32Array> {
   checkIndices(indices, rows, what);
-  const rowBytes = columns * bytesOf[dtype];
+  const rowBytes = bytesOfRow(dtype, columns);
   const out = new Float32Array(indices.length * columns);
   for (const run of runsOf(indices, rowBytes)) {
     const bytes = await source.read(offset + run.first * rowBytes, (run.last - run.first + 1) * rowBytes);
     for (const place of run.places) {
       const start = (indices[place]! - run.first) * rowBytes;
-      decodeFloat32(bytes.subarray(start, start + rowBytes), dtype, out, place * columns);
+      decodeStored(bytes.subarray(start, start + rowBytes), dtype, out, place * columns);
     }
   }
   return out;
+}
+
+function bytesOfRow(dtype: Stored, columns: number): number {
+  const { numbers, bytes } = blockOf(dtype);
+  return (columns / numbers) * bytes;
 }
 
 function checkIndices(indices: ArrayLike<number>, rows: number, what: string): void {

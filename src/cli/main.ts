@@ -76,6 +76,7 @@ function program(): Command {
     .action(() => {
       console.log(`${embeddedModel}  the embedded model: a small Llama with SAEs, part of this package`);
       console.log(`FOLDER  a folder in Hugging Face layout with model_type ${modelTypes.join(", ")}`);
+      console.log("FILE  a GGUF file with a model of one of these architectures, or a folder with one such file");
     });
 
   const bench = sfc
@@ -142,7 +143,11 @@ Examples:
   sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200`;
 
 function modelFlag(command: Command): Command {
-  return command.option("--model_name <name>", "the embedded model or a folder in Hugging Face layout", embeddedModel);
+  return command.option(
+    "--model_name <name>",
+    "the embedded model, a folder in Hugging Face layout, or a GGUF file",
+    embeddedModel,
+  );
 }
 
 function pairFlags(command: Command): Command {

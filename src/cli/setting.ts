@@ -65,25 +65,32 @@ export interface OpenModel {
   readonly model: Model;
   readonly checkpoint: Checkpoint;
   readonly tokenizer: Tokenizer;
+  /** The folder that holds the model's files. */
   readonly folder: string;
 }
 
 /**
- * Opens a model by name: `demo`, or a folder in Hugging Face layout.
+ * Opens a model by name: `demo`, a folder in Hugging Face layout or with a GGUF file, or a GGUF file.
  *
- * @throws UserError if there is no such folder or it holds no model that can be run
+ * @throws UserError if there is no such folder or file, or it holds no model that can be run
  */
 export async function openModel(name: string): Promise<OpenModel> {
-  const folder = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : name;
+  const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : name;
+  const gguf = /\.gguf$/i.test(path) && (await stat(path).catch(() => null))?.isFile() ? basename(path) : undefined;
+  const folder = gguf === undefined ? path : dirname(path);
   if (!(await isFolder(folder))) {
     throw new UserError(
-      `model: expected "${embeddedModel}" or a folder with config.json, got "${name}". Download the model and give its folder with --model_name.`,
+      `model: expected "${embeddedModel}", a folder with config.json or a GGUF file, got "${name}". Download the model and give its path with --model_name.`,
     );
   }
-  const checkpoint = await openCheckpoint(await openFolder(folder));
+  const checkpoint = await openCheckpoint(await openFolder(folder), gguf);
   try {
-    const model = modelFromConfig(checkpoint.config, folder);
-    const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig, `${folder}/tokenizer.json`);
+    const model = modelFromConfig(checkpoint.config, path);
+    const tokenizer = loadTokenizer(
+      checkpoint.tokenizer,
+      checkpoint.tokenizerConfig,
+      gguf === undefined ? `${folder}/tokenizer.json` : path,
+    );
     return { model, checkpoint, tokenizer, folder };
   } catch (error) {
     await checkpoint.close();

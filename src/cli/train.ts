@@ -43,7 +43,7 @@ export function addTrainCommands(program: Command): void {
   train
     .command("sae")
     .description("train JumpReLU SAEs of a model's sites on generated English")
-    .option("--model_name <model>", "folder in Hugging Face layout", embeddedModel)
+    .option("--model_name <model>", "folder in Hugging Face layout, or a GGUF file", embeddedModel)
     .option("--sites <kinds>", "kinds of sites", "attn_out,mlp_out,resid_post")
     .option("--layers <blocks>", "0-based blocks, e.g. 0-3,5 (default: all)")
     .option("--output_dir <folder>", "where the SAEs go (default: saes in the model's folder)")

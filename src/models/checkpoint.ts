@@ -2,20 +2,22 @@ import { type Folder, readJson } from "../bytes/folder.ts";
 import { openSafetensors } from "../bytes/safetensors.ts";
 import { sha256OfFiles } from "../bytes/sha256.ts";
 import type { ByteSource } from "../bytes/source.ts";
-import { checkFinite, checkFiniteBits, type TensorFile } from "../bytes/tensor-file.ts";
+import { checkFinite, checkFiniteBits } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
+import { openGgufModel } from "./gguf.ts";
+import type { WeightFile } from "./gguf-names.ts";
 
-/** A model's files in Hugging Face layout: configuration and tokenizer are read, weights are read when they are asked for. */
+/** A model's files: configuration and tokenizer are read, weights are read when they are asked for. */
 export interface Checkpoint {
   /** The folder's name. */
   readonly name: string;
-  /** config.json. */
+  /** config.json, or what stands in its place in a GGUF file. */
   readonly config: Readonly<Record<string, unknown>>;
-  /** tokenizer.json. */
+  /** tokenizer.json, or what stands in its place in a GGUF file. */
   readonly tokenizer: Readonly<Record<string, unknown>>;
   /** tokenizer_config.json; empty if the folder has none. */
   readonly tokenizerConfig: Readonly<Record<string, unknown>>;
-  /** Names of all tensors, sorted, as the files spell them. */
+  /** Names of all tensors, sorted, as the files spell them; those of a GGUF file in Hugging Face's spelling. */
   readonly names: readonly string[];
   /** Length of all weight files in bytes. */
   readonly bytes: number;
@@ -44,7 +46,7 @@ export interface Checkpoint {
    * @throws UserError as `tensor`
    */
   stored(name: string, expectedShape: readonly number[], into?: Uint8Array): Promise<Float32Array | Uint16Array>;
-  /** One hash for config.json, tokenizer.json and the weight files: the model's identity. */
+  /** One hash for the weight files and those of config.json and tokenizer.json that were used: the model's identity. */
   sha256(): Promise<string>;
   close(): Promise<void>;
 }
@@ -61,16 +63,17 @@ function spellings(name: string): readonly string[] {
 }
 
 /**
- * Opens a folder in Hugging Face layout: config.json, tokenizer.json and either model.safetensors or the shards that
- * model.safetensors.index.json names.
+ * Opens a model: a folder in Hugging Face layout (config.json, tokenizer.json and either model.safetensors or the shards that
+ * model.safetensors.index.json names), or with a GGUF file in place of all these.
  *
- * @throws UserError if one of them is missing or damaged
+ * @param gguf the GGUF file to read, whatever else is in the folder; by default the only one of a folder without safetensors
+ * @throws UserError if a file is missing or damaged
  */
-export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
-  const config = await wantedJson(folder, "config.json", "Name a folder in Hugging Face layout.");
-  const tokenizer = await wantedJson(folder, "tokenizer.json", "Save the model's fast tokenizer into it.");
-  const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
-  const files = await openWeights(folder);
+export async function openCheckpoint(folder: Folder, gguf?: string): Promise<Checkpoint> {
+  const path = gguf ?? (await onlyGguf(folder));
+  const { config, tokenizer, tokenizerConfig, files, texts } = await (path === undefined
+    ? openHuggingFace(folder)
+    : openOneFile(folder, path));
   const tensors = new Map([...files.values()].flatMap((file) => [...file.tensors.keys()].map((name) => [name, file])));
 
   const spelled = (name: string) => spellings(name).find((spelling) => tensors.has(spelling)) ?? name;
@@ -95,8 +98,14 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     }
     return found;
   };
+  /** Number format of a weight that a graph can take as it lies in the file; undefined if it has to be converted, turned or corrected. */
+  const direct = ({ file, info, spelling }: ReturnType<typeof find>): "F32" | "BF16" | "F16" | undefined => {
+    const { dtype, byColumns } = info;
+    const plain = dtype === "F32" || dtype === "BF16" || dtype === "F16";
+    return plain && !byColumns && !file.corrected?.(spelling) ? dtype : undefined;
+  };
   const storedType = (name: string): StoredType => {
-    const { dtype } = find(name).info;
+    const dtype = direct(find(name));
     return dtype === "BF16" ? "bfloat16" : dtype === "F16" ? "float16" : "float32";
   };
   const checked = new Set<string>();
@@ -123,36 +132,70 @@ export async function openCheckpoint(folder: Folder): Promise<Checkpoint> {
     },
     storedType,
     async stored(name, expectedShape, into) {
-      const { file, info, spelling } = shaped(name, expectedShape);
-      const { name: where } = file.source;
-      if (info.dtype !== "F32" && info.dtype !== "BF16" && info.dtype !== "F16") {
-        const values = await file.read(spelling);
-        if (!checked.has(name)) checkFinite(values, name, where);
-        checked.add(name);
-        return values;
+      const found = shaped(name, expectedShape);
+      const { file, info, spelling } = found;
+      const dtype = direct(found);
+      let values: Float32Array | Uint16Array;
+      if (dtype === undefined) values = await file.read(spelling);
+      else {
+        const read = await file.source.read(info.offset, info.length, into);
+        const bytes = read.byteOffset % 4 === 0 ? read : new Uint8Array(read);
+        const make = dtype === "F32" ? Float32Array : Uint16Array;
+        values = new make(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length / make.BYTES_PER_ELEMENT);
       }
-      const read = await file.source.read(info.offset, info.length, into);
-      const bytes = read.byteOffset % 4 === 0 ? read : new Uint8Array(read);
-      const make = info.dtype === "F32" ? Float32Array : Uint16Array;
-      const values = new make(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length / make.BYTES_PER_ELEMENT);
       if (!checked.has(name)) {
-        if (values instanceof Float32Array) checkFinite(values, name, where);
-        else checkFiniteBits(values, info.dtype as "BF16" | "F16", name, where);
+        if (values instanceof Float32Array) checkFinite(values, name, file.source.name);
+        else checkFiniteBits(values, dtype as "BF16" | "F16", name, file.source.name);
       }
       checked.add(name);
       return values;
     },
     async sha256() {
       const sources = new Map<string, ByteSource>([...files].map(([path, file]) => [path, file.source]));
-      const texts = await openAll(folder, ["config.json", "tokenizer.json"]);
+      const opened = await openAll(folder, texts);
       try {
-        return await sha256OfFiles(new Map([...sources, ...texts]));
+        return await sha256OfFiles(new Map([...sources, ...opened]));
       } finally {
-        await closeAll(texts.values());
+        await closeAll(opened.values());
       }
     },
     close: () => closeAll([...files.values()].map((file) => file.source)),
   };
+}
+
+/** What a checkpoint is made from. */
+interface Parts extends Pick<Checkpoint, "config" | "tokenizer" | "tokenizerConfig"> {
+  /** The weight files by path, headers read. */
+  readonly files: ReadonlyMap<string, WeightFile>;
+  /** Paths of the other files that say what the model computes. */
+  readonly texts: readonly string[];
+}
+
+async function openHuggingFace(folder: Folder): Promise<Parts> {
+  const config = await wantedJson(folder, "config.json", "Name a folder in Hugging Face layout, or a GGUF file.");
+  const tokenizer = await wantedJson(folder, "tokenizer.json", "Save the model's fast tokenizer into it.");
+  const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
+  const files = await openWeights(folder);
+  return { config, tokenizer, tokenizerConfig, files, texts: ["config.json", "tokenizer.json"] };
+}
+
+async function openOneFile(folder: Folder, path: string): Promise<Parts> {
+  const { weights, ...parts } = await openGgufModel(folder, path);
+  return { ...parts, files: new Map([[path, weights]]) };
+}
+
+/** The GGUF file of a folder without safetensors. @throws UserError if there are several */
+async function onlyGguf(folder: Folder): Promise<string | undefined> {
+  const weights = await openAll(folder, ["model.safetensors", "model.safetensors.index.json"]);
+  await closeAll(weights.values());
+  if (weights.size > 0) return undefined;
+  const [path, ...others] = (await folder.list()).filter((name) => /^[^/]+\.gguf$/i.test(name));
+  if (others.length > 0) {
+    throw new UserError(
+      `model: expected one GGUF file, got ${[path, ...others].join(", ")} in ${folder.name}. Name the file itself.`,
+    );
+  }
+  return path;
 }
 
 async function wantedJson(folder: Folder, path: string, advice: string): Promise<Record<string, unknown>> {
@@ -162,7 +205,7 @@ async function wantedJson(folder: Folder, path: string, advice: string): Promise
 }
 
 /** The weight files by path, headers read: the single file if there is one, else the shards of the index. */
-async function openWeights(folder: Folder): Promise<ReadonlyMap<string, TensorFile>> {
+async function openWeights(folder: Folder): Promise<ReadonlyMap<string, WeightFile>> {
   const single = await openAll(folder, ["model.safetensors"]);
   if (single.size > 0) return openHeaders(single);
 
@@ -208,9 +251,9 @@ async function openAll(folder: Folder, paths: readonly string[]): Promise<Readon
   return opened;
 }
 
-async function openHeaders(sources: ReadonlyMap<string, ByteSource>): Promise<ReadonlyMap<string, TensorFile>> {
+async function openHeaders(sources: ReadonlyMap<string, ByteSource>): Promise<ReadonlyMap<string, WeightFile>> {
   try {
-    const files = new Map<string, TensorFile>();
+    const files = new Map<string, WeightFile>();
     for (const [path, source] of sources) files.set(path, await openSafetensors(source));
     return files;
   } catch (error) {

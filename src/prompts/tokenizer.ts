@@ -34,7 +34,8 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
   const inner = open(tokenizerJson, config, where);
   const special = specialIds(tokenizerJson);
   // Never the length of the map: ids of added tokens may leave gaps.
-  const vocabularySize = Math.max(...inner.get_vocab(true).values()) + 1;
+  let vocabularySize = 0;
+  for (const id of inner.get_vocab(true).values()) vocabularySize = Math.max(vocabularySize, id + 1);
   const ids = (text: string): number[] => Array.from(inner.encode(text).ids, Number);
   const probe = ids("a");
   const last = probe.at(-1);
