@@ -53,8 +53,12 @@ const advice: readonly (readonly [codes: string, text: RegExp, expected: string,
   ["ENOTDIR EEXIST", /not a directory/i, "folders on the way", "a file among them", "Choose another place."],
 ];
 
-/** An error met while writing to `path` as one for the user, if it is one that a user can do something about; else the error itself. */
-export function writeProblem(error: unknown, path: string): unknown {
+/**
+ * An error met while writing to `path` as one for the user, if it is one that a user can do something about; else the error itself.
+ *
+ * @param place the flag or variable that says where things are written
+ */
+export function writeProblem(error: unknown, path: string, place = "--output_dir"): unknown {
   if (error instanceof UserError) return error;
   const code = (error as { code?: unknown } | null)?.code;
   // DuckDB's errors carry no code, only the system's words.
@@ -62,7 +66,8 @@ export function writeProblem(error: unknown, path: string): unknown {
     typeof code === "string" ? codes.split(" ").includes(code) : text.test(messageOf(error)),
   );
   if (!known) return error;
-  const [, , expected, got, what] = known;
+  const [, , expected, got, advised] = known;
+  const what = advised.replace("--output_dir", place);
   return new UserError(`output file: expected ${expected}, got ${got} (${code ?? "I/O error"}) at ${path}. ${what}`, {
     cause: error,
   });
