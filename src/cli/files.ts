@@ -4,10 +4,11 @@ import { messageOf, UserError } from "../errors.ts";
 /**
  * Writes a whole file or nothing: beside its place, flushed to the disk, then renamed.
  *
+ * @param place for messages, as in `writeProblem`
  * @throws UserError if the disk is full or the place cannot be written; nothing is left behind then
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
-  await writeBeside(path, (part) => writeFile(part, data));
+export async function writeFileAtomic(path: string, data: string | Uint8Array, place?: string): Promise<void> {
+  await writeBeside(path, (part) => writeFile(part, data), place);
 }
 
 /**
@@ -15,7 +16,7 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array): 
  *
  * @throws UserError if the disk is full or the place cannot be written; other errors of `write` as they are. Nothing is left behind then
  */
-export async function writeBeside(path: string, write: (part: string) => Promise<void>): Promise<void> {
+export async function writeBeside(path: string, write: (part: string) => Promise<void>, place?: string): Promise<void> {
   const part = `${path}.${process.pid}.part`;
   try {
     await write(part);
@@ -28,7 +29,7 @@ export async function writeBeside(path: string, write: (part: string) => Promise
     await rename(part, path);
   } catch (error) {
     await rm(part, { force: true }).catch(() => {});
-    throw writeProblem(error, path);
+    throw writeProblem(error, path, place);
   }
 }
 
