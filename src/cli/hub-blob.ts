@@ -1,11 +1,11 @@
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { download, type HubFile, type HubSink } from "../bytes/hub.ts";
 import { UserError } from "../errors.ts";
 import { writeProblem } from "./files.ts";
-import { blobName, cachePlace, locksFolder, makeFolder, repoFolder } from "./hub-cache.ts";
+import { blobName, blobPath, cachePlace, locksFolder, makeFolder } from "./hub-cache.ts";
 import type { HubSettings } from "./hub-settings.ts";
 import { type Lock, tryLock } from "./lock.ts";
 
@@ -36,16 +36,15 @@ export async function fetchBlob(
   file: HubFile,
   progress: BlobProgress,
 ): Promise<void> {
-  const blobs = join(repoFolder(settings.cache, id), "blobs");
-  const path = join(blobs, blobName(file));
+  const path = blobPath(settings.cache, id, file);
   if (await isThere(path, file)) return;
-  await makeFolder(blobs);
+  await makeFolder(dirname(path));
   const lock = await waitForLock(settings, id, file, progress);
   try {
     // Whoever had the lock may have done it.
     if (await isThere(path, file)) return;
-    const part = `${path}.sfc.incomplete`;
-    await adoptPart(blobs, blobName(file), part);
+    const part = partOf(path);
+    await adoptPart(path, part);
     for (const last of [false, true]) {
       const sink = await openSink(part, file, progress);
       try {
@@ -68,6 +67,11 @@ export async function fetchBlob(
   } finally {
     await lock();
   }
+}
+
+/** What is there of an unfinished blob. The name is ours alone: huggingface_hub would not see that another program appends to its own. */
+export function partOf(blob: string): string {
+  return `${blob}.sfc.incomplete`;
 }
 
 async function isThere(path: string, { size }: HubFile): Promise<boolean> {
@@ -106,12 +110,12 @@ async function waitForLock(
 }
 
 /** Takes over the part that another program has left of this file, the longest one, if we have none ourselves. */
-async function adoptPart(blobs: string, name: string, part: string): Promise<void> {
+async function adoptPart(blob: string, part: string): Promise<void> {
   if (await stat(part).catch(() => null)) return;
   let best = { size: 0, path: "" };
-  for (const other of await readdir(blobs)) {
-    if (!other.startsWith(`${name}.`) || !other.endsWith(".incomplete")) continue;
-    const path = join(blobs, other);
+  for (const other of await readdir(dirname(blob))) {
+    if (!other.startsWith(`${basename(blob)}.`) || !other.endsWith(".incomplete")) continue;
+    const path = join(dirname(blob), other);
     const { size, mtimeMs } = (await stat(path).catch(() => null)) ?? { size: 0, mtimeMs: Date.now() };
     if (size > best.size && Date.now() - mtimeMs > 1000 * abandonedAfter) best = { size, path };
   }

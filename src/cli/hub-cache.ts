@@ -32,6 +32,11 @@ export function blobName(file: HubFile): string {
   return file.sha256 ?? file.blob;
 }
 
+/** Where a file's contents lie. */
+export function blobPath(cache: string, id: string, file: HubFile): string {
+  return join(repoFolder(cache, id), "blobs", blobName(file));
+}
+
 /** A variable that says where the cache lies, for messages. */
 export const cachePlace = "HF_HUB_CACHE";
 
@@ -137,7 +142,7 @@ export async function makeFolder(path: string): Promise<void> {
  * @throws UserError if it cannot be written
  */
 export async function linkFile(settings: HubSettings, id: string, snapshot: Snapshot, file: HubFile): Promise<void> {
-  const blob = join(repoFolder(settings.cache, id), "blobs", blobName(file));
+  const blob = blobPath(settings.cache, id, file);
   const path = join(snapshot.folder, file.path);
   const target = relative(dirname(path), blob);
   if ((await readlink(path).catch(() => null)) === target) return;

@@ -3,8 +3,8 @@ import { stat, statfs } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type HubFile, type HubListing, listRepo } from "../bytes/hub.ts";
 import { StoppedError, UserError } from "../errors.ts";
-import { fetchBlob } from "./hub-blob.ts";
-import { blobName, cachePlace, hasFile, keepListing, linkFile, repoFolder, type Snapshot } from "./hub-cache.ts";
+import { fetchBlob, partOf } from "./hub-blob.ts";
+import { blobPath, cachePlace, hasFile, keepListing, linkFile, repoFolder, type Snapshot } from "./hub-cache.ts";
 import type { HubSettings } from "./hub-settings.ts";
 import type { Reporter } from "./reporter.ts";
 
@@ -25,8 +25,10 @@ export interface PullPlan {
   readonly files: readonly HubFile[];
   /** Those that the snapshot does not have yet. */
   readonly missing: readonly HubFile[];
-  /** How many bytes of them have to come over the network; what an earlier call left of a file counts as not there. */
+  /** Bytes of those whose contents are not in the cache under another name. */
   readonly bytes: number;
+  /** How many of these bytes an interrupted call has left. */
+  readonly begun: number;
 }
 
 /**
@@ -45,14 +47,16 @@ export async function planPull(
   const files = choose(listing.files);
   const folder = join(repoFolder(settings.cache, id), "snapshots", listing.commit);
   const missing: HubFile[] = [];
-  let bytes = 0;
+  let [bytes, begun] = [0, 0];
   for (const file of files) {
     if (await hasFile({ commit: listing.commit, folder, files: listing.files }, file.path)) continue;
     missing.push(file);
-    const blob = await stat(join(repoFolder(settings.cache, id), "blobs", blobName(file))).catch(() => null);
-    if (blob?.size !== file.size) bytes += file.size;
+    const blob = blobPath(settings.cache, id, file);
+    if ((await sizeOf(blob)) === file.size) continue;
+    bytes += file.size;
+    begun += Math.min(file.size, (await sizeOf(partOf(blob))) ?? 0);
   }
-  return { id, revision, listing, folder, files, missing, bytes };
+  return { id, revision, listing, folder, files, missing, bytes, begun };
 }
 
 /**
@@ -69,10 +73,11 @@ export async function pull(
   const wanted = plans.flatMap((plan) => plan.missing.map((file) => ({ plan, file })));
   const bytes = plans.reduce((sum, plan) => sum + plan.bytes, 0);
   if (bytes > 0) {
-    await checkRoom(settings.cache, bytes);
+    const begun = plans.reduce((sum, plan) => sum + plan.begun, 0);
+    await checkRoom(settings.cache, bytes - begun);
     const from = [...new Set(plans.filter((plan) => plan.bytes > 0).map((plan) => plan.id))].join(", ");
     reporter.line(
-      `Downloading ${countText(wanted.length, "file")}, ${bytesText(bytes)}, of ${from} from ${settings.endpoint} to ${settings.cache}.`,
+      `Downloading ${countText(wanted.length, "file")}, ${bytesText(bytes)}${begun > 0 ? ` (${bytesText(begun)} are there from before)` : ""}, of ${from} from ${settings.endpoint} to ${settings.cache}.`,
     );
   }
   const snapshots = new Map<PullPlan, Snapshot>();
@@ -116,6 +121,10 @@ export async function stoppable<T>(
   } finally {
     clearInterval(look);
   }
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  return (await stat(path).catch(() => null))?.size;
 }
 
 /** @throws UserError if there are fewer bytes free than are needed */
