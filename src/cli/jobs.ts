@@ -1,9 +1,10 @@
 import { bench } from "./bench.ts";
 import { pairs } from "./pairs.ts";
+import { pullNames } from "./pull.ts";
 import { run } from "./run.ts";
 
 /** The jobs that a worker can do, by name. */
-export const jobs = { run, pairs, bench };
+export const jobs = { run, pairs, bench, pull: pullNames };
 
 export type JobName = keyof typeof jobs;
 
