@@ -1,4 +1,6 @@
-import { open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { constants, existsSync } from "node:fs";
+import { access, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 
 /**
@@ -30,6 +32,22 @@ export async function writeBeside(path: string, write: (part: string) => Promise
   } catch (error) {
     await rm(part, { force: true }).catch(() => {});
     throw writeProblem(error, path, place);
+  }
+}
+
+/**
+ * Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better.
+ *
+ * @throws the system's error
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    let nearest = dirname(resolve(path));
+    while (!existsSync(nearest)) nearest = dirname(nearest);
+    await access(nearest, constants.W_OK);
+    throw error;
   }
 }
 

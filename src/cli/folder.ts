@@ -1,8 +1,7 @@
-import { constants, existsSync } from "node:fs";
-import { access, mkdir, readdir, rm, stat } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
-import { readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
+import { makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { tryLock } from "./lock.ts";
 import { type Manifest, manifestFile, manifestSchema, type RunOptions, writeManifest } from "./manifest.ts";
 
@@ -138,18 +137,6 @@ export async function completeRunFolder(folder: OpenFolder, manifest: Manifest):
   await rm(folder.partial, { recursive: true, force: true }).catch(() => {});
   await folder.release();
   return finished;
-}
-
-/** Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better. */
-async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path, { recursive: true });
-  } catch (error) {
-    let nearest = dirname(resolve(path));
-    while (!existsSync(nearest)) nearest = dirname(nearest);
-    await access(nearest, constants.W_OK);
-    throw error;
-  }
 }
 
 function refuse(path: string, found: FolderState, options: RunOptions, force: boolean): void {

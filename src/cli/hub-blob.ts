@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { download, type HubFile, type HubSink } from "../bytes/hub.ts";
 import { UserError } from "../errors.ts";
 import { writeProblem } from "./files.ts";
-import { blobName, blobPath, cachePlace, locksFolder, makeFolder } from "./hub-cache.ts";
+import { blobName, blobPath, cachePlace, locksFolder, makeCacheFolder } from "./hub-cache.ts";
 import type { HubSettings } from "./hub-settings.ts";
 import { type Lock, tryLock } from "./lock.ts";
 
@@ -38,7 +38,7 @@ export async function fetchBlob(
 ): Promise<void> {
   const path = blobPath(settings.cache, id, file);
   if (await isThere(path, file)) return;
-  await makeFolder(dirname(path));
+  await makeCacheFolder(dirname(path));
   const lock = await waitForLock(settings, id, file, progress);
   try {
     // Whoever had the lock may have done it.
@@ -87,7 +87,7 @@ async function waitForLock(
   progress: BlobProgress,
 ): Promise<() => Promise<void>> {
   const folder = locksFolder(cache, id);
-  await makeFolder(folder);
+  await makeCacheFolder(folder);
   const path = join(folder, `${blobName(file)}.sfc.lock`);
   const attempt = (): Promise<Lock> =>
     tryLock(path, staleAfter).catch((error) => {

@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { copyFile, mkdir, readFile, readlink, rename, rm, stat, symlink } from "node:fs/promises";
+import { copyFile, readFile, readlink, rename, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import type { HubFile, HubListing } from "../bytes/hub.ts";
 import { UserError } from "../errors.ts";
-import { writeFileAtomic, writeProblem } from "./files.ts";
+import { makeFolder, writeFileAtomic, writeProblem } from "./files.ts";
 import type { HubSettings } from "./hub-settings.ts";
 
 /**
@@ -117,23 +117,21 @@ export async function keepListing(
   await writeNew(join(repo, "trees", `${commit}.json`), tree);
   // Last: where there is a ref, the rest is there.
   if (revision !== commit) await writeNew(join(repo, "refs", revision), commit);
-  await makeFolder(folder);
+  await makeCacheFolder(folder);
   return { commit, folder, files };
 }
 
 async function writeNew(path: string, text: string): Promise<void> {
   if ((await readFile(path, "utf8").catch(() => null)) === text) return;
-  await makeFolder(dirname(path));
+  await makeCacheFolder(dirname(path));
   await writeFileAtomic(path, text, cachePlace);
 }
 
-/** @throws UserError if it cannot be made */
-export async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path, { recursive: true });
-  } catch (error) {
+/** Makes a folder of the cache. @throws UserError if it cannot be made */
+export async function makeCacheFolder(path: string): Promise<void> {
+  await makeFolder(path).catch((error) => {
     throw writeProblem(error, path, cachePlace);
-  }
+  });
 }
 
 /**
@@ -146,7 +144,7 @@ export async function linkFile(settings: HubSettings, id: string, snapshot: Snap
   const path = join(snapshot.folder, file.path);
   const target = relative(dirname(path), blob);
   if ((await readlink(path).catch(() => null)) === target) return;
-  await makeFolder(dirname(path));
+  await makeCacheFolder(dirname(path));
   // Made beside its place and renamed, so that nobody sees a file that is not whole, and whatever was there is replaced.
   const part = `${path}.${randomUUID().slice(0, 8)}.part`;
   try {
