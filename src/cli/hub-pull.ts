@@ -47,12 +47,14 @@ export async function planPull(
   const files = choose(listing.files);
   const folder = join(repoFolder(settings.cache, id), "snapshots", listing.commit);
   const missing: HubFile[] = [];
+  const counted = new Set<string>();
   let [bytes, begun] = [0, 0];
   for (const file of files) {
     if (await hasFile({ commit: listing.commit, folder, files: listing.files }, file.path)) continue;
     missing.push(file);
     const blob = blobPath(settings.cache, id, file);
-    if ((await sizeOf(blob)) === file.size) continue;
+    if (counted.has(blob) || (await sizeOf(blob)) === file.size) continue;
+    counted.add(blob);
     bytes += file.size;
     begun += Math.min(file.size, (await sizeOf(partOf(blob))) ?? 0);
   }
