@@ -113,8 +113,11 @@ export async function keepListing(
       ...(file.sha256 === undefined ? {} : { lfs_sha256: file.sha256, lfs_size: file.size }),
     },
   ]);
-  const tree = JSON.stringify({ format_version: 1, files: Object.fromEntries(entries) }, null, 1);
-  await writeNew(join(repo, "trees", `${commit}.json`), tree);
+  const tree = join(repo, "trees", `${commit}.json`);
+  // One of huggingface_hub's knows more of each file.
+  if (!(await readTree(tree))) {
+    await writeNew(tree, JSON.stringify({ format_version: 1, files: Object.fromEntries(entries) }, null, 1));
+  }
   // Last: where there is a ref, the rest is there.
   if (revision !== commit) await writeNew(join(repo, "refs", revision), commit);
   await makeCacheFolder(folder);
