@@ -162,11 +162,16 @@ describe("a download", () => {
 
   it("begins anew where the server ignores ranges or gives another one", async () => {
     const file = await fileOf("model.safetensors");
-    for (const fault of ["ignore the range", "another range"] as const) {
+    for (const [fault, requests] of [
+      ["ignore the range", 1],
+      ["another range", 2],
+    ] as const) {
+      hub.asked.length = 0;
       hub.faults.set("model.safetensors", [fault]);
       const sink = memorySink(large.subarray(0, 70_000));
       await download(settings, id, commitOf(id, repo), file, sink);
       expect(sink.bytes.equals(large)).toBe(true);
+      expect(hub.downloads).toHaveLength(requests);
     }
   });
 

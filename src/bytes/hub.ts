@@ -169,7 +169,6 @@ async function receive(access: HubAccess, address: string, what: Wanted, file: H
     for (;;) {
       const { done, value } = await reaching(access, () => reader.read());
       if (done) break;
-      alive();
       if (sink.size + value.length > file.size) {
         await sink.restart();
         throw new CutError(`more than ${file.size} bytes`);
