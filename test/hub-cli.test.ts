@@ -307,7 +307,7 @@ describe("sfc run", () => {
   });
 });
 
-it("sfc pairs and sfc bench take names of the hub, and sfc train sae wants a folder for what it makes", async () => {
+it("sfc pairs takes names of the hub, and sfc train sae wants a folder for what it makes", async () => {
   const { stdout } = await succeeds(["pairs", "--model_name", "tiny/llama", "--pairs", pairs]);
   expect(stdout).toContain("8 of 8 pairs can be used");
   expectError(await sfc(["train", "sae", "--model_name", "tiny/llama"]), 2, "--output_dir");

@@ -121,7 +121,7 @@ describe("a list of files", () => {
     [{ size: -1 }],
     [{ size: "12" }],
     [{ lfs: { oid: "../x" } }],
-    [{ lfs: null }],
+    [{ lfs: {} }],
   ])("with the entry %j is none of a hub's", async (change) => {
     hub.tamper = (entry) => ({ ...entry, ...change });
     expect(await messageOf(pullAll())).toMatch(/^hub: expected a file's path, size and hash, got something else from/);
@@ -338,6 +338,19 @@ describe("the cache", () => {
       lfs_size: large.length,
     });
     expect(filesUnder(join(settings.cache, ".locks"))).toEqual([]);
+  });
+
+  it("means the snapshot that is whole until the next one is", async () => {
+    await pullAll();
+    const moved = "2".repeat(40);
+    const next = Buffer.alloc(1000, 2);
+    hub.repos.set(id, { ...repo, files: { ...repo.files, "model.safetensors": next }, commit: moved });
+    hub.faults.set("model.safetensors", Array(50).fill({ status: 503 }));
+    await expect(pullAll()).rejects.toThrow("status 503");
+    expect((await cachedSnapshot(settings.cache, id, "main"))?.commit).toBe(commit);
+    hub.faults.clear();
+    await pullAll();
+    expect((await cachedSnapshot(settings.cache, id, "main"))?.commit).toBe(moved);
   });
 
   it("is not fetched again, nor is a file that another snapshot has", async () => {

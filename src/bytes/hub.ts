@@ -330,9 +330,9 @@ function noHub({ endpoint }: HubAccess, expected: string): UserError {
 function fileOf(entry: unknown, access: HubAccess): HubFile | undefined {
   const { type, path, size, oid, lfs } = Object(entry) as Readonly<Record<string, unknown>>;
   if (type !== "file") return undefined;
-  const sha256 = (lfs as { oid?: unknown } | undefined)?.oid;
+  const sha256 = (lfs as { oid?: unknown } | null | undefined)?.oid;
   const whole = Number.isSafeInteger(size) && (size as number) >= 0;
-  if (typeof path !== "string" || !whole || !isHex(oid, 40) || (lfs !== undefined && !isHex(sha256, 64))) {
+  if (typeof path !== "string" || !whole || !isHex(oid, 40) || (lfs != null && !isHex(sha256, 64))) {
     throw noHub(access, "a file's path, size and hash");
   }
   checkPath(path, access.endpoint);

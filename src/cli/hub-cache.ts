@@ -140,11 +140,12 @@ export async function makeCacheFolder(path: string): Promise<void> {
 /**
  * Puts a blob into a snapshot under its file's name: as a relative link, or as a copy where links cannot be made.
  *
+ * @param snapshot its folder
  * @throws UserError if it cannot be written
  */
-export async function linkFile(settings: HubSettings, id: string, snapshot: Snapshot, file: HubFile): Promise<void> {
+export async function linkFile(settings: HubSettings, id: string, snapshot: string, file: HubFile): Promise<void> {
   const blob = blobPath(settings.cache, id, file);
-  const path = join(snapshot.folder, file.path);
+  const path = join(snapshot, file.path);
   const target = relative(dirname(path), blob);
   if ((await readlink(path).catch(() => null)) === target) return;
   await makeCacheFolder(dirname(path));

@@ -82,10 +82,6 @@ export async function pull(
       `Downloading ${countText(wanted.length, "file")}, ${bytesText(bytes)}${begun > 0 ? ` (${bytesText(begun)} are there from before)` : ""}, of ${from} from ${settings.endpoint} to ${settings.cache}.`,
     );
   }
-  const snapshots = new Map<PullPlan, Snapshot>();
-  for (const plan of plans) {
-    snapshots.set(plan, await keepListing(settings.cache, plan.id, plan.revision, plan.listing));
-  }
   if (wanted.length > 0) {
     reporter.begin("download", bytes);
     let done = 0;
@@ -99,11 +95,16 @@ export async function pull(
         onWait: (holder) => reporter.line(`Waiting for ${holder}, which downloads ${file.path}.`),
       });
       done += there;
-      await linkFile(settings, plan.id, snapshots.get(plan)!, file);
+      await linkFile(settings, plan.id, plan.folder, file);
     }
     reporter.end();
   }
-  return plans.map((plan) => snapshots.get(plan)!);
+  // Only now does the revision mean this snapshot: until then the one before is whole.
+  const snapshots: Snapshot[] = [];
+  for (const { id, revision, listing } of plans) {
+    snapshots.push(await keepListing(settings.cache, id, revision, listing));
+  }
+  return snapshots;
 }
 
 /**
