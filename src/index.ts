@@ -2,6 +2,7 @@
 
 export { openFile, openFolder } from "#file";
 export { type Folder, memoryFolder, subfolder } from "./bytes/folder.ts";
+export { openUrl } from "./bytes/url.ts";
 export { type Capture, capture, captureAll, type SiteCapture } from "./capture/capture.ts";
 export { planCapture, planMetric } from "./capture/packs.ts";
 export { heldWeights, streamedWeights } from "./capture/weights.ts";

@@ -30,8 +30,12 @@ export interface Started {
 }
 
 /** Starts the command in a process of its own, its streams no terminals. */
-export function start(args: readonly string[], main = entry): Started {
-  const child = spawn(process.execPath, [main, ...args], { cwd: tmpdir(), stdio: ["ignore", "pipe", "pipe"] });
+export function start(args: readonly string[], main = entry, env: NodeJS.ProcessEnv = {}): Started {
+  const child = spawn(process.execPath, [main, ...args], {
+    cwd: tmpdir(),
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   const text = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const)
     child[name].setEncoding("utf8").on("data", (s) => (text[name] += s));
@@ -100,7 +104,8 @@ export function expectError({ code, stdout, stderr }: Ended, exitCode: 1 | 2, ..
 
 function isProgress(line: string): boolean {
   return (
-    /^\w+: [\d.]+ (s|min \d+ s)$|^\w+: \d+ %, /.test(line) || /^(DUMMY|Left out|Accuracy below|Going on)/.test(line)
+    /^\w+: [\d.]+ (s|min \d+ s)$|^\w+: \d+ %, /.test(line) ||
+    /^(DUMMY|Left out|Accuracy below|Going on|Downloading|Waiting for)/.test(line)
   );
 }
 

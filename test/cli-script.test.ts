@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterEach, beforeEach, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { saePreset } from "../src/cli/presets.ts";
 
 const script = fileURLToPath(new URL("../sfc", import.meta.url));
 
@@ -55,4 +56,54 @@ it("./sfc works through links to it, absolute and relative, one after another", 
   for (const link of [join(home, "absolute"), join(home, "bin/sfc"), "sfc"]) {
     expect((await run(link)).stdout).toBe("ran run --seed 2\n");
   }
+});
+
+describe("./run_full_analysis.sh", () => {
+  const full = fileURLToPath(new URL("../run_full_analysis.sh", import.meta.url));
+  /** The script beside an sfc that notes its arguments, does something, and ends with a code. */
+  const runFull = async (code: number, before: string, ...args: string[]) => {
+    await cp(full, join(home, "run_full_analysis.sh"));
+    await writeFile(
+      join(home, "sfc"),
+      `#!/usr/bin/env bash\necho "$*"\n${before}\necho "sfc: why" >&2\nexit ${code}\n`,
+    );
+    await chmod(join(home, "sfc"), 0o755);
+    return promisify(execFile)(join(home, "run_full_analysis.sh"), args, { cwd: home, env }).then(
+      ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+      (error) => ({ code: error.code as number, stdout: error.stdout as string, stderr: error.stderr as string }),
+    );
+  };
+
+  it("runs Gemma 2 2B with Gemma Scope, and hands its arguments on", async () => {
+    const { code, stdout, stderr } = await runFull(0, "", "--layers", "8-10");
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "sfc: why\n" });
+    expect(stdout).toBe(
+      `run --model_name gemma-2-2b --sae_source gemma-scope-2b-pt-res-16k --output_dir ${home}/outputs/full_analysis --layers 8-10\n`,
+    );
+  });
+
+  it("without the files says which they are, where to put them, and what to type then", async () => {
+    const { code, stderr } = await runFull(1, "");
+    expect(code).toBe(1);
+    for (const { path } of saePreset("gemma-scope-2b-pt-res-16k")!.saes)
+      expect(stderr.match(new RegExp(`\\b${path}\\b`, "g"))).toHaveLength(1);
+    for (const text of [
+      "config.json  tokenizer.json  tokenizer_config.json  model.safetensors.index.json",
+      "model-00003-of-00003.safetensors",
+      "HF_TOKEN=hf_... ./run_full_analysis.sh",
+      "./sfc pull gemma-2-2b gemma-scope-2b-pt-res-16k",
+      "./run_full_analysis.sh --model_name ./gemma-2-2b --sae_source ./gemma-scope",
+    ]) {
+      expect(stderr).toContain(text);
+    }
+  });
+
+  it("says nothing of files for a wrong flag, Ctrl-C, or a run that has begun", async () => {
+    for (const code of [2, 130]) expect(await runFull(code, "")).toMatchObject({ code, stderr: "sfc: why\n" });
+    const begun = await runFull(
+      1,
+      `mkdir -p "${home}/outputs/full_analysis"; touch "${home}/outputs/full_analysis/run.json"`,
+    );
+    expect(begun).toMatchObject({ code: 1, stderr: "sfc: why\n" });
+  });
 });

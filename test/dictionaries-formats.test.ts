@@ -10,7 +10,7 @@ import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
 import type { TensorFile } from "../src/bytes/tensor-file.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { siteOfModule } from "../src/dictionaries/hooks.ts";
-import { closeDictionaries, openDictionaries, openDictionary } from "../src/dictionaries/open.ts";
+import { closeDictionaries, listDictionaries, openDictionaries, openDictionary } from "../src/dictionaries/open.ts";
 import { apply, largestGap } from "./apply-dictionary.ts";
 
 const fixtures = "test/fixtures/dictionaries";
@@ -172,6 +172,69 @@ test("a Gemma Scope layer costs the decoder rows that are used", async () => {
   await dictionary.decoderRows([3, 4]);
   expect(bytes).toBe(2 * D * 4);
   await dictionary.close();
+});
+
+describe("an SAE of a stream whose weights were centred takes x less its mean:", () => {
+  test.each(["gated", "topk", "topk-decoder-norm", "average-norm", "earlier-scaled", "layer-norm"])(
+    "%s",
+    async (name) => {
+      const path = `${fixtures}/sae-lens/${name}`;
+      const config = JSON.parse(readFileSync(`${path}/cfg.json`, "utf8"));
+      const open = (change: object) =>
+        openDictionary(
+          memoryFolder("f", {
+            "cfg.json": new TextEncoder().encode(JSON.stringify({ ...config, ...change })),
+            "sae_weights.safetensors": readFileSync(`${path}/sae_weights.safetensors`),
+          }),
+          "sae_weights.safetensors",
+        );
+      const kwargs = { model_from_pretrained_kwargs: { center_writing_weights: true } };
+      const place = config.metadata ? { metadata: { ...config.metadata, ...kwargs } } : kwargs;
+      // A mean that is not small.
+      const shifted = x.map((value) => value + 1);
+      const centred = shifted.map((value, at) => {
+        const row = shifted.subarray(at - (at % D), at - (at % D) + D);
+        return value - row.reduce((sum, v) => sum + v, 0) / D;
+      });
+      const expectedCodes = await apply(await open({}), centred);
+      const { codes } = await apply(await open(place), shifted);
+      expect(largestGap(codes, Float32Array.from(expectedCodes.codes), expectedCodes.margins).gap).toBeLessThan(1e-5);
+    },
+  );
+});
+
+test("dictionaries are told by the names of files that are not there yet", async () => {
+  const list = (paths: string[], folder = "hub") =>
+    listDictionaries(paths, folder).map(({ path, files, site }) => [path, site ?? null, files.length]);
+  expect(
+    list([
+      "README.md",
+      "a/cfg.json",
+      "a/sae_weights.safetensors",
+      "layer_3/width_16k/average_l0_7/params.npz",
+      "layer_4.pt",
+      "b/ae.pt",
+      "l/hyperparams.json",
+      "l/checkpoints/final.safetensors",
+    ]),
+  ).toEqual([
+    ["a/sae_weights.safetensors", null, 2],
+    ["layer_3/width_16k/average_l0_7/params.npz", "resid_post.3", 1],
+    ["layer_4.pt", "resid_post.4", 1],
+    ["b/ae.pt", null, 1],
+    ["l/hyperparams.json", null, 2],
+  ]);
+  const path = "layer_1/width_16k/average_l0_71/params.npz";
+  expect(list([path], "models--google--gemma-scope-2b-pt-att")).toEqual([[path, "attn_z.1", 1]]);
+  for (const [path] of formats) {
+    const [listed] = listDictionaries([path], fixtures);
+    const dictionary = await openDictionary(root, path);
+    expect(listed!.site ?? dictionary.site).toBe(dictionary.site);
+    await dictionary.close();
+  }
+  const two = await openDictionaries(root, undefined, ["plain/layer_1.npz", "dictionary-learning/gated/ae.pt"]);
+  expect([...two.keys()]).toEqual(["mlp_out.0", "resid_post.1"]);
+  await closeDictionaries(two);
 });
 
 describe("what cannot be used is refused by name:", () => {

@@ -199,7 +199,7 @@ export function checkFiniteBits(bits: Uint16Array, dtype: "BF16" | "F16", tensor
   if (((carried | ((last & mask) + one)) & 0x80008000) === 0) return;
   const at = bits.findIndex((b) => (b & mask & 0xffff) === (mask & 0xffff));
   const value = new Float32Array(1);
-  decodeFloat32(Uint8Array.of(bits[at]! & 0xff, bits[at]! >> 8), dtype, value);
+  decodeStored(Uint8Array.of(bits[at]! & 0xff, bits[at]! >> 8), dtype, value);
   throw notFinite(tensor, value[0]!, at, file);
 }
 

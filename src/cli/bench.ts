@@ -71,7 +71,7 @@ const repeats = 15;
 /** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
 export async function bench({ model_name, pairs, seed }: BenchRequest, reporter: Reporter): Promise<BenchResult> {
   reporter.begin("machine", 1);
-  const opened = await openModel(model_name);
+  const opened = await openModel(model_name, reporter);
   const { model, checkpoint } = opened;
   const peak = await gemmPeak(seed);
   reporter.begin("model", 1);

@@ -1,13 +1,16 @@
-import { open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { constants, existsSync } from "node:fs";
+import { access, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 
 /**
  * Writes a whole file or nothing: beside its place, flushed to the disk, then renamed.
  *
+ * @param place for messages, as in `writeProblem`
  * @throws UserError if the disk is full or the place cannot be written; nothing is left behind then
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
-  await writeBeside(path, (part) => writeFile(part, data));
+export async function writeFileAtomic(path: string, data: string | Uint8Array, place?: string): Promise<void> {
+  await writeBeside(path, (part) => writeFile(part, data), place);
 }
 
 /**
@@ -15,7 +18,7 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array): 
  *
  * @throws UserError if the disk is full or the place cannot be written; other errors of `write` as they are. Nothing is left behind then
  */
-export async function writeBeside(path: string, write: (part: string) => Promise<void>): Promise<void> {
+export async function writeBeside(path: string, write: (part: string) => Promise<void>, place?: string): Promise<void> {
   const part = `${path}.${process.pid}.part`;
   try {
     await write(part);
@@ -28,7 +31,23 @@ export async function writeBeside(path: string, write: (part: string) => Promise
     await rename(part, path);
   } catch (error) {
     await rm(part, { force: true }).catch(() => {});
-    throw writeProblem(error, path);
+    throw writeProblem(error, path, place);
+  }
+}
+
+/**
+ * Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better.
+ *
+ * @throws the system's error
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    let nearest = dirname(resolve(path));
+    while (!existsSync(nearest)) nearest = dirname(nearest);
+    await access(nearest, constants.W_OK);
+    throw error;
   }
 }
 
@@ -53,8 +72,12 @@ const advice: readonly (readonly [codes: string, text: RegExp, expected: string,
   ["ENOTDIR EEXIST", /not a directory/i, "folders on the way", "a file among them", "Choose another place."],
 ];
 
-/** An error met while writing to `path` as one for the user, if it is one that a user can do something about; else the error itself. */
-export function writeProblem(error: unknown, path: string): unknown {
+/**
+ * An error met while writing to `path` as one for the user, if it is one that a user can do something about; else the error itself.
+ *
+ * @param place the flag or variable that says where things are written
+ */
+export function writeProblem(error: unknown, path: string, place = "--output_dir"): unknown {
   if (error instanceof UserError) return error;
   const code = (error as { code?: unknown } | null)?.code;
   // DuckDB's errors carry no code, only the system's words.
@@ -62,7 +85,8 @@ export function writeProblem(error: unknown, path: string): unknown {
     typeof code === "string" ? codes.split(" ").includes(code) : text.test(messageOf(error)),
   );
   if (!known) return error;
-  const [, , expected, got, what] = known;
+  const [, , expected, got, advised] = known;
+  const what = advised.replace("--output_dir", place);
   return new UserError(`output file: expected ${expected}, got ${got} (${code ?? "I/O error"}) at ${path}. ${what}`, {
     cause: error,
   });

@@ -1,10 +1,8 @@
-import { randomUUID } from "node:crypto";
-import { constants, existsSync, readFileSync, rmSync } from "node:fs";
-import { access, link, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
-import { readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
+import { makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
+import { tryLock } from "./lock.ts";
 import { type Manifest, manifestFile, manifestSchema, type RunOptions, writeManifest } from "./manifest.ts";
 
 /** Where unfinished work lies inside a run's folder until the run is complete. */
@@ -141,18 +139,6 @@ export async function completeRunFolder(folder: OpenFolder, manifest: Manifest):
   return finished;
 }
 
-/** Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better. */
-async function makeFolder(path: string): Promise<void> {
-  try {
-    await mkdir(path, { recursive: true });
-  } catch (error) {
-    let nearest = dirname(resolve(path));
-    while (!existsSync(nearest)) nearest = dirname(nearest);
-    await access(nearest, constants.W_OK);
-    throw error;
-  }
-}
-
 function refuse(path: string, found: FolderState, options: RunOptions, force: boolean): void {
   if (found.state === "foreign") {
     throw new UserError(
@@ -199,107 +185,18 @@ async function removeRun(path: string, manifest: object): Promise<void> {
   for (const name of [...runFiles, partialFolder]) await rm(join(path, name), { recursive: true, force: true });
 }
 
-interface Holder {
-  readonly pid: number;
-  readonly host: string;
-  /** When the process began, in the system's own words: process numbers come round again. */
-  readonly begun: string | null;
-}
-
 /**
- * Takes the folder's lock; a lock whose process has ended is taken over.
+ * Takes the folder's lock.
  *
- * @throws UserError if a living process holds it, or one on another machine, which cannot be asked
+ * @throws UserError if another process holds it, or it cannot be written
  */
 async function lock(path: string): Promise<() => Promise<void>> {
   const file = join(path, lockFile);
-  const takeover = `${file}.takeover`;
-  while (!(await createLock(file))) {
-    const text = await readFile(file, "utf8").catch(() => null);
-    if (text === null) continue;
-    const holder = parseHolder(text);
-    if (holder && isAlive(holder)) throw inUse(path, file, `process ${holder.pid} on ${holder.host}`);
-    // Only one process at a time may remove a dead lock, and looks again first: it could be the fresh one of another that did.
-    if (!(await createLock(takeover))) throw inUse(path, takeover, "one that begins just now");
-    try {
-      if ((await readFile(file, "utf8").catch(() => null)) === text) await rm(file, { force: true });
-    } finally {
-      await rm(takeover, { force: true });
-    }
-  }
-  const onExit = () => rmSync(file, { force: true });
-  process.once("exit", onExit);
-  let held = true;
-  return async () => {
-    // A second call must not remove the lock of a run that has begun in between.
-    if (!held) return;
-    held = false;
-    process.off("exit", onExit);
-    await rm(file, { force: true });
-  };
-}
-
-function inUse(path: string, file: string, who: string): UserError {
-  return new UserError(
-    `output folder: expected no other run in it, got ${who} at ${path}. Wait for it, or remove ${file} if it has ended.`,
-  );
-}
-
-/**
- * Creates a lock with this process in it, at once and whole.
- *
- * @returns false if there is one already
- */
-async function createLock(file: string): Promise<boolean> {
-  const mine = JSON.stringify({ pid: process.pid, host: hostname(), begun: begun(process.pid) } satisfies Holder);
-  const whole = `${file}.${randomUUID()}`;
-  try {
-    await writeFile(whole, mine);
-    // Some file systems have no links; there the lock is empty for a moment.
-    await link(whole, file).catch((error) =>
-      errorCode(error) === "EEXIST" ? Promise.reject(error) : writeFile(file, mine, { flag: "wx" }),
-    );
-    return true;
-  } catch (error) {
-    if (errorCode(error) === "EEXIST") return false;
+  const taken = await tryLock(file).catch((error) => {
     throw writeProblem(error, file);
-  } finally {
-    await rm(whole, { force: true }).catch(() => {});
-  }
-}
-
-const errorCode = (error: unknown) => (error as { code?: unknown } | null)?.code;
-
-function parseHolder(text: string): Holder | null {
-  try {
-    const holder = JSON.parse(text) as Partial<Holder>;
-    return typeof holder.pid === "number" && typeof holder.host === "string"
-      ? { pid: holder.pid, host: holder.host, begun: holder.begun ?? null }
-      : null;
-  } catch {
-    return null;
-  }
-}
-
-function isAlive({ pid, host, begun: then }: Holder): boolean {
-  if (host !== hostname()) return true;
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return errorCode(error) === "EPERM";
-  }
-  const now = begun(pid);
-  return then === null || now === null || now === then;
-}
-
-/** When a process began, on systems that tell (Linux: field 22 of /proc/<pid>/stat, and which boot); otherwise null. */
-function begun(pid: number): string | null {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
-      .replace(/^.*\) /s, "")
-      .split(" ");
-    return `${readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()}/${fields[19]}`;
-  } catch {
-    return null;
-  }
+  });
+  if ("release" in taken) return taken.release;
+  throw new UserError(
+    `output folder: expected no other run in it, got ${taken.holder} at ${path}. Wait for it, or remove ${taken.file} if it has ended.`,
+  );
 }

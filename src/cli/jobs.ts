@@ -1,10 +1,11 @@
 import { bench } from "./bench.ts";
 import { estimate } from "./estimate.ts";
 import { pairs } from "./pairs.ts";
+import { pullNames } from "./pull.ts";
 import { run } from "./run.ts";
 
 /** The jobs that a worker can do, by name. */
-export const jobs = { run, pairs, bench, estimate };
+export const jobs = { run, pairs, bench, estimate, pull: pullNames };
 
 export type JobName = keyof typeof jobs;
 

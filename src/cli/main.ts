@@ -4,7 +4,6 @@ import { basename, join } from "node:path";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { scores } from "../circuit/ranking.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
-import { modelTypes } from "../models/architectures.ts";
 import { runJob } from "./host.ts";
 import { embeddedModel, generatedTask, type JobOptions, packageRoot } from "./setting.ts";
 import { addTrainCommands } from "./train.ts";
@@ -72,11 +71,34 @@ function program(): Command {
 
   sfc
     .command("models")
-    .description("what can be run")
-    .action(() => {
-      console.log(`${embeddedModel}  the embedded model: a small Llama with SAEs, part of this package`);
-      console.log(`FOLDER  a folder in Hugging Face layout with model_type ${modelTypes.join(", ")}`);
-      console.log("FILE  a GGUF file with a model of one of these architectures, or a folder with one such file");
+    .description("what is known, and what of it is cached")
+    .option("--json", "print JSON")
+    .action(async (flags: { json?: boolean }) => {
+      const { knownModels, knownModelsText } = await import("./models.ts");
+      const known = await knownModels();
+      console.log(flags.json ? JSON.stringify(known, null, 2) : knownModelsText(known));
+    });
+
+  sfc
+    .command("pull")
+    .description("fetch models and SAEs from the hub into the cache that Python's libraries use too")
+    .argument("<names...>", "presets (sfc models lists them), or organisation/name[/folder][@revision]")
+    .option("--sae_source <source>", "SAEs to fetch as well")
+    .option("--layers <blocks>", "blocks of SAEs, as 0-3,5 (default: all)")
+    .option("--sites <kinds>", "kinds of sites of SAEs, as resid_post,mlp_out (default: all)")
+    .option("--revision <name>", "branch, tag or commit (default: main)")
+    .option("--dry_run", "list the files and their sizes, fetch nothing")
+    .option("--quiet", "no progress")
+    .addHelpText("after", pullHelp)
+    .action(async (names: string[], flags: Flags) => {
+      const request = {
+        names: flags.sae_source === undefined ? names : [...names, flags.sae_source],
+        layers: flags.layers ?? null,
+        sites: flags.sites ?? null,
+        revision: flags.revision ?? null,
+        dry_run: flags.dry_run === true,
+      };
+      console.log(await runJob("pull", request, { quiet: flags.quiet }));
     });
 
   const bench = sfc
@@ -121,7 +143,20 @@ interface Flags {
   readonly output?: string;
   readonly force?: boolean;
   readonly quiet?: boolean;
+  readonly revision?: string;
+  readonly dry_run?: boolean;
 }
+
+const pullHelp = `
+Of a model: config.json, tokenizer.json, tokenizer_config.json and the safetensors. Of SAEs: those of --layers and --sites. An interrupted download
+goes on where it stopped; lengths and hashes are checked.
+
+Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, as for Python's huggingface_hub.
+
+Examples:
+  sfc pull gpt2 gpt2-res-jb --layers 4-7
+  sfc pull gemma-2-2b gemma-scope-2b-pt-res-16k --dry_run
+  sfc pull google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`;
 
 const pairsHelp = `
 A line of --pairs:
@@ -139,13 +174,14 @@ Examples:
   sfc run
   sfc run --task pronoun --layers 2-4 --sites resid_post
   sfc run --pairs my-pairs.jsonl --output_dir outputs/mine
+  sfc run --model_name gpt2 --layers 4-7             # downloaded the first time, with its SAEs
   sfc run --model_name ./my-llama --sae_source dummy # random directions for SAEs: a first try
   sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200`;
 
 function modelFlag(command: Command): Command {
   return command.option(
     "--model_name <name>",
-    "the embedded model, a folder in Hugging Face layout, or a GGUF file",
+    "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset (sfc models) or organisation/name of the hub",
     embeddedModel,
   );
 }
@@ -162,7 +198,7 @@ function jobFlags(command: Command): Command {
   return pairFlags(
     modelFlag(command).option(
       "--sae_source <source>",
-      "folder or file of SAEs, or dummy for random directions (default: the model's own)",
+      "folder or file of SAEs, a preset (sfc models), organisation/name[/folder] of the hub, or dummy for random directions (default: the model's own)",
     ),
   )
     .option("--layers <blocks>", "blocks, as 0-3,5 (default: all)")

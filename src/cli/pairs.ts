@@ -57,7 +57,7 @@ export async function pairs({ options, output }: PairsRequest, reporter: Reporte
 /** The pairs that can be used, and the metric at every end of their forest. */
 async function measured(options: PairsRequest["options"], reporter: Reporter) {
   reporter.begin("reading", 1);
-  const opened = await openModel(options.model_name);
+  const opened = await openModel(options.model_name, reporter);
   try {
     const chosen = await choosePairs(opened.tokenizer, options);
     const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);

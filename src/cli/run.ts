@@ -73,9 +73,9 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   await reportTemplate();
   if ((await runtimeName()) === "onnxruntime-web") reporter.line(slowRuntime);
   if (options.device !== "cpu") await checkDevice(options.device as Device);
-  const opened = await openModel(options.model_name);
+  const opened = await openModel(options.model_name, reporter);
   try {
-    const dictionaries = await openSaes(opened, options);
+    const dictionaries = await openSaes(opened, options, reporter);
     try {
       return await analyse(request, opened, dictionaries, reporter);
     } finally {

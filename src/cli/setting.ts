@@ -27,6 +27,8 @@ import {
   siteKinds,
   siteName,
 } from "../site.ts";
+import { type PullReporter, silent } from "./hub-pull.ts";
+import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from "./resolve.ts";
 
 /** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
 export interface JobOptions {
@@ -62,6 +64,8 @@ export const embeddedModel = "demo";
 export const defaultExamples = 32;
 
 export interface OpenModel {
+  /** As asked for. */
+  readonly name: string;
   readonly model: Model;
   readonly checkpoint: Checkpoint;
   readonly tokenizer: Tokenizer;
@@ -70,19 +74,15 @@ export interface OpenModel {
 }
 
 /**
- * Opens a model by name: `demo`, a folder in Hugging Face layout or with a GGUF file, or a GGUF file.
+ * Opens a model by name: `demo`, a folder in Hugging Face layout or with a GGUF file, a GGUF file, or a model of the hub (see `modelFolder`), which
+ * is downloaded where it is not cached.
  *
- * @throws UserError if there is no such folder or file, or it holds no model that can be run
+ * @throws UserError if there is no such model, it cannot be had, or it cannot be run; StoppedError
  */
-export async function openModel(name: string): Promise<OpenModel> {
-  const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : name;
-  const gguf = /\.gguf$/i.test(path) && (await stat(path).catch(() => null))?.isFile() ? basename(path) : undefined;
+export async function openModel(name: string, reporter: PullReporter = silent): Promise<OpenModel> {
+  const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
+  const gguf = (await isFolder(path)) ? undefined : basename(path);
   const folder = gguf === undefined ? path : dirname(path);
-  if (!(await isFolder(folder))) {
-    throw new UserError(
-      `model: expected "${embeddedModel}", a folder with config.json or a GGUF file, got "${name}". Download the model and give its path with --model_name.`,
-    );
-  }
   const checkpoint = await openCheckpoint(await openFolder(folder), gguf);
   try {
     const model = modelFromConfig(checkpoint.config, path);
@@ -91,7 +91,7 @@ export async function openModel(name: string): Promise<OpenModel> {
       checkpoint.tokenizerConfig,
       gguf === undefined ? `${folder}/tokenizer.json` : path,
     );
-    return { model, checkpoint, tokenizer, folder };
+    return { name, model, checkpoint, tokenizer, folder };
   } catch (error) {
     await checkpoint.close();
     throw error;
@@ -99,19 +99,23 @@ export async function openModel(name: string): Promise<OpenModel> {
 }
 
 /**
- * Opens the dictionaries of a run, those of the sites that `--sites` and `--layers` name, in order of computation. The others are closed again.
+ * Opens the dictionaries of a run, those of the sites that `--sites` and `--layers` name, in order of computation. The others are closed again. Those
+ * of the hub that are not cached are downloaded.
  *
- * @throws UserError if what is named has no dictionary, a layer does not exist, or a dictionary does not fit the model
+ * @throws UserError if what is named has no dictionary, a layer does not exist, or a dictionary does not fit the model; StoppedError
  */
 export async function openSaes(
-  { model, folder }: OpenModel,
+  opened: OpenModel,
   { sae_source, layers, sites, seed }: Pick<JobOptions, "sae_source" | "layers" | "sites" | "seed">,
+  reporter: PullReporter = silent,
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
+  const { model } = opened;
   const wantedLayers = layers === null ? null : parseLayers(layers, model.layers);
   const wantedKinds = sites === null ? null : parseKinds(sites, model);
-  const found = await findSaes(model, folder, sae_source, wantedKinds, seed);
+  const choose: ChooseSites = (there) => chooseSites(there, wantedKinds, wantedLayers);
+  const found = await findSaes(opened, sae_source, wantedKinds, seed, choose, reporter);
   try {
-    const chosen = chooseSites([...found.keys()], wantedKinds, wantedLayers);
+    const chosen = choose([...found.keys()]);
     for (const site of chosen) checkFits(found.get(site)!, model);
     await closeDictionaries(new Map([...found].filter(([site]) => !chosen.includes(site))));
     return new Map(chosen.map((site) => [site, found.get(site)!]));
@@ -179,11 +183,12 @@ function checkFits(dictionary: Dictionary, model: Model): void {
 }
 
 async function findSaes(
-  model: Model,
-  folder: string,
+  { name, model, folder }: OpenModel,
   source: string | null,
   kinds: readonly SiteKind[] | null,
   seed: number,
+  choose: ChooseSites,
+  reporter: PullReporter,
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   if (source === "dummy") {
     const names = (kinds ?? (["attn_out", "mlp_out", "resid_post"] as const)).flatMap((kind) =>
@@ -197,23 +202,19 @@ async function findSaes(
     );
   }
   if (source === null) {
-    if (!(await isFolder(`${folder}/saes`))) {
-      throw new UserError(
-        `SAEs: expected a folder saes in ${folder}, got none. Give the model's SAEs with --sae_source FOLDER, or try --sae_source dummy.`,
-      );
-    }
-    return openDictionaries(subfolder(await openFolder(folder), "saes"));
+    if (await isFolder(`${folder}/saes`)) return openDictionaries(subfolder(await openFolder(folder), "saes"));
+    const preset = defaultSaes(name);
+    if (preset !== null) return openHubDictionaries(preset, choose, model, name, reporter);
+    throw new UserError(
+      `SAEs: expected a folder saes in ${folder}, got none. Give the model's SAEs with --sae_source, train some with sfc train sae, or try --sae_source dummy.`,
+    );
   }
   const found = await stat(source).catch(() => null);
   if (found?.isFile()) {
     const dictionary = await openDictionary(await openFolder(dirname(source)), basename(source));
     return new Map([[dictionary.site, dictionary]]);
   }
-  if (!found) {
-    throw new UserError(
-      `SAEs: expected a folder, a file or "dummy", got "${source}", which does not exist. Check --sae_source.`,
-    );
-  }
+  if (!found) return openHubDictionaries(source, choose, model, name, reporter);
   return openDictionaries(await openFolder(source));
 }
 

@@ -2,6 +2,8 @@ import { type Command, InvalidArgumentError } from "commander";
 import { UsageError } from "../errors.ts";
 import { isSiteKind, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
+import { Progress } from "./progress.ts";
+import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
 import { evaluateModel, trainModel } from "./train-lm.ts";
 import { evaluateSaes, trainSaes } from "./train-sae.ts";
@@ -43,10 +45,17 @@ export function addTrainCommands(program: Command): void {
   train
     .command("sae")
     .description("train JumpReLU SAEs of a model's sites on generated English")
-    .option("--model_name <model>", "folder in Hugging Face layout, or a GGUF file", embeddedModel)
+    .option(
+      "--model_name <model>",
+      "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset or organisation/name",
+      embeddedModel,
+    )
     .option("--sites <kinds>", "kinds of sites", "attn_out,mlp_out,resid_post")
     .option("--layers <blocks>", "0-based blocks, e.g. 0-3,5 (default: all)")
-    .option("--output_dir <folder>", "where the SAEs go (default: saes in the model's folder)")
+    .option(
+      "--output_dir <folder>",
+      "where the SAEs go (default: saes in the model's folder; needed for a model of the hub)",
+    )
     .option("--seed <n>", "of the first weights and of the text", whole, demoDictionaryRecipe.seed)
     .option("--steps <n>", "training steps of each SAE", positive, demoDictionaryRecipe.steps)
     .option("--expansion <n>", "features per dimension of the site", positive, demoDictionaryRecipe.expansion)
@@ -58,15 +67,17 @@ export function addTrainCommands(program: Command): void {
     .option("--tokens <n>", "held-out tokens for --evaluate", positive, 1_000_000)
     .option("--loss_tokens <n>", "how many of them for the losses, which take longest", positive, 40_000)
     .action(async (o: SaeFlags) => {
-      const { model, checkpoint, folder } = await openModel(o.model_name);
+      const progress = new Progress();
+      const { model, checkpoint, folder } = await openModel(o.model_name, progressReporter(progress));
+      progress.stop();
       await checkpoint.close();
       const layers = o.layers === undefined ? undefined : parseLayers(o.layers, model.layers);
       const kinds = parseKinds(o.sites, model.sites);
       const task = {
         model: folder,
-        modelName: folder.split("/").at(-1)!,
+        modelName: o.model_name.replace(/\/+$/, "").split("/").at(-1)!,
         sites: sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l))),
-        folder: o.output_dir ?? `${folder}/saes`,
+        folder: o.output_dir ?? ownSaes(o.model_name, folder),
         length: demoRecipe.length,
         threads: o.threads,
       };
@@ -123,6 +134,14 @@ async function untilInterrupted(work: (signal: AbortSignal) => Promise<void>): P
   } finally {
     process.off("SIGINT", stop);
   }
+}
+
+/** The place of a model's own SAEs. @throws UsageError for a model of the hub, whose files lie in a cache that others share */
+function ownSaes(name: string, folder: string): string {
+  if (name !== embeddedModel && name !== folder) {
+    throw new UsageError(`--output_dir: expected a folder for the SAEs of ${name}, got none. Name one.`);
+  }
+  return `${folder}/saes`;
 }
 
 function folderOf(name: string): string {

@@ -39,7 +39,12 @@ export async function openGemmaScope(source: ByteSource, path: string): Promise<
   }
 }
 
-function siteOfPath(path: string): SiteName {
+/**
+ * The site of a `params.npz`, as `openGemmaScope` finds it.
+ *
+ * @throws UserError if the path names no layer or a transcoder
+ */
+export function siteOfPath(path: string): SiteName {
   const folders = path.split("/").slice(0, -1);
   const releases = folders.map((folder) => /gemma-scope-.*-(res|mlp|att|transcoders)$/.exec(folder)?.[1] ?? folder);
   if (releases.includes("transcoders")) {

@@ -12,6 +12,11 @@ import { type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
 /** What a file of one layer is called. */
 export const layerFile = /(?:^|\/)layer_(\d+)\.(safetensors|npz|pt)$/;
 
+/** The site of a file that is named after its layer. */
+export function siteOfLayerFile(path: string): SiteName {
+  return siteName({ kind: "resid_post", layer: Number(layerFile.exec(path)?.[1]) });
+}
+
 /**
  * Opens an SAE of a block's resid_post in one file named `layer_<block>.safetensors`, `.npz` or `.pt`, with Gemma Scope's names (see
  * `describePlain`). A `.pt` may also hold dictionary_learning's names (`encoder.weight`, …) or OpenAI's (`latent_bias`, …). The source is closed with
@@ -21,8 +26,8 @@ export const layerFile = /(?:^|\/)layer_(\d+)\.(safetensors|npz|pt)$/;
  * @throws UserError if the file is damaged or lacks a tensor
  */
 export async function openLayerFile(source: ByteSource, path: string): Promise<Dictionary> {
-  const [, layer, format] = layerFile.exec(path) ?? [];
-  const site = siteName({ kind: "resid_post", layer: Number(layer) });
+  const [, , format] = layerFile.exec(path) ?? [];
+  const site = siteOfLayerFile(path);
   try {
     if (format === "pt") {
       const file = await openTorch(source);

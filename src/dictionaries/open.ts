@@ -4,8 +4,8 @@ import { UserError } from "../errors.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { openDictionaryLearning } from "./dictionary-learning.ts";
-import { openGemmaScope } from "./gemma-scope.ts";
-import { layerFile, openLayerFile } from "./layer-files.ts";
+import { openGemmaScope, siteOfPath } from "./gemma-scope.ts";
+import { layerFile, openLayerFile, siteOfLayerFile } from "./layer-files.ts";
 import { llamaScopeFiles, openLlamaScope } from "./llama-scope.ts";
 import { openAiFile, openOpenAi } from "./openai.ts";
 import { openSaeLens, saeLensFiles } from "./sae-lens.ts";
@@ -15,16 +15,18 @@ import { openSparsify, sparsifyFiles } from "./sparsify.ts";
  * Opens the dictionaries of a folder, of all formats (see `formats` below), in it and in its subfolders. Headers are read, no weights.
  *
  * @param wanted only these sites' dictionaries; default all
+ * @param paths only those that these files tell, see `listDictionaries`; default all of the folder
  * @returns sites in order of computation
  * @throws UserError if there are none, one is damaged, two are of the same site, or a wanted site has none
  */
 export async function openDictionaries(
   folder: Folder,
   wanted?: readonly SiteName[],
+  paths?: readonly string[],
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const found = new Map<SiteName, Dictionary>();
   try {
-    for (const path of await folder.list()) {
+    for (const path of paths ?? (await folder.list())) {
       if (!formats.some(({ pattern }) => pattern.test(`${folder.name}/${path}`))) continue;
       const dictionary = await openDictionary(folder, path);
       const other = found.get(dictionary.site);
@@ -57,6 +59,10 @@ interface Format {
   /** What is looked for, in words. */
   readonly files: string;
   readonly pattern: RegExp;
+  /** Other files that belong to a dictionary, from the folder of that one. */
+  readonly beside?: readonly string[];
+  /** The site, where the path alone tells it. */
+  site?(path: string): SiteName;
   open(folder: Folder, path: string): Promise<Dictionary>;
 }
 
@@ -64,32 +70,38 @@ const formats: readonly Format[] = [
   {
     files: `SAELens folders (${saeLensFiles.join(", ")})`,
     pattern: /(?:^|\/)sae_weights\.safetensors$/,
+    beside: saeLensFiles,
     open: (folder, path) => openSaeLens(parentOf(folder, path)),
   },
   {
     files: "Gemma Scope's layer_20/…/params.npz",
     pattern: /(?:^|\/)params\.npz$/,
+    site: siteOfPath,
     open: async (folder, path) => openGemmaScope(await openIn(folder, path), `${folder.name}/${path}`),
   },
   {
     files: "layer_0.safetensors, .npz or .pt",
     pattern: layerFile,
+    site: siteOfLayerFile,
     open: async (folder, path) => openLayerFile(await openIn(folder, path), path),
   },
   {
     files: "dictionary_learning's ae.pt",
     pattern: /(?:^|\/)ae\.pt$/,
+    beside: ["config.json"],
     open: async (folder, path) =>
       openDictionaryLearning(await openIn(folder, path), parentOf(folder, path), `${folder.name}/${path}`),
   },
   {
     files: `Llama Scope folders (${llamaScopeFiles.join(", ")})`,
     pattern: /(?:^|\/)hyperparams\.json$/,
+    beside: llamaScopeFiles,
     open: (folder, path) => openLlamaScope(parentOf(folder, path)),
   },
   {
     files: `sparsify folders (${sparsifyFiles.join(", ")})`,
     pattern: /(?:^|\/)sae\.safetensors$/,
+    beside: sparsifyFiles,
     open: (folder, path) => openSparsify(parentOf(folder, path)),
   },
   {
@@ -111,7 +123,35 @@ export async function openDictionary(folder: Folder, path: string): Promise<Dict
   throw new UserError(`SAE: expected ${lookedFor}, got ${folder.name}/${path}. Give it a name of its format.`);
 }
 
-const lookedFor = `one of ${formats.map(({ files }) => files).join("; ")}`;
+/** A dictionary among files of which only the names are known. */
+export interface ListedDictionary {
+  /** The file that tells its format, as `openDictionary` takes it. */
+  readonly path: string;
+  /** All its files. */
+  readonly files: readonly string[];
+  /** Undefined where only the files' contents tell it. */
+  readonly site: SiteName | undefined;
+}
+
+/**
+ * The dictionaries among files of these names, before they are fetched.
+ *
+ * @param name of the folder that the paths are in; folders in it count where a format tells the site by them
+ * @throws UserError for files that are known to be none, as transcoders
+ */
+export function listDictionaries(paths: readonly string[], name: string): ListedDictionary[] {
+  const there = new Set(paths);
+  return paths.flatMap((path) => {
+    const format = formats.find(({ pattern }) => pattern.test(`${name}/${path}`));
+    if (!format) return [];
+    const parent = path.slice(0, path.lastIndexOf("/") + 1);
+    const files = new Set([path, ...(format.beside ?? []).map((file) => parent + file).filter((p) => there.has(p))]);
+    return [{ path, files: [...files], site: format.site?.(`${name}/${path}`) }];
+  });
+}
+
+/** The formats that can be read, by their files, in words. */
+export const lookedFor = `one of ${formats.map(({ files }) => files).join("; ")}`;
 
 function parentOf(folder: Folder, path: string): Folder {
   return subfolder(folder, path.split("/").slice(0, -1).join("/"));

@@ -20,7 +20,8 @@ export const saeLensFiles = [configFile, weightsFile] as const;
  *
  * z = (x − apply_b_dec_to_input·b_dec) W_enc + b_enc, where apply_b_dec_to_input is true unless the file says otherwise; codes are max(z, 0), in
  * jumprelu only where z > threshold, in topk only the k largest, in gated 1[x W_enc + b_gate > 0]·max(x(W_enc·e^r_mag) + b_mag, 0). Before version 6
- * settings lay beside `metadata`'s place instead of in it, no architecture meant standard, and an activation_fn_str of topk meant topk.
+ * settings lay beside `metadata`'s place instead of in it, no architecture meant standard, and an activation_fn_str of topk meant topk. With
+ * model_from_pretrained_kwargs.center_writing_weights, x is taken less its mean.
  *
  * @throws UserError if a file is missing or damaged, or for settings that change the formula in a way not covered here
  */
@@ -83,8 +84,15 @@ function readSettings(config: Config, where: string): Settings {
     activation,
     subtractDecoderBias: config.apply_b_dec_to_input !== false,
     unitDecoder,
+    centred: isCentred(config),
     ...normalizationOf(config, refuse),
   };
+}
+
+/** Whether it was trained on TransformerLens' model whose weights write vectors of mean 0 to the residual stream. */
+function isCentred(config: Config): boolean {
+  const options = setting(config, "model_from_pretrained_kwargs") as Config | null | undefined;
+  return options?.center_writing_weights === true;
 }
 
 type Refuse = (key: string, expected: string, got: unknown) => never;

@@ -52,6 +52,8 @@ export interface DictionarySource {
   readonly activation: ActivationSource;
   /** Whether b_dec is subtracted from x before it is encoded. */
   readonly subtractDecoderBias: boolean;
+  /** Whether it is an SAE of x less its mean over D; folded, so that it is encoded from x. What it decodes lacks that mean. */
+  readonly centred?: boolean;
   /** c of an SAE of c·x; folded, so that the dictionary is one of x. Default 1. */
   readonly inputScale?: number;
   /** Decoder rows are made unit vectors and codes multiplied by their former lengths (before TopK chooses). */
@@ -120,6 +122,8 @@ export function dictionaryOf(file: TensorFile, described: DictionarySource): Dic
     async encoder() {
       const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
       const parts = await biasAndActivation(activation, names, weight, width, read, name);
+      if (described.centred)
+        centre(weight, parts.bias, described.subtractDecoderBias ? await decoderBias() : undefined);
       const scales = await codeScales();
       if (scales) {
         for (let at = 0; at < weight.length; at++) weight[at]! *= scales[at % width]!;
@@ -169,6 +173,21 @@ async function biasAndActivation(
   const given = typeof source.threshold === "number" ? Float32Array.of(source.threshold) : await read(source.threshold);
   const all = given.length === width ? given : new Float32Array(width).fill(given[0]!);
   return { bias, activation: { kind: "jumprelu", threshold: all.map((θ) => Math.max(θ, 0)) } };
+}
+
+/**
+ * Changes W[D,F] and b[F] so that they give for x what they gave for x less its mean: each column of W loses its own mean, and what it then no longer
+ * sees of `inputBias`[D], which is not centred, goes into b.
+ */
+function centre(weight: Float32Array, bias: Float32Array, inputBias: Float32Array | undefined): void {
+  const [F, D] = [bias.length, weight.length / bias.length];
+  const offset = inputBias ? inputBias.reduce((sum, b) => sum + b, 0) : 0;
+  for (let i = 0; i < F; i++) {
+    let sum = 0;
+    for (let d = 0; d < D; d++) sum += weight[d * F + i]!;
+    for (let d = 0; d < D; d++) weight[d * F + i]! -= sum / D;
+    bias[i]! -= (offset * sum) / D;
+  }
 }
 
 function scaled(values: Float32Array, factor: number): Float32Array {

@@ -1,0 +1,41 @@
+import { messageOf, UserError } from "../errors.ts";
+import { checkRange } from "./memory.ts";
+import type { ByteSource } from "./source.ts";
+
+/**
+ * A file behind an address, of which only the parts that are read come over the network. The server has to answer requests for ranges.
+ *
+ * @throws UserError if it cannot be reached, refuses, or does not give parts
+ */
+export async function openUrl(address: string, fetched: typeof fetch = fetch): Promise<ByteSource> {
+  const fail = (expected: string, got: string): never => {
+    throw new UserError(
+      `file: expected ${expected}, got ${got} at ${address}. Check the address, or download the file.`,
+    );
+  };
+  const part = async (offset: number, length: number) => {
+    const range = `bytes=${offset}-${offset + length - 1}`;
+    const response = await fetched(address, { headers: { range } }).catch((error) => {
+      const { cause } = error as { cause?: { code?: unknown } };
+      return fail("an answer", String(cause?.code ?? messageOf(error)));
+    });
+    if (response.status !== 206) {
+      await response.body?.cancel();
+      return fail("a part of it (status 206)", `status ${response.status}`);
+    }
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    if (bytes.length !== length) fail(`${length} bytes at ${offset}`, `${bytes.length}`);
+    return { bytes, size: Number(/\/(\d+)$/.exec(response.headers.get("content-range") ?? "")?.[1] ?? Number.NaN) };
+  };
+  const { size } = await part(0, 1);
+  if (!Number.isSafeInteger(size)) fail("its length in Content-Range", "none");
+  return {
+    name: address,
+    size,
+    async read(offset, length) {
+      checkRange(address, size, offset, length);
+      return length === 0 ? new Uint8Array() : (await part(offset, length)).bytes;
+    },
+    async close() {},
+  };
+}

@@ -1,0 +1,161 @@
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { modelTypes } from "../models/architectures.ts";
+import { parseSite, siteKinds } from "../site.ts";
+import { cachedSnapshot, hasFile } from "./hub-cache.ts";
+import { bytesText } from "./hub-pull.ts";
+import { hubSettings } from "./hub-settings.ts";
+import { modelPlace, modelWant } from "./hub-wants.ts";
+import { modelPresets, saeBytes, saePresets } from "./presets.ts";
+import { inCache } from "./resolve.ts";
+import { embeddedModel, packageRoot } from "./setting.ts";
+import { table } from "./summary.ts";
+
+/** What can be run, and what of it is on this machine. */
+export interface KnownModels {
+  readonly cache: string;
+  readonly endpoint: string;
+  readonly models: readonly {
+    /** What --model_name takes. */
+    readonly name: string;
+    /** Null for the embedded model. */
+    readonly repo: string | null;
+    readonly parameters: string;
+    readonly gated: boolean;
+    /** The SAEs that are used where none are named: a preset, or `saes` in the model's folder. */
+    readonly saes: string | null;
+    /** Whether all its files are on this machine. */
+    readonly cached: boolean;
+    /** Bytes of those that are. */
+    readonly bytes: number;
+    readonly folder: string | null;
+  }[];
+  readonly saes: readonly {
+    /** What --sae_source takes. */
+    readonly name: string;
+    readonly model: string;
+    readonly kinds: readonly string[];
+    readonly features: number;
+    readonly count: number;
+    /** Bytes of all together. */
+    readonly bytes: number;
+    /** How many are on this machine. */
+    readonly cached: number;
+  }[];
+  /** Other models that are cached, by their repositories. */
+  readonly others: readonly { readonly name: string; readonly model_type: string; readonly folder: string }[];
+}
+
+/** What is known and what is cached (`sfc models`), without the network. */
+export async function knownModels(): Promise<KnownModels> {
+  const settings = await hubSettings();
+  const { cache, endpoint } = settings;
+  const embedded: KnownModels["models"][number] = {
+    name: embeddedModel,
+    repo: null,
+    parameters: "2.9 M",
+    gated: false,
+    saes: "saes",
+    cached: true,
+    bytes: (await stat(`${packageRoot}models/${embeddedModel}/model.safetensors`)).size,
+    folder: `${packageRoot}models/${embeddedModel}`,
+  };
+  const models = [embedded];
+  for (const preset of modelPresets) {
+    const want = modelWant(modelPlace(preset.name)!, preset.name);
+    const { snapshot, lacks } = await inCache(want, settings);
+    const sizes = await Promise.all(
+      want.choose(snapshot ? await readdir(snapshot.folder) : []).wanted.map(async (path) => {
+        return (await stat(join(snapshot!.folder, path)).catch(() => null))?.size ?? 0;
+      }),
+    );
+    models.push({
+      ...preset,
+      cached: snapshot !== undefined && lacks === undefined,
+      bytes: sizes.reduce((sum, size) => sum + size, 0),
+      folder: snapshot?.folder ?? null,
+    });
+  }
+  return {
+    cache,
+    endpoint,
+    models,
+    saes: await Promise.all(saePresets.map((preset) => describeSaes(preset, cache))),
+    others: await otherModels(cache),
+  };
+}
+
+async function describeSaes(preset: (typeof saePresets)[number], cache: string) {
+  const { name, model, features, inputWidth, saes } = preset;
+  const repos = [...new Set(saes.map(({ repo }) => repo))];
+  const snapshots = new Map(
+    await Promise.all(repos.map(async (repo) => [repo, await cachedSnapshot(cache, repo, "main")] as const)),
+  );
+  let cached = 0;
+  for (const { repo, files } of saes) {
+    const snapshot = snapshots.get(repo);
+    if (!snapshot) continue;
+    const there = await Promise.all(files.map((path) => hasFile(snapshot, path)));
+    if (there.every(Boolean)) cached++;
+  }
+  const bytes = saes.reduce((sum, { site }) => sum + saeBytes(inputWidth[parseSite(site).kind]!, features), 0);
+  const kinds = siteKinds.filter((kind) => inputWidth[kind] !== undefined);
+  return { name, model, kinds, features, count: saes.length, bytes, cached };
+}
+
+async function otherModels(cache: string): Promise<KnownModels["others"]> {
+  const found: { name: string; model_type: string; folder: string }[] = [];
+  for (const entry of await readdir(cache).catch(() => [])) {
+    const name = /^models--(.+)$/.exec(entry)?.[1]?.replaceAll("--", "/");
+    if (name === undefined || modelPresets.some(({ repo }) => repo === name)) continue;
+    const folder = (await cachedSnapshot(cache, name, "main"))?.folder;
+    const text = folder && (await readFile(join(folder, "config.json"), "utf8").catch(() => null));
+    const type = text ? modelType(text) : undefined;
+    if (folder && type !== undefined) found.push({ name, model_type: type, folder });
+  }
+  return found;
+}
+
+/** The model_type in a config.json, if it is one that can be run. */
+function modelType(text: string): string | undefined {
+  try {
+    return modelTypes.find((type) => type === (JSON.parse(text) as { model_type?: unknown } | null)?.model_type);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The same as text: tables of models and of SAEs, and what else can be named. */
+export function knownModelsText({ cache, models, saes, others }: KnownModels): string {
+  const defaults = new Set(models.map((model) => model.saes));
+  return [
+    ...table([
+      ["--model_name", "parameters", "on the hub", "cached"],
+      ...models.map(({ name, repo, parameters, gated, cached, bytes }) => [
+        name,
+        parameters,
+        repo === null ? "no: part of this package" : `${repo}${gated ? " (gated)" : ""}`,
+        cached ? bytesText(bytes) : bytes > 0 ? `${bytesText(bytes)}, not all` : "no",
+      ]),
+      ...others.map(({ name, model_type }) => [name, model_type, name, "yes"]),
+    ]),
+    "",
+    ...table([
+      ["--sae_source", "of model", "sites", "features", "SAEs", "in all", "cached"],
+      ...saes.map(({ name, model, kinds, features, count, bytes, cached }) => [
+        `${name}${defaults.has(name) ? " *" : ""}`,
+        model,
+        kinds.join(", "),
+        String(features),
+        String(count),
+        bytesText(bytes),
+        cached === 0 ? "no" : cached === count ? "yes" : `${cached} of ${count}`,
+      ]),
+    ]),
+    "* used where --sae_source is not given; only SAEs of the wanted --layers and --sites are fetched.",
+    "",
+    `Both also take organisation/name[@revision] of the hub, SAEs organisation/name/folder, and local folders (model_type ${modelTypes.join(", ")}).`,
+    "gated: accept the licence on the hub, then set HF_TOKEN. For a model without SAEs: sfc train sae, or --sae_source dummy.",
+    `Cache: ${cache}`,
+  ].join("\n");
+}

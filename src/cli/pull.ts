@@ -1,0 +1,127 @@
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { UsageError, UserError } from "../errors.ts";
+import { isSiteKind, type SiteKind, siteKinds } from "../site.ts";
+import { blobPath, hasFile, repoFolder } from "./hub-cache.ts";
+import { bytesText, countText, type PullPlan, pull, stoppable } from "./hub-pull.ts";
+import { type HubSettings, hubSettings } from "./hub-settings.ts";
+import { folderWant, modelPlace, modelWant, parseHubPath, presetNames, presetWants, type Want } from "./hub-wants.ts";
+import { modelPreset, saePreset } from "./presets.ts";
+import type { Reporter } from "./reporter.ts";
+import { type ChooseSites, chosenSaes, planWant } from "./resolve.ts";
+import { chooseSites, embeddedModel, parseLayers } from "./setting.ts";
+import { table } from "./summary.ts";
+
+export interface PullRequest {
+  /** Models and SAEs: presets, or `organisation/name[/folder][@revision]`. */
+  readonly names: readonly string[];
+  readonly layers: string | null;
+  readonly sites: string | null;
+  /** Branch, tag or commit of names that have none of their own; null for main. */
+  readonly revision: string | null;
+  /** Only says what there is to fetch. */
+  readonly dry_run: boolean;
+}
+
+/** No model has so many blocks. */
+const mostLayers = 1000;
+
+/**
+ * Fetches models and SAEs into the cache (`sfc pull`). The hub is asked also for what is cached, so that a branch that has moved on is fetched anew.
+ *
+ * @returns what to print: where everything is, or what there is to fetch
+ * @throws UserError if a name means nothing, or something cannot be had; StoppedError
+ */
+export async function pullNames(request: PullRequest, reporter: Reporter): Promise<string> {
+  const { layers, sites, dry_run } = request;
+  const kinds = sites === null ? null : parseKinds(sites);
+  const blocks = layers === null ? null : parseLayers(layers, mostLayers);
+  const choose: ChooseSites = (there) => chooseSites(there, kinds, blocks);
+  const settings = await hubSettings();
+  const names = request.names.filter((name) => name !== embeddedModel);
+  const lines = names.length < request.names.length ? [`${embeddedModel} is part of this package.`] : [];
+  const wants = names.flatMap((name) => wantsOf(name, request.revision, choose, settings));
+  if (wants.length > 0 && settings.offline) {
+    throw new UserError("HF_HUB_OFFLINE: expected none for sfc pull, got 1. Unset it where there is a network.");
+  }
+  await stoppable(settings, reporter, async (s) => {
+    reporter.begin("listing", wants.length);
+    const plans: PullPlan[] = [];
+    for (const want of wants) {
+      plans.push(await planWant(s, want));
+      reporter.set(plans.length);
+    }
+    reporter.end();
+    if (dry_run) return lines.push(...(await describePlans(plans, settings)));
+    await pull(s, plans, reporter);
+    lines.push(...plans.map(({ id, files, folder }) => `${id}: ${describe(files)} in ${folder}`));
+  });
+  for (const name of names) {
+    const saes = modelPreset(name)?.saes;
+    if (saes) lines.push(`SAEs for ${name}: sfc pull ${saes}; sfc models lists others.`);
+  }
+  return lines.join("\n");
+}
+
+function wantsOf(name: string, revision: string | null, choose: ChooseSites, settings: HubSettings): Want[] {
+  const preset = saePreset(name);
+  if (preset) {
+    if (revision !== null) {
+      throw new UsageError(
+        `--revision: expected names of models or hub paths, got ${name}. Name its folder on the hub.`,
+      );
+    }
+    return presetWants(chosenSaes(preset, choose), name);
+  }
+  const full = revision === null || name.includes("@") ? name : `${name}@${revision}`;
+  if (modelPreset(full)) return [modelWant(modelPlace(full)!, full)];
+  const place = parseHubPath(full);
+  if (!place) {
+    throw new UserError(
+      `sfc pull: expected ${presetNames}, a preset of SAEs (sfc models lists them) or organisation/name of the hub, got "${name}". Check the name.`,
+    );
+  }
+  const saes = folderWant(place, full, repoFolder(settings.cache, place.id), choose);
+  return place.inner === "" ? [modelOrSaes(modelWant(place, full), saes)] : [saes];
+}
+
+/** A repository of a model, if it looks like one, else of SAEs. */
+function modelOrSaes(model: Want, saes: Want): Want {
+  const of = (there: readonly string[]) =>
+    there.includes("config.json") && there.some((path) => /^(model|pytorch_model|tokenizer)\b/.test(path))
+      ? model
+      : saes;
+  return {
+    ...model,
+    choose: (there) => of(there).choose(there),
+    isTold: (cached) => of(cached).isTold(cached),
+    refuse: (there, missing) => of(there).refuse(there, missing),
+  };
+}
+
+function parseKinds(text: string): SiteKind[] {
+  return text.split(",").map((part) => {
+    const kind = part.trim();
+    if (isSiteKind(kind)) return kind;
+    throw new UsageError(
+      `--sites: expected kinds out of ${siteKinds.join(", ")}, got "${text}". Put commas between them.`,
+    );
+  });
+}
+
+const describe = (files: PullPlan["files"]) =>
+  `${countText(files.length, "file")}, ${bytesText(files.reduce((sum, file) => sum + file.size, 0))},`;
+
+async function describePlans(plans: readonly PullPlan[], { cache }: HubSettings): Promise<string[]> {
+  const rows = [["file", "size", "state"]];
+  for (const { id, listing, folder, files } of plans) {
+    for (const file of files) {
+      const there = await hasFile({ commit: listing.commit, folder, files: listing.files }, file.path);
+      const blob = await stat(blobPath(cache, id, file)).catch(() => null);
+      rows.push([join(id, file.path), bytesText(file.size), there || blob?.size === file.size ? "cached" : "to fetch"]);
+    }
+  }
+  const bytes = plans.reduce((sum, plan) => sum + plan.bytes, 0);
+  const count = rows.filter(([, , state]) => state === "to fetch").length;
+  return [...table(rows), "", `To fetch: ${countText(count, "file")}, ${bytesText(bytes)}, into ${cache}.`];
+}
