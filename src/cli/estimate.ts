@@ -12,6 +12,7 @@ import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
+import { silent } from "./hub-pull.ts";
 import { duration } from "./progress.ts";
 import type { Reporter } from "./reporter.ts";
 import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
@@ -180,9 +181,9 @@ export interface EstimateResult extends Estimate {
 /** Estimates a run without reading any weights (`sfc estimate`). */
 export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
   reporter.begin("estimate", 1);
-  const opened = await openModel(options.model_name);
+  const opened = await openModel(options.model_name, { ...silent, cachedOnly: true });
   try {
-    const dictionaries = await openSaes(opened, options);
+    const dictionaries = await openSaes(opened, options, { ...silent, cachedOnly: true });
     try {
       const pairs = await choosePairs(opened.tokenizer, options);
       const { kept } = checkPairs(pairs, opened, options.pairs ?? `the task ${options.task}`);

@@ -9,7 +9,10 @@ import type { HubSettings } from "./hub-settings.ts";
 import type { Reporter } from "./reporter.ts";
 
 /** What work with the hub tells. */
-export type PullReporter = Pick<Reporter, "begin" | "set" | "end" | "line" | "stopped">;
+export type PullReporter = Pick<Reporter, "begin" | "set" | "end" | "line" | "stopped"> & {
+  /** Nothing may be fetched: what is not cached is an error. */
+  readonly cachedOnly?: boolean;
+};
 
 /** A reporter that says nothing. */
 export const silent: PullReporter = { begin() {}, set() {}, end() {}, line() {}, stopped: () => false };

@@ -182,9 +182,14 @@ async function snapshotsOf(wants: readonly Want[], settings: HubSettings, report
   const cached = await Promise.all(wants.map((want) => inCache(want, settings)));
   if (cached.every(({ lacks, unsure }) => lacks === undefined && !unsure)) return cached.map((c) => c.snapshot!);
   const lacking = cached.find(({ lacks }) => lacks !== undefined);
-  if (settings.offline) {
+  if (settings.offline || reporter.cachedOnly) {
     if (!lacking) return cached.map((c) => c.snapshot!);
     const { want, snapshot, lacks } = lacking;
+    if (!settings.offline) {
+      throw new UserError(
+        `estimate: expected files on this machine, got none of ${want.id} in the cache. sfc pull ${want.pull} --dry_run tells how much there is to fetch, sfc pull ${want.pull} fetches it.`,
+      );
+    }
     throw offlineProblem(lacks!, want.id, snapshot?.folder ?? repoFolder(settings.cache, want.id), want.pull);
   }
   try {
