@@ -64,7 +64,8 @@ export function captureCost(
     (sum, { plan, pack }) => sum + (pack.kind === "backward" ? gradientRows(plan, pack).length : 0),
     0,
   );
-  const end = 4 * (kept + gradients) * sites.reduce((sum, site) => sum + width(site), 0);
+  const siteBytes = 4 * sites.reduce((sum, site) => sum + width(site), 0);
+  const end = siteBytes * (kept + gradients);
 
   const scores = 3 * largest * block * model.heads;
   const rows = (kind: "forward" | "backward") => 4 * (largest * liveShare[kind] * widths + scores);
@@ -87,7 +88,8 @@ export function captureCost(
     flops,
     read: waves * parameters.blocks * (1 + share),
     memory: 2 * ofBlocks + session + liveStreams * stream,
-    stored: { peak: end + (L + 1) * stream, end },
+    // When the forward pass is done, all blocks' inputs are there, with the rows that are kept of this wave's x and of all that the waves before gave.
+    stored: { peak: (L + 1) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
   };
 }

@@ -412,6 +412,8 @@ async function connect(settings: Readonly<Record<string, string>>): Promise<[Duc
   const instance = await DuckDBInstance.create(":memory:", {
     autoinstall_known_extensions: "false",
     preserve_insertion_order: "true",
+    // It takes most of the machine otherwise; what is larger goes through the disk.
+    memory_limit: "1GB",
     ...settings,
   });
   return [instance, await instance.connect()];

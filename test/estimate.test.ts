@@ -1,0 +1,150 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openFolder } from "../src/bytes/file.node.ts";
+import { capture } from "../src/capture/capture.ts";
+import { captureCost } from "../src/capture/estimate.ts";
+import { planCapture } from "../src/capture/packs.ts";
+import { memoryStore, type Store } from "../src/capture/store.ts";
+import { heldWeights, streamedWeights } from "../src/capture/weights.ts";
+import { modelFromConfig } from "../src/models/architectures.ts";
+import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
+import type { Model } from "../src/models/model.ts";
+import { prefixForest } from "../src/prompts/forest.ts";
+import type { TokenPair } from "../src/prompts/pairs.ts";
+import { Random } from "../src/random.ts";
+import { expectError, llama, manifestOf, sfc, start, succeeds } from "./cli-harness.ts";
+
+const fixtures = new URL("fixtures/", import.meta.url).pathname;
+
+describe("the cost of a capture", () => {
+  let model: Model;
+  let checkpoint: Checkpoint;
+  beforeAll(async () => {
+    checkpoint = await openCheckpoint(await openFolder(`${fixtures}gemma2`));
+    model = modelFromConfig(checkpoint.config, "gemma2");
+  });
+  afterAll(() => checkpoint.close());
+
+  const random = new Random(5);
+  const pairs = Array.from({ length: 80 }, (): TokenPair => {
+    const prefixes = { clean_prefix: "", patch_prefix: "", clean_answer: "", patch_answer: "" };
+    const draw = () => [1, ...Array.from({ length: 5 }, () => 4 + random.below(20))];
+    return {
+      pair: { ...prefixes, case: "a", split: "train" },
+      clean: draw(),
+      patch: draw(),
+      cleanAnswer: 30,
+      patchAnswer: 31,
+    };
+  });
+  const plan = planCapture(prefixForest(pairs), { wanted: "changed", nodes: 64 });
+  const sites = ["embed", "attn_z.1", "resid_post.0", "resid_post.2"];
+
+  it.each(["held", "streamed"] as const)(
+    "%s: what is stored is told to the byte at the end, and near the peak before",
+    async (where) => {
+      const { stored } = captureCost(model, [plan], sites, where, checkpoint.storedType);
+      const store = weighedStore();
+      const weights = where === "held" ? await heldWeights(model, checkpoint) : streamedWeights(checkpoint);
+      await capture(model, weights, plan, { sites, store });
+      expect(store.held()).toBe(stored.end);
+      expect(store.peak()).toBeLessThan(1.2 * stored.peak);
+      expect(store.peak()).toBeGreaterThan(0.8 * stored.peak);
+    },
+  );
+
+  it("computing again costs a pass more, but only in the blocks that gradients pass", () => {
+    const flops = (where: "held" | "streamed", wanted: string[]) =>
+      captureCost(model, [plan], wanted, where, checkpoint.storedType).flops;
+    const rows = (kind: string) =>
+      plan.packs.reduce((sum, pack) => sum + (pack.kind === kind ? pack.tokens.length : 0), 0);
+    const [forward, backward] = [rows("forward"), rows("backward")];
+    // Per row: the linear layers, and attention to all rows of a block, which the backward pass takes twice.
+    const [one, seen] = [model.flopsPerToken, plan.block * model.attentionFlops];
+    expect(flops("held", ["embed"])).toBeCloseTo((forward + 2 * backward) * one + (forward + 3 * backward) * seen, -1);
+    expect(flops("streamed", ["embed"])).toBeCloseTo(
+      (forward + 3 * backward) * one + (forward + 4 * backward) * seen,
+      -1,
+    );
+    const last = `resid_post.${model.layers - 1}`;
+    expect(flops("streamed", [last])).toBeCloseTo((forward + backward) * (one + seen), -1);
+  });
+
+  /** A store that knows how many bytes of activations and gradients are in it; metric values do not count. */
+  function weighedStore() {
+    const inner = memoryStore();
+    const sizes = new Map<string, number>();
+    let peak = 0;
+    const held = () => [...sizes.values()].reduce((a, b) => a + b, 0);
+    const store: Store = {
+      ...inner,
+      async save(part, tensors) {
+        const bytes = [...tensors].filter(([name]) => name !== "metric").map(([, data]) => data.byteLength);
+        if (!part.endsWith("metric"))
+          sizes.set(
+            part,
+            bytes.reduce((a, b) => a + b, 0),
+          );
+        peak = Math.max(peak, held());
+        await inner.save(part, tensors);
+      },
+      async remove(part) {
+        sizes.delete(part);
+        await inner.remove(part);
+      },
+    };
+    return { ...store, held, peak: () => peak };
+  }
+});
+
+describe("sfc estimate", () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "sfc-estimate-"));
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  it("tells what a run takes before it begins, and the run keeps it beside what was measured", async () => {
+    const flags = ["--num_examples", "2", "--layers", "2", "--sites", "resid_post"];
+    const told = JSON.parse((await succeeds(["estimate", ...flags, "--json"])).stdout);
+    expect(told).toMatchObject({ pairs: 64, saes: { sites: 1, features: 1536 }, model: { name: "demo" } });
+    const output = join(folder, "run");
+    await succeeds(["run", ...flags, "--output_dir", output, "--quiet"]);
+    const manifest = await manifestOf(output);
+    expect(manifest.estimate).toMatchObject({
+      weights: told.weights,
+      memory_bytes: told.memory_bytes,
+      disk_bytes: told.disk_bytes,
+    });
+    const text = (await succeeds(["estimate", ...flags])).stdout;
+    for (const word of ["model", "SAEs", "pairs", "weights", "memory", "disk", "time"])
+      expect(text).toMatch(new RegExp(`^${word} `, "m"));
+  });
+
+  it.each(["held", "streamed"])("takes --weights %s as asked", async (where) => {
+    const output = join(folder, where);
+    const flags = ["--num_examples", "2", "--layers", "1", "--sites", "mlp_out", "--weights", where];
+    await succeeds(["run", ...flags, "--output_dir", output, "--quiet"]);
+    expect((await manifestOf(output)).estimate).toMatchObject({ weights: where });
+    // Where the weights are is no option that bears on the results: the finished run is shown again.
+    const again = await succeeds([
+      "run",
+      ...flags.with(-1, where === "held" ? "streamed" : "held"),
+      "--output_dir",
+      output,
+    ]);
+    expect(again.stdout).toContain("holds the finished run");
+  });
+
+  it("fetches nothing", async () => {
+    const ended = await start(["estimate", "--model_name", "gemma-2-2b"], undefined, { HF_HOME: folder }).ended;
+    expectError(ended, 1, "estimate: expected files on this machine", "sfc pull gemma-2-2b --dry_run");
+  });
+
+  it("says what is wrong as run does", async () => {
+    expectError(await sfc("estimate", "--model_name", llama), 1, "SAEs: expected a folder saes");
+    expectError(await sfc("estimate", "--weights", "elsewhere"), 2, "--weights");
+  });
+});
