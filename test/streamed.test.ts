@@ -138,9 +138,10 @@ describe(`a forest of many packs (seed ${seed})`, () => {
 
   it("stops when asked to, and keeps what is done", async () => {
     const { store, parts } = watchedStore();
-    let asked = 0;
-    const stopped = () => ++asked > 3;
-    const options = { sites, dtype: "float64", store, stopped } as const;
+    let steps = 0;
+    const onProgress = () => void steps++;
+    const stopped = () => steps >= 2;
+    const options = { sites, dtype: "float64", store, stopped, onProgress } as const;
     await expect(capture(model, streamedWeights(checkpoint), plan, options)).rejects.toThrow(StoppedError);
     expect(parts.size).toBeGreaterThan(3);
   });

@@ -165,7 +165,17 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     return { metrics, cotangents };
   };
 
-  const runWave = async (jobs: readonly Job[], store: Store, part: Parts, step: () => void): Promise<void> => {
+  /**
+   * Runs a wave, or what the store does not have of it yet.
+   *
+   * @param step called for each block done, in either direction; `mayStop` between packs, and may throw
+   */
+  const runWave = async (
+    jobs: readonly Job[],
+    store: Store,
+    part: Parts,
+    { step, mayStop }: { step: () => void; mayStop: () => void },
+  ): Promise<void> => {
     const backward = jobs.filter(({ pack }) => pack.kind === "backward");
     const stages = L + (backward.length > 0 ? L - lowest : 0);
     if (await store.has(part.done)) {
@@ -221,6 +231,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       for await (const { layer: l, inner, weights, session } of blocks(up, forwardOf)) {
         const found = new Map<string, Floats>();
         for (const job of jobs) {
+          mayStop();
           const x = floats(stream.get(job.id)!, ...rowsOf(job));
           const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x });
           stream.set(job.id, result.y.data as Floats);
@@ -246,6 +257,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       for await (const { layer: l, inner, weights, session } of blocks(down, backwardOf)) {
         const found = new Map<string, Floats>();
         for (const job of backward) {
+          mayStop();
           const x = floats((await store.read(part.stream("x", l), String(job.id)))!, ...rowsOf(job));
           const cotangent = floats(cotangents.get(job.id)!, ...rowsOf(job));
           const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x, cotangent });
@@ -273,12 +285,16 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         L + (wave.some(({ pack }) => pack.kind === "backward") ? L - lowest : 0);
       const total = waves.reduce((sum, wave) => sum + stagesOf(wave) * wave.length, 0);
       let done = 0;
+      const mayStop = () => {
+        if (stopped?.()) throw new StoppedError("stopped");
+      };
       for (const [w, wave] of waves.entries()) {
-        await runWave(wave, store, partsOf(w), () => {
+        const step = () => {
           done += wave.length;
           onProgress?.(done, total);
-          if (stopped?.()) throw new StoppedError("stopped");
-        });
+          mayStop();
+        };
+        await runWave(wave, store, partsOf(w), { step, mayStop });
       }
       const first = firstJobs(plans);
       const waveOf = waves.flatMap((wave, w) => wave.map(() => w));

@@ -29,6 +29,8 @@ export interface Estimate {
   readonly seconds: Readonly<Record<"reading" | "capture" | "effects" | "writing", number>>;
   /** GFLOP/s of this machine's matrix products that the seconds rest on. */
   readonly gflops: number;
+  /** The work of the capture, padding and what is computed again included, in GFLOP. */
+  readonly capture_gflop: number;
 }
 
 /** The program itself with its libraries, as resident memory. */
@@ -126,6 +128,7 @@ export async function estimateRun(
       writing: rates.least / 2 + rows / (4 * rates.rows),
     },
     gflops,
+    capture_gflop: chosen.flops / 1e9,
   };
 }
 

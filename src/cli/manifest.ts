@@ -64,6 +64,12 @@ const estimateSchema = z.strictObject({
   }),
   seconds: z.record(z.string(), z.number().min(0)).describe("per phase"),
   gflops: z.number().min(0).describe("rate of the machine's matrix products that the seconds rest on, GFLOP/s"),
+  capture_gflop: z
+    .number()
+    .min(0)
+    .describe(
+      "work of the capture, padding and what is computed again included, in GFLOP: over seconds.capture its rate",
+    ),
 });
 
 /** The schema of `run.json`. */
