@@ -16,7 +16,7 @@ export class BlockReader {
     this.#checkpoint = checkpoint;
   }
 
-  typeOf(name: string): StoredType {
+  #typeOf(name: string): StoredType {
     return this.#checkpoint.storedType(name);
   }
 
@@ -28,7 +28,7 @@ export class BlockReader {
   async read(names: readonly string[], slot: number): Promise<Record<string, Value>> {
     const places = names.map((name) => {
       const shape = this.#model.parameters.get(name)!;
-      return { name, shape, bytes: storedBytes[this.typeOf(name)] * shape.reduce((a, b) => a * b, 1), offset: 0 };
+      return { name, shape, bytes: storedBytes[this.#typeOf(name)] * shape.reduce((a, b) => a * b, 1), offset: 0 };
     });
     let size = 0;
     for (const place of places) {
@@ -40,7 +40,7 @@ export class BlockReader {
     const values = await Promise.all(
       places.map(async ({ name, shape, bytes, offset }): Promise<Value> => {
         const data = await this.#checkpoint.stored(name, shape, new Uint8Array(memory, offset, bytes));
-        return { dtype: this.typeOf(name), data, shape };
+        return { dtype: this.#typeOf(name), data, shape };
       }),
     );
     return Object.fromEntries(values.map((value, i) => [`w${i}`, value]));

@@ -1,13 +1,11 @@
 import { StoppedError } from "../errors.ts";
-import { gradients } from "../graph/reverse.ts";
 import { int64, sessionPool, type Value } from "../graph/session.ts";
-import { times } from "../graph/shape.ts";
-import { input, type Tensor } from "../graph/tensor.ts";
-import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
-import { parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
+import type { Model } from "../models/model.ts";
+import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
 import type { Pack, Plan } from "./packs.ts";
 import { contextValues, type Floats, floatsOf, type PassOptions } from "./passes.ts";
+import { type BlockGraph, outputName, type PieceGraph, pieceGraphs, streamSite } from "./piece-graphs.ts";
 import { firstJobs, gradientRows, keptRows, type Results, type Runner } from "./runner.ts";
 import type { Store } from "./store.ts";
 import type { StreamedWeights } from "./weights.ts";
@@ -31,65 +29,23 @@ interface Job {
  * Blocks whose graphs are equal share a session, so a model has as many sessions as it has kinds of blocks, times two.
  */
 export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, options: PassOptions): Runner {
-  const { block: n, sites, dtype = "float32", waveRows = defaultWaveRows, splice = (_, x) => x } = options;
+  const { block: n, sites, dtype = "float32", waveRows = defaultWaveRows } = options;
   const L = model.layers;
+  const lowest = lowestBlock(model, sites);
+  const graphs = pieceGraphs(model, checkpoint.storedType, options);
   const pool = sessionPool(options);
   const reader = new BlockReader(model, checkpoint);
-  const wanted = (layer: number): SiteName[] =>
-    sites.filter((site) => site !== "embed" && parseSite(site).layer === layer);
-  /** The site of the residual stream at the input of a block, or after the last. */
-  const streamSite = (layer: number): SiteName =>
-    layer === 0 ? "embed" : siteName({ kind: "resid_post", layer: layer - 1 });
-  const lowest = lowestBlock(model, sites);
 
-  /** A block, traced: x[N,D] → y[N,D], its sites by name, and the names of its weights in the order of the inputs w0, w1, … */
-  const traceBlock = (layer: number) => {
-    const { weights, names } = weightInputs(model, reader, dtype);
-    const context = contextInputs(n, dtype);
-    const x = input("x", dtype, [times(n, "B"), model.width]);
-    const seen = new Map<SiteName, Tensor>();
-    const tap: Tap = (site, value) => {
-      const y = splice(site, value, context);
-      seen.set(site, y);
-      return y;
-    };
-    const y = model.block(weights, layer, x, context, tap);
-    // The stream itself is saved as the next block's input.
-    const inner = wanted(layer).filter((site) => site !== streamSite(layer + 1));
-    const taps = inner.map((site) => {
-      const value = seen.get(site);
-      if (!value) throw new Error(`internal: the model has no site ${site}`);
-      return value;
-    });
-    return { x, y, inner, taps, names };
-  };
-
-  // Outputs are named by the kind of site, so that the graphs of like blocks are equal.
-  const outputName = (site: SiteName): SiteKind => parseSite(site).kind;
-  const forwardOf = async (layer: number) => {
-    const { y, inner, taps, names } = traceBlock(layer);
-    const outputs = Object.fromEntries(inner.map((site, i) => [outputName(site), taps[i]!]));
-    return { inner, names, session: await pool.compile({ ...outputs, y }) };
-  };
-  const backwardOf = async (layer: number) => {
-    const { x, y, inner, taps, names } = traceBlock(layer);
-    const [g, ...inside] = gradients(y, [x, ...taps], input("cotangent", dtype, y.shape));
-    const outputs = Object.fromEntries(inner.map((site, i) => [outputName(site), inside[i]!]));
-    return { inner, names, session: await pool.compile({ ...outputs, g: g! }) };
-  };
-
-  /** Weights of blocks in the order in which they are computed, the next one's read meanwhile. */
-  async function* blocks<T extends { names: readonly string[] }>(
-    layers: readonly number[],
-    make: (layer: number) => Promise<T>,
-  ) {
+  /** Blocks in the order given, each with its session and its weights; the next one's are read meanwhile. */
+  async function* blocks(layers: readonly number[], graphOf: (layer: number) => BlockGraph) {
     const begin = async (i: number) => {
       const layer = layers[i];
       if (layer === undefined) return undefined;
-      const made = await make(layer);
-      const read = reader.read(made.names, i % 2);
+      const { outputs, inner, names } = graphOf(layer);
+      const session = await pool.compile(outputs);
+      const read = reader.read(names, i % 2);
       read.catch(() => {});
-      return { layer, ...made, read };
+      return { layer, inner, session, read };
     };
     let current = await begin(0);
     for (let i = 1; current; i++) {
@@ -100,40 +56,32 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     }
   }
 
+  /** The session of what comes before or after the blocks, with its weights; of the tables only the rows of the tokens at hand. */
+  const piece = async ({ outputs, names, tables }: PieceGraph, tokens: Int32Array) => ({
+    session: await pool.compile(outputs),
+    weights: { ...(await reader.readTables(tables, tokens)), ...(await reader.read(names, 0)) },
+  });
+
   const floats = (data: Floats, ...shape: number[]): Value => ({ dtype, data, shape });
   const rowsOf = ({ pack }: Job): Value["shape"] => [pack.tokens.length, model.width];
 
   /** The input of block 0 of each job. */
   const embedded = async (jobs: readonly Job[]): Promise<Map<number, Floats>> => {
-    const { weights, tables, names } = weightInputs(model, reader, dtype);
-    const context = contextInputs(n, dtype);
-    const rows = input("rows", "int64", context.tokens.shape);
-    const y = splice("embed", model.embed(weights, { ...context, tokens: rows }), context);
-    const session = await pool.compile({ y });
     const used = distinct(jobs.flatMap(({ pack }) => [...pack.tokens]));
-    const values = { ...(await reader.readTables(tables, used)), ...(await reader.read(names, 0)) };
+    const { session, weights } = await piece(graphs.embed(), used);
     const out = new Map<number, Floats>();
     for (const { id, pack } of jobs) {
-      const feeds = {
-        ...values,
-        ...contextValues(pack, n, dtype),
-        rows: int64(placesOf(pack.tokens, used), pack.tokens.length),
-      };
-      out.set(id, (await session.run(feeds)).y.data as Floats);
+      const rows = int64(placesOf(pack.tokens, used), pack.tokens.length);
+      const { y } = await session.run({ ...weights, ...contextValues(pack, n, dtype), rows });
+      out.set(id, y!.data as Floats);
     }
     return out;
   };
 
   /** Metric values of each job, and ∂M/∂x [N,D] after the last block of the backward ones. */
   const ends = async (jobs: readonly Job[], last: ReadonlyMap<number, Floats>) => {
-    const { weights, tables, names } = weightInputs(model, reader, dtype);
-    const x = input("x", dtype, ["P", model.width]);
-    const logit = (name: string) => model.tokenLogits(weights, x, input(name, "int64", ["P"]));
-    const metric = logit("patch_answer").sub(logit("clean_answer"));
-    const [g] = gradients(metric.mul(input("weight", dtype, ["P"])).sum(), [x]);
-    const session = await pool.compile({ metric, g: g! });
     const used = distinct(jobs.flatMap(({ pack: { metric } }) => [...metric.cleanAnswer, ...metric.patchAnswer]));
-    const values = { ...(await reader.readTables(tables, used)), ...(await reader.read(names, 0)) };
+    const { session, weights } = await piece(graphs.ends(), used);
     const metrics = new Map<number, Floats>();
     const cotangents = new Map<number, Floats>();
     const D = model.width;
@@ -150,14 +98,14 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         gathered.set(stream.subarray(r * D, (r + 1) * D), i * D);
       });
       const result = await session.run({
-        ...values,
+        ...weights,
         x: floats(gathered, P, D),
         clean_answer: int64(placesOf(cleanAnswer, used), P),
         patch_answer: int64(placesOf(patchAnswer, used), P),
         weight: floatsOf(weight, dtype, P),
       });
-      metrics.set(id, result.metric.data as Floats);
-      const part = result.g.data as Floats;
+      metrics.set(id, result.metric!.data as Floats);
+      const part = result.g!.data as Floats;
       row.forEach((r, i) => {
         for (let d = 0; d < D; d++) cotangent[r * D + d]! += part[i * D + d]!;
       });
@@ -228,13 +176,13 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         await saveStream("x", 0, stream, new Map());
       }
       const up = Array.from({ length: L - layer }, (_, i) => layer + i);
-      for await (const { layer: l, inner, weights, session } of blocks(up, forwardOf)) {
+      for await (const { layer: l, inner, weights, session } of blocks(up, graphs.forward)) {
         const found = new Map<string, Floats>();
         for (const job of jobs) {
           mayStop();
           const x = floats(stream.get(job.id)!, ...rowsOf(job));
           const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x });
-          stream.set(job.id, result.y.data as Floats);
+          stream.set(job.id, result.y!.data as Floats);
           for (const site of inner) found.set(tensorName(site, job.id), keptX(job, siteValue(result, site)));
         }
         await saveStream("x", l + 1, stream, found);
@@ -254,14 +202,14 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       // Sessions keep the memory of their runs: that of the forward pass makes room.
       await pool.release();
       const down = Array.from({ length: layer - lowest }, (_, i) => layer - 1 - i);
-      for await (const { layer: l, inner, weights, session } of blocks(down, backwardOf)) {
+      for await (const { layer: l, inner, weights, session } of blocks(down, graphs.backward)) {
         const found = new Map<string, Floats>();
         for (const job of backward) {
           mayStop();
           const x = floats((await store.read(part.stream("x", l), String(job.id)))!, ...rowsOf(job));
           const cotangent = floats(cotangents.get(job.id)!, ...rowsOf(job));
           const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x, cotangent });
-          cotangents.set(job.id, result.g.data as Floats);
+          cotangents.set(job.id, result.g!.data as Floats);
           for (const site of inner) found.set(tensorName(site, job.id), keptG(job, siteValue(result, site)));
         }
         await saveStream("g", l, cotangents, found);
@@ -351,8 +299,7 @@ function partsOf(wave: number): Parts {
 
 const tensorName = (site: SiteName, job: number) => `${site}/${job}`;
 
-const siteValue = (result: Readonly<Record<string, Value>>, site: SiteName) =>
-  result[parseSite(site).kind]!.data as Floats;
+const siteValue = (result: Readonly<Record<string, Value>>, site: SiteName) => result[outputName(site)]!.data as Floats;
 
 function cutWaves(jobs: readonly Job[], waveRows: number): Job[][] {
   const waves: Job[][] = [];
@@ -366,29 +313,6 @@ function cutWaves(jobs: readonly Job[], waveRows: number): Job[][] {
     waves.at(-1)!.push(job);
   }
   return waves;
-}
-
-/**
- * Weights as inputs, in the order in which a graph asks for them: w0, w1, … for those that are given whole, table0, … [U,D] for matrices with a row
- * per token of the vocabulary, of which the U rows of the tokens at hand are given.
- */
-function weightInputs(model: Model, reader: BlockReader, dtype: "float32" | "float64") {
-  const [names, tables]: [string[], string[]] = [[], []];
-  const made = new Map<string, Tensor>();
-  const weights: Weights = (name) => {
-    const known = made.get(name);
-    if (known) return known;
-    const shape = model.parameters.get(name);
-    if (!shape) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
-    const isTable = shape.length === 2 && shape[0] === model.vocabulary;
-    const t = isTable
-      ? input(`table${tables.push(name) - 1}`, "float32", ["U", shape[1]!])
-      : input(`w${names.push(name) - 1}`, reader.typeOf(name), shape);
-    const cast = t.cast(dtype);
-    made.set(name, cast);
-    return cast;
-  };
-  return { weights, names: names as readonly string[], tables: tables as readonly string[] };
 }
 
 /** Sorted, each once. */
