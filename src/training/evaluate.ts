@@ -9,10 +9,13 @@ import { Moments, withoutFirst } from "./activations.ts";
 import { contextValues, targetLoss, targetValues } from "./loss.ts";
 import type { TextSource } from "./text.ts";
 
-/** How good an SAE is on held-out text, BOS left out everywhere, its site alone replaced. */
+/** How good an SAE is on held-out text, the first token of each row (BOS) left out everywhere, its site alone replaced. */
 export interface DictionaryQuality {
   readonly site: SiteName;
   readonly features: number;
+  /** How many tokens were looked at, and how many of them for the losses. */
+  readonly tokens: number;
+  readonly lossTokens: number;
   /** 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖² */
   readonly varianceExplained: number;
   /** Mean number of features that are not 0 per token. */
@@ -34,7 +37,7 @@ const rowsAtOnce = 16;
  * Measures SAEs on held-out text, one model pass for all of them and then two passes per SAE from its block on: with the reconstruction in the
  * activation's place (the error dropped), and with the activation's mean over the text.
  *
- * @param tokens how many tokens, rounded up to whole runs; BOS does not count
+ * @param tokens how many tokens, rounded up to whole runs, but no more than the text has; BOS does not count
  * @param options.lossTokens how many of them, the first, for the losses, which take two more passes per SAE; all by default
  * @throws StoppedError if `signal` is aborted
  */
@@ -50,7 +53,9 @@ export async function evaluateDictionaries(
 ): Promise<DictionaryQuality[]> {
   const held = await Promise.all(dictionaries.map(holdDictionary));
   held.sort((a, b) => compareSites(a.site, b.site));
-  const runsFor = (wanted: number) => Math.ceil(wanted / (rowsAtOnce * (length - 1)));
+  const tokensOfRun = rowsAtOnce * (length - 1);
+  const most = Math.max(1, Math.floor(text.distinct(length) / rowsAtOnce));
+  const runsFor = (wanted: number) => Math.min(most, Math.ceil(wanted / tokensOfRun));
   const runs = runsFor(tokens);
   const lossRuns = Math.min(runs, runsFor(lossTokens));
   const layers = [...new Set(held.map(({ site }) => parseSite(site).layer))];
@@ -82,10 +87,7 @@ export async function evaluateDictionaries(
     await eachRun(lossRuns, await compile(graph, options), (results) => {
       for (const name of Object.keys(graph)) {
         const key = name === "plain" ? `plain ${layer}` : name;
-        losses.set(
-          key,
-          (losses.get(key) ?? 0) + Number(results[name]!.data[0]) / (lossRuns * rowsAtOnce * (length - 1)),
-        );
+        losses.set(key, (losses.get(key) ?? 0) + Number(results[name]!.data[0]) / (lossRuns * tokensOfRun));
       }
     });
   }
@@ -95,6 +97,8 @@ export async function evaluateDictionaries(
     return {
       site,
       features,
+      tokens: runs * tokensOfRun,
+      lossTokens: lossRuns * tokensOfRun,
       ...codes.get(site)!.quality(),
       loss,
       lossReconstructed,
