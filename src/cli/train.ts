@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import { UsageError, UserError } from "../errors.ts";
-import { isSiteKind, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
 import { layoutOf } from "../training/parameters.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
@@ -83,15 +83,17 @@ export function addTrainCommands(program: Command): void {
       }
       const layers = o.layers === undefined ? undefined : parseLayers(o.layers, model.layers);
       const kinds = parseKinds(o.sites, model.sites);
+      const sites = sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l)));
+      const large = layoutOf(model.parameters).size > parametersOfCopies;
       const task = {
         model: folder,
         modelName: folder.split("/").at(-1)!,
-        sites: sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l))),
+        sites,
         folder: o.output_dir ?? `${folder}/saes`,
         text: { files, generated: o.generated, seed: o.seed },
         length: o.length,
         bos: tokenizer.bos !== undefined,
-        copies: layoutOf(model.parameters).size > parametersOfCopies ? 1 : o.threads,
+        copies: large ? 1 : Math.min(o.threads, new Set(sites.map((site) => parseSite(site).layer)).size),
         threads: o.threads,
       };
       const { seed, steps, expansion, active: activeFeatures } = o;
