@@ -2,10 +2,12 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { modelFromConfig } from "../src/models/architectures.ts";
 import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
-import { readAhead } from "../src/training/activations.ts";
+import { activationBatches, readAhead } from "../src/training/activations.ts";
+import { demoConfig } from "../src/training/demo.ts";
 import { documentsOf, mixedText, partOf, plainText, type TextPart } from "../src/training/plain-text.ts";
 import { generatedText, type TextSource } from "../src/training/text.ts";
 import { expectError, sfc, succeeds } from "./cli-harness.ts";
@@ -117,6 +119,28 @@ it("a reader that reads ahead gives the same pieces in order, each read once, an
     expect(read.at(-1)).toBe(Math.min(piece + 1, 2));
   }
   expect(read).toEqual(["7", 0, 1, 2]);
+});
+
+it("batches leave out attention sinks, tokens whose activations are far longer than the median", async () => {
+  const model = modelFromConfig({ ...demoConfig(64), hidden_size: 2, num_attention_heads: 1, head_dim: 2 }, "test");
+  const row = (n: number) => [n % 3 === 0 ? 3 : -3, 4];
+  const read = async () => {
+    const values = Float32Array.from(Array.from({ length: 40 }, (_, n) => (n === 8 ? [101, 0] : row(n))).flat());
+    return new Map([["resid_post.0", values]]);
+  };
+  const source = activationBatches(model, ["resid_post.0"], { read, close: async () => {} });
+  const scale = (await source.scales()).get("resid_post.0")!;
+  expect(scale.mean[1]).toBe(4);
+  expect(scale.deviation).toBeLessThan(3);
+  const sizes: number[] = [];
+  for (let n = 0; n < 4; n++) {
+    const values = (await source.batch(n)).get("resid_post.0")!;
+    sizes.push(values.length / 2);
+    expect(values).not.toContain(101);
+    expect([...values.slice(0, 2)]).toEqual(row(n));
+  }
+  // Row 8 of 40 falls into the first of four batches.
+  expect(sizes).toEqual([9, 10, 10, 10]);
 });
 
 describe("sfc train sae --text", () => {
