@@ -7,7 +7,7 @@ import type { Weights } from "../src/models/model.ts";
 import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
-import { activationSource } from "../src/training/activations.ts";
+import { activationBatches, activationReader } from "../src/training/activations.ts";
 import { evaluateDictionaries } from "../src/training/evaluate.ts";
 import { type LanguageModelRecipe, localPool, trainLanguageModel } from "../src/training/lm.ts";
 import { meanLoss } from "../src/training/loss.ts";
@@ -113,7 +113,8 @@ describe("tiny SAEs", () => {
     const sites = ["resid_post.0", "mlp_out.1"];
     const weights = weightsOf(trained);
     const measured = async (steps: number) => {
-      const source = await activationSource(model, weights, sites, text, recipe.length, oneThread);
+      const reader = await activationReader(model, weights, sites, text, recipe.length, oneThread);
+      const source = activationBatches(model, sites, reader);
       const settings = { seed: 1, expansion: 8, steps, activeFeatures: 8, learningRate: 3e-3 };
       const saes = await trainDictionaries(source, settings, undefined, oneThread);
       await source.close();

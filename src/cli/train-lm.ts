@@ -19,7 +19,7 @@ import { demoConfig } from "../training/demo.ts";
 import { type LanguageModelRecipe, trainLanguageModel } from "../training/lm.ts";
 import { meanLoss } from "../training/loss.ts";
 import { layoutOf, namedParameters } from "../training/parameters.ts";
-import { generatedText, type TextSource } from "../training/text.ts";
+import { type GeneratedText, generatedText } from "../training/text.ts";
 import { readJsonFile, writeFileAtomic } from "./files.ts";
 import { Progress } from "./progress.ts";
 import { openModel, packageRoot } from "./setting.ts";
@@ -238,7 +238,7 @@ export async function evaluateModel(
   const weights = await heldWeights(model, checkpoint);
   const progress = new Progress();
   progress.begin("reading the training text again", recipe.steps);
-  const text: TextSource = generatedText(tokenizer, demoLexicon, recipe.seed);
+  const text: GeneratedText = generatedText(tokenizer, demoLexicon, recipe.seed);
   const read = combinationsRead(text, recipe, (step) => progress.set(step));
   progress.end();
   const combinationOf = combinationReader(demoLexicon);

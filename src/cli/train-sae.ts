@@ -5,12 +5,14 @@ import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { type JumpReluWeights, saveSaeLens } from "../dictionaries/sae-lens.ts";
 import { UserError } from "../errors.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
+import { tokensOfBatch } from "../training/activations.ts";
 import type { DictionaryQuality } from "../training/evaluate.ts";
 import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
 import { writeFileAtomic } from "./files.ts";
 import { Progress } from "./progress.ts";
 import { chartSvg } from "./train-curves.ts";
-import { heldOutText, json, round } from "./train-lm.ts";
+import { json, round } from "./train-lm.ts";
+import { nameOf, type TextChoice } from "./train-text.ts";
 import { runBySites } from "./train-threads.ts";
 import { reportEvery } from "./train-worker.ts";
 
@@ -21,20 +23,25 @@ export interface DictionaryTask {
   readonly sites: readonly SiteName[];
   /** Where the SAEs go or lie, one folder per site. */
   readonly folder: string;
+  readonly text: TextChoice;
   /** Tokens per row of text. */
   readonly length: number;
+  /** Whether rows begin with BOS. */
+  readonly bos: boolean;
+  /** How often the model is held in memory: each copy has its share of the sites and of the threads. */
+  readonly copies: number;
   readonly threads: number;
   readonly signal: AbortSignal;
 }
 
 /**
- * Trains an SAE per site on generated English and writes them in SAELens' layout, with their curves in `training` beside the SAEs' folder. Nothing
+ * Trains an SAE per site and writes them in SAELens' layout, with their curves in `training` beside the SAEs' folder. Nothing
  * is written before all are trained.
  *
  * @throws UserError if there is an SAE already and `force` is not set, or the folder cannot be written
  */
 export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, force: boolean): Promise<void> {
-  const { sites, folder, threads, signal } = task;
+  const { sites, folder, text, length, copies, threads, signal } = task;
   for (const site of sites) {
     if (!force && (await stat(join(folder, site)).catch(() => null))) {
       throw new UserError(
@@ -53,10 +60,11 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
         model: task.model,
         sites,
         recipe,
-        text: `${recipe.seed}/dictionaries`,
-        length: task.length,
+        text,
+        length,
+        threads: Math.floor(threads / copies),
       },
-      threads,
+      copies,
       (line) => {
         progress.advance(reportEvery);
         curve.push({ ...line, unexplained: round(line.unexplained), activeFeatures: round(line.activeFeatures) });
@@ -68,6 +76,9 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
     const record = {
       recipe,
       sites,
+      text: nameOf(text),
+      length,
+      tokens: Math.round(recipe.steps * tokensOfBatch(length)),
       seconds: Math.round((performance.now() - started) / 1000),
       cpu_seconds: Math.round((cpu.user + cpu.system) / 1e6),
       threads,
@@ -78,9 +89,9 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
         dtype: "float16",
         metadata: {
           model_name: task.modelName,
-          context_size: task.length,
-          dataset_path: "generated English",
-          prepend_bos: true,
+          context_size: length,
+          dataset_path: nameOf(text),
+          prepend_bos: task.bos,
         },
       });
       for (const [name, bytes] of Object.entries(files)) await writeFileAtomic(join(folder, sae.site, name), bytes);
@@ -104,16 +115,15 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
  */
 export async function evaluateSaes(
   task: DictionaryTask,
-  seed: number,
   { tokens, lossTokens }: { readonly tokens: number; readonly lossTokens: number },
   asJson: boolean,
   print: (line: string) => void,
 ): Promise<void> {
-  const { sites, folder, threads, signal } = task;
+  const { sites, folder, text, length, copies, threads, signal } = task;
   // Opened first, so that a missing or damaged file is found before the work begins.
   await closeDictionaries(await openDictionaries(await openFolder(folder), sites));
   const progress = new Progress();
-  const done = Array.from({ length: threads }, () => ({ done: 0, total: 0 }));
+  const done = Array.from({ length: copies }, () => ({ done: 0, total: 0 }));
   progress.begin(`evaluating ${sites.length} SAEs`, 1);
   const found = await runBySites<DictionaryQuality, { done: number; total: number }>(
     {
@@ -121,12 +131,13 @@ export async function evaluateSaes(
       model: task.model,
       saes: folder,
       sites,
-      text: heldOutText(seed),
-      length: task.length,
+      text,
+      length,
+      threads: Math.floor(threads / copies),
       tokens,
       lossTokens,
     },
-    threads,
+    copies,
     (state, thread) => {
       done[thread] = state;
       const sum = (part: "done" | "total") => done.reduce((all, one) => all + one[part], 0);

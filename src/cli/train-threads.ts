@@ -2,9 +2,18 @@ import { Worker } from "node:worker_threads";
 import { StoppedError, UserError } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import type { ActivationReader } from "../training/activations.ts";
 import type { GradientPool, LanguageModelRecipe } from "../training/lm.ts";
 import { layoutOf } from "../training/parameters.ts";
-import type { DictionaryJob, EvaluationJob, GradientJob, GradientRequest, Job, Reply } from "./train-worker.ts";
+import type {
+  CaptureJob,
+  DictionaryJob,
+  EvaluationJob,
+  GradientJob,
+  GradientRequest,
+  Job,
+  Reply,
+} from "./train-worker.ts";
 
 /**
  * A pool of threads that compute a step's parts side by side, one onnxruntime thread each.
@@ -46,6 +55,24 @@ export function threadPool(
       return losses;
     },
     close: async () => void (await Promise.all(workers.map(({ worker }) => worker.terminate()))),
+  };
+}
+
+/** A reader in a thread of its own. */
+export function captureThread(job: CaptureJob): ActivationReader {
+  const worker = startWorker(job);
+  return {
+    async read(piece) {
+      const result = resultOf<ReadonlyMap<SiteName, Float32Array>>(worker);
+      worker.postMessage(piece);
+      return result;
+    },
+    async close() {
+      const ended = new Promise((resolve) => worker.once("exit", resolve));
+      // Not terminate: onnxruntime takes the process down if its thread ends within a run.
+      worker.postMessage(null);
+      await ended;
+    },
   };
 }
 

@@ -8,12 +8,20 @@ import { modelFromConfig } from "../models/architectures.ts";
 import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import { loadTokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";
-import { activationSource } from "../training/activations.ts";
+import {
+  type ActivationReader,
+  activationBatches,
+  activationReader,
+  piecesOf,
+  readAhead,
+} from "../training/activations.ts";
 import { type DictionaryQuality, evaluateDictionaries } from "../training/evaluate.ts";
 import { type LanguageModelRecipe, partGradient } from "../training/lm.ts";
 import { type DictionaryProgress, type DictionaryRecipe, trainDictionaries } from "../training/sae.ts";
 import { generatedText } from "../training/text.ts";
 import { openModel } from "./setting.ts";
+import { openText, type TextChoice } from "./train-text.ts";
+import { captureThread } from "./train-threads.ts";
 
 /** Gradients of a language model's parts of a step; weights and gradients are shared with the main thread. */
 export interface GradientJob {
@@ -37,10 +45,16 @@ export interface DictionaryJob {
   readonly model: string;
   readonly sites: readonly SiteName[];
   readonly recipe: DictionaryRecipe;
-  /** Names the text. */
-  readonly text: string;
+  readonly text: TextChoice;
   /** Tokens per row. */
   readonly length: number;
+  /** Threads of this job; with more than one the model runs in half of them, ahead of the SAEs. */
+  readonly threads: number;
+}
+
+/** Reads the pieces of text that it is sent the names of. */
+export interface CaptureJob extends Omit<DictionaryJob, "kind" | "recipe"> {
+  readonly kind: "capture";
 }
 
 export interface EvaluationJob {
@@ -49,13 +63,14 @@ export interface EvaluationJob {
   /** The folder that holds the SAEs. */
   readonly saes: string;
   readonly sites: readonly SiteName[];
-  readonly text: string;
+  readonly text: TextChoice;
   readonly length: number;
+  readonly threads: number;
   readonly tokens: number;
   readonly lossTokens: number;
 }
 
-export type Job = GradientJob | DictionaryJob | EvaluationJob;
+export type Job = GradientJob | DictionaryJob | CaptureJob | EvaluationJob;
 
 /** What a thread sends: how far it is, its result, or why there is none. */
 export type Reply<Result, Progress = never> =
@@ -82,26 +97,48 @@ async function gradients(job: GradientJob): Promise<void> {
 }
 
 async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeights[]> {
-  const { model, checkpoint, tokenizer } = await openModel(job.model);
-  const text = generatedText(tokenizer, demoLexicon, job.text);
-  const weights = await heldWeights(model, checkpoint);
+  const { model, checkpoint } = await openModel(job.model);
   await checkpoint.close();
-  const source = await activationSource(model, weights, job.sites, text, job.length, oneThread);
+  const ahead = Math.floor(job.threads / 2);
+  const reader =
+    ahead === 0
+      ? await openReader(job)
+      : readAhead(captureThread({ ...job, kind: "capture", threads: ahead }), piecesOf(job.recipe.steps));
+  const source = activationBatches(model, job.sites, reader);
   const report = (progress: DictionaryProgress) => {
     if (progress.step % reportEvery === 0) parentPort!.postMessage({ progress });
   };
-  return trainDictionaries(source, job.recipe, report, oneThread);
+  const trained = await trainDictionaries(source, job.recipe, report, { threads: job.threads - ahead });
+  await source.close();
+  return trained;
+}
+
+async function openReader(job: Omit<CaptureJob, "kind">): Promise<ActivationReader> {
+  const { model, checkpoint, tokenizer } = await openModel(job.model);
+  const text = await openText(job.text, "train", tokenizer);
+  const weights = await heldWeights(model, checkpoint);
+  await checkpoint.close();
+  return activationReader(model, weights, job.sites, text, job.length, { threads: job.threads });
+}
+
+function capture(job: CaptureJob): void {
+  const reader = openReader(job);
+  // Pieces are asked for one at a time.
+  parentPort!.on("message", (piece: string | number | null) => {
+    if (piece === null) parentPort!.close();
+    else void answer(async () => (await reader).read(piece));
+  });
 }
 
 async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQuality[]> {
   const { model, checkpoint, tokenizer } = await openModel(job.model);
-  const text = generatedText(tokenizer, demoLexicon, job.text);
+  const text = await openText(job.text, "held-out", tokenizer);
   const found = await openDictionaries(await openFolder(job.saes), job.sites);
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();
   const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
-  const { length, tokens, lossTokens } = job;
-  const options = { ...oneThread, lossTokens };
+  const { length, threads, tokens, lossTokens } = job;
+  const options = { threads, lossTokens };
   try {
     return await evaluateDictionaries(model, weights, [...found.values()], text, length, tokens, report, options);
   } finally {
@@ -120,6 +157,7 @@ async function answer(work: () => Promise<unknown>): Promise<void> {
 if (parentPort) {
   const job = workerData as Job;
   if (job.kind === "gradients") await gradients(job);
+  else if (job.kind === "capture") capture(job);
   else if (job.kind === "dictionaries") await answer(() => dictionaries(job));
   else await answer(() => evaluation(job));
 }

@@ -1,12 +1,17 @@
 import { type Command, InvalidArgumentError } from "commander";
-import { UsageError } from "../errors.ts";
-import { isSiteKind, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { UsageError, UserError } from "../errors.ts";
+import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
+import { layoutOf } from "../training/parameters.ts";
 import { Progress } from "./progress.ts";
 import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
 import { evaluateModel, trainModel } from "./train-lm.ts";
 import { evaluateSaes, trainSaes } from "./train-sae.ts";
+import { readText } from "./train-text.ts";
+
+/** A model of more parameters is held in memory once, whatever the number of threads. */
+const parametersOfCopies = 25e6;
 
 /** Adds `train lm` and `train sae`. */
 export function addTrainCommands(program: Command): void {
@@ -44,7 +49,7 @@ export function addTrainCommands(program: Command): void {
 
   train
     .command("sae")
-    .description("train JumpReLU SAEs of a model's sites on generated English")
+    .description("train JumpReLU SAEs of a model's sites on plain text or on generated English")
     .option(
       "--model_name <model>",
       "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset or organisation/name",
@@ -56,36 +61,57 @@ export function addTrainCommands(program: Command): void {
       "--output_dir <folder>",
       "where the SAEs go (default: saes in the model's folder; needed for a model of the hub)",
     )
+    .option("--text <files...>", "plain text in UTF-8, documents between blank lines (default: generated English)")
+    .option("--generated <share>", "share of generated English beside --text", share, 0)
+    .option("--length <n>", "tokens per row of text", positive, demoRecipe.length)
     .option("--seed <n>", "of the first weights and of the text", whole, demoDictionaryRecipe.seed)
     .option("--steps <n>", "training steps of each SAE", positive, demoDictionaryRecipe.steps)
     .option("--expansion <n>", "features per dimension of the site", positive, demoDictionaryRecipe.expansion)
     .option("--active <n>", "active features per token to steer to", positive, demoDictionaryRecipe.activeFeatures)
-    .option("--threads <n>", "sites trained side by side", positive, 2)
+    .option("--threads <n>", "threads: sites side by side, or model and SAEs where the model is large", positive, 2)
     .option("--force", "replace SAEs that are there already", false)
     .option("--evaluate", "measure the SAEs in the folder instead of training some", false)
     .option("--json", "print what --evaluate finds as JSON", false)
     .option("--tokens <n>", "held-out tokens for --evaluate", positive, 1_000_000)
     .option("--loss_tokens <n>", "how many of them for the losses, which take longest", positive, 40_000)
     .action(async (o: SaeFlags) => {
+      const files = o.text ?? [];
+      if (o.generated > 0 && files.length === 0) {
+        throw new UsageError(
+          `--generated: expected --text with it, got ${o.generated} alone. Without --text all is generated.`,
+        );
+      }
+      // Read here too, so that a wrong path or a broken file is found before the work begins.
+      for (const file of files) await readText(file);
       const progress = new Progress();
-      const { model, checkpoint, folder } = await openModel(o.model_name, progressReporter(progress));
+      const { model, checkpoint, tokenizer, folder } = await openModel(o.model_name, progressReporter(progress));
       progress.stop();
       await checkpoint.close();
+      if (o.length < 2 || o.length > model.maxLength) {
+        throw new UserError(
+          `--length: expected 2 to ${model.maxLength} tokens, got ${o.length} in ${folder}. The model reads no longer rows.`,
+        );
+      }
       const layers = o.layers === undefined ? undefined : parseLayers(o.layers, model.layers);
       const kinds = parseKinds(o.sites, model.sites);
+      const sites = sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l)));
+      const large = layoutOf(model.parameters).size > parametersOfCopies;
       const task = {
         model: folder,
         modelName: o.model_name.replace(/\/+$/, "").split("/").at(-1)!,
-        sites: sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l))),
+        sites,
         folder: o.output_dir ?? ownSaes(o.model_name, folder),
-        length: demoRecipe.length,
+        text: { files, generated: o.generated, seed: o.seed },
+        length: o.length,
+        bos: tokenizer.bos !== undefined,
+        copies: large ? 1 : Math.min(o.threads, new Set(sites.map((site) => parseSite(site).layer)).size),
         threads: o.threads,
       };
       const { seed, steps, expansion, active: activeFeatures } = o;
       const recipe = { ...demoDictionaryRecipe, seed, steps, expansion, activeFeatures };
       await untilInterrupted((signal) =>
         o.evaluate
-          ? evaluateSaes({ ...task, signal }, seed, { tokens: o.tokens, lossTokens: o.loss_tokens }, o.json, print)
+          ? evaluateSaes({ ...task, signal }, { tokens: o.tokens, lossTokens: o.loss_tokens }, o.json, print)
           : trainSaes({ ...task, signal }, recipe, o.force),
       );
     });
@@ -108,6 +134,9 @@ interface SaeFlags {
   readonly sites: string;
   readonly layers?: string;
   readonly output_dir?: string;
+  readonly text?: readonly string[];
+  readonly generated: number;
+  readonly length: number;
   readonly seed: number;
   readonly steps: number;
   readonly expansion: number;
@@ -178,5 +207,10 @@ function positive(text: string): number {
 
 function aboveZero(text: string): number {
   if (!(Number(text) > 0)) throw new InvalidArgumentError("expected a number above 0.");
+  return Number(text);
+}
+
+function share(text: string): number {
+  if (!(Number(text) >= 0 && Number(text) < 1)) throw new InvalidArgumentError("expected a number from 0 up to 1.");
   return Number(text);
 }

@@ -3,7 +3,7 @@ import { type Auxiliary, auxiliaries } from "../prompts/grammar-words.ts";
 import type { Lexicon } from "../prompts/lexicon.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
 import type { LanguageModelRecipe } from "./lm.ts";
-import type { TextSource } from "./text.ts";
+import type { GeneratedText } from "./text.ts";
 
 /** A subject noun and a verb in a construction, as one key. */
 type Combination = string;
@@ -16,7 +16,7 @@ const combination = (construction: Construction, noun: string, verb: string): Co
  * end of a row counts as read.
  */
 export function combinationsRead(
-  text: TextSource,
+  text: GeneratedText,
   { steps, parts, rows, length }: LanguageModelRecipe,
   onStep: (step: number) => void = () => {},
 ): ReadonlySet<Combination> {

@@ -2,17 +2,20 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { compile, type Session, type SessionOptions } from "../graph/session.ts";
-import { constant, input, type Tensor, where } from "../graph/tensor.ts";
+import { constant, input, scalar, type Tensor, where } from "../graph/tensor.ts";
 import { type Context, contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
-import { Moments, withoutFirst } from "./activations.ts";
+import { activationReader, Moments, sinkLimit, withoutFirst, withoutSinks } from "./activations.ts";
 import { contextValues, targetLoss, targetValues } from "./loss.ts";
 import type { TextSource } from "./text.ts";
 
-/** How good an SAE is on held-out text, BOS left out everywhere, its site alone replaced. */
+/** How good an SAE is on held-out text, its site alone replaced; the first token of each row (BOS) and other attention sinks stay as they are. */
 export interface DictionaryQuality {
   readonly site: SiteName;
   readonly features: number;
+  /** How many tokens were looked at, and how many of them for the losses. */
+  readonly tokens: number;
+  readonly lossTokens: number;
   /** 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖² */
   readonly varianceExplained: number;
   /** Mean number of features that are not 0 per token. */
@@ -34,7 +37,7 @@ const rowsAtOnce = 16;
  * Measures SAEs on held-out text, one model pass for all of them and then two passes per SAE from its block on: with the reconstruction in the
  * activation's place (the error dropped), and with the activation's mean over the text.
  *
- * @param tokens how many tokens, rounded up to whole runs; BOS does not count
+ * @param tokens how many tokens, rounded up to whole runs, but no more than the text has; BOS does not count
  * @param options.lossTokens how many of them, the first, for the losses, which take two more passes per SAE; all by default
  * @throws StoppedError if `signal` is aborted
  */
@@ -50,7 +53,9 @@ export async function evaluateDictionaries(
 ): Promise<DictionaryQuality[]> {
   const held = await Promise.all(dictionaries.map(holdDictionary));
   held.sort((a, b) => compareSites(a.site, b.site));
-  const runsFor = (wanted: number) => Math.ceil(wanted / (rowsAtOnce * (length - 1)));
+  const tokensOfRun = rowsAtOnce * (length - 1);
+  const most = Math.max(1, Math.floor(text.distinct(length) / rowsAtOnce));
+  const runsFor = (wanted: number) => Math.min(most, Math.ceil(wanted / tokensOfRun));
   const runs = runsFor(tokens);
   const lossRuns = Math.min(runs, runsFor(lossTokens));
   const layers = [...new Set(held.map(({ site }) => parseSite(site).layer))];
@@ -70,22 +75,28 @@ export async function evaluateDictionaries(
     await session.release();
   };
 
-  const codes = new Map(held.map((dictionary) => [dictionary.site, new CodeSums(dictionary)]));
-  await eachRun(runs, await compile(codeGraph(model, weights, held, length), options), (results) => {
+  const sites = held.map(({ site }) => site);
+  const reader = await activationReader(model, weights, sites, text, length, options);
+  const sample = await reader.read(0);
+  await reader.close();
+  const limits = new Map(held.map(({ site, width }) => [site, sinkLimit(sample.get(site)!, width)]));
+
+  const codes = new Map(
+    held.map((dictionary) => [dictionary.site, new CodeSums(dictionary, limits.get(dictionary.site)!)]),
+  );
+  await eachRun(runs, await compile(codeGraph(model, weights, held, limits, length), options), (results) => {
     for (const sums of codes.values()) sums.add(results, length);
   });
 
   const losses = new Map<string, number>();
   for (const layer of layers) {
     const here = held.filter(({ site }) => parseSite(site).layer === layer);
-    const graph = spliceGraph(model, weights, here, new Map([...codes].map(([s, c]) => [s, c.mean()])), length);
+    const means = new Map([...codes].map(([site, sums]) => [site, sums.mean()]));
+    const graph = spliceGraph(model, weights, here, means, limits, length);
     await eachRun(lossRuns, await compile(graph, options), (results) => {
       for (const name of Object.keys(graph)) {
         const key = name === "plain" ? `plain ${layer}` : name;
-        losses.set(
-          key,
-          (losses.get(key) ?? 0) + Number(results[name]!.data[0]) / (lossRuns * rowsAtOnce * (length - 1)),
-        );
+        losses.set(key, (losses.get(key) ?? 0) + Number(results[name]!.data[0]) / (lossRuns * tokensOfRun));
       }
     });
   }
@@ -95,6 +106,8 @@ export async function evaluateDictionaries(
     return {
       site,
       features,
+      tokens: runs * tokensOfRun,
+      lossTokens: lossRuns * tokensOfRun,
       ...codes.get(site)!.quality(),
       loss,
       lossReconstructed,
@@ -141,11 +154,12 @@ async function holdDictionary(dictionary: Dictionary): Promise<HeldDictionary> {
   };
 }
 
-/** Per site: the activations, the squared error of each token, and how many tokens and codes are active. BOS is left out of the last two. */
+/** Per site: the activations, the squared error of each token, and how many tokens and codes are active; 0 for BOS and sinks in the last two. */
 function codeGraph(
   model: Model,
   w: Weights,
   dictionaries: readonly HeldDictionary[],
+  limits: ReadonlyMap<SiteName, number>,
   length: number,
 ): Record<string, Tensor> {
   const context = contextInputs(length, "float32", true);
@@ -156,9 +170,9 @@ function codeGraph(
       const f = dictionary.encode(x);
       const error = x.sub(dictionary.decode(f));
       outputs[`${site} activations`] = x;
-      outputs[`${site} errors`] = error.mul(error).sum(-1);
-      const active = f.greater(0).cast("float32").mul(afterFirst(context));
-      outputs[`${site} active`] = active.sum(0);
+      const counted = ordinary(x, context, limits.get(site)!);
+      outputs[`${site} errors`] = error.mul(error).sum(-1).mul(counted);
+      outputs[`${site} active`] = f.greater(0).cast("float32").mul(counted).sum(0);
     }
     return x;
   };
@@ -172,22 +186,33 @@ function afterFirst({ positions }: Context): Tensor {
   return positions.greater(0).cast("float32").reshape(positions.shape[0]!, 1);
 }
 
-/** The sums of one site over the text. */
+/** 1 for every token of x[N,D] but the first of its row and attention sinks, as a column [N,1]. */
+function ordinary(x: Tensor, context: Context, limit: number): Tensor {
+  const short = scalar(limit ** 2, "float32").greater(x.mul(x).sum(-1));
+  return short.cast("float32").mul(afterFirst(context));
+}
+
+/** The sums of one site over the text, without BOS and attention sinks. */
 class CodeSums {
   readonly #site: SiteName;
+  readonly #width: number;
+  readonly #limit: number;
   readonly #moments: Moments;
   readonly #active: Float64Array;
   #error = 0;
 
-  constructor({ site, width, features }: HeldDictionary) {
+  constructor({ site, width, features }: HeldDictionary, limit: number) {
     this.#site = site;
+    this.#width = width;
+    this.#limit = limit;
     this.#moments = new Moments(width);
     this.#active = new Float64Array(features);
   }
 
   add(results: Awaited<ReturnType<Session["run"]>>, length: number): void {
     const values = (name: string) => results[`${this.#site} ${name}`]!.data as Float32Array;
-    this.#moments.add(withoutFirst(values("activations"), rowsAtOnce, length));
+    const activations = withoutFirst(values("activations"), rowsAtOnce, length);
+    this.#moments.add(withoutSinks(activations, this.#width, this.#limit));
     for (const e of withoutFirst(values("errors"), rowsAtOnce, length)) this.#error += e;
     values("active").forEach((n, i) => {
       this.#active[i]! += n;
@@ -216,6 +241,7 @@ function spliceGraph(
   w: Weights,
   dictionaries: readonly HeldDictionary[],
   means: ReadonlyMap<SiteName, Float32Array>,
+  limits: ReadonlyMap<SiteName, number>,
   length: number,
 ): Record<string, Tensor> {
   const context = contextInputs(length, "float32", true);
@@ -235,7 +261,8 @@ function spliceGraph(
     const { site } = dictionary;
     const mean = constant(means.get(site)!, "float32", [1, dictionary.width]);
     const splice = (replace: (x: Tensor) => Tensor) => {
-      const tap: Tap = (s, x) => (s === site ? where(counted.greater(0), replace(x), x) : x);
+      const tap: Tap = (s, x) =>
+        s === site ? where(ordinary(x, context, limits.get(site)!).greater(0), replace(x), x) : x;
       // The site `embed` is the input of block 0, not a place inside it.
       return lossFrom(tap("embed", before), tap);
     };

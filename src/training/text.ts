@@ -6,19 +6,24 @@ import type { Rows } from "./loss.ts";
 
 /** Text without end, in pieces: a piece of the same name is always the same. */
 export interface TextSource {
-  /** Rows of T + 1 tokens, BOS first. */
+  /** Rows of T + 1 tokens, BOS first where the tokenizer has one. */
   rows(piece: string | number, count: number, length: number): Rows;
-  /** The sentences that these rows were made of; the last of a row may be cut off there. */
+  /** How many rows of that length there are before they come again, if pieces are numbered from 0. */
+  distinct(length: number): number;
+}
+
+export interface GeneratedText extends TextSource {
+  /** The sentences that rows were made of; the last of a row may be cut off there. */
   sentences(piece: string | number, count: number, length: number): Sentence[];
 }
 
 /**
- * Generated English in rows: each begins with BOS and a sentence, further sentences follow after a space, and the last one is cut where the row
- * ends. Rows always begin with a sentence, as prompts do.
+ * Generated English in rows: each begins with BOS, where the tokenizer has one, and a sentence, further sentences follow after a space, and the
+ * last one is cut where the row ends. Rows always begin with a sentence, as prompts do.
  *
  * @param seed names the text: different seeds, or names like `1/held-out`, give independent texts
  */
-export function generatedText(tokenizer: Tokenizer, lexicon: Lexicon, seed: number | string): TextSource {
+export function generatedText(tokenizer: Tokenizer, lexicon: Lexicon, seed: number | string): GeneratedText {
   const make = (piece: string | number, count: number, length: number) => {
     const random = new Random(`${seed}/text/${piece}`);
     return Array.from({ length: count }, () => rowOf(random, tokenizer, lexicon, length));
@@ -31,6 +36,7 @@ export function generatedText(tokenizer: Tokenizer, lexicon: Lexicon, seed: numb
       });
       return { count, length, tokens };
     },
+    distinct: () => Number.POSITIVE_INFINITY,
     sentences: (piece, count, length) => make(piece, count, length).flatMap(({ sentences }) => sentences),
   };
 }
