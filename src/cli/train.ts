@@ -1,8 +1,8 @@
 import { type Command, InvalidArgumentError } from "commander";
 import { UsageError, UserError } from "../errors.ts";
+import { parameterCount } from "../models/model.ts";
 import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
-import { layoutOf } from "../training/parameters.ts";
 import { Progress } from "./progress.ts";
 import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
@@ -95,7 +95,7 @@ export function addTrainCommands(program: Command): void {
       const layers = o.layers === undefined ? undefined : parseLayers(o.layers, model.layers);
       const kinds = parseKinds(o.sites, model.sites);
       const sites = sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l)));
-      const large = layoutOf(model.parameters).size > parametersOfCopies;
+      const large = parameterCount(model) > parametersOfCopies;
       const task = {
         model: folder,
         modelName: o.model_name.replace(/\/+$/, "").split("/").at(-1)!,
