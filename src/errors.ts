@@ -13,9 +13,13 @@ export class UsageError extends UserError {
   override name = "UsageError";
 }
 
-/** Work stopped on request (Ctrl-C); what has been finished stays on disk and can be resumed. */
+/** Work stopped on request (Ctrl-C). Its message says what is left; by default what is finished is kept, and can be resumed. */
 export class StoppedError extends Error {
   override name = "StoppedError";
+
+  constructor(message = "Stopped. The same command goes on where it stopped.") {
+    super(message);
+  }
 }
 
 /** The message of anything thrown. */

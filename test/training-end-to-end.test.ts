@@ -103,7 +103,7 @@ describe("a tiny language model trained for 90 steps", () => {
       },
       controller.signal,
     );
-    await expect(run).rejects.toThrow("stopped");
+    await expect(run).rejects.toThrow("Stopped; nothing was written.");
     await pool.close();
   });
 });

@@ -54,3 +54,11 @@ export function tokenText(token: string): string {
   const shown = token.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
   return shown.trim() === "" ? shown.replaceAll(" ", "␣") : shown;
 }
+
+/** What a path, an address or `organisation/name` ends with. */
+export function lastPart(path: string): string {
+  return path
+    .replace(/[\\/]+$/, "")
+    .split(/[\\/]/)
+    .at(-1)!;
+}

@@ -99,7 +99,7 @@ export function heldRunner(passes: Passes): Runner {
     async run(plans, store, { onProgress, stopped }) {
       const jobs = plans.flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })));
       for (const [job, { plan, pack }] of jobs.entries()) {
-        if (stopped?.()) throw new StoppedError("stopped");
+        if (stopped?.()) throw new StoppedError();
         if (!(await store.has(partOf(job)))) {
           const { metric, x, g } = await passes.run(pack);
           const tensors = new Map<string, Floats>([["metric", metric]]);

@@ -234,7 +234,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       const total = waves.reduce((sum, wave) => sum + stagesOf(wave) * wave.length, 0);
       let done = 0;
       const mayStop = () => {
-        if (stopped?.()) throw new StoppedError("stopped");
+        if (stopped?.()) throw new StoppedError();
       };
       for (const [w, wave] of waves.entries()) {
         const step = () => {

@@ -114,7 +114,7 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
   reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
-    if (reporter.stopped()) throw new StoppedError("stopped");
+    if (reporter.stopped()) throw new StoppedError("Stopped.");
     forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites })));
     reporter.set(forest.length);
   }

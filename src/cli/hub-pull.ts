@@ -121,7 +121,7 @@ export async function stoppable<T>(
   work: (settings: HubSettings) => Promise<T>,
 ): Promise<T> {
   const controller = new AbortController();
-  const look = setInterval(() => reporter.stopped() && controller.abort(new StoppedError("stopped")), 100);
+  const look = setInterval(() => reporter.stopped() && controller.abort(new StoppedError()), 100);
   try {
     return await work({ ...settings, signal: controller.signal });
   } finally {

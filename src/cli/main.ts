@@ -311,7 +311,7 @@ try {
 } catch (error) {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
   else {
-    if (error instanceof StoppedError) console.error("Stopped. The same command goes on where it stopped.");
+    if (error instanceof StoppedError) console.error(error.message);
     else if (error instanceof UserError) console.error(`sfc: ${oneLine(error.message)}`);
     else {
       console.error(`sfc: ${messageOf(error)}`);

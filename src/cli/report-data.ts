@@ -176,7 +176,7 @@ function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly Cas
     );
   }
   for (const row of accuracy) {
-    const said = manifest.warnings.some((line) => /accuracy/i.test(line) && line.includes(row.case));
+    const said = manifest.warnings.some((line) => /^Accuracy below/.test(line));
     if (row.accuracy >= 0.8 || said) continue;
     lines.push(
       `The model prefers the clean answer in only ${(100 * row.accuracy).toFixed(1)} % of the ${row.split} pairs of ${row.case}: there is little behaviour to explain.`,

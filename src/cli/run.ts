@@ -220,7 +220,7 @@ class Job {
 
       this.#reporter.begin("effects", sites.length);
       for (const [done, dictionary] of [...this.#dictionaries.values()].entries()) {
-        if (this.#reporter.stopped()) throw new StoppedError("stopped");
+        if (this.#reporter.stopped()) throw new StoppedError();
         await this.#effectsOf(dictionary, captured, codes, tables);
         this.#reporter.set(done + 1);
       }

@@ -90,7 +90,7 @@ export async function runBySites<Result, Progress>(
 ): Promise<Result[]> {
   const workers = shares(job.sites, threads).map((sites) => startWorker({ ...job, sites }));
   const stopped = new Promise<never>((_, reject) => {
-    signal.addEventListener("abort", () => reject(new StoppedError("stopped")), { once: true });
+    signal.addEventListener("abort", () => reject(new StoppedError("Stopped; nothing was written.")), { once: true });
   });
   try {
     const results = workers.map((worker, i) => resultOf<Result[], Progress>(worker, (p) => onProgress(p, i)));

@@ -3,7 +3,15 @@ import { UserError } from "../errors.ts";
 /** Fields of config.json that say nothing about the computation, in any architecture. */
 const harmless = new Set([
   ...["_name_or_path", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "use_cache"],
-  ...["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "pretraining_tp", "tokenizer_class"],
+  ...[
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "initializer_range",
+    "pretraining_tp",
+    "tokenizer_class",
+  ],
   ...["return_dict", "output_attentions", "output_hidden_states", "is_decoder", "cache_implementation"],
   ...["attention_dropout", "hidden_dropout", "classifier_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"],
   ...["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"],

@@ -67,7 +67,7 @@ export async function evaluateDictionaries(
     use: (results: Awaited<ReturnType<Session["run"]>>) => void,
   ) => {
     for (let i = 0; i < count; i++) {
-      if (signal?.aborted) throw new StoppedError("evaluation stopped");
+      if (signal?.aborted) throw new StoppedError("Stopped.");
       const rows = text.rows(i, rowsAtOnce, length);
       use(await session.run({ ...contextValues(rows), targets: targetValues(rows) }));
       onProgress(++done, total);

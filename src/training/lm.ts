@@ -128,7 +128,7 @@ export async function trainLanguageModel(
   const adam = new Adam(layout.size, { beta2: 0.98, decay: recipe.decay, decayed: matrixRanges(layout) });
   const gradient = new Float32Array(layout.size);
   for (let step = 0; step < recipe.steps; step++) {
-    if (signal?.aborted) throw new StoppedError("training stopped");
+    if (signal?.aborted) throw new StoppedError("Stopped; nothing was written.");
     const losses = await pool.run(step);
     addUp(gradients, gradient);
     const length = norm(gradient);

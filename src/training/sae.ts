@@ -71,7 +71,7 @@ export async function trainDictionaries(
   };
   try {
     for (let step = 0; step < recipe.steps; step++) {
-      if (signal?.aborted) throw new StoppedError("training stopped");
+      if (signal?.aborted) throw new StoppedError("Stopped; nothing was written.");
       const batch = await source.batch(step);
       for (const trainer of trainers) {
         const session = await sessionOf(trainer.width, step < topkShare * recipe.steps);

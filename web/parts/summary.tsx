@@ -1,6 +1,6 @@
 import type { ReportData } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
-import { number, percent, whole } from "../format.ts";
+import { lastPart, number, percent, whole } from "../format.ts";
 import { nameOf, splitsOf, unitOf } from "../select.ts";
 
 /** The result at a glance: what was asked, how the model does, where it happens, whether the numbers hold. */
@@ -30,7 +30,7 @@ export function Summary({ data }: { data: ReportData }) {
       )}
       <p class="kicker">analytic-sfc report</p>
       <h1>
-        The features behind <em>{run.task}</em> in <span class="unbroken">{run.model.name}</span>
+        The features behind <em>{lastPart(run.task)}</em> in <span class="unbroken">{lastPart(run.model.name)}</span>
       </h1>
       <dl class="figures">
         <Figure
