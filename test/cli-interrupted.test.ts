@@ -65,6 +65,22 @@ it("a second Ctrl-C ends it at once", async () => {
   expect((await first.ended).code).toBe(130);
 });
 
+it.each([
+  ["forward", /stream-x-01/],
+  ["back", /stream-g-02/],
+])("kill -9 on the way %s through streamed blocks, then the same command: the same numbers", async (way, part) => {
+  const streamed = (folder: string) => [...flagsTo(folder), "--weights", "streamed"];
+  const whole = join(home, `streamed ${way}`);
+  await succeeds(streamed(whole));
+  const reached = (files: string[]) => files.some((file) => part.test(file));
+  const { folder } = await signalAmidst("SIGKILL", reached, streamed, join(home, `streamed killed ${way}`));
+  // Without the flag it goes on as it began.
+  const ended = await succeeds(flagsTo(folder));
+  expect(ended.stderr).not.toContain("starting anew");
+  expect((await manifestOf(folder)).estimate).toMatchObject({ weights: "streamed" });
+  await expectSameRun(folder, whole);
+});
+
 const middles: [where: string, reached: (files: string[]) => boolean][] = [
   ["among the packs", (files) => packsIn(files) >= 20],
   ["among the sites", (files) => files.some((file) => /effects\.\w+\.\d\..*\.parquet$/.test(file))],

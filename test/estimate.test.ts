@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -14,7 +14,7 @@ import type { Model } from "../src/models/model.ts";
 import { prefixForest } from "../src/prompts/forest.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
-import { expectError, llama, manifestOf, sfc, start, succeeds } from "./cli-harness.ts";
+import { examples, expectError, llama, manifestOf, sfc, start, succeeds, writeExamples } from "./cli-harness.ts";
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
 
@@ -118,10 +118,35 @@ describe("sfc estimate", () => {
       memory_bytes: told.memory_bytes,
       disk_bytes: told.disk_bytes,
     });
+    // Memory differs from system to system, but not by much: a tenth or ten times of it is a fault.
+    expect(manifest.peak_rss_bytes / told.memory_bytes).toBeGreaterThan(0.6);
+    expect(manifest.peak_rss_bytes / told.memory_bytes).toBeLessThan(1.7);
     const text = (await succeeds(["estimate", ...flags])).stdout;
     for (const word of ["model", "SAEs", "pairs", "weights", "memory", "disk", "time"])
       expect(text).toMatch(new RegExp(`^${word} `, "m"));
   });
+
+  /** The small Llama with a hidden layer that makes it 2.4 GB: the file has holes in place of its numbers. */
+  async function largeModel(where: string): Promise<string> {
+    const path = join(where, "large");
+    await mkdir(path);
+    const config = { ...JSON.parse(await readFile(join(llama, "config.json"), "utf8")), intermediate_size: 3_000_000 };
+    await writeFile(join(path, "config.json"), JSON.stringify(config));
+    await copyFile(join(llama, "tokenizer.json"), join(path, "tokenizer.json"));
+    const header: Record<string, object> = {};
+    let end = 0;
+    for (const [name, shape] of modelFromConfig(config, path).parameters) {
+      const begin = end;
+      end += 4 * shape.reduce((a, b) => a * b, 1);
+      header[name] = { dtype: "F32", shape, data_offsets: [begin, end] };
+    }
+    const text = Buffer.from(JSON.stringify(header));
+    const size = Buffer.alloc(8);
+    size.writeBigUInt64LE(BigInt(text.length));
+    await writeFile(join(path, "model.safetensors"), Buffer.concat([size, text]));
+    await truncate(join(path, "model.safetensors"), 8 + text.length + end);
+    return path;
+  }
 
   it.each(["held", "streamed"])("takes --weights %s as asked", async (where) => {
     const output = join(folder, where);
@@ -146,5 +171,19 @@ describe("sfc estimate", () => {
   it("says what is wrong as run does", async () => {
     expectError(await sfc("estimate", "--model_name", llama), 1, "SAEs: expected a folder saes");
     expectError(await sfc("estimate", "--weights", "elsewhere"), 2, "--weights");
+    const large = await largeModel(folder);
+    const flags = [
+      "--model_name",
+      large,
+      "--sae_source",
+      "dummy",
+      "--pairs",
+      await writeExamples(join(folder, "pairs.jsonl"), examples(2)),
+    ];
+    for (const command of ["estimate", "run"]) {
+      const ended = await sfc(command, ...flags, "--weights", "held");
+      expectError(ended, 1, "--weights held: expected a model of at most 1.9 GB", "Use --weights streamed.");
+    }
+    expect((await succeeds(["estimate", ...flags])).stdout).toContain("streamed, block by block");
   });
 });

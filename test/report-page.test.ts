@@ -135,7 +135,7 @@ describe.skipIf(typeof launched === "string")("the page", () => {
 
   test("has a heading for every part, in order, and every link of its contents leads to one", async () => {
     const { page } = await open(sampleReport(seed));
-    expect(await page.locator("h1").allTextContents()).toEqual(["The features behind agreement in models/demo"]);
+    expect(await page.locator("h1").allTextContents()).toEqual(["The features behind agreement in demo"]);
     expect(await page.locator(".part > h2").allTextContents()).toEqual([
       "Does the model do it?",
       "Where in the model?",

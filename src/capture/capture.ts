@@ -68,6 +68,7 @@ export async function captureAll(
   options: CaptureOptions,
 ): Promise<Capture[]> {
   const { store = memoryStore(), onProgress, stopped } = options;
+  if (plans.some(({ block }) => block !== plans[0]!.block)) throw new Error("internal: plans of several block sizes");
   const runner = options.runner ?? openRunner(model, weights, { ...options, block: plans[0]!.block });
   try {
     const results = await runner.run(plans, store, { onProgress, stopped });

@@ -34,13 +34,18 @@ const liveShare = { forward: 1, backward: 2 };
 /** The arrays of a wave's stream that are in memory at a time: what goes in and comes out, what is saved, and what waits to be collected. */
 const liveStreams = 5;
 
-/** The cost of a capture of several plans with weights held or streamed. */
+/**
+ * The cost of a capture of several plans with weights held or streamed.
+ *
+ * @param number bytes of a number that is computed with
+ */
 export function captureCost(
   model: Model,
   plans: readonly Plan[],
   sites: readonly SiteName[],
   weights: "held" | "streamed",
   storedType: (name: string) => StoredType,
+  number: 4 | 8 = 4,
 ): CaptureCost {
   const packs = plans.flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })));
   const rowsOf = (kind: "forward" | "backward") =>
@@ -53,7 +58,8 @@ export function captureCost(
   const attention = block * model.attentionFlops;
   const L = model.layers;
   // Held weights save what the forward pass computes; streamed blocks compute it again, but only those that gradients have to pass.
-  const share = weights === "held" ? 1 : (L - lowestBlock(model, sites)) / L;
+  const low = backward > 0 ? lowestBlock(model, sites) : L;
+  const share = weights === "held" ? 1 : (L - low) / L;
   const passes = weights === "held" ? 1 + share : 1 + 2 * share;
   const flops = (forward + passes * backward) * linear + (forward + (passes + share) * backward) * attention;
 
@@ -64,32 +70,32 @@ export function captureCost(
     (sum, { plan, pack }) => sum + (pack.kind === "backward" ? gradientRows(plan, pack).length : 0),
     0,
   );
-  const siteBytes = 4 * sites.reduce((sum, site) => sum + width(site), 0);
+  const siteBytes = number * sites.reduce((sum, site) => sum + width(site), 0);
   const end = siteBytes * (kept + gradients);
 
   const scores = 3 * largest * block * model.heads;
-  const rows = (kind: "forward" | "backward") => 4 * (largest * liveShare[kind] * widths + scores);
+  const rows = (kind: "forward" | "backward") => number * (largest * liveShare[kind] * widths + scores);
   if (weights === "held") {
-    const saved = 4 * largest * (L * widths + sites.reduce((sum, site) => sum + 2 * width(site), 0));
+    const saved = number * largest * (L * widths + sites.reduce((sum, site) => sum + 2 * width(site), 0));
     return {
       flops,
       read: parameters.stored,
-      memory: heldCopies * 4 * parameters.count + saved + rows("backward"),
+      memory: heldCopies * number * parameters.count + saved + rows("backward"),
       stored: { peak: end, end },
-      compiled: 2 * 4 * parameters.count,
+      compiled: 2 * number * parameters.count,
     };
   }
   const wave = Math.min(defaultWaveRows, forward + backward);
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
   const ofBlocks = parameters.blocks / L;
-  const session = 4 * (parameters.blockCount / L) + rows(backward > 0 ? "backward" : "forward");
-  const stream = 4 * wave * model.width;
+  const session = number * (parameters.blockCount / L) + rows(backward > 0 ? "backward" : "forward");
+  const stream = number * wave * model.width;
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
     memory: 2 * ofBlocks + session + liveStreams * stream,
-    // When the forward pass is done, all blocks' inputs are there, with the rows that are kept of this wave's x and of all that the waves before gave.
-    stored: { peak: (L + 1) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
+    // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
+    stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
   };
 }

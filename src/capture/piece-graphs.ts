@@ -107,8 +107,7 @@ function weightInputs(model: Model, typeOf: (name: string) => StoredType, dtype:
     if (known) return known;
     const shape = model.parameters.get(name);
     if (!shape) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
-    const isTable = shape.length === 2 && shape[0] === model.vocabulary;
-    const t = isTable
+    const t = model.tokenTables.includes(name)
       ? input(`table${tables.push(name) - 1}`, "float32", ["U", shape[1]!])
       : input(`w${names.push(name) - 1}`, typeOf(name), shape);
     const cast = t.cast(dtype);

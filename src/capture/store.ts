@@ -7,7 +7,7 @@ import type { Floats } from "./passes.ts";
 export interface Store {
   has(part: string): Promise<boolean>;
   save(part: string, tensors: ReadonlyMap<string, Floats>): Promise<void>;
-  /** A tensor of a part, flat; undefined where the part has none of that name. */
+  /** A tensor of a part that there is, flat; undefined where it has none of that name. */
   read(part: string, tensor: string): Promise<Floats | undefined>;
   /** Forgets a part that is not needed any more. */
   remove(part: string): Promise<void>;

@@ -42,9 +42,9 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       const layer = layers[i];
       if (layer === undefined) return undefined;
       const { outputs, inner, names } = graphOf(layer);
-      const session = await pool.compile(outputs);
       const read = reader.read(names, i % 2);
       read.catch(() => {});
+      const session = await pool.compile(outputs);
       return { layer, inner, session, read };
     };
     let current = await begin(0);
@@ -63,6 +63,8 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
   });
 
   const floats = (data: Floats, ...shape: number[]): Value => ({ dtype, data, shape });
+  const newFloats = (length: number): Floats =>
+    dtype === "float64" ? new Float64Array(length) : new Float32Array(length);
   const rowsOf = ({ pack }: Job): Value["shape"] => [pack.tokens.length, model.width];
 
   /** The input of block 0 of each job. */
@@ -89,11 +91,11 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
       const P = row.length;
       const stream = last.get(id)!;
-      const cotangent = stream.slice().fill(0);
+      const cotangent = newFloats(pack.kind === "backward" ? stream.length : 0);
       if (pack.kind === "backward") cotangents.set(id, cotangent);
-      metrics.set(id, stream.slice(0, P));
+      metrics.set(id, newFloats(P));
       if (P === 0) continue;
-      const gathered = stream.slice(0, P * D);
+      const gathered = newFloats(P * D);
       row.forEach((r, i) => {
         gathered.set(stream.subarray(r * D, (r + 1) * D), i * D);
       });
@@ -105,6 +107,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         weight: floatsOf(weight, dtype, P),
       });
       metrics.set(id, result.metric!.data as Floats);
+      if (pack.kind !== "backward") continue;
       const part = result.g!.data as Floats;
       row.forEach((r, i) => {
         for (let d = 0; d < D; d++) cotangent[r * D + d]! += part[i * D + d]!;
@@ -112,6 +115,11 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     }
     return { metrics, cotangents };
   };
+
+  const isBackward = ({ pack }: Job) => pack.kind === "backward";
+  const lowOf = (jobs: readonly Job[]) => (jobs.some(isBackward) ? lowest : L);
+  /** Blocks that a wave goes through, in both directions. */
+  const stepsOf = (jobs: readonly Job[]) => L + (L - lowOf(jobs));
 
   /**
    * Runs a wave, or what the store does not have of it yet.
@@ -124,10 +132,15 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     part: Parts,
     { step, mayStop }: { step: () => void; mayStop: () => void },
   ): Promise<void> => {
-    const backward = jobs.filter(({ pack }) => pack.kind === "backward");
-    const stages = L + (backward.length > 0 ? L - lowest : 0);
+    const backward = jobs.filter(isBackward);
+    /** Gradients go down to the input of this block; what lies below is not needed again. */
+    const low = lowOf(jobs);
+    const removeStreams = async () => {
+      for (let l = 0; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
+    };
     if (await store.has(part.done)) {
-      for (let i = 0; i < stages; i++) step();
+      await removeStreams();
+      for (let i = 0; i < stepsOf(jobs); i++) step();
       return;
     }
     const keptX = (job: Job, values: Floats) => keptRows(values, job.pack.keep, job.pack);
@@ -157,9 +170,9 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     const has = (kind: "x" | "g", layer: number) => store.has(part.stream(kind, layer));
 
     let cotangents: Map<number, Floats> | undefined;
-    let layer = lowest;
+    let layer = low;
     // The last sitting came at least as far as the first of these that is there.
-    while (layer <= L && !(await has("g", layer))) layer++;
+    while (layer <= L && !(backward.length > 0 && (await has("g", layer)))) layer++;
     if (layer <= L) {
       for (let i = 0; i < L + (L - layer); i++) step();
       cotangents = await loadStream("g", layer, backward);
@@ -186,7 +199,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
           for (const site of inner) found.set(tensorName(site, job.id), keptX(job, siteValue(result, site)));
         }
         await saveStream("x", l + 1, stream, found);
-        if (backward.length === 0) await store.remove(part.stream("x", l));
+        if (l < low) await store.remove(part.stream("x", l));
         step();
       }
       const { metrics, cotangents: made } = await ends(jobs, stream);
@@ -201,7 +214,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     if (backward.length > 0) {
       // Sessions keep the memory of their runs: that of the forward pass makes room.
       await pool.release();
-      const down = Array.from({ length: layer - lowest }, (_, i) => layer - 1 - i);
+      const down = Array.from({ length: layer - low }, (_, i) => layer - 1 - i);
       for await (const { layer: l, inner, weights, session } of blocks(down, graphs.backward)) {
         const found = new Map<string, Floats>();
         for (const job of backward) {
@@ -220,7 +233,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     }
     await pool.release();
     await store.save(part.done, new Map());
-    for (let l = 0; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
+    await removeStreams();
   };
 
   return {
@@ -229,9 +242,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         .flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })))
         .map((job, id) => ({ id, ...job }));
       const waves = cutWaves(jobs, waveRows);
-      const stagesOf = (wave: readonly Job[]) =>
-        L + (wave.some(({ pack }) => pack.kind === "backward") ? L - lowest : 0);
-      const total = waves.reduce((sum, wave) => sum + stagesOf(wave) * wave.length, 0);
+      const total = waves.reduce((sum, wave) => sum + stepsOf(wave) * wave.length, 0);
       let done = 0;
       const mayStop = () => {
         if (stopped?.()) throw new StoppedError();
@@ -284,10 +295,10 @@ export function lowestBlock(model: Model, sites: readonly SiteName[]): number {
 interface Parts {
   readonly metric: string;
   readonly done: string;
-  /** What is kept of the sites found when the work has come to the input of a block. */
-  rows(kind: "x" | "g", layer: number): string;
-  /** The residual stream, or its gradient, at the input of a block, all rows. */
-  stream(kind: "x" | "g", layer: number): string;
+  /** What is kept of the sites found when the work has come to the input of block `at`, or beyond the last. */
+  rows(kind: "x" | "g", at: number): string;
+  /** The residual stream, or its gradient, there, all rows. */
+  stream(kind: "x" | "g", at: number): string;
 }
 
 function partsOf(wave: number): Parts {

@@ -69,9 +69,23 @@ export interface BenchResult {
 const repeats = 15;
 
 /** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
-export async function bench({ model_name, pairs, seed }: BenchRequest, reporter: Reporter): Promise<BenchResult> {
+export async function bench(request: BenchRequest, reporter: Reporter): Promise<BenchResult> {
   reporter.begin("machine", 1);
-  const opened = await openModel(model_name, reporter);
+  const opened = await openModel(request.model_name, reporter);
+  try {
+    const result = await measure(request, opened, reporter);
+    reporter.end();
+    return result;
+  } finally {
+    await opened.checkpoint.close();
+  }
+}
+
+async function measure(
+  { model_name, pairs, seed }: BenchRequest,
+  opened: OpenModel,
+  reporter: Reporter,
+): Promise<BenchResult> {
   const { model, checkpoint } = opened;
   const peak = await gemmPeak(seed);
   reporter.begin("model", 1);
@@ -83,8 +97,6 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
   const plan = planCapture(prefixForest(kept), { wanted: "changed" });
   if (parameterCount(model) > mostHeld) {
     const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed), peak, reporter);
-    await checkpoint.close();
-    reporter.end();
     return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
   }
   const weights = await heldWeights(model, checkpoint);
@@ -118,8 +130,6 @@ export async function bench({ model_name, pairs, seed }: BenchRequest, reporter:
     forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites })));
     reporter.set(forest.length);
   }
-  await checkpoint.close();
-  reporter.end();
   return {
     ...(await described(model_name)),
     gemm_peak: peak,

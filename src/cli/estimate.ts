@@ -5,6 +5,7 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { effectsCost } from "../effects/estimate.ts";
 import { forestCheckPlans } from "../effects/forest-check.ts";
+import { UserError } from "../errors.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
 import { parameterCount } from "../models/model.ts";
@@ -34,7 +35,7 @@ export interface Estimate {
 }
 
 /** The program itself with its libraries, as resident memory. */
-const programBytes = 230e6;
+const programBytes = 290e6;
 /** What a machine's matrix products are taken to reach where the work is too small to measure them. */
 const assumedGflops = 150;
 /** Work that is worth a measurement of the machine, in floating-point operations. */
@@ -87,14 +88,17 @@ export async function estimateRun(
   { model, checkpoint }: OpenModel,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   plans: readonly Plan[],
-  options: Pick<JobOptions, "weights" | "score">,
+  options: Pick<JobOptions, "weights" | "score" | "precision">,
 ): Promise<Estimate> {
   const sites = [...dictionaries.keys()];
+  const number = options.precision === "float64" ? 8 : 4;
   const costs = (["held", "streamed"] as const).map((weights) => ({
     weights,
-    ...captureCost(model, plans, sites, weights, checkpoint.storedType),
+    ...captureCost(model, plans, sites, weights, checkpoint.storedType, number),
   }));
-  const effects = [...dictionaries.values()].map((dictionary) => effectsCost(dictionary, plans[0]!, options.score));
+  const effects = [...dictionaries.values()].map((dictionary) =>
+    effectsCost(dictionary, plans[0]!, options.score, number),
+  );
   const most = Math.max(...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
   const gflops = most < longWork ? assumedGflops : await gemmGflops(model.width);
 
@@ -108,14 +112,26 @@ export async function estimateRun(
       ? held
       : streamed;
 
+  if (chosen === held && held.compiled / 2 > largestGraph) {
+    throw new UserError(
+      `--weights held: expected a model of at most ${size(largestGraph)} in ${options.precision}, got ${size(held.compiled / 2)}. Use --weights streamed.`,
+    );
+  }
+  // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
+  const inMemory = number === 8;
+  const kept = (chosen === held ? chosen.memory : 0) + (inMemory ? chosen.stored.end : 0);
+  const onDisk = inMemory ? { peak: 0, end: 0 } : chosen.stored;
+
   const rows = sum(effects.map((e) => e.rows));
   const groups = plans[0]!.forest.backward.groups.length + 2;
   const features = sum([...dictionaries.values()].map(({ width }) => Math.min(width, rows / dictionaries.size)));
   const tables = rowBytes.effects * rows + rowBytes.features * groups * features;
   return {
     weights: chosen.weights,
-    memory_bytes: programBytes + Math.max(chosen.memory, ...effects.map(({ memory }) => memory)),
-    disk_bytes: { peak: Math.max(chosen.stored.peak, chosen.stored.end + 2 * tables), end: tables },
+    memory_bytes:
+      programBytes +
+      Math.max(chosen.memory + (inMemory ? chosen.stored.peak : 0), ...effects.map(({ memory }) => kept + memory)),
+    disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
     seconds: {
       reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
       capture: captureSeconds(chosen),
@@ -135,10 +151,9 @@ export async function estimateRun(
 /** A graph with its weights inside has to stay below protobuf's 2 GiB. */
 const largestGraph = 1.9e9;
 
-/** Memory that can be had without pushing others out, within the limits of a container. */
+/** Memory that can be had without pushing others out, within the limits of a container. Older Nodes know the system's alone. */
 export function availableMemory(): number {
-  const limit = process.constrainedMemory?.() ?? 0;
-  return limit > 0 && limit < Number.MAX_SAFE_INTEGER ? Math.min(limit, freemem()) : freemem();
+  return process.availableMemory?.() ?? freemem();
 }
 
 export function totalSeconds({ seconds }: Estimate): number {

@@ -1,5 +1,6 @@
 import type { Capture } from "../capture/capture.ts";
 import type { PassOptions } from "../capture/passes.ts";
+import type { Hooks } from "../capture/runner.ts";
 import type { ModelWeights } from "../capture/weights.ts";
 import type { Ranking } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -36,7 +37,7 @@ const telling = 0.95;
  */
 export async function measureMeaning(
   { model, weights, captured, codes, dictionaries, ranking, special }: Setting,
-  options: Omit<PassOptions, "block" | "sites" | "splice">,
+  options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
 ): Promise<Ablation | undefined> {
   const { forest } = captured.plan;
   const { backward } = forest;

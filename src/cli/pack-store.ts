@@ -5,6 +5,7 @@ import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
 import type { Floats } from "../capture/passes.ts";
 import type { Store } from "../capture/store.ts";
+import { messageOf, UserError } from "../errors.ts";
 import { writeFileAtomic } from "./files.ts";
 
 /** Files kept open at a time. */
@@ -14,50 +15,77 @@ const mostOpen = 64;
  * Keeps the parts of a capture as safetensors files in a folder: they take no memory, and an interrupted run goes on after the last of them.
  *
  * @param identity distinguishes them from those of other pairs or another model
+ * @throws UserError, when it saves, if a number is not finite or the disk is full; when it reads, if the file has been removed or damaged
  */
 export function fileStore(folder: string, identity: string): Store & { close(): Promise<void> } {
-  const open = new Map<string, Promise<TensorFile>>();
+  /** Those used last come last. */
+  const open = new Map<string, TensorFile>();
   const path = (part: string) => join(folder, `${part}-${identity.slice(0, 16)}.safetensors`);
   const closeOne = async (part: string) => {
     const tensors = open.get(part);
     open.delete(part);
-    await (await tensors)?.source.close();
+    await tensors?.source.close();
   };
   const file = async (part: string) => {
-    const known = open.get(part);
-    if (known) return known;
-    if (open.size >= mostOpen) await closeOne([...open.keys()][0]!);
-    const opened = openPart(path(part));
-    open.set(part, opened);
-    opened.catch(() => open.delete(part));
-    return opened;
+    const known = open.get(part) ?? (await openPart(path(part)));
+    open.delete(part);
+    open.set(part, known);
+    if (open.size > mostOpen) await closeOne([...open.keys()][0]!);
+    return known;
+  };
+  // One thing after another, whoever asks: a file must not be closed while another reads from it.
+  let last: Promise<unknown> = Promise.resolve();
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const next = last.then(work);
+    last = next.catch(() => {});
+    return next;
   };
   return {
-    // A file that cannot be read is computed again like one that is not there.
+    // Of what is asked for so, a file that cannot be read is computed again like one that is not there.
     has: (part) =>
-      file(part).then(
-        () => true,
-        () => false,
+      inTurn(() =>
+        file(part).then(
+          () => true,
+          () => false,
+        ),
       ),
-    async save(part, tensors) {
-      const bytes = writeSafetensors(
-        new Map([...tensors].map(([name, data]) => [name, { shape: [data.length], data: data as Float32Array }])),
-        { dtype: "F32" },
-      );
-      await writeFileAtomic(path(part), bytes);
-    },
-    async read(part, tensor): Promise<Floats | undefined> {
-      const tensors = await file(part);
-      return tensors.tensors.has(tensor) ? tensors.read(tensor) : undefined;
-    },
-    async remove(part) {
-      await closeOne(part);
-      await rm(path(part), { force: true });
-    },
-    async close() {
-      for (const part of [...open.keys()]) await closeOne(part);
-    },
+    save: (part, tensors) =>
+      inTurn(async () => {
+        await closeOne(part);
+        for (const [name, data] of tensors) checkActivations(data, `${name} of ${part}`);
+        const bytes = writeSafetensors(
+          new Map([...tensors].map(([name, data]) => [name, { shape: [data.length], data: data as Float32Array }])),
+          { dtype: "F32" },
+        );
+        await writeFileAtomic(path(part), bytes);
+      }),
+    read: (part, tensor): Promise<Floats | undefined> =>
+      inTurn(async () => {
+        const tensors = await file(part).catch((error) => {
+          throw new UserError(
+            `unfinished work: expected a part of it at ${path(part)}, got an error (${messageOf(error)}). Remove ${folder} to start anew.`,
+          );
+        });
+        return tensors.tensors.has(tensor) ? tensors.read(tensor) : undefined;
+      }),
+    remove: (part) =>
+      inTurn(async () => {
+        await closeOne(part);
+        await rm(path(part), { force: true });
+      }),
+    close: () =>
+      inTurn(async () => {
+        for (const part of [...open.keys()]) await closeOne(part);
+      }),
   };
+}
+
+function checkActivations(values: Floats, what: string): void {
+  const at = values.findIndex((value: number) => !Number.isFinite(value));
+  if (at < 0) return;
+  throw new UserError(
+    `activations ${what}: expected finite numbers, got ${values[at]}. The model overflows in float32: try --precision float64, or check its weights.`,
+  );
 }
 
 async function openPart(path: string): Promise<TensorFile> {

@@ -51,7 +51,7 @@ export interface RunOutcome {
 
 /** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
 const sumTolerance = 1e-4;
-/** The forest and example by example must agree to this share of the largest effect. */
+/** The forest and example by example must agree to this share of the largest Σ|g·Δx| of a node. */
 const forestTolerance = 1e-5;
 /** Seconds of work that one is told of before they begin. */
 const longWork = 20;
@@ -163,27 +163,32 @@ class Job {
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
     this.manifest.dictionaries = await this.#describeDictionaries();
-    const partial = await this.#partialFor(identity, allPairs);
-    const estimated = await estimateRun(
-      this.#opened,
-      this.#dictionaries,
-      plansOf(allPairs, this.#options).plans,
-      this.#options,
-    );
+    const all = plansOf(allPairs, this.#options);
+    const estimated = await estimateRun(this.#opened, this.#dictionaries, all.plans, {
+      ...this.#options,
+      // An interrupted run goes on as it began: with the weights in the other place its last digits would be others.
+      weights: this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights,
+    });
+    const partial = await this.#partialFor(identity, allPairs, estimated.weights);
     this.manifest.estimate = estimated;
     if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
     const weights =
       estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
     await this.#save();
 
+    const hooks = {
+      onProgress: (done: number, total: number) => this.#reporter.set(done, total),
+      stopped: this.#reporter.stopped,
+    };
+    if (keep === "correct") this.#reporter.begin("accuracy", 1);
     const pairs =
       keep === "correct"
         ? await this.#correctOnly(allPairs, (forest) =>
-            runMetric(model, weights, planMetric(forest), { ...session, sites: [], stopped: this.#reporter.stopped }),
+            runMetric(model, weights, planMetric(forest), { ...session, sites: [], ...hooks }),
           )
         : allPairs;
     // The check's packs run along with the others: streamed weights are read once for all of them.
-    const { forest, plans } = plansOf(pairs, this.#options);
+    const { forest, plans } = pairs === allPairs ? all : plansOf(pairs, this.#options);
     this.manifest.counts = {
       pairs: pairs.length,
       nodes_forward: forest.forward.size,
@@ -209,8 +214,7 @@ class Job {
         ...session,
         sites,
         store: dtype === "float32" ? files : memoryStore(),
-        onProgress: (done, total) => this.#reporter.set(done, total),
-        stopped: this.#reporter.stopped,
+        ...hooks,
       })) as [Capture, Capture, Capture];
       if (keep === "all") this.#countAccuracy(pairs, (i) => captured.cleanMetric[forest.entryOfPair[i]!]!);
       await tables.writeNodes(
@@ -247,7 +251,7 @@ class Job {
           ranking: finished.ranking,
           special: tokenizer.special,
         };
-        const meaning = await measureMeaning(setting, session);
+        const meaning = await measureMeaning(setting, { ...session, stopped: this.#reporter.stopped });
         if (meaning) {
           await writeFileAtomic(join(this.#folder.path, "ablation.json"), `${JSON.stringify(meaning, null, 2)}\n`);
         }
@@ -277,16 +281,19 @@ class Job {
    * The folder for the unfinished work of just these versions on just this model, these dictionaries and these pairs. What was made of others, before
    * a file changed, is removed.
    */
-  async #partialFor(model: string, pairs: readonly TokenPair[]): Promise<string> {
+  async #partialFor(model: string, pairs: readonly TokenPair[], weights: "held" | "streamed"): Promise<string> {
     const dictionaries: string[] = [];
     for (const d of this.#dictionaries.values()) dictionaries.push(await this.#identityOf(d));
-    const name = sha256OfText(JSON.stringify([this.manifest.versions, model, dictionaries, pairs])).slice(0, 16);
+    const name = sha256OfText(JSON.stringify([this.manifest.versions, model, dictionaries, pairs, weights])).slice(
+      0,
+      16,
+    );
     const partial = join(this.#folder.partial, name);
     try {
       const others = (await readdir(this.#folder.partial)).filter((other) => other !== name);
       if (others.length > 0) {
         this.#reporter.line(
-          "The model, the SAEs, the pairs or this program have changed since the interruption: starting anew.",
+          "The model, the SAEs, the pairs, --weights or this program have changed since the interruption: starting anew.",
         );
         this.manifest.checks = [];
         // The one result that not every run has, so that nothing need replace it.

@@ -1,6 +1,7 @@
 import { type Capture, runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import type { PassOptions } from "../capture/passes.ts";
+import type { Hooks } from "../capture/runner.ts";
 import type { ModelWeights } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
@@ -97,7 +98,7 @@ export async function ablatedMetric(
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   features: ReadonlyMap<SiteName, readonly number[]>,
   special: ReadonlySet<number>,
-  options: Omit<PassOptions, "block" | "sites" | "splice">,
+  options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
 ): Promise<Float64Array> {
   const cuts = new Map<SiteName, (x: Tensor) => Tensor>();
   for (const [site, chosen] of features) cuts.set(site, await partOf(dictionaries.get(site)!, chosen));

@@ -25,17 +25,22 @@ function usualActive(width: number): number {
 /** Features whose code differs between a changed node's clean and patch prefix, as a multiple of the active ones: .9 to 2 have been seen. */
 const changedShare = 1.3;
 
-/** The cost of one site's effects, or of another score. */
+/**
+ * The cost of one site's effects, or of another score.
+ *
+ * @param number bytes of a number that is computed with
+ */
 export function effectsCost(
   dictionary: Dictionary,
   plan: Plan,
   score: "effect" | "gradient" | "gradient-activation",
+  number: 4 | 8 = 4,
 ): EffectsCost {
   const { inputWidth: D, width: F, meanActive = usualActive(F) } = dictionary;
   const { backward } = plan.forest;
   let changed = 0;
   for (let node = 0; node < backward.size; node++) if (isChanged(backward, node)) changed++;
-  const captured = 4 * D * (plan.rows + backward.size);
+  const captured = number * D * (plan.rows + backward.size);
   if (score === "gradient") {
     return {
       flops: 2 * backward.groups.length * D * F,
@@ -47,13 +52,13 @@ export function effectsCost(
   }
   const rows = score === "effect" ? changed * (1 + changedShare * meanActive) : backward.size * meanActive;
   // The codes of a piece of rows, before and after the activation; activations once more in the order of the nodes; columns of the table as it grows.
-  const pieces = 3 * 4 * Math.min(chunkRows, plan.rows) * F;
+  const pieces = 3 * number * Math.min(chunkRows, plan.rows) * F;
   return {
     flops: 2 * plan.rows * D * F,
     weights: 2 * D * F,
     rows,
     products: rows * D,
-    memory: liveWeights * 4 * D * F + pieces + captured + 4 * D * plan.rows + 100 * rows,
+    memory: liveWeights * 4 * D * F + pieces + captured + number * D * plan.rows + 100 * rows,
   };
 }
 

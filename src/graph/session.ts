@@ -62,7 +62,10 @@ export function sessionPool(options: SessionOptions = {}): SessionPool {
       return (await session) as Session<string, O>;
     },
     async release() {
-      for (const { session } of made.splice(0)) await (await session).release();
+      for (const { session } of made.splice(0)) {
+        // One that could not be made has nothing to release; whoever asked for it has the error.
+        await session.then((s) => s.release()).catch(() => {});
+      }
     },
   };
 }

@@ -127,7 +127,10 @@ export async function openCheckpoint(folder: Folder, gguf?: string): Promise<Che
     async rows(name, expectedShape, indices) {
       const { file, spelling } = shaped(name, expectedShape);
       const values = await file.rows(spelling, indices);
-      checkFinite(values, name, file.source.name);
+      const columns = expectedShape[1]!;
+      for (let i = 0; i < indices.length; i++) {
+        checkFinite(values.subarray(i * columns, (i + 1) * columns), `${name}, row ${indices[i]}`, file.source.name);
+      }
       return values;
     },
     storedType,

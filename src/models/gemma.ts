@@ -50,6 +50,7 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
+    tokenTables: ["model.embed_tokens.weight"],
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {

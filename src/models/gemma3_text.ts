@@ -63,6 +63,7 @@ export function gemma3Text(config: Readonly<Record<string, unknown>>, where: str
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
+    tokenTables: ["model.embed_tokens.weight"],
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {

@@ -40,6 +40,7 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
     maxLength,
     sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
+    tokenTables: ["transformer.wte.weight"],
     attentionFlops: 4 * L * D,
     ...blockParameters(
       {

@@ -52,6 +52,7 @@ export function gptNeox(config: Readonly<Record<string, unknown>>, where: string
     maxLength,
     sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
+    tokenTables: ["gpt_neox.embed_in.weight", "embed_out.weight"],
     attentionFlops: 4 * L * D,
     ...blockParameters(
       {

@@ -51,6 +51,7 @@ export function qwen2(config: Readonly<Record<string, unknown>>, where: string):
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
+    tokenTables: ["model.embed_tokens.weight", "lm_head.weight"],
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {
