@@ -59,8 +59,11 @@ const rates = {
   least: 1,
 } as const;
 
+/** Bytes of memory per row of effects while the tables are put together. */
+const tableBytes = 100;
+
 /** Bytes of a row of effects.parquet, and of a feature's rows in features.parquet, per split and case. */
-const rowBytes = { effects: 20, features: 6.5 };
+const rowBytes = { effects: 20, features: 5 };
 
 /** The plans of a run on some pairs: its own, and those of its check. */
 export function plansOf(
@@ -130,7 +133,11 @@ export async function estimateRun(
     weights: chosen.weights,
     memory_bytes:
       programBytes +
-      Math.max(chosen.memory + (inMemory ? chosen.stored.peak : 0), ...effects.map(({ memory }) => kept + memory)),
+      Math.max(
+        chosen.memory + (inMemory ? chosen.stored.peak : 0),
+        ...effects.map(({ memory }) => kept + memory),
+        kept + tableBytes * rows,
+      ),
     disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
     seconds: {
       reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
