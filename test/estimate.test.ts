@@ -180,8 +180,8 @@ describe("sfc estimate", () => {
       "--pairs",
       await writeExamples(join(folder, "pairs.jsonl"), examples(2)),
     ];
-    for (const command of ["estimate", "run"]) {
-      const ended = await sfc(command, ...flags, "--weights", "held");
+    for (const command of [["estimate"], ["run", "--output_dir", join(folder, "large run")]]) {
+      const ended = await sfc(...command, ...flags, "--weights", "held");
       expectError(ended, 1, "--weights held: expected a model of at most 1.9 GB", "Use --weights streamed.");
     }
     expect((await succeeds(["estimate", ...flags])).stdout).toContain("streamed, block by block");

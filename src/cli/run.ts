@@ -160,18 +160,18 @@ class Job {
     const session = { dtype, device: device as Device };
     await this.#save();
 
-    const identity = await checkpoint.sha256();
-    this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
-    this.manifest.dictionaries = await this.#describeDictionaries();
     const all = plansOf(allPairs, this.#options);
     const estimated = await estimateRun(this.#opened, this.#dictionaries, all.plans, {
       ...this.#options,
       // An interrupted run goes on as it began: with the weights in the other place its last digits would be others.
       weights: this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights,
     });
-    const partial = await this.#partialFor(identity, allPairs, estimated.weights);
     this.manifest.estimate = estimated;
     if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
+    const identity = await checkpoint.sha256();
+    this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
+    this.manifest.dictionaries = await this.#describeDictionaries();
+    const partial = await this.#partialFor(identity, allPairs, estimated.weights);
     const weights =
       estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
     await this.#save();
