@@ -30,7 +30,8 @@ export function Summary({ data }: { data: ReportData }) {
       )}
       <p class="kicker">analytic-sfc report</p>
       <h1>
-        The features behind <em>{lastPart(run.task)}</em> in <span class="unbroken">{lastPart(run.model.name)}</span>
+        The features behind <em>{lastPart(run.task)}</em> in{" "}
+        <span class="unbroken">{lastPart(run.model.name).replace(/\.gguf$/i, "")}</span>
       </h1>
       <dl class="figures">
         <Figure
