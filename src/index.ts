@@ -10,7 +10,8 @@ export { overlap, type RankedFeature, rankFeatures, spearman } from "./circuit/r
 export type { Dictionary } from "./dictionaries/dictionary.ts";
 export { type CodeReader, codeReader, type SparseCodes } from "./dictionaries/encode.ts";
 export { openDictionaries, openDictionary } from "./dictionaries/open.ts";
-export { analyticEffects, type SiteEffects } from "./effects/analytic.ts";
+export { analyticEffects } from "./effects/analytic.ts";
+export { effectsOf, type MethodName, type MethodSetting, methodNames, type SiteEffects } from "./effects/method.ts";
 export { type EffectRows, errorFeature } from "./effects/rows.ts";
 export { gradientActivation, gradientSums } from "./effects/scores.ts";
 export { UserError } from "./errors.ts";

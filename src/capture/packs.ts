@@ -1,8 +1,8 @@
-import type { Block, End, PrefixForest } from "../prompts/forest.ts";
+import type { Block, End, PrefixForest, Tree } from "../prompts/forest.ts";
 import { cutForest, isChanged } from "../prompts/forest.ts";
 
-/** Which activations a method asks for: at the clean and patch prefix of changed nodes, at every clean prefix, or none. */
-export type Wanted = "changed" | "clean" | "none";
+/** Which activations a method asks for: at the clean and patch prefix of changed nodes, at every clean prefix, at all of these, or none. */
+export type Wanted = "changed" | "clean" | "both" | "none";
 
 /**
  * The work of a capture, cut into packs. A pack is one run of a session over B blocks of n nodes each.
@@ -13,7 +13,7 @@ export type Wanted = "changed" | "clean" | "none";
 export interface Plan {
   readonly forest: PrefixForest;
   readonly wanted: Wanted;
-  /** n: nodes per block. */
+  /** n: nodes per block, of the largest where packs differ. */
   readonly block: number;
   readonly packs: readonly Pack[];
   /** Row of each forward node in the activations that are kept, −1 where they are not. */
@@ -73,12 +73,88 @@ export function planCapture(
 ): Plan {
   const { forward, backward, ends } = forest;
   const n = block ?? blockSize(forest);
+  const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
+  const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
+  const backwardBlocks = cutForest(backward, n, { load: pairsAt, maxLoad });
+  const forwardBlocks = cutForest(forward, n, { wanted: needed });
 
+  const perPack = Math.max(1, Math.floor(nodes / n));
+  const packs = [
+    ...[...chunks(backwardBlocks, perPack, pairsAt, maxLoad)].map((blocks) =>
+      fillPack("backward", blocks, n, backwardRow, ends),
+    ),
+    ...[...chunks(forwardBlocks, perPack, () => 0, maxLoad)].map((blocks) =>
+      fillPack("forward", blocks, n, forwardRow, ends),
+    ),
+  ];
+  return { forest, wanted, block: n, packs, row, rows };
+}
+
+/**
+ * The work as the field does it, in padded batches: each prompt a block by itself, as long as the longest of its batch; pairs sorted by length, so
+ * that there is little padding. The clean prompts of a batch are one pack, the patch prompts another.
+ *
+ * @param forest one in which nothing is merged
+ * @param batch pairs per batch
+ */
+export function planBatches(
+  forest: PrefixForest,
+  { wanted, batch }: { readonly wanted: Wanted; readonly batch: number },
+): Plan {
+  const { forward, backward, ends, endOfPair } = forest;
+  const { row, rows, needed, backwardRow, forwardRow } = rolesOf(forest, wanted);
+  const lengthOf = (pair: number) => backward.position[endOfPair[pair]!]! + 1;
+  const order = [...endOfPair.keys()].sort((a, b) => lengthOf(a) - lengthOf(b) || a - b);
+  const packs: Pack[] = [];
+  let longest = 0;
+  for (let from = 0; from < order.length; from += batch) {
+    const pairs = order.slice(from, from + batch);
+    const n = Math.max(...pairs.map(lengthOf));
+    longest = Math.max(longest, n);
+    const last = pairs.map((pair) => endOfPair[pair]!);
+    packs.push(
+      fillPack(
+        "backward",
+        last.map((node) => pathTo(backward, node)),
+        n,
+        backwardRow,
+        ends,
+      ),
+    );
+    const patches = last.map((node) => backward.patch[node]!).filter(needed);
+    if (patches.length > 0)
+      packs.push(
+        fillPack(
+          "forward",
+          patches.map((node) => pathTo(forward, node)),
+          n,
+          forwardRow,
+          ends,
+        ),
+      );
+  }
+  return { forest, wanted, block: longest, packs, row, rows };
+}
+
+/** A node with its ancestors, all of them the block's own. */
+function pathTo(tree: Tree, node: number): Block {
+  const nodes: number[] = [];
+  for (let at = node; at >= 0; at = tree.parent[at]!) nodes.push(at);
+  return {
+    nodes: Int32Array.from(nodes.reverse()),
+    parent: Int32Array.from(nodes.keys(), (i) => i - 1),
+    owned: new Uint8Array(nodes.length).fill(1),
+  };
+}
+
+/** What becomes of each node: whether its activations are kept, where they are computed, and which metric values are asked for there. */
+function rolesOf({ forward, backward, ends }: PrefixForest, wanted: Wanted) {
   const row = new Int32Array(forward.size).fill(-1);
   if (wanted !== "none") {
     for (let node = 0; node < backward.size; node++) {
-      if (wanted === "clean") row[backward.clean[node]!] = 0;
-      else if (isChanged(backward, node)) row[backward.clean[node]!] = row[backward.patch[node]!] = 0;
+      const changed = isChanged(backward, node);
+      if (wanted !== "changed" || changed) row[backward.clean[node]!] = 0;
+      if (wanted !== "clean" && changed) row[backward.patch[node]!] = 0;
     }
   }
   let rows = 0;
@@ -95,51 +171,34 @@ export function planCapture(
   const needed = (node: number) => computedBy[node] === -1 && (row[node]! >= 0 || endsOfPatch.has(node));
 
   const pairsAt = (node: number) => (endsOfNode.get(node) ?? []).reduce((sum, e) => sum + ends[e]!.weight, 0);
-  const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
-  const backwardBlocks = cutForest(backward, n, { load: pairsAt, maxLoad });
-  const forwardBlocks = cutForest(forward, n, { wanted: needed });
-
-  const packs: Pack[] = [];
-  const perPack = Math.max(1, Math.floor(nodes / n));
-  for (const blocks of chunks(backwardBlocks, perPack, pairsAt, maxLoad)) {
-    packs.push(
-      fillPack(
-        "backward",
-        blocks,
-        n,
-        (node) => {
-          const f = backward.clean[node]!;
-          return {
-            token: backward.token[node]!,
-            position: backward.position[node]!,
-            keep: row[f]! >= 0 && computedBy[f] === node,
-            clean: endsOfNode.get(node) ?? [],
-            patch: computedBy[f] === node ? (endsOfPatch.get(f) ?? []) : [],
-          };
-        },
-        ends,
-      ),
-    );
-  }
-  for (const blocks of chunks(forwardBlocks, perPack, () => 0, maxLoad)) {
-    packs.push(
-      fillPack(
-        "forward",
-        blocks,
-        n,
-        (node) => ({
-          token: forward.token[node]!,
-          position: forward.position[node]!,
-          keep: row[node]! >= 0,
-          clean: [],
-          patch: endsOfPatch.get(node) ?? [],
-        }),
-        ends,
-      ),
-    );
-  }
-  return { forest, wanted, block: n, packs, row, rows };
+  const backwardRow: Describe = (node) => {
+    const f = backward.clean[node]!;
+    return {
+      token: backward.token[node]!,
+      position: backward.position[node]!,
+      keep: row[f]! >= 0 && computedBy[f] === node,
+      clean: endsOfNode.get(node) ?? [],
+      patch: computedBy[f] === node ? (endsOfPatch.get(f) ?? []) : [],
+    };
+  };
+  const forwardRow: Describe = (node) => ({
+    token: forward.token[node]!,
+    position: forward.position[node]!,
+    keep: row[node]! >= 0,
+    clean: [],
+    patch: endsOfPatch.get(node) ?? [],
+  });
+  return { row, rows, needed, pairsAt, backwardRow, forwardRow };
 }
+
+/** What a pack's row says of a node, with the ends whose clean and patch metric is read there. */
+type Describe = (node: number) => {
+  readonly token: number;
+  readonly position: number;
+  readonly keep: boolean;
+  readonly clean: readonly number[];
+  readonly patch: readonly number[];
+};
 
 /** The work of computing the metric at every end's clean prompt, forward passes alone. */
 export function planMetric(
@@ -179,13 +238,7 @@ function fillPack(
   kind: Pack["kind"],
   blocks: readonly Block[],
   n: number,
-  describe: (node: number) => {
-    token: number;
-    position: number;
-    keep: boolean;
-    clean: readonly number[];
-    patch: readonly number[];
-  },
+  describe: Describe,
   ends: readonly End[],
 ): Pack {
   const N = n * blocks.length;

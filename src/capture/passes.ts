@@ -28,7 +28,7 @@ export interface PassOptions extends SessionOptions {
   readonly splice?: (site: SiteName, x: Tensor, context: Context) => Tensor;
 }
 
-/** The forward pass of a model, and the forward and backward pass in one graph, compiled when first used. */
+/** The forward pass of a model, and the forward and backward pass in one graph, compiled when first used, for each size of block. */
 export interface Passes {
   run(pack: Pack): Promise<PassResult>;
   release(): Promise<void>;
@@ -39,11 +39,11 @@ export interface Passes {
  * metric rows, at the activation that the rest of the model sees.
  */
 export function tracePasses(model: Model, weights: Weights, options: PassOptions): Passes {
-  const { block, sites, dtype = "float32", splice = (_, x) => x } = options;
-  const sessions = new Map<Pack["kind"], Promise<Session>>();
+  const { sites, dtype = "float32", splice = (_, x) => x } = options;
+  const sessions = new Map<string, Promise<Session>>();
 
-  const trace = (kind: Pack["kind"]): Promise<Session> => {
-    const context = contextInputs(block, dtype);
+  const trace = (kind: Pack["kind"], n: number): Promise<Session> => {
+    const context = contextInputs(n, dtype);
     const seen = new Map<SiteName, Tensor>();
     const last = forward(model, weights, context, (site, x) => {
       const y = splice(site, x, context);
@@ -70,12 +70,14 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
 
   return {
     async run(pack) {
-      let session = sessions.get(pack.kind);
+      const n = blockOf(pack);
+      const key = `${pack.kind}/${n}`;
+      let session = sessions.get(key);
       if (!session) {
-        session = trace(pack.kind);
-        sessions.set(pack.kind, session);
+        session = trace(pack.kind, n);
+        sessions.set(key, session);
       }
-      const outputs = await (await session).run(packInputs(pack, block, dtype));
+      const outputs = await (await session).run(packInputs(pack, n, dtype));
       const bySite = (prefix: string) =>
         new Map(
           sites.flatMap((site) => {
@@ -118,6 +120,9 @@ export function heldRunner(passes: Passes): Runner {
     release: () => passes.release(),
   };
 }
+
+/** Nodes per block of a pack. */
+export const blockOf = ({ tokens, blocks }: Pack) => tokens.length / blocks;
 
 const partOf = (job: number) => `pack-${String(job).padStart(4, "0")}`;
 

@@ -1,21 +1,20 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import type { CodeReader, SparseCodes } from "../dictionaries/encode.ts";
+import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
+import { captureFor } from "./capture-for.ts";
 import { type Directions, directionsOf, dot } from "./directions.ts";
-import { type EffectRows, errorFeature, RowBuilder } from "./rows.ts";
+import type { MethodSetting, SiteEffects, SumCheck } from "./method.ts";
+import { errorFeature, RowBuilder } from "./rows.ts";
 
-/** How well the effects at each node of a site add up: the largest |Σ effects − ⟨g, Δx⟩| / Σ|effects| over its nodes, and where. */
-export interface SumCheck {
-  readonly node: number;
-  /** |Σ features + error − ⟨g, Δx⟩| there, in logits. */
-  readonly gap: number;
-  /** Σ |effects| there, the error's included, in logits. */
-  readonly scale: number;
-}
-
-export interface SiteEffects {
-  readonly rows: EffectRows;
-  readonly check: SumCheck;
+/** The method `analytic` (see `methodNames`). */
+export async function* analyticMethod(setting: MethodSetting): AsyncGenerator<SiteEffects> {
+  const captured = await captureFor(setting, "changed");
+  const codes = codeReader(setting);
+  try {
+    for (const dictionary of setting.dictionaries.values()) yield await analyticEffects(captured, dictionary, codes);
+  } finally {
+    await codes.release();
+  }
 }
 
 /**
@@ -29,7 +28,7 @@ export async function analyticEffects(
   capture: Capture,
   dictionary: Dictionary,
   codes: CodeReader,
-): Promise<SiteEffects> {
+): Promise<Required<SiteEffects>> {
   const captured = await capture.site(dictionary.site);
   const nodes = capture.activeNodes(dictionary.site);
   const { rows, clean, patch } = rowsOf(capture, captured, nodes);
@@ -63,7 +62,7 @@ function nodeEffects(
   x: ArrayLike<number>,
   { offsets, features, values }: SparseCodes,
   { data, start }: Directions,
-): SiteEffects {
+): Required<SiteEffects> {
   const rows = new RowBuilder(site);
   const [gNode, deltaError] = [new Float64Array(D), new Float64Array(D)];
   let check: SumCheck = { node: -1, gap: 0, scale: 0 };

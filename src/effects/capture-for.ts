@@ -1,0 +1,22 @@
+import { type Capture, capture } from "../capture/capture.ts";
+import { planBatches, planCapture, type Wanted } from "../capture/packs.ts";
+import type { SiteName } from "../site.ts";
+import type { MethodSetting } from "./method.ts";
+
+/** Activations and gradients of the plain model for a method: those that the setting has, or captured now. */
+export async function captureFor(
+  setting: MethodSetting,
+  wanted: Wanted,
+  sites: readonly SiteName[] = [...setting.dictionaries.keys()],
+): Promise<Capture> {
+  const captured =
+    setting.captured ??
+    (await capture(setting.model, setting.weights, planFor(setting, wanted), { ...setting, sites }));
+  setting.onMetric?.(captured.cleanMetric, captured.patchMetric);
+  return captured;
+}
+
+/** The work of a setting: on its forest, or in padded batches. */
+export function planFor({ forest, batch }: MethodSetting, wanted: Wanted) {
+  return batch === undefined ? planCapture(forest, { wanted }) : planBatches(forest, { wanted, batch });
+}

@@ -1,0 +1,89 @@
+import type { Capture } from "../capture/capture.ts";
+import type { Hooks } from "../capture/runner.ts";
+import type { ModelWeights } from "../capture/weights.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { SessionOptions } from "../graph/session.ts";
+import type { Model } from "../models/model.ts";
+import type { PrefixForest } from "../prompts/forest.ts";
+import type { SiteName } from "../site.ts";
+import { analyticMethod } from "./analytic.ts";
+import type { EffectRows } from "./rows.ts";
+
+/**
+ * The ways to compute effects (METHOD: "Node effects").
+ *
+ * - `analytic`: Δf·⟨g, d⟩ with g of the plain model; no SAE in any pass
+ * - `analytic-ig`: the same with the mean gradient between the clean and the patch activation
+ * - `sfc`: SAEs spliced into forward and backward at all sites, gradients straight through (arXiv:2403.19647)
+ * - `sfc-ig`: SAEs spliced in at one site at a time, on the way from the clean to the patch codes
+ * - `spliced`: SAEs at all sites with a detached error and no pass-through: gradients run through the encoders
+ * - `exact`: each feature of each node patched by itself, and the metric computed again
+ */
+export const methodNames = ["analytic", "analytic-ig", "sfc", "sfc-ig", "spliced", "exact"] as const;
+
+export type MethodName = (typeof methodNames)[number];
+
+/** Where along the way from clean to patch gradients are taken, with K steps: at (k + ½)/K, or at k/K as the public code does. */
+export type Rule = "midpoint" | "left";
+
+/** What a method works on, and how. */
+export interface MethodSetting extends SessionOptions, Hooks {
+  readonly model: Model;
+  /** Held weights; `analytic` takes streamed ones too. */
+  readonly weights: ModelWeights;
+  readonly forest: PrefixForest;
+  /** The sites, in order of computation. */
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly dtype?: "float32" | "float64";
+  /** Padded batches of so many pairs, as the field runs them, instead of the prefix forest: `forest` then has nothing merged. */
+  readonly batch?: number;
+  /** Steps of the integrated methods, 10 by default. */
+  readonly steps?: number;
+  /** `midpoint` by default. */
+  readonly rule?: Rule;
+  /** `exact`: the features to patch, by site; or the so many strongest of `analytic` at each site; by default all. */
+  readonly features?: ReadonlyMap<SiteName, readonly number[]> | { readonly top: number };
+  /** Activations and gradients of the plain model, with what the method wants of them (`wantedBy`), where there are any already. */
+  readonly captured?: Capture;
+  /** Told m at the clean and at the patch prompt of each of the forest's ends, in logits, once they are known. */
+  readonly onMetric?: (clean: Float64Array, patch: Float64Array) => void;
+  /** Told the work before it begins, where it is long (`exact`): metric evaluations, and floating-point operations. */
+  readonly onWork?: (work: { readonly patches: number; readonly flops: number }) => void;
+}
+
+/** How well the effects at each node of a site add up: the largest |Σ effects − ⟨g, Δx⟩| / Σ|effects| over its nodes, and where. */
+export interface SumCheck {
+  readonly node: number;
+  /** |Σ features + error − ⟨g, Δx⟩| there, in logits. */
+  readonly gap: number;
+  /** Σ |effects| there, the error's included, in logits. */
+  readonly scale: number;
+}
+
+/** Effects at one site. */
+export interface SiteEffects {
+  readonly rows: EffectRows;
+  /** Absent for methods that have no such sum. */
+  readonly check?: SumCheck;
+}
+
+/** A method: effects site by site, each of the setting's sites once, in the order in which the method comes to them. */
+export type Method = (setting: MethodSetting) => AsyncGenerator<SiteEffects>;
+
+/** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */
+export function effectsOf(method: MethodName, setting: MethodSetting): AsyncGenerator<SiteEffects> {
+  return methods[method](setting);
+}
+
+const unfinished: Method = () => {
+  throw new Error("internal: not there yet");
+};
+
+const methods: Readonly<Record<MethodName, Method>> = {
+  analytic: analyticMethod,
+  "analytic-ig": unfinished,
+  sfc: unfinished,
+  "sfc-ig": unfinished,
+  spliced: unfinished,
+  exact: unfinished,
+};
