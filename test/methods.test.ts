@@ -139,15 +139,16 @@ describe.each(shapes)(`%s, five sites at once (seed ${seed})`, (name) => {
 
 describe("a forest that has to be cut", () => {
   it.each(["analytic", "sfc", "spliced", "analytic-ig", "sfc-ig"] as const)("changes nothing in %s", async (method) => {
-    const forest = await setting("llama-gqa", "float32", { pairs: 400 });
+    const forest = await setting("llama-gqa", "float32", { pairs: 400, steps: 2 });
     // Three packs at least: gradients of shared prefixes come from several, and codes of patch prompts before and after them.
     expect(planCapture(forest.forest, { wanted: "changed" }).packs.length).toBeGreaterThan(2);
-    const separate = await setting("llama-gqa", "float32", { pairs: 400, merge: "none", batch: 32 });
+    const separate = await setting("llama-gqa", "float32", { pairs: 400, steps: 2, merge: "none", batch: 32 });
     expect(gap(summed(await all(method, forest)), summed(await all(method, separate)))).toBeLessThan(2e-5);
   });
 
   it("changes nothing in exact", async () => {
-    const [at, pairs] = [["mlp_out.1"], 120];
+    // The subtrees of the first nodes do not fit into a block, and prompts end within them.
+    const [at, pairs] = [["mlp_out.0"], 300];
     const merged = await setting("llama-gqa", "float64", { at, pairs });
     const [site] = at as [string];
     const top = { features: new Map([[site, [3, 11, 30]]]) };
