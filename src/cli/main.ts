@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { scores } from "../circuit/ranking.ts";
+import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { runJob } from "./host.ts";
 import { embeddedModel, generatedTask, type JobOptions, packageRoot } from "./setting.ts";
@@ -132,7 +133,9 @@ interface Flags {
   readonly task?: string;
   readonly pairs?: string;
   readonly seed: number;
-  readonly method?: "analytic";
+  readonly method?: MethodName;
+  readonly steps?: number;
+  readonly rule?: Rule;
   readonly score?: JobOptions["score"];
   readonly precision?: JobOptions["precision"];
   readonly device?: string;
@@ -208,7 +211,11 @@ function jobFlags(command: Command): Command {
       "at most so many pairs per pack; never changes results (default: automatic)",
       wholeNumber,
     )
-    .addOption(new Option("--method <name>", "how effects are computed").choices(["analytic"]).default("analytic"))
+    .addOption(new Option("--method <name>", "how effects are computed").choices(methodNames).default("analytic"))
+    .option("--steps <n>", `steps of analytic-ig and sfc-ig (default: ${defaultSteps})`, wholeNumber)
+    .addOption(
+      new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
+    )
     .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
     .addOption(
       new Option(
@@ -240,6 +247,17 @@ function jobFlags(command: Command): Command {
 }
 
 function jobOptions(flags: Flags): JobOptions {
+  const { method = "analytic", score = "effect", steps, rule } = flags;
+  if (method !== "analytic" && score !== "effect") {
+    throw new UsageError(`--score ${score}: expected --method analytic with it, got ${method}. Leave one of them out.`);
+  }
+  if (method !== "analytic" && flags.weights === "streamed") {
+    throw new UsageError(`--weights streamed: expected --method analytic with it, got ${method}. Leave --weights out.`);
+  }
+  if (!isIntegrated(method) && (steps !== undefined || rule !== undefined)) {
+    const flag = steps === undefined ? "--rule" : "--steps";
+    throw new UsageError(`${flag}: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);
+  }
   return {
     model_name: flags.model_name,
     sae_source: flags.sae_source ?? null,
@@ -250,8 +268,9 @@ function jobOptions(flags: Flags): JobOptions {
     task: flags.pairs === undefined ? (flags.task ?? generatedTask) : null,
     pairs: flags.pairs ?? null,
     seed: flags.seed,
-    method: "analytic",
-    score: flags.score ?? "effect",
+    method,
+    ...(isIntegrated(method) && { steps: steps ?? defaultSteps, rule: rule ?? "midpoint" }),
+    score,
     precision: flags.precision ?? "float32",
     device: flags.device ?? "cpu",
     top: flags.top ?? 20,
