@@ -138,6 +138,25 @@ describe.each(shapes)(`%s, five sites at once (seed ${seed})`, (name) => {
   );
 });
 
+describe("dictionaries of other kinds, three sites at once", () => {
+  it.each([
+    ["TopK", { kind: "topk" }],
+    ["normalised per token to a length", { normalization: "constant_norm_rescale" }],
+    ["normalised per token like a layer norm", { normalization: "layer_norm" }],
+  ] as const)("%s: the identity holds", async (_, kind) => {
+    for (const name of ["llama-gqa", "gpt2"]) {
+      const of = await setting(name, "float64", { at: ["attn_out.0", "resid_post.0", "mlp_out.1"] });
+      const dictionaries = new Map(
+        [...of.dictionaries].map(([site, { inputWidth }]) => [site, randomDictionary(site, inputWidth, F, seed, kind)]),
+      );
+      const other = { ...of, dictionaries };
+      expect(gap(await all("analytic", other), await all("analytic", of))).toBeGreaterThan(1e-2);
+      expect(gap(await all("analytic", other), await all("sfc", other))).toBeLessThan(1e-10);
+      expect(gap(await all("analytic-ig", other), await all("sfc-ig", other))).toBeLessThan(1e-10);
+    }
+  });
+});
+
 describe("a forest that has to be cut", () => {
   it.each(["analytic", "sfc", "spliced", "analytic-ig", "sfc-ig"] as const)("changes nothing in %s", async (method) => {
     const forest = await setting("llama-gqa", "float32", { pairs: 400, steps: 2 });

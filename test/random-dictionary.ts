@@ -1,4 +1,4 @@
-import type { Activation, Dictionary } from "../src/dictionaries/dictionary.ts";
+import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { Random } from "../src/random.ts";
 import type { SiteName } from "../src/site.ts";
 
@@ -8,22 +8,36 @@ export function randomDictionary(
   D: number,
   F: number,
   seed: string,
-  { kind = "jumprelu", threshold = 0.5 }: { kind?: "relu" | "jumprelu"; threshold?: number } = {},
+  {
+    kind = "jumprelu",
+    threshold = 0.5,
+    normalization,
+  }: { kind?: Activation["kind"]; threshold?: number; normalization?: Normalization } = {},
 ): Dictionary {
   const random = new Random(`${seed}/${site}`);
   const normal = (n: number, scale: number) => Float32Array.from({ length: n }, () => scale * random.normal());
   const weight = normal(D * F, D ** -0.5);
   const decoder = normal(F * D, D ** -0.5);
   const [bias, decoderBias] = [normal(F, 0.3), normal(D, 0.2)];
-  const activation: Activation =
-    kind === "relu" ? { kind } : { kind: "jumprelu", threshold: normal(F, threshold).map((t) => Math.abs(t)) };
+  const activations: { readonly [K in Activation["kind"]]: () => Activation } = {
+    relu: () => ({ kind: "relu" }),
+    jumprelu: () => ({ kind: "jumprelu", threshold: normal(F, threshold).map((t) => Math.abs(t)) }),
+    topk: () => ({ kind: "topk", k: F >> 3 }),
+  };
+  const activation = activations[kind]();
   return {
     name: `random ${site}`,
     site,
     inputWidth: D,
     width: F,
     kind,
-    encoder: async () => ({ weight, bias, inputBias: decoderBias, activation }),
+    encoder: async () => ({
+      weight,
+      bias,
+      inputBias: decoderBias,
+      activation,
+      ...(normalization && { normalization }),
+    }),
     decoder: async () => decoder,
     decoderRows: async (features) =>
       Float32Array.from(Array.from(features).flatMap((i) => [...decoder.subarray(i * D, (i + 1) * D)])),

@@ -14,11 +14,20 @@ const uint16 = 4;
 /** Types of inputs that runtimes take as bits alone. */
 const isBits = (dtype: DType) => dtype === "bfloat16" || dtype === "float16";
 
+/** Numbers from which on a matrix is worth feeding. Smaller constants take part in the runtime's folding and fusing. */
+const leastFed = 4096;
+
 interface Node {
   readonly type: string;
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   readonly attributes: Readonly<Record<string, AttributeValue>>;
+}
+
+/** A constant that is given to the runtime with every run. */
+export interface FedConstant {
+  readonly name: string;
+  readonly tensor: Tensor;
 }
 
 interface Graph {
@@ -31,9 +40,11 @@ interface Graph {
  * The ONNX file of the graph that leads to `outputs`, its inputs named as they were traced and its outputs as the keys. Inputs in bfloat16 and
  * float16 are the bits, as uint16.
  *
- * Constants become initializers inside the file, so a whole model must stay below protobuf's 2 GiB.
+ * Constants become initializers inside the file, which protobuf limits to 2 GiB.
+ *
+ * @param fed if given, large matrices become inputs instead and are added to it
  */
-export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array {
+export function writeOnnx(outputs: Readonly<Record<string, Tensor>>, fed?: FedConstant[]): Uint8Array {
   const graph: Graph = { nodes: [], initializers: [], next: 0 };
   const names = new Map<Tensor, string>();
   const message = new Message();
@@ -44,6 +55,11 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>): Uint8Array
       inputs.push(valueInfo(source.name, isBits(t.dtype) ? uint16 : typeNumbers[t.dtype], t.shape));
       const to = typeNumbers[t.dtype];
       names.set(t, isBits(t.dtype) ? add(graph, "BitCast", [source.name], { to }) : source.name);
+    } else if (source.kind === "constant" && fed && source.data.length >= leastFed && t.rank > 1) {
+      const name = `constant${fed.length}`;
+      fed.push({ name, tensor: t });
+      inputs.push(valueInfo(name, typeNumbers[t.dtype], t.shape));
+      names.set(t, name);
     } else if (source.kind === "constant") {
       names.set(t, initializer(graph, source.data, t.dtype, t.shape as number[]));
     } else {

@@ -23,6 +23,11 @@ export async function runtimeName(): Promise<"onnxruntime-node" | "onnxruntime-w
   return (await load()).native ? "onnxruntime-node" : "onnxruntime-web";
 }
 
+/** Whether sessions read the values of their inputs where they lie, without a copy. */
+export async function readsInPlace(device: Device = "cpu"): Promise<boolean> {
+  return device === "cpu" && (await load()).native && !process.env.SFC_NOFEED;
+}
+
 /** A session of an ONNX file. @throws UserError if the device needs the native runtime and there is none */
 export async function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
   const { ort, native } = await load();
