@@ -60,7 +60,17 @@ function methodLines({ methods }: Comparison): string[] {
 
 function agreementLines(agreement: Comparison["agreement"]): string[] {
   return table([
-    ["all sites together", "features", "Pearson", "Spearman", "sign", "top 10", "50", "100", "largest difference"],
+    [
+      "all sites together",
+      "features",
+      "Pearson",
+      "Spearman",
+      "sign",
+      "top 10",
+      "50",
+      "100",
+      "largest difference / effect",
+    ],
     ...agreement
       .filter(({ site }) => site === "")
       .map((of) => [
@@ -123,8 +133,13 @@ function sumLines(sums: Comparison["sums"]): string[] {
   ]);
 }
 
-const times = (value: number, first: number) => (first > 0 ? `${(value / first).toPrecision(2)} ×` : "–");
+function times(value: number, first: number): string {
+  if (first <= 0) return "–";
+  const ratio = value / first;
+  return `${ratio < 10 ? ratio.toFixed(1) : Math.round(ratio)} ×`;
+}
+
 const share = (value: number | null) => (value === null ? "–" : `${Math.round(100 * value)} %`);
 const correlation = (value: number | null) => (value === null ? "–" : value.toFixed(4));
 const ofLargest = ({ difference, scale }: { difference: number; scale: number }) =>
-  scale === 0 ? "0" : `${(difference / scale).toExponential(1)} of ${scale.toPrecision(2)}`;
+  scale === 0 ? "–" : (difference / scale).toPrecision(2);
