@@ -169,6 +169,7 @@ const cases: Record<Op, readonly Case[]> = {
   KthLargest: [],
   OneHot: [],
   Cast: [{ shapes: [[3]], f: (a) => a!.cast("float64") }],
+  Detach: [],
 };
 
 const seed = 20261122;

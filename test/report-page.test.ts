@@ -1,13 +1,8 @@
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
-import { type Browser, chromium, type Page } from "playwright-core";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { ablationSchema, type ReportData } from "../src/report/data.ts";
 import { reportPage } from "../src/report/page.ts";
 import { sampleReport } from "../web/sample.ts";
+import { lowContrast, type PageHarness, pageHarness } from "./page-harness.ts";
 
 const seed = 7;
 const opening = '<script type="application/json" id="sfc-report">';
@@ -40,81 +35,12 @@ describe("reportPage", () => {
   });
 });
 
-// The package brings the libraries and fonts that a bare machine lacks. It unpacks the libraries when told that it is on Amazon Linux, and its own
-// fonts.conf looks in /tmp only: a page without any font crashes.
-const folder = mkdtempSync(join(tmpdir(), "sfc-report-"));
-const launched = await launch();
-if (typeof launched === "string") console.warn(`The report's browser tests are skipped: ${launched}`);
+const harness = await pageHarness();
 
-async function launch(): Promise<Browser | string> {
-  const before = { ...process.env };
-  writeFileSync(
-    join(folder, "fonts.conf"),
-    `<fontconfig><dir>${folder}/fonts</dir><cachedir>${folder}/fonts-cache</cachedir></fontconfig>`,
-  );
-  Object.assign(process.env, { TMPDIR: folder, FONTCONFIG_PATH: folder, AWS_LAMBDA_JS_RUNTIME: "nodejs20.x" });
-  const args = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"];
-  try {
-    const { default: packaged } = await import("@sparticuz/chromium");
-    return await chromium.launch({ executablePath: await packaged.executablePath(), args });
-  } catch (first) {
-    const systems = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-    for (const executablePath of systems) {
-      const browser = await chromium.launch({ executablePath, args }).catch(() => null);
-      if (browser !== null) return browser;
-    }
-    return `no browser starts here (${String(first).split("\n")[0]})`;
-  } finally {
-    for (const name of ["TMPDIR", "AWS_LAMBDA_JS_RUNTIME", "LD_LIBRARY_PATH", "FONTCONFIG_PATH", "HOME"]) {
-      if (before[name] === undefined) delete process.env[name];
-      else process.env[name] = before[name];
-    }
-  }
-}
+afterAll(() => harness?.close());
 
-afterAll(async () => {
-  if (typeof launched !== "string") await launched.close();
-  rmSync(folder, { recursive: true, force: true });
-});
-
-describe.skipIf(typeof launched === "string")("the page", () => {
-  const browser = launched as Browser;
-  let template = "";
-
-  beforeAll(() => {
-    const outDir = join(folder, "web");
-    const [vite, config] = ["../node_modules/vite/bin/vite.js", "../web/vite.config.ts"].map((path) =>
-      fileURLToPath(new URL(path, import.meta.url)),
-    ) as [string, string];
-    // A process of its own, because Vitest's NODE_ENV would make it a page for development.
-    const env = { ...process.env, NODE_ENV: "production" };
-    execFileSync(process.execPath, [vite, "build", "--config", config, "--outDir", outDir, "--logLevel", "warn"], {
-      env,
-    });
-    template = readFileSync(join(outDir, "report.html"), "utf8");
-  });
-
-  /** Opens a report from disk; collects what goes wrong and what is asked of the network. */
-  async function open(data: ReportData, { width = 1366, scheme = "light" as "light" | "dark", hash = "" } = {}) {
-    const file = join(folder, "report.html");
-    writeFileSync(file, reportPage(template, data));
-    const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme: scheme });
-    const problems: string[] = [];
-    page.on("console", (message) => {
-      if (["error", "warning"].includes(message.type())) problems.push(message.text());
-    });
-    page.on("pageerror", (error) => problems.push(error.message));
-    const address = pathToFileURL(file).href;
-    page.on("request", (request) => {
-      if (!request.url().startsWith(address) && !request.url().startsWith("data:")) problems.push(request.url());
-    });
-    await page.goto(address + hash);
-    await page.waitForSelector("#run");
-    await page.waitForFunction(() =>
-      [...document.querySelectorAll(".chart")].every((c) => c.firstElementChild !== null),
-    );
-    return { page, problems };
-  }
+describe.skipIf(harness === null)("the page", () => {
+  const { template, open } = harness ?? ({} as PageHarness);
 
   test("is one file that names no other", () => {
     expect(template).not.toMatch(/<(script|link|img)[^>]* (src|href)="(?!data:)/);
@@ -288,48 +214,3 @@ describe.skipIf(typeof launched === "string")("the page", () => {
     await page.close();
   });
 });
-
-/**
- * Texts whose contrast with what is painted behind them is under 4.5 : 1 (WCAG 2.2, 1.4.3), with the contrast. Colours are read back from a
- * canvas, so every notation counts; backgrounds are those of the element and its ancestors, and of a bar that lies under the text.
- */
-function lowContrast(page: Page): Promise<string[]> {
-  return page.evaluate(() => {
-    const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", {
-      willReadFrequently: true,
-    })!;
-    const over = (colours: string[]) => {
-      context.clearRect(0, 0, 1, 1);
-      for (const colour of colours) {
-        context.fillStyle = colour;
-        context.fillRect(0, 0, 1, 1);
-      }
-      return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-    };
-    const luminance = (rgb: number[]) =>
-      rgb
-        .map((v) => v / 255)
-        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i]!, 0);
-    const found = new Set<string>();
-    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    for (let node = texts.nextNode(); node; node = texts.nextNode()) {
-      const element = node.parentElement!;
-      if (node.textContent!.trim() === "" || element.closest("script, style, option, .unseen, .skip")) continue;
-      if (element.getClientRects().length === 0) continue;
-      const behind: string[] = [];
-      for (let at: Element | null = element; at; at = at.parentElement) {
-        behind.unshift(getComputedStyle(at).backgroundColor);
-        const fill = at.previousElementSibling;
-        if (fill?.className === "fill") behind.unshift(getComputedStyle(fill).backgroundColor);
-      }
-      const style = getComputedStyle(element);
-      const colour = element.closest("svg") ? style.fill : style.color;
-      const [a, b] = [luminance(over([...behind, colour])), luminance(over(behind))];
-      const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-      if (contrast < 4.5)
-        found.add(`${element.tagName}.${element.getAttribute("class") ?? ""}: ${contrast.toFixed(2)}`);
-    }
-    return [...found];
-  });
-}

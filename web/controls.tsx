@@ -1,5 +1,6 @@
 import { type ComponentChildren, Fragment } from "preact";
 import { useId } from "preact/hooks";
+import type { Finding } from "./methods.ts";
 
 /** One of a few values, all in view: radio buttons that look like a segmented control. */
 export function Choice<T extends string>(props: {
@@ -74,6 +75,45 @@ export function Part(props: { id: string; title: string; children: ComponentChil
       <h2 id={`${props.id}-title`}>{props.title}</h2>
       {props.children}
     </section>
+  );
+}
+
+/** A name and what stands under it, for a `dl` of class `facts`. */
+export function Fact({ name, children }: { name: string; children: ComponentChildren }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}
+
+/** A number at a glance with its name and a note, for a `dl` of class `figures`. */
+export function Figure(props: { name: string; value: string; note: string; failed?: boolean }) {
+  return (
+    <div class={props.failed ? "failed" : ""}>
+      <dt>{props.name}</dt>
+      <dd>
+        <b>{props.value}</b>
+        <span>{props.note}</span>
+      </dd>
+    </div>
+  );
+}
+
+/** No line ends between a number and its sign. */
+const unbroken = (text: string) => text.replace(/(\d) ([%×])/g, "$1\u00a0$2");
+
+/** Sentences that say what came out: the claim, and the numbers that it rests on. */
+export function Findings({ label, findings }: { label: string; findings: readonly Finding[] }) {
+  return (
+    <ul class="findings" aria-label={label}>
+      {findings.map(({ claim, grounds }) => (
+        <li key={claim}>
+          <strong>{claim}</strong> {unbroken(grounds)}
+        </li>
+      ))}
+    </ul>
   );
 }
 

@@ -31,11 +31,40 @@ export function whole(value: number): string {
   return Math.round(value).toLocaleString("en");
 }
 
+/** A large count in three digits, `3.18 M`, `2.61 B`. */
+export function compact(value: number): string {
+  const [unit, size] = value >= 1e9 ? [" B", 1e9] : value >= 1e6 ? [" M", 1e6] : value >= 1e3 ? [" k", 1e3] : ["", 1];
+  return value < 1e3 ? String(value) : `${number(value / size)}${unit}`;
+}
+
 /** A share as percent; 100 % only when it is all, 0 % only when it is none. */
 export function percent(share: number): string {
   if (share === 0 || share === 1) return `${100 * share} %`;
   const shown = Math.min(99.9, Math.max(0.1, 100 * share));
   return `${shown.toFixed(1)} %`;
+}
+
+/** A share of any size as percent with three significant digits: errors and gaps can be tiny, or above 100 %. */
+export function percentOf(share: number): string {
+  return Number.isFinite(share) ? `${number(100 * share)} %` : "–";
+}
+
+/**
+ * A correlation with as many digits as it needs to stay apart from 1: `0.982`, `0.99998`, `> 0.999999`. 1 only when it is 1 in every digit.
+ */
+export function correlation(value: number | null): string {
+  if (value === null || Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  if (size >= 1) return value < 0 ? `${minus}1` : "1";
+  const digits = Math.max(3, Math.ceil(-Math.log10(1 - size)));
+  if (digits > 6) return value < 0 ? `< ${minus}0.999999` : "> 0.999999";
+  return value.toFixed(digits).replace("-", minus);
+}
+
+/** How many times: `0.31`, `1`, `9.4`, `38`. */
+export function multiple(ratio: number): string {
+  if (ratio === 1) return "1";
+  return ratio < 1 ? ratio.toPrecision(2) : ratio < 9.95 ? ratio.toFixed(1) : whole(ratio);
 }
 
 /** Bytes as MiB or GiB. */

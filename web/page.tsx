@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import type { ReportData } from "../src/report/data.ts";
+import { Frame } from "./frame.tsx";
 import { type FeatureName, featureOf } from "./link.ts";
 import { AccuracyPart } from "./parts/accuracy.tsx";
 import { AgreementPart } from "./parts/agreement.tsx";
@@ -11,7 +12,6 @@ import { MeaningPart } from "./parts/meaning.tsx";
 import { PromptsPart } from "./parts/prompts.tsx";
 import { RunPart } from "./parts/run.tsx";
 import { Summary } from "./parts/summary.tsx";
-import { ThemeChoice } from "./theme.tsx";
 
 const contents = [
   ["accuracy", "Behaviour"],
@@ -25,7 +25,7 @@ const contents = [
   ["run", "Run"],
 ] as const;
 
-/** The whole report. */
+/** The whole report of a run. */
 export function Page({ data }: { data: ReportData }) {
   const [shown, setShown] = useState<FeatureName | null>(null);
   useEffect(() => {
@@ -40,32 +40,17 @@ export function Page({ data }: { data: ReportData }) {
     return () => removeEventListener("hashchange", follow);
   }, []);
   return (
-    <>
-      <a class="skip" href="#accuracy">
-        Skip to the results
-      </a>
-      <div class="top">
-        <nav aria-label="Sections">
-          {contents.map(([id, title]) => (
-            <a key={id} href={`#${id}`}>
-              {title}
-            </a>
-          ))}
-        </nav>
-        <ThemeChoice />
-      </div>
-      <main>
-        <Summary data={data} />
-        <AccuracyPart data={data} />
-        <ImportancePart data={data} />
-        <FeaturesPart data={data} />
-        <AgreementPart data={data} />
-        <PromptsPart data={data} />
-        <DriversPart data={data} shown={shown} />
-        <MeaningPart data={data} />
-        <ChecksPart data={data} />
-        <RunPart data={data} />
-      </main>
-    </>
+    <Frame contents={contents}>
+      <Summary data={data} />
+      <AccuracyPart data={data} />
+      <ImportancePart data={data} />
+      <FeaturesPart data={data} />
+      <AgreementPart data={data} />
+      <PromptsPart data={data} />
+      <DriversPart data={data} shown={shown} />
+      <MeaningPart data={data} />
+      <ChecksPart data={data} />
+      <RunPart data={data} />
+    </Frame>
   );
 }

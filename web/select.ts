@@ -26,6 +26,21 @@ export function sitesOfKind(sites: readonly string[], kind: string): string[] {
   return found.sort((a, b) => parseSite(a).layer - parseSite(b).layer);
 }
 
+/** Sites as kinds with their layers, `embed; resid_post 0–5, 8`. */
+export function layersOf(sites: readonly string[]): string {
+  const kinds = kindsOf(sites).map((kind) => {
+    if (kind === "embed") return kind;
+    const ranges: [first: number, last: number][] = [];
+    for (const { layer } of sitesOfKind(sites, kind).map(parseSite)) {
+      const open = ranges.at(-1);
+      if (open !== undefined && layer === open[1] + 1) open[1] = layer;
+      else ranges.push([layer, layer]);
+    }
+    return `${kind} ${ranges.map(([a, b]) => (a === b ? a : `${a}–${b}`)).join(", ")}`;
+  });
+  return kinds.join("; ");
+}
+
 /** What a score is counted in. */
 export const unitOf: Record<Score, string> = {
   effect: "logits per pair",

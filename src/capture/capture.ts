@@ -1,5 +1,5 @@
 import type { Model } from "../models/model.ts";
-import { isChanged } from "../prompts/forest.ts";
+import { isChanged, type PrefixForest } from "../prompts/forest.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { Pack, Plan } from "./packs.ts";
 import { type Floats, heldRunner, type PassOptions, tracePasses } from "./passes.ts";
@@ -89,13 +89,8 @@ async function captureOf(
   const cleanMetric = new Float64Array(forest.ends.length);
   const patchMetric = new Float64Array(forest.ends.length);
   for (const [k, pack] of packs.entries()) {
-    const metric = await results.metric(p, k);
-    pack.metric.end.forEach((end, i) => {
-      (pack.metric.prompt[i] === "clean" ? cleanMetric : patchMetric)[end] = metric[i]!;
-    });
+    placeMetric(pack, await results.metric(p, k), cleanMetric, patchMetric);
   }
-  const isEnd = new Uint8Array(forest.backward.size);
-  for (const end of forest.ends) isEnd[end.node] = 1;
   return {
     plan,
     sites,
@@ -115,16 +110,28 @@ async function captureOf(
       }
       return { site: name, width: D, x, g };
     },
-    activeNodes(name) {
-      const { kind, layer } = parseSite(name);
-      const lastOnly = kind !== "embed" && layer === model.layers - 1;
-      const active: number[] = [];
-      for (let node = 0; node < forest.backward.size; node++) {
-        if (isChanged(forest.backward, node) && (!lastOnly || isEnd[node])) active.push(node);
-      }
-      return Int32Array.from(active);
-    },
+    activeNodes: (name) => activeNodes(model, forest, name),
   };
+}
+
+/** Puts the metric values of a pack's run to their ends. */
+export function placeMetric(pack: Pack, metric: Floats, clean: Float64Array, patch: Float64Array): void {
+  pack.metric.end.forEach((end, i) => {
+    (pack.metric.prompt[i] === "clean" ? clean : patch)[end] = metric[i]!;
+  });
+}
+
+/** Backward nodes where Δ and g can differ from 0 at a site; see `Capture`. */
+export function activeNodes(model: Model, { backward, ends }: PrefixForest, site: SiteName): Int32Array {
+  const { kind, layer } = parseSite(site);
+  const endsOnly = kind !== "embed" && layer === model.layers - 1;
+  const isEnd = new Uint8Array(backward.size);
+  for (const end of ends) isEnd[end.node] = 1;
+  const active: number[] = [];
+  for (let node = 0; node < backward.size; node++) {
+    if (isChanged(backward, node) && (!endsOnly || isEnd[node])) active.push(node);
+  }
+  return Int32Array.from(active);
 }
 
 /**
@@ -142,7 +149,8 @@ export async function runMetric(
   return cleanMetric;
 }
 
-function forwardNode({ forest }: Plan, pack: Pack, row: number): number {
+/** The forward node that a pack's row computes. */
+export function forwardNode({ forest }: Plan, pack: Pack, row: number): number {
   const node = pack.node[row]!;
   return pack.kind === "backward" ? forest.backward.clean[node]! : node;
 }

@@ -50,10 +50,7 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
       seen.set(site, y);
       return y;
     });
-    const [cleanAnswer, patchAnswer] = [input("clean_answer", "int64", ["P"]), input("patch_answer", "int64", ["P"])];
-    const ends = last.gather(input("row", "int64", ["P"]));
-    const logit = (tokens: Tensor) => model.tokenLogits(weights, ends, tokens);
-    const metric = logit(patchAnswer).sub(logit(cleanAnswer));
+    const { metric, total } = traceMetric(model, weights, last);
     const outputs: Record<string, Tensor> = { metric };
     const taps = sites.map((site) => {
       const x = seen.get(site);
@@ -62,7 +59,6 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     });
     for (const [i, site] of sites.entries()) outputs[`x/${site}`] = taps[i]!;
     if (kind === "backward") {
-      const total = metric.mul(input("weight", dtype, ["P"])).sum();
       for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
     }
     return compile(outputs, options);
@@ -93,6 +89,14 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
       sessions.clear();
     },
   };
+}
+
+/** m[P] at the rows of the last block's output that are asked for, and M = Σ weight·m; inputs as `packInputs` gives them. */
+export function traceMetric(model: Model, weights: Weights, last: Tensor): { metric: Tensor; total: Tensor } {
+  const ends = last.gather(input("row", "int64", ["P"]));
+  const logit = (name: string) => model.tokenLogits(weights, ends, input(name, "int64", ["P"]));
+  const metric = logit("patch_answer").sub(logit("clean_answer"));
+  return { metric, total: metric.mul(input("weight", last.dtype, ["P"])).sum() };
 }
 
 /** Runs pack after pack with the whole model as one graph; a pack is a part. */
@@ -145,8 +149,8 @@ export function contextValues(pack: Pack, n: number, dtype: "float32" | "float64
   };
 }
 
-/** The inputs of a session for a pack. One row of weight 0 stands in where a pack asks for no metric. */
-function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
+/** The inputs of a session for a pack of blocks of n nodes. One row of weight 0 stands in where a pack asks for no metric. */
+export function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
   const P = Math.max(1, row.length);
   const padded = <T extends Int32Array | Float32Array>(data: T, empty: T): T => (row.length === 0 ? empty : data);

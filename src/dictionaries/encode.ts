@@ -1,5 +1,5 @@
 import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
-import { input, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
+import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
 import type { Activation, Dictionary, Encoder, Normalization } from "./dictionary.ts";
 
 /** Codes with their zeros left out: row r has features[offsets[r]..offsets[r+1]) in ascending order, with their values. */
@@ -8,6 +8,27 @@ export interface SparseCodes {
   readonly offsets: Int32Array;
   readonly features: Int32Array;
   readonly values: Float32Array | Float64Array;
+}
+
+/** The codes of one row: features in ascending order, with their values. */
+export interface CodeRow {
+  readonly features: Int32Array;
+  readonly values: Float32Array | Float64Array;
+}
+
+export function codeRow({ offsets, features, values }: SparseCodes, row: number): CodeRow {
+  const [from, to] = [offsets[row]!, offsets[row + 1]!];
+  return { features: features.subarray(from, to), values: values.subarray(from, to) };
+}
+
+/** The entries of one dense row [F] that are not 0. */
+export function sparseRow(dense: Float32Array | Float64Array): CodeRow {
+  const features: number[] = [];
+  for (let i = 0; i < dense.length; i++) if (dense[i] !== 0) features.push(i);
+  return {
+    features: Int32Array.from(features),
+    values: dense.slice(0, features.length).map((_, i) => dense[features[i]!]!),
+  };
 }
 
 /** Weights of an encoder as tensors of a graph. */
@@ -65,6 +86,34 @@ function traceNormalization(x: Tensor, kind: Normalization): { normalized: Tenso
   return { normalized: centred.div(scale.add(1e-5)), scale };
 }
 
+/** An encoder's weights as inputs of a graph, and their values; `name` tells those of several encoders apart. */
+export function encoderInputs(
+  encoder: Encoder,
+  dtype: "float32" | "float64",
+  name: (part: string) => string = (part) => part,
+): { readonly tensors: EncoderTensors; readonly values: Readonly<Record<string, Value>> } {
+  const { weight, bias, inputBias, activation } = encoder;
+  const F = bias.length;
+  const D = weight.length / F;
+  const values: Record<string, Value> = {};
+  const take = (part: string, data: Float32Array, ...shape: number[]): Tensor => {
+    values[name(part)] = { dtype, data: numbersOf(data, dtype), shape };
+    return input(name(part), dtype, shape);
+  };
+  const tensors = {
+    weight: take("weight", weight, D, F),
+    bias: take("bias", bias, F),
+    inputBias: inputBias && take("input_bias", inputBias, D),
+    threshold: activation.kind === "jumprelu" ? take("threshold", activation.threshold, F) : undefined,
+  };
+  return { tensors, values };
+}
+
+/** Float32 numbers in the type that is computed in; not copied where they have it. */
+function numbersOf(data: Float32Array | Float64Array, dtype: "float32" | "float64"): TypedData {
+  return dtype === "float64" ? numbers(data, dtype) : data;
+}
+
 /** Encodes with the dictionaries of a run, one at a time; dictionaries of one shape share a session. */
 export interface CodeReader {
   /** x[rows,D] at the dictionary's site → its codes. */
@@ -82,38 +131,21 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
   return {
     async encode(dictionary, x) {
       const encoder = await dictionary.encoder();
-      const { weight, bias, inputBias, activation } = encoder;
       const [D, F] = [dictionary.inputWidth, dictionary.width];
       const rule = codeRule(encoder);
-      const key = JSON.stringify([rule, D, F, inputBias !== undefined]);
+      const { tensors, values } = encoderInputs(encoder, dtype);
+      const key = JSON.stringify([rule, D, F, tensors.inputBias !== undefined]);
       let session = sessions.get(key);
       if (!session) {
-        const vector = (name: string, size: number) => input(name, dtype, [size]);
-        const tensors = {
-          weight: input("weight", dtype, [D, F]),
-          bias: vector("bias", F),
-          inputBias: inputBias && vector("input_bias", D),
-          threshold: activation.kind === "jumprelu" ? vector("threshold", F) : undefined,
-        };
         session = compile({ f: traceCodes(input("x", dtype, ["N", D]), tensors, rule) }, options);
         sessions.set(key, session);
       }
-      const value = (data: Float32Array | Float64Array, ...shape: number[]): Value => ({
-        dtype,
-        data: dtype === "float64" ? numbers(data, dtype) : data,
-        shape,
-      });
-      const weights = {
-        weight: value(weight, D, F),
-        bias: value(bias, F),
-        ...(inputBias && { input_bias: value(inputBias, D) }),
-        ...(activation.kind === "jumprelu" && { threshold: value(activation.threshold, F) }),
-      };
       const rows = x.length / D;
       const sparse = new SparseBuilder(rows, dtype);
       for (let at = 0; at < rows; at += chunkRows) {
         const n = Math.min(chunkRows, rows - at);
-        const { f } = await (await session).run({ ...weights, x: value(x.subarray(at * D, (at + n) * D), n, D) });
+        const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
+        const { f } = await (await session).run({ ...values, x: part });
         sparse.add(f.data as Float32Array | Float64Array, n, F);
       }
       return sparse.finish();

@@ -7,7 +7,10 @@ import type { Model } from "../models/model.ts";
 import type { PrefixForest } from "../prompts/forest.ts";
 import type { SiteName } from "../site.ts";
 import { analyticMethod } from "./analytic.ts";
+import { exactMethod } from "./exact.ts";
+import { analyticIgMethod, sfcIgMethod } from "./integrated.ts";
 import type { EffectRows } from "./rows.ts";
+import { sfcMethod, splicedMethod } from "./spliced.ts";
 
 /**
  * The ways to compute effects (METHOD: "Node effects").
@@ -75,15 +78,11 @@ export function effectsOf(method: MethodName, setting: MethodSetting): AsyncGene
   return methods[method](setting);
 }
 
-const unfinished: Method = () => {
-  throw new Error("internal: not there yet");
-};
-
 const methods: Readonly<Record<MethodName, Method>> = {
   analytic: analyticMethod,
-  "analytic-ig": unfinished,
-  sfc: unfinished,
-  "sfc-ig": unfinished,
-  spliced: unfinished,
-  exact: unfinished,
+  "analytic-ig": analyticIgMethod,
+  sfc: sfcMethod,
+  "sfc-ig": sfcIgMethod,
+  spliced: splicedMethod,
+  exact: exactMethod,
 };

@@ -142,6 +142,8 @@ function emit<O extends Op>(
       const offOn = initializer(graph, numbers([0, 1], dtype), dtype, [2]);
       return add(graph, "OneHot", [x[0]!, int64s([depth]), offOn], { axis: -1 });
     }
+    case "Detach":
+      return add(graph, "Identity", x);
     case "Cast":
       return add(graph, "Cast", x, { to: typeNumbers[(a as OpAttributes["Cast"]).dtype] });
     default:

@@ -2,7 +2,10 @@ import { broadcastShapes, type Dim, type DType, elements, reducedShape, type Sha
 
 type None = Record<never, never>;
 
-/** Every operation that can be traced, with its attributes. The names are ONNX's, but for Silu, ScatterAdd and KthLargest, which are written as several nodes. */
+/**
+ * Every operation that can be traced, with its attributes. The names are ONNX's, but for Silu, ScatterAdd and KthLargest, which are written as several
+ * nodes, and Detach, ONNX's Identity.
+ */
 export interface OpAttributes {
   Add: None;
   Sub: None;
@@ -35,6 +38,7 @@ export interface OpAttributes {
   KthLargest: { readonly k: number };
   OneHot: { readonly depth: number; readonly dtype: DType };
   Cast: { readonly dtype: DType };
+  Detach: None;
 }
 
 export type Op = keyof OpAttributes;
@@ -130,6 +134,7 @@ const rules: { readonly [O in Op]: Rule<O> } = {
   },
   OneHot: ({ depth, dtype }, indices) => ({ dtype, shape: [...indices!.shape, depth] }),
   Cast: ({ dtype }, a) => ({ dtype, shape: a!.shape }),
+  Detach: same,
 };
 
 export function outputType<O extends Op>(op: O, attributes: OpAttributes[O], inputs: readonly Typed[]): Typed {

@@ -58,4 +58,5 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   KthLargest: [null],
   OneHot: [null],
   Cast: [(g, _y, _, a) => g.cast(a!.dtype)],
+  Detach: [null],
 };

@@ -159,6 +159,11 @@ export class Tensor {
     return apply("OneHot", { depth, dtype }, this);
   }
 
+  /** The same values, through which no gradient passes. */
+  detach(): Tensor {
+    return apply("Detach", {}, this);
+  }
+
   cast(dtype: DType): Tensor {
     return dtype === this.dtype ? this : apply("Cast", { dtype }, this);
   }

@@ -86,7 +86,7 @@ export const comparisonSchema = z.strictObject({
     }),
   ),
   /**
-   * Σ of all effects of a residual site, the error included, against m(patch) − m(clean), which patching the whole site would give: means over the
+   * `method` is a method's name. Σ of all effects of a residual site, the error included, against m(patch) − m(clean), which patching the whole site would give: means over the
    * pairs, in logits. gap = |sum − total| / |total|; median_gap: the median over pairs of each one's gap, where effects were kept by pair.
    */
   sums: z.array(
@@ -99,7 +99,10 @@ export const comparisonSchema = z.strictObject({
       median_gap: measure,
     }),
   ),
-  /** Each linear method against `exact` over the features that were patched; error = Σ|effect − exact| / Σ|exact|. */
+  /**
+   * Each linear method, by name, against `exact` over the features that were patched, over all sites together (site "") and at each site;
+   * error = Σ|effect − exact| / Σ|exact|.
+   */
   exactness: z.array(z.strictObject({ method: z.string(), site: z.string(), ...likeness, error: measure })),
 });
 

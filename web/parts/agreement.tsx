@@ -1,11 +1,9 @@
-import * as Plot from "@observablehq/plot";
-import { useCallback, useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import type { ReportData, SiteAgreement } from "../../src/report/data.ts";
-import { Chart } from "../chart.tsx";
 import { Choice, Part } from "../controls.tsx";
 import { signed, whole } from "../format.ts";
 import { firstKind, kindsOf, nameOf, sitesOfKind, unitOf } from "../select.ts";
-import { tipStyle } from "./importance.tsx";
+import { SignedScatter } from "./scatter.tsx";
 
 /** Do the same features matter on prompts that were not used to find them? */
 export function AgreementPart({ data }: { data: ReportData }) {
@@ -42,43 +40,13 @@ export function AgreementPart({ data }: { data: ReportData }) {
 }
 
 function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
-  const draw = useCallback(
-    (width: number) => {
-      const points = row.feature.map((feature, i) => ({ feature, train: row.train[i], test: row.test[i] }));
-      const domain = [-most * 1.05, most * 1.05];
-      // Most features have small effects: a square-root scale (of both signs) keeps them apart.
-      const axis = { domain, type: "pow", exponent: 0.5, ticks: 5, tickSize: 0, label: null } as const;
-      return Plot.plot({
-        width,
-        height: Math.min(width, 260),
-        marginLeft: 34,
-        marginBottom: 22,
-        marginTop: 8,
-        marginRight: 8,
-        style: { fontFamily: "inherit", fontSize: "12px" },
-        x: axis,
-        y: axis,
-        marks: [
-          Plot.ruleX([0], { stroke: "var(--rule)" }),
-          Plot.ruleY([0], { stroke: "var(--rule)" }),
-          Plot.line(
-            domain.map((v) => [v, v]),
-            { stroke: "var(--muted)", strokeDasharray: "2 3" },
-          ),
-          Plot.dot(points, { x: "train", y: "test", r: 2.5, fill: "var(--bar)", fillOpacity: 0.65 }),
-          Plot.tip(
-            points,
-            Plot.pointer({
-              x: "train",
-              y: "test",
-              title: (p) => `${row.site}/${p.feature}\ntrain ${signed(p.train)}\ntest ${signed(p.test)}`,
-              ...tipStyle,
-            }),
-          ),
-        ],
-      });
-    },
-    [row, most],
+  const points = useMemo(
+    () =>
+      row.feature.map((feature, i) => {
+        const [x, y] = [row.train[i] ?? 0, row.test[i] ?? 0];
+        return { x, y, title: `${row.site}/${feature}\ntrain ${signed(x)}\ntest ${signed(y)}` };
+      }),
+    [row],
   );
   const rho = row.spearman === null ? "–" : row.spearman.toFixed(2).replace("-", "−");
   return (
@@ -92,7 +60,11 @@ function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
           shared: {wholePercent(row.overlap10)} of top 10, {wholePercent(row.overlap50)} of top 50
         </span>
       </figcaption>
-      <Chart label={`${row.site}: effects on train against test, Spearman ${rho}`} draw={draw} />
+      <SignedScatter
+        points={points}
+        most={most}
+        label={`${row.site}: effects on train against test, Spearman ${rho}`}
+      />
     </figure>
   );
 }

@@ -6,6 +6,7 @@ import { Chart } from "../chart.tsx";
 import { Part, Scroll } from "../controls.tsx";
 import { number, percent } from "../format.ts";
 import { kindsOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
+import { tipStyle } from "./tip.ts";
 
 /** Where in the model it happens: Σ|effect| per layer and kind of site, and how much the dictionaries miss. */
 export function ImportancePart({ data }: { data: ReportData }) {
@@ -138,9 +139,6 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
     </figure>
   );
 }
-
-/** Tips follow the theme. */
-export const tipStyle = { fill: "var(--paper)", stroke: "var(--rule)", textPadding: 6 };
 
 function describe(row: SiteImportance): string {
   const error = row.errorShare === null ? "" : `\nerror share ${percent(row.errorShare)}`;

@@ -1,6 +1,5 @@
-import type { ComponentChildren } from "preact";
 import type { ReportData } from "../../src/report/data.ts";
-import { Part } from "../controls.tsx";
+import { Fact, Part } from "../controls.tsx";
 import { bytes, seconds, whole } from "../format.ts";
 
 /** What was run, so that it can be run again, and what it cost. */
@@ -66,15 +65,6 @@ export function RunPart({ data }: { data: ReportData }) {
         points per scatter plot and {data.limits.examples} prompts; the run's folder has all of them, as Parquet.
       </p>
     </Part>
-  );
-}
-
-function Fact({ name, children }: { name: string; children: ComponentChildren }) {
-  return (
-    <div>
-      <dt>{name}</dt>
-      <dd>{children}</dd>
-    </div>
   );
 }
 

@@ -1,5 +1,6 @@
 import type { ReportData } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
+import { Figure } from "../controls.tsx";
 import { lastPart, number, percent, whole } from "../format.ts";
 import { nameOf, splitsOf, unitOf } from "../select.ts";
 
@@ -103,18 +104,6 @@ function strongestLayer(data: ReportData): { layer: number; sum: number } | null
   }
   const best = [...sums].sort(([, a], [, b]) => b - a)[0];
   return best === undefined ? null : { layer: best[0], sum: best[1] };
-}
-
-function Figure(props: { name: string; value: string; note: string; failed?: boolean }) {
-  return (
-    <div class={props.failed ? "failed" : ""}>
-      <dt>{props.name}</dt>
-      <dd>
-        <b>{props.value}</b>
-        <span>{props.note}</span>
-      </dd>
-    </div>
-  );
 }
 
 function exampleAnswers(data: ReportData): string[] {

@@ -1,0 +1,380 @@
+import type { Capture } from "../capture/capture.ts";
+import type { MetricRows, Pack } from "../capture/packs.ts";
+import type { Floats } from "../capture/passes.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
+import { StoppedError } from "../errors.ts";
+import { times } from "../graph/shape.ts";
+import { input } from "../graph/tensor.ts";
+import type { Model } from "../models/model.ts";
+import type { BackwardNodes, PrefixForest } from "../prompts/forest.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import { analyticEffects } from "./analytic.ts";
+import { forEachDifference } from "./code-effects.ts";
+import { type Directions, directionsOf } from "./directions.ts";
+import { captureForRest } from "./integrated.ts";
+import type { Method, MethodSetting, SiteEffects } from "./method.ts";
+import { cleanRow, openRest, patchRow, type Rest, rowsValue } from "./rest.ts";
+import { errorFeature, RowBuilder } from "./rows.ts";
+
+/** Rows that go through the model together. */
+const packRows = 512;
+
+/**
+ * The method `exact`: at each node by itself each feature takes its patch value, x + Δf·d, and the metric is computed again from that site on; the
+ * effect is its change, summed over the pairs that pass through the node. The error is patched likewise, x + Δε. It is what the linear methods
+ * approximate.
+ *
+ * A patch changes its node and the nodes below it, so these alone are computed again. Many patches share a block: copies of a node's subtree hang
+ * under one copy of its ancestors, which they see unpatched.
+ */
+export const exactMethod: Method = async function* (setting) {
+  const captured = await captureForRest(setting);
+  const codes = codeReader(setting);
+  try {
+    const subtrees = new Subtrees(captured.plan.forest, captured.plan.block);
+    const wanted = await wantedFeatures(setting, captured, codes);
+    let [patches, flops] = [0, 0];
+    for (const dictionary of setting.dictionaries.values()) {
+      for (const { node, changes } of await patchesAt(captured, dictionary, codes, wanted.get(dictionary.site))) {
+        patches += changes.length;
+        flops += changes.length * subtrees.rows(node) * flopsFrom(setting.model, dictionary.site, captured.plan.block);
+      }
+    }
+    setting.onWork?.({ patches, flops });
+    const step = progress(setting, patches);
+    for (const dictionary of setting.dictionaries.values()) {
+      const at = await patchesAt(captured, dictionary, codes, wanted.get(dictionary.site));
+      yield await exactEffects(setting, captured, dictionary, at, subtrees, step);
+    }
+  } finally {
+    await codes.release();
+  }
+};
+
+/** Counts patches. */
+function progress({ onProgress, stopped }: MethodSetting, total: number) {
+  let done = 0;
+  return (patches: number) => {
+    if (stopped?.()) throw new StoppedError();
+    done += patches;
+    onProgress?.(done, total);
+  };
+}
+
+/** The features to patch by site; a site without an entry is patched in full. */
+async function wantedFeatures(
+  { features, dictionaries }: MethodSetting,
+  captured: Capture,
+  codes: CodeReader,
+): Promise<ReadonlyMap<SiteName, ReadonlySet<number>>> {
+  const wanted = new Map<SiteName, ReadonlySet<number>>();
+  if (features === undefined) return wanted;
+  for (const [site, dictionary] of dictionaries) {
+    if (features instanceof Map) {
+      wanted.set(site, new Set(features.get(site) ?? []));
+    } else if ("top" in features) {
+      const { rows } = await analyticEffects(captured, dictionary, codes);
+      wanted.set(site, new Set(strongest(rows, features.top)));
+    }
+  }
+  return wanted;
+}
+
+/** The features with the largest |Σ effect|. */
+function strongest(rows: { readonly feature: Int32Array; readonly effect: Float64Array }, count: number): number[] {
+  const sums = new Map<number, number>();
+  rows.feature.forEach((feature, i) => {
+    if (feature !== errorFeature) sums.set(feature, (sums.get(feature) ?? 0) + rows.effect[i]!);
+  });
+  const order = [...sums].sort(([f, a], [h, b]) => Math.abs(b) - Math.abs(a) || f - h);
+  return order.slice(0, count).map(([feature]) => feature);
+}
+
+/** One feature's change at a node. The error's has no codes. */
+interface Change {
+  readonly feature: number;
+  readonly fClean: number;
+  readonly fPatch: number;
+}
+
+/** The patches at a node: the error's first, then those of the features that are asked for, in ascending order. */
+interface NodePatches {
+  readonly node: number;
+  readonly changes: readonly Change[];
+  /** Δx[D] less what all features make of it. */
+  readonly deltaError: Float64Array;
+  readonly directions: Directions;
+}
+
+async function patchesAt(
+  captured: Capture,
+  dictionary: Dictionary,
+  reader: CodeReader,
+  wanted: ReadonlySet<number> | undefined,
+): Promise<NodePatches[]> {
+  const { x, width: D } = await captured.site(dictionary.site);
+  const sparse: SparseCodes = await reader.encode(dictionary, x);
+  const directions = await directionsOf(dictionary, sparse.features);
+  return [...captured.activeNodes(dictionary.site)].map((node) => {
+    const [clean, patch] = [cleanRow(captured, node), patchRow(captured, node)];
+    const deltaError = Float64Array.from({ length: D }, (_, d) => x[patch * D + d]! - x[clean * D + d]!);
+    const changes: Change[] = [{ feature: errorFeature, fClean: Number.NaN, fPatch: Number.NaN }];
+    forEachDifference({ clean: codeRow(sparse, clean), patch: codeRow(sparse, patch) }, (feature, fClean, fPatch) => {
+      const start = directions.start[feature]!;
+      for (let d = 0; d < D; d++) deltaError[d]! -= (fPatch - fClean) * directions.data[start + d]!;
+      if (!wanted || wanted.has(feature)) changes.push({ feature, fClean, fPatch });
+    });
+    return { node, changes, deltaError, directions };
+  });
+}
+
+/** Floating-point operations of one row through what is left of a model from a site on, about: a started block counts in full. */
+function flopsFrom(model: Model, site: SiteName, block: number): number {
+  const { kind, layer } = parseSite(site);
+  const blocks = kind === "embed" ? model.layers : model.layers - layer - (kind === "resid_post" ? 1 : 0);
+  return (blocks / model.layers) * (model.flopsPerToken + block * model.attentionFlops);
+}
+
+async function exactEffects(
+  setting: MethodSetting,
+  captured: Capture,
+  dictionary: Dictionary,
+  patches: readonly NodePatches[],
+  subtrees: Subtrees,
+  step: (patches: number) => void,
+): Promise<SiteEffects> {
+  const { dtype = "float32" } = setting;
+  const { site, inputWidth: D } = dictionary;
+  const rest = await openRest(setting, captured, site, ({ block }) => ({
+    y: input("x", dtype, [times(block, "B"), D]),
+  }));
+  const rows = new RowBuilder(site);
+  const queue = new PatchQueue(rest, captured, subtrees);
+  try {
+    for (const { node, changes, deltaError, directions } of patches) {
+      // The metric without a patch, computed in the same way, so that what is left of the difference is the patch's.
+      const base = { m: 0 };
+      const patched = changes.map(() => ({ m: 0 }));
+      const finish = () => {
+        changes.forEach(({ feature, fClean, fPatch }, i) => {
+          rows.add(node, feature, fClean, fPatch, Number.NaN, patched[i]!.m - base.m);
+        });
+        step(changes.length);
+      };
+      await queue.add(node, undefined, base);
+      for (const [i, { feature, fClean, fPatch }] of changes.entries()) {
+        const change =
+          feature === errorFeature
+            ? deltaError
+            : Float64Array.from({ length: D }, (_, d) => {
+                return (fPatch - fClean) * directions.data[directions.start[feature]! + d]!;
+              });
+        await queue.add(node, change, patched[i]!);
+      }
+      queue.after(finish);
+    }
+    await queue.flush();
+  } finally {
+    await rest.part.release();
+  }
+  return { rows: rows.finish() };
+}
+
+/** A part of a node's subtree that fits into a block with its ancestors: the node itself first, parents before children. */
+interface Fragment {
+  readonly nodes: readonly number[];
+  /** Of each node its parent's place in `nodes`; −1 for the patched node, whose parent is its last ancestor. */
+  readonly parent: readonly number[];
+  /** Whether the node's ends are counted here; in other fragments it is repeated as an ancestor. */
+  readonly owned: readonly boolean[];
+}
+
+/** The subtrees of the backward nodes, cut into fragments. */
+class Subtrees {
+  readonly backward: BackwardNodes;
+  readonly ends: PrefixForest["ends"];
+  readonly block: number;
+  readonly endsAt = new Map<number, number[]>();
+  readonly #children: number[][];
+  readonly #fragments = new Map<number, Fragment[]>();
+
+  constructor({ backward, ends }: PrefixForest, block: number) {
+    this.backward = backward;
+    this.ends = ends;
+    this.block = block;
+    this.#children = Array.from({ length: backward.size }, () => []);
+    for (let node = 0; node < backward.size; node++) {
+      const parent = backward.parent[node]!;
+      if (parent >= 0) this.#children[parent]!.push(node);
+    }
+    ends.forEach(({ node }, e) => {
+      this.endsAt.set(node, [...(this.endsAt.get(node) ?? []), e]);
+    });
+  }
+
+  /** The node's ancestors, the root first. */
+  ancestors(node: number): number[] {
+    const path: number[] = [];
+    for (let at = this.backward.parent[node]!; at >= 0; at = this.backward.parent[at]!) path.push(at);
+    return path.reverse();
+  }
+
+  /** Rows that one patch of a node takes. */
+  rows(node: number): number {
+    return this.fragments(node).reduce((sum, { nodes }) => sum + nodes.length, 0);
+  }
+
+  fragments(node: number): readonly Fragment[] {
+    const known = this.#fragments.get(node);
+    if (known) return known;
+    const room = this.block - this.backward.position[node]!;
+    const made: { nodes: number[]; parent: number[]; owned: boolean[] }[] = [];
+    let place = new Map<number, number>();
+    /** Puts a node and those of its ancestors up to the patched one that are missing into the fragment at hand, or into a new one. */
+    const put = (at: number) => {
+      const missing: number[] = [];
+      const collect = () => {
+        missing.length = 0;
+        for (let up = at; !place.has(up); up = this.backward.parent[up]!) {
+          missing.push(up);
+          if (up === node) break;
+        }
+      };
+      collect();
+      if (made.length === 0 || place.size + missing.length > room) {
+        made.push({ nodes: [], parent: [], owned: [] });
+        place = new Map();
+        collect();
+      }
+      const fragment = made.at(-1)!;
+      for (const one of missing.reverse()) {
+        place.set(one, fragment.nodes.push(one) - 1);
+        fragment.parent.push(one === node ? -1 : place.get(this.backward.parent[one]!)!);
+        fragment.owned.push(one === at);
+      }
+    };
+    const stack = [node];
+    while (stack.length > 0) {
+      const at = stack.pop()!;
+      put(at);
+      stack.push(...this.#children[at]!.toReversed());
+    }
+    this.#fragments.set(node, made);
+    return made;
+  }
+}
+
+/** Fills packs with patched copies of subtrees and runs them; the weighted metric of each copy's ends is added to its patch. */
+class PatchQueue {
+  readonly #rest: Rest;
+  readonly #captured: Capture;
+  readonly #subtrees: Subtrees;
+  readonly #blocks: number;
+  #x: Floats;
+  #node: Int32Array;
+  #parent: Int32Array;
+  /** Rows of the block at hand, and where its unpatched ancestors are. */
+  #block = 0;
+  #used = 0;
+  #place = new Map<number, number>();
+  #asked: { row: number; end: number; to: { m: number } }[] = [];
+  #after: (() => void)[] = [];
+
+  constructor(rest: Rest, captured: Capture, subtrees: Subtrees) {
+    this.#rest = rest;
+    this.#captured = captured;
+    this.#subtrees = subtrees;
+    this.#blocks = Math.max(1, Math.floor(packRows / subtrees.block));
+    const N = this.#blocks * subtrees.block;
+    this.#x = new (rest.captured.x.constructor as new (n: number) => Floats)(N * rest.captured.width);
+    this.#node = new Int32Array(N).fill(-1);
+    this.#parent = new Int32Array(N).fill(-1);
+  }
+
+  /** Adds Σ weight·m over the ends below a node to `to`, once the pack has run, with the change made to the node's activation. */
+  async add(node: number, change: Float64Array | undefined, to: { m: number }): Promise<void> {
+    const { endsAt, block } = this.#subtrees;
+    for (const { nodes, parent, owned } of this.#subtrees.fragments(node)) {
+      const ancestors = this.#subtrees.ancestors(node);
+      const missing = () => ancestors.filter((at) => !this.#place.has(at));
+      if (this.#used + missing().length + nodes.length > block) {
+        if (this.#block + 1 === this.#blocks) await this.flush();
+        else this.#next();
+      }
+      for (const at of missing())
+        this.#place.set(at, this.#row(at, this.#place.get(this.#subtrees.backward.parent[at]!) ?? -1));
+      const above = ancestors.length === 0 ? -1 : this.#place.get(ancestors.at(-1)!)!;
+      const first = this.#block * block + this.#used;
+      nodes.forEach((at, i) => {
+        const row = this.#row(at, i === 0 ? above : first + parent[i]!);
+        if (i === 0 && change) for (let d = 0; d < change.length; d++) this.#x[row * change.length + d]! += change[d]!;
+        if (owned[i]) for (const end of endsAt.get(at) ?? []) this.#asked.push({ row, end, to });
+      });
+    }
+  }
+
+  /** Calls `done` once all that was added so far has run. */
+  after(done: () => void): void {
+    this.#after.push(done);
+  }
+
+  async flush(): Promise<void> {
+    if (this.#asked.length > 0) {
+      const pack = this.#pack();
+      const nodeOf = (row: number) => this.#node[row]!;
+      const x = rowsValue(this.#x, this.#rest.captured.width);
+      const { metric } = await this.#rest.part.run(pack, { ...this.#rest.inputs(pack, nodeOf), x });
+      this.#asked.forEach(({ end, to }, i) => {
+        to.m += this.#subtrees.ends[end]!.weight * metric[i]!;
+      });
+    }
+    for (const done of this.#after.splice(0)) done();
+    this.#asked = [];
+    this.#x.fill(0);
+    this.#node.fill(-1);
+    this.#parent.fill(-1);
+    this.#block = -1;
+    this.#next();
+  }
+
+  #next(): void {
+    this.#block++;
+    this.#used = 0;
+    this.#place = new Map();
+  }
+
+  /** Takes the next row of the block for a node, with its clean activation. */
+  #row(node: number, parent: number): number {
+    const row = this.#block * this.#subtrees.block + this.#used++;
+    const { x, width: D } = this.#rest.captured;
+    const from = cleanRow(this.#captured, node) * D;
+    this.#x.set(x.subarray(from, from + D), row * D);
+    this.#node[row] = node;
+    this.#parent[row] = parent;
+    return row;
+  }
+
+  #pack(): Pack {
+    const { ends, backward, block } = this.#subtrees;
+    const endOf = (key: "cleanAnswer" | "patchAnswer") => Int32Array.from(this.#asked, ({ end }) => ends[end]![key]);
+    const metric: MetricRows = {
+      row: Int32Array.from(this.#asked, ({ row }) => row),
+      cleanAnswer: endOf("cleanAnswer"),
+      patchAnswer: endOf("patchAnswer"),
+      weight: new Float32Array(this.#asked.length),
+      end: Int32Array.from(this.#asked, ({ end }) => end),
+      prompt: this.#asked.map(() => "clean"),
+    };
+    return {
+      kind: "forward",
+      tokens: this.#node.map((node) => (node < 0 ? 0 : backward.token[node]!)),
+      positions: this.#node.map((node) => (node < 0 ? 0 : backward.position[node]!)),
+      parent: this.#parent,
+      blocks: this.#node.length / block,
+      node: this.#node,
+      keep: new Int32Array(0),
+      metric,
+    };
+  }
+}

@@ -1,0 +1,199 @@
+import { activeNodes, forwardNode, placeMetric } from "../capture/capture.ts";
+import type { Pack, Plan } from "../capture/packs.ts";
+import { type Form, tracePart } from "../capture/part.ts";
+import { type Floats, floatsOf } from "../capture/passes.ts";
+import { isStreamed } from "../capture/weights.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { type CodeRow, codeRule, encoderInputs, sparseRow, traceCodes } from "../dictionaries/encode.ts";
+import { StoppedError } from "../errors.ts";
+import type { Value } from "../graph/session.ts";
+import { input, type Tensor } from "../graph/tensor.ts";
+import { planFor } from "./capture-for.ts";
+import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
+import { dot } from "./directions.ts";
+import type { Method, MethodSetting, SiteEffects } from "./method.ts";
+
+/**
+ * The method `sfc`: at every site x is replaced by x̂ = f W_dec + b_dec + ε of the same value. Backward the gradient passes x̂ → x as the identity and
+ * x̂ → f through W_decᵀ; f is detached from x. effect = Δf·∂M/∂f, the error's ⟨∂M/∂ε, Δε⟩.
+ */
+export const sfcMethod: Method = (setting) => splicedEffects(setting, "straight");
+
+/** The method `spliced`: the same values, but ε is detached from x and f is not: gradients reach earlier sites through the encoders alone. */
+export const splicedMethod: Method = (setting) => splicedEffects(setting, "encoder");
+
+/** The way of gradients from x̂ to x: as the identity, or through the code. */
+type Way = "straight" | "encoder";
+
+async function* splicedEffects(setting: MethodSetting, way: Way): AsyncGenerator<SiteEffects> {
+  const { model, weights, dictionaries, forest, dtype = "float32", onProgress, stopped } = setting;
+  if (isStreamed(weights)) throw new Error("internal: SAEs are spliced into held weights");
+  const plan = planFor(setting, "changed");
+  const forms = new Map<SiteForm["site"], SiteForm>();
+  for (const dictionary of dictionaries.values()) forms.set(dictionary.site, await siteForm(dictionary, way, dtype));
+  const inputs: Record<string, Value> = Object.assign({}, ...[...forms.values()].map(({ values }) => values));
+  const part = tracePart(model, weights, {
+    ...setting,
+    forms: new Map([...forms].map(([site, { form }]) => [site, form])),
+  });
+  const found = [...forms.keys()].map(
+    (site) => new Found(site, dictionaries.get(site)!, plan, activeNodes(model, forest, site), dtype),
+  );
+  const [clean, patch] = [new Float64Array(forest.ends.length), new Float64Array(forest.ends.length)];
+  // Patch prompts that are no other pair's clean prompt first: the sooner a node's two codes are known, the fewer dense gradients wait.
+  const packs = plan.packs.toSorted((a, b) => Number(a.kind === "backward") - Number(b.kind === "backward"));
+  try {
+    for (const [done, pack] of packs.entries()) {
+      if (stopped?.()) throw new StoppedError();
+      const { metric, values, gradients } = await part.run(pack, inputs);
+      placeMetric(pack, metric, clean, patch);
+      for (const site of found) {
+        site.addCodes(pack, values.get(`f/${site.site}`)!, values.get(`error/${site.site}`)!);
+        if (pack.kind === "backward") {
+          site.addGradients(pack, gradients.get(`f/${site.site}`)!, gradients.get(`error/${site.site}`)!);
+        }
+      }
+      onProgress?.(done + 1, packs.length);
+    }
+  } finally {
+    await part.release();
+  }
+  setting.onMetric?.(clean, patch);
+  for (const site of found) yield { rows: site.rows() };
+}
+
+interface SiteForm {
+  readonly site: string;
+  readonly form: (x: Tensor) => Form;
+  /** The dictionary's weights, inputs of the graph. */
+  readonly values: Readonly<Record<string, Value>>;
+}
+
+async function siteForm(dictionary: Dictionary, way: Way, dtype: "float32" | "float64"): Promise<SiteForm> {
+  const { site, inputWidth: D, width: F } = dictionary;
+  const encoder = await dictionary.encoder();
+  const named = (name: string) => `${name}/${site}`;
+  const { tensors, values } = encoderInputs(encoder, dtype, named);
+  const decoder = input(named("decoder"), dtype, [F, D]);
+  // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD): its bias is no constant.
+  const bias = encoder.normalization ? undefined : input(named("decoder_bias"), dtype, [D]);
+  return {
+    site,
+    form(x) {
+      const f = traceCodes(way === "straight" ? x.detach() : x, tensors, codeRule(encoder));
+      const decoded = f.matmul(decoder);
+      const reconstruction = bias ? decoded.add(bias) : decoded;
+      const error = way === "straight" ? x.sub(reconstruction.detach()) : x.sub(reconstruction).detach();
+      return { y: reconstruction.add(error), values: { f, error }, wrt: { f, error } };
+    },
+    values: {
+      ...values,
+      [named("decoder")]: floatsOf(await dictionary.decoder(), dtype, F, D),
+      ...(bias && {
+        [named("decoder_bias")]: floatsOf(await dictionary.decoderBias(), dtype, D),
+      }),
+    },
+  };
+}
+
+/** What the passes have found at one site. */
+class Found {
+  readonly site: string;
+  readonly #plan: Plan;
+  readonly #D: number;
+  readonly #F: number;
+  readonly #nodes: Int32Array;
+  readonly #isActive: Uint8Array;
+  /** Codes and errors ε[rows,D] by kept forward row. */
+  readonly #codes: (CodeRow | undefined)[];
+  readonly #errors: Floats;
+  /**
+   * ∂M/∂f by node: dense as long as the patch prompt's codes are not known, then of the features whose codes differ alone. A node whose block was cut
+   * has gradients in several packs, which add up.
+   */
+  readonly #dense = new Map<number, Float64Array>();
+  readonly #slopes = new Map<number, Map<number, number>>();
+  /** ∂M/∂ε [nodes,D]. */
+  readonly #errorGradients: Float64Array;
+
+  constructor(site: string, dictionary: Dictionary, plan: Plan, nodes: Int32Array, dtype: "float32" | "float64") {
+    this.site = site;
+    this.#plan = plan;
+    this.#D = dictionary.inputWidth;
+    this.#F = dictionary.width;
+    this.#nodes = nodes;
+    this.#isActive = new Uint8Array(plan.forest.backward.size);
+    for (const node of nodes) this.#isActive[node] = 1;
+    this.#codes = new Array(plan.rows).fill(undefined);
+    this.#errors = new (dtype === "float64" ? Float64Array : Float32Array)(plan.rows * this.#D);
+    this.#errorGradients = new Float64Array(plan.forest.backward.size * this.#D);
+  }
+
+  /** @param f [N,F] and `error` [N,D] of a pack */
+  addCodes(pack: Pack, f: Floats, error: Floats): void {
+    const [D, F] = [this.#D, this.#F];
+    for (const row of pack.keep) {
+      const kept = this.#plan.row[forwardNode(this.#plan, pack, row)]!;
+      this.#codes[kept] = sparseRow(f.subarray(row * F, (row + 1) * F));
+      this.#errors.set(error.subarray(row * D, (row + 1) * D), kept * D);
+    }
+    for (const [node, gradient] of this.#dense) {
+      const codes = this.#pairOf(node);
+      if (!codes) continue;
+      const slopes = new Map<number, number>();
+      forEachDifference(codes, (feature) => slopes.set(feature, gradient[feature]!));
+      this.#slopes.set(node, slopes);
+      this.#dense.delete(node);
+    }
+  }
+
+  /** @param gf ∂M/∂f [N,F] and `ge` ∂M/∂ε [N,D] of a pack */
+  addGradients(pack: Pack, gf: Floats, ge: Floats): void {
+    const [D, F] = [this.#D, this.#F];
+    pack.node.forEach((node, row) => {
+      if (node < 0 || !this.#isActive[node]) return;
+      for (let d = 0; d < D; d++) this.#errorGradients[node * D + d]! += ge[row * D + d]!;
+      const gradient = gf.subarray(row * F, (row + 1) * F);
+      const slopes = this.#slopes.get(node);
+      if (slopes) {
+        for (const [feature, slope] of slopes) slopes.set(feature, slope + gradient[feature]!);
+        return;
+      }
+      const codes = this.#pairOf(node);
+      const known = this.#dense.get(node);
+      if (known) for (let i = 0; i < F; i++) known[i]! += gradient[i]!;
+      else if (!codes) this.#dense.set(node, Float64Array.from(gradient));
+      else {
+        const fresh = new Map<number, number>();
+        forEachDifference(codes, (feature) => fresh.set(feature, gradient[feature]!));
+        this.#slopes.set(node, fresh);
+      }
+    });
+  }
+
+  rows() {
+    const { backward } = this.#plan.forest;
+    const change = new Float64Array(this.#D);
+    return codeEffects(
+      this.site,
+      this.#nodes,
+      (node) => this.#pairOf(node)!,
+      (node) => {
+        const slopes = this.#slopes.get(node);
+        return (feature) => slopes?.get(feature) ?? 0;
+      },
+      (node) => {
+        const [c, p] = [backward.clean[node]!, backward.patch[node]!].map((f) => this.#plan.row[f]! * this.#D);
+        for (let d = 0; d < this.#D; d++) change[d] = this.#errors[p! + d]! - this.#errors[c! + d]!;
+        return dot(this.#errorGradients, node * this.#D, change, 0, this.#D);
+      },
+    );
+  }
+
+  #pairOf(node: number): CodePair | undefined {
+    const { forest, row } = this.#plan;
+    const clean = this.#codes[row[forest.backward.clean[node]!]!];
+    const patch = this.#codes[row[forest.backward.patch[node]!]!];
+    return clean && patch && { clean, patch };
+  }
+}

@@ -1,0 +1,341 @@
+import { describe, expect, it } from "vitest";
+import { openFolder } from "../src/bytes/file.node.ts";
+import { capture } from "../src/capture/capture.ts";
+import { type Pack, planCapture } from "../src/capture/packs.ts";
+import { type Form, tracePart } from "../src/capture/part.ts";
+import { type Floats, tracePasses } from "../src/capture/passes.ts";
+import { heldWeights } from "../src/capture/weights.ts";
+import type { Dictionary } from "../src/dictionaries/dictionary.ts";
+import { codeRule, encoderInputs, traceCodes } from "../src/dictionaries/encode.ts";
+import { effectsOf, type MethodName, type MethodSetting } from "../src/effects/method.ts";
+import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
+import type { Value } from "../src/graph/session.ts";
+import { constant, input, type Tensor } from "../src/graph/tensor.ts";
+import { modelFromConfig } from "../src/models/architectures.ts";
+import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { type Merge, prefixForest } from "../src/prompts/forest.ts";
+import type { TokenPair } from "../src/prompts/pairs.ts";
+import { Random } from "../src/random.ts";
+import { parseSite, type SiteName } from "../src/site.ts";
+import { randomDictionary } from "./random-dictionary.ts";
+
+const seed = "20261124/methods";
+const F = 96;
+const shapes = ["llama-gqa", "gemma2", "gpt2", "gpt_neox"];
+/** Several sites at once, one of every kind. */
+const sites = ["attn_out.0", "resid_post.0", "attn_z.1", "mlp_out.1", "resid_post.1"];
+
+type Precision = "float32" | "float64";
+
+async function open(name: string, dtype: Precision) {
+  const checkpoint = await openCheckpoint(await openFolder(new URL(`fixtures/${name}`, import.meta.url).pathname));
+  const model = modelFromConfig(checkpoint.config, name);
+  return { config: checkpoint.config, model, weights: await heldWeights(model, checkpoint, dtype) };
+}
+
+/** Pairs of three lengths with shared prefixes, several partners and several pairs of answers. */
+function somePairs(vocabulary: number, count: number): TokenPair[] {
+  const random = new Random(`${seed}/pairs`);
+  return Array.from({ length: count }, (_, i) => {
+    const rest = Array.from({ length: 2 + (i % 3) }, () => 4 + random.below(count > 20 ? 12 : 3));
+    const [clean, patch] = i % 2 === 0 ? [8, 9 + (i % 4 === 0 ? 0 : 1)] : [9, 8];
+    const pair = { clean_prefix: "", patch_prefix: "", clean_answer: "", patch_answer: "", split: "train" as const };
+    return {
+      pair: { ...pair, case: i % 2 === 0 ? "one" : "two" },
+      clean: [1, clean, ...rest],
+      patch: [1, patch, ...rest],
+      cleanAnswer: (20 + (i % 2)) % vocabulary,
+      patchAnswer: (22 - (i % 3)) % vocabulary,
+    };
+  });
+}
+
+async function setting(
+  name: string,
+  dtype: Precision,
+  {
+    at = sites,
+    merge = "all",
+    pairs = 14,
+    ...more
+  }: { at?: readonly SiteName[]; merge?: Merge; pairs?: number } & Partial<MethodSetting> = {},
+): Promise<MethodSetting> {
+  const { model, weights } = await open(name, dtype);
+  const dictionaries = new Map<SiteName, Dictionary>();
+  for (const [i, site] of at.entries()) {
+    const width = model.sites[parseSite(site).kind]!;
+    dictionaries.set(site, randomDictionary(site, width, F, seed, { kind: i % 2 === 0 ? "jumprelu" : "relu" }));
+  }
+  const forest = prefixForest(somePairs(model.vocabulary, pairs), { merge });
+  return { model, weights, forest, dictionaries, dtype, ...more };
+}
+
+async function all(method: MethodName, of: MethodSetting): Promise<Map<SiteName, EffectRows>> {
+  const found = new Map<SiteName, EffectRows>();
+  for await (const { rows } of effectsOf(method, of)) found.set(rows.site, rows);
+  return found;
+}
+
+/** Effects by node and feature. */
+const keyed = ({ node, feature, effect }: EffectRows) =>
+  new Map([...node].map((n, i) => [`${n}/${feature[i]}`, effect[i]!]));
+
+/** Largest difference of two methods' effects, of the largest effect there is, over all sites. */
+function gap(a: ReadonlyMap<SiteName, EffectRows>, b: ReadonlyMap<SiteName, EffectRows>): number {
+  expect([...a.keys()].sort()).toEqual([...b.keys()].sort());
+  let [difference, largest] = [0, 0];
+  for (const [site, rows] of a) {
+    const [x, y] = [keyed(rows), keyed(b.get(site)!)];
+    for (const key of new Set([...x.keys(), ...y.keys()])) {
+      difference = Math.max(difference, Math.abs((x.get(key) ?? 0) - (y.get(key) ?? 0)));
+      largest = Math.max(largest, Math.abs(x.get(key) ?? 0));
+    }
+  }
+  return difference / largest;
+}
+
+/** Σ effects by feature over the nodes, to compare forests that differ in what they merge. */
+function summed(found: ReadonlyMap<SiteName, EffectRows>): Map<SiteName, EffectRows> {
+  return new Map(
+    [...found].map(([site, rows]) => {
+      const sums = new Map<number, number>();
+      rows.feature.forEach((f, i) => {
+        sums.set(f, (sums.get(f) ?? 0) + rows.effect[i]!);
+      });
+      const feature = Int32Array.from(sums.keys());
+      return [site, { ...rows, node: feature.map(() => 0), feature, effect: Float64Array.from(sums.values()) }];
+    }),
+  );
+}
+
+const exactGelu = (config: Readonly<Record<string, unknown>>) => config.hidden_act === "gelu";
+
+describe.each(shapes)(`%s, five sites at once (seed ${seed})`, (name) => {
+  it.for([
+    ["analytic", "sfc", "float32", 1e-4],
+    ["analytic", "sfc", "float64", 1e-10],
+    ["analytic-ig", "sfc-ig", "float32", 1e-4],
+    ["analytic-ig", "sfc-ig", "float64", 1e-10],
+  ] as const)("%s is %s in %s, to %d of the largest effect", async ([ours, theirs, dtype, tolerance], { skip }) => {
+    const of = await setting(name, dtype);
+    skip(dtype === "float64" && exactGelu((await open(name, dtype)).config), "onnxruntime has no erf in float64");
+    const [a, b] = [await all(ours, of), await all(theirs, of)];
+    expect(a.size).toBe(sites.length);
+    for (const rows of a.values()) expect(rows.node.length).toBeGreaterThan(20);
+    expect(gap(a, b)).toBeLessThan(tolerance);
+  });
+
+  it.each(["analytic", "sfc", "spliced", "analytic-ig"] as const)(
+    "%s in padded batches, and one by one, sums to what the forest gives",
+    async (method) => {
+      const merged = summed(await all(method, await setting(name, "float32")));
+      for (const batch of [1, 4]) {
+        const batches = summed(await all(method, await setting(name, "float32", { merge: "none", batch })));
+        expect(gap(merged, batches)).toBeLessThan(2e-5);
+      }
+    },
+  );
+});
+
+describe("a forest that has to be cut", () => {
+  it.each(["analytic", "sfc", "spliced", "analytic-ig", "sfc-ig"] as const)("changes nothing in %s", async (method) => {
+    const forest = await setting("llama-gqa", "float32", { pairs: 400, steps: 2 });
+    // Three packs at least: gradients of shared prefixes come from several, and codes of patch prompts before and after them.
+    expect(planCapture(forest.forest, { wanted: "changed" }).packs.length).toBeGreaterThan(2);
+    const separate = await setting("llama-gqa", "float32", { pairs: 400, steps: 2, merge: "none", batch: 32 });
+    expect(gap(summed(await all(method, forest)), summed(await all(method, separate)))).toBeLessThan(2e-5);
+  });
+
+  it("changes nothing in exact", async () => {
+    // The subtrees of the first nodes do not fit into a block, and prompts end within them.
+    const [at, pairs] = [["mlp_out.0"], 300];
+    const merged = await setting("llama-gqa", "float64", { at, pairs });
+    const [site] = at as [string];
+    const top = { features: new Map([[site, [3, 11, 30]]]) };
+    const apart = await setting("llama-gqa", "float64", { at, pairs, merge: "none", ...top });
+    expect(gap(summed(await all("exact", { ...merged, ...top })), summed(await all("exact", apart)))).toBeLessThan(
+      1e-9,
+    );
+  });
+});
+
+describe("against what changing the passes shows", () => {
+  /** M = Σ weight·m at the clean prompts of the setting's one pack, with f[N,F] + change at one site, and errors held. */
+  async function withHeldErrors(of: MethodSetting, pack: Pack) {
+    const { model, weights, dictionaries } = of;
+    if (typeof weights !== "function") throw new Error("held weights expected");
+    const [forms, values] = [new Map<SiteName, (x: Tensor) => Form>(), {} as Record<string, Value>];
+    const errors = new Map<SiteName, (x: Tensor) => Form>();
+    for (const [site, dictionary] of dictionaries) {
+      const encoder = await dictionary.encoder();
+      const inputs = encoderInputs(encoder, "float64", (part) => `${part}/${site}`);
+      Object.assign(values, inputs.values);
+      const decoder = constant(Float64Array.from(await dictionary.decoder()), "float64", [F, dictionary.inputWidth]);
+      const codesOf = (x: Tensor) => traceCodes(x, inputs.tensors, codeRule(encoder));
+      const N = pack.tokens.length;
+      forms.set(site, (x) => {
+        const f = codesOf(x).add(input(`change/${site}`, "float64", x.shape.with(1, F)));
+        return { y: f.matmul(decoder).add(input(`error/${site}`, "float64", x.shape)) };
+      });
+      errors.set(site, (x) => ({ y: x, values: { error: x.sub(codesOf(x).matmul(decoder)) } }));
+      values[`change/${site}`] = { dtype: "float64", data: new Float64Array(N * F), shape: [N, F] };
+    }
+    const plain = tracePart(model, weights, { dtype: "float64", forms: errors });
+    for (const [name, data] of (await plain.run({ ...pack, kind: "forward" }, values)).values) {
+      values[name] = { dtype: "float64", data, shape: [pack.tokens.length, data.length / pack.tokens.length] };
+    }
+    await plain.release();
+    const part = tracePart(model, weights, { dtype: "float64", forms });
+    return async (site: SiteName, row: number, feature: number, size: number) => {
+      const change = values[`change/${site}`]!.data as Float64Array;
+      change[row * F + feature] = size;
+      const { metric } = await part.run({ ...pack, kind: "forward" }, values);
+      change[row * F + feature] = 0;
+      return Array.from(metric).reduce((sum, m, i) => sum + m * pack.metric.weight[i]!, 0);
+    };
+  }
+
+  it("spliced has the gradients that moving a code shows, through the encoders of later sites", async () => {
+    const of = await setting("llama-gqa", "float64");
+    const found = await all("spliced", of);
+    const [pack] = planCapture(of.forest, { wanted: "changed" }).packs as [Pack];
+    const metric = await withHeldErrors(of, pack);
+    const random = new Random(`${seed}/spliced`);
+    let through = 0;
+    for (const site of sites) {
+      const rows = found.get(site)!;
+      const scale = Math.max(...rows.gradient.map((g) => (Number.isNaN(g) ? 0 : Math.abs(g))));
+      for (let trial = 0; trial < 4; trial++) {
+        let i = random.below(rows.node.length);
+        while (rows.feature[i] === errorFeature) i = random.below(rows.node.length);
+        const at = pack.node.indexOf(rows.node[i]!);
+        const h = 1e-5;
+        const up = await metric(site, at, rows.feature[i]!, h);
+        const slope = (up - (await metric(site, at, rows.feature[i]!, -h))) / (2 * h);
+        expect(Math.abs(slope - rows.gradient[i]!) / scale, `${site}/${rows.feature[i]}`).toBeLessThan(1e-5);
+      }
+      through += gap(new Map([[site, rows]]), new Map([[site, (await all("sfc", of)).get(site)!]]));
+    }
+    // Here the analytical gradient is an approximation, not the same thing.
+    expect(through).toBeGreaterThan(0.1);
+  });
+
+  it.each(["resid_post.0", "attn_z.1", "mlp_out.0"])(
+    "exact is the change of the metric when one node is patched, at %s",
+    async (site) => {
+      const of = await setting("llama-gqa", "float64", { at: [site] });
+      const rows = (await all("exact", of)).get(site)!;
+      const { model, weights, dictionaries, forest } = of;
+      const dictionary = dictionaries.get(site)!;
+      const [decoder, D] = [await dictionary.decoder(), dictionary.inputWidth];
+      const plan = planCapture(forest, { wanted: "both" });
+      const captured = await capture(model, weights, plan, { sites: [site], dtype: "float64" });
+      const { x } = await captured.site(site);
+      const [pack] = plan.packs as [Pack];
+      const added = (change: Floats) => (at: SiteName, y: Tensor) =>
+        at === site
+          ? y
+              .reshape("B", plan.block, D)
+              .add(constant(change, "float64", [plan.block, D]))
+              .reshape(...y.shape)
+          : y;
+      const total = async (change: Floats) => {
+        if (typeof weights !== "function") throw new Error("held weights expected");
+        const passes = tracePasses(model, weights, {
+          block: plan.block,
+          sites: [],
+          dtype: "float64",
+          splice: added(change),
+        });
+        const { metric } = await passes.run({ ...pack, kind: "forward" });
+        await passes.release();
+        return Array.from(metric).reduce((sum, m, i) => sum + m * pack.metric.weight[i]!, 0);
+      };
+      const before = await total(new Float64Array(pack.tokens.length * D));
+      const random = new Random(`${seed}/exact/${site}`);
+      const chosen = [
+        rows.feature.indexOf(errorFeature),
+        ...Array.from({ length: 8 }, () => random.below(rows.node.length)),
+      ];
+      const largest = Math.max(...rows.effect.map(Math.abs));
+      for (const i of chosen) {
+        const node = rows.node[i]!;
+        const [c, p] = [forest.backward.clean[node]!, forest.backward.patch[node]!].map((f) => plan.row[f]! * D);
+        const own = [...rows.node.keys()].filter((j) => rows.node[j] === node && rows.feature[j] !== errorFeature);
+        const change = new Float64Array(pack.tokens.length * D);
+        const at = pack.node.indexOf(node) * D;
+        for (let d = 0; d < D; d++) {
+          const part = (j: number) => (rows.fPatch[j]! - rows.fClean[j]!) * decoder[rows.feature[j]! * D + d]!;
+          change[at + d] =
+            rows.feature[i] === errorFeature
+              ? x[p! + d]! - x[c! + d]! - own.reduce((sum, j) => sum + part(j), 0)
+              : part(i);
+        }
+        const effect = (await total(change)) - before;
+        // Codes in the rows are float32.
+        expect(Math.abs(effect - rows.effect[i]!) / largest).toBeLessThan(1e-6);
+      }
+    },
+  );
+
+  it("exact patches the features that are asked for, or the strongest of analytic, and tells the work first", async () => {
+    const of = await setting("llama-gqa", "float64", { at: ["resid_post.0"] });
+    const everything = (await all("exact", of)).get("resid_post.0")!;
+    const told: number[] = [];
+    const onWork = ({ patches, flops }: { patches: number; flops: number }) => told.push(patches, flops);
+    const some = (await all("exact", { ...of, features: new Map([["resid_post.0", [5, 40]]]), onWork })).get(
+      "resid_post.0",
+    )!;
+    expect(new Set(some.feature)).toEqual(new Set([errorFeature, 5, 40]));
+    const full = keyed(everything);
+    for (const [key, effect] of keyed(some)) expect(effect).toBeCloseTo(full.get(key)!, 9);
+    expect(told[0]).toBe(some.node.length);
+    expect(told[1]).toBeGreaterThan(0);
+    const top = (await all("exact", { ...of, features: { top: 3 } })).get("resid_post.0")!;
+    const sums = summed(await all("analytic", of)).get("resid_post.0")!;
+    const strongest = [...sums.feature.keys()]
+      .filter((i) => sums.feature[i] !== errorFeature)
+      .sort((a, b) => Math.abs(sums.effect[b]!) - Math.abs(sums.effect[a]!))
+      .slice(0, 3)
+      .map((i) => sums.feature[i]!);
+    expect(new Set(top.feature)).toEqual(new Set([errorFeature, ...strongest]));
+  });
+});
+
+describe("integrated gradients", () => {
+  /** Σ effects of a residual site less the total effect Σ(m_patch − m_clean), of the latter. */
+  async function shortfall(more: Partial<MethodSetting>): Promise<number[]> {
+    let total = 0;
+    const of = await setting("llama-gqa", "float64", { at: ["resid_post.0", "resid_post.1"], ...more });
+    const onMetric = (clean: Float64Array, patch: Float64Array) => {
+      total = of.forest.ends.reduce((sum, { weight }, e) => sum + weight * (patch[e]! - clean[e]!), 0);
+    };
+    const found = await all("analytic-ig", { ...of, onMetric });
+    return [...found.values()].map(
+      (rows) => Math.abs(rows.effect.reduce((a, b) => a + b, 0) - total) / Math.abs(total),
+    );
+  }
+
+  it("sum to what patching the whole site gives: the midpoint rule's gap falls with the square of the steps, the left rule's with the steps", async () => {
+    const [at10, at40, left10, left40] = [
+      await shortfall({ steps: 10 }),
+      await shortfall({ steps: 40 }),
+      await shortfall({ steps: 10, rule: "left" }),
+      await shortfall({ steps: 40, rule: "left" }),
+    ];
+    for (const i of [0, 1]) {
+      expect(at40[i]!).toBeLessThan(at10[i]! / 8);
+      expect(left40[i]! / left10[i]!).toBeGreaterThan(0.15);
+      expect(left40[i]! / left10[i]!).toBeLessThan(0.4);
+      expect(at40[i]!).toBeLessThan(5e-3);
+      expect(left10[i]!).toBeGreaterThan(10 * at10[i]!);
+    }
+  });
+
+  it("with one step are the gradients at the middle, or with the left rule those of analytic", async () => {
+    const of = await setting("llama-gqa", "float64");
+    const left = await all("analytic-ig", { ...of, steps: 1, rule: "left" });
+    expect(gap(await all("analytic", of), left)).toBeLessThan(1e-12);
+    expect(gap(left, await all("analytic-ig", { ...of, steps: 1 }))).toBeGreaterThan(1e-3);
+  });
+});

@@ -1,0 +1,129 @@
+import type { ComparedMethod, Comparison } from "../../src/report/comparison.ts";
+import { Part, Scroll } from "../controls.tsx";
+import { bytes, multiple, seconds, whole } from "../format.ts";
+
+/** Time and memory of every method, with the ratios to the first. */
+export function CostPart({ data }: { data: Comparison }) {
+  const { methods } = data;
+  const first = methods[0]?.name ?? "the first";
+  return (
+    <Part id="cost" title="What do they cost?">
+      <p>
+        Time is from the loaded model to the last effect, memory is resident memory of the process: on top of the loaded
+        model, and at its peak.
+        {methods.length > 1 && ` The right column is how many times that of ${first}.`}
+      </p>
+      {methods.length === 0 ? (
+        <p class="empty">No method has been measured.</p>
+      ) : (
+        <>
+          <div class="multiples costs">
+            <Bars title="Time" methods={methods} value={(m) => m.seconds} show={seconds} />
+            <Bars title="Memory on top of the model" methods={methods} value={(m) => m.above_bytes} show={bytes} />
+            <Bars
+              title="Peak memory"
+              note="grey: held once the model was loaded"
+              methods={methods}
+              value={(m) => m.peak_bytes}
+              base={(m) => Math.min(m.loaded_bytes, m.peak_bytes)}
+              show={bytes}
+            />
+          </div>
+          <Numbers methods={methods} />
+        </>
+      )}
+    </Part>
+  );
+}
+
+function Bars(props: {
+  title: string;
+  note?: string;
+  methods: readonly ComparedMethod[];
+  value: (method: ComparedMethod) => number;
+  /** The part of the value that is the same work for all. */
+  base?: (method: ComparedMethod) => number;
+  show: (value: number) => string;
+}) {
+  const { methods, value, show } = props;
+  const most = Math.max(...methods.map(value));
+  const width = (v: number) => `${(most > 0 ? (100 * v) / most : 0).toFixed(2)}%`;
+  return (
+    <table class="bars costs">
+      <caption>
+        {props.title}
+        {props.note !== undefined && <span>{props.note}</span>}
+      </caption>
+      <thead class="unseen">
+        <tr>
+          <th scope="col">method</th>
+          <th scope="col">bar</th>
+          <th scope="col">value</th>
+          <th scope="col">times that of {methods[0]?.name}</th>
+        </tr>
+      </thead>
+      <tbody>
+        {methods.map((method) => {
+          const base = props.base?.(method) ?? 0;
+          return (
+            <tr key={method.name}>
+              <th scope="row">{method.name}</th>
+              <td class="bar plain" aria-hidden="true">
+                <span style={{ width: width(value(method)) }} />
+                {base > 0 && <span class="base" style={{ width: width(base) }} />}
+              </td>
+              <td>{show(value(method))}</td>
+              <td class="ratio">{ratio(value(method), value(methods[0]!))}</td>
+            </tr>
+          );
+        })}
+      </tbody>
+    </table>
+  );
+}
+
+function ratio(value: number, first: number): string {
+  return first > 0 ? `${multiple(value / first)} ×` : "–";
+}
+
+function Numbers({ methods }: { methods: readonly ComparedMethod[] }) {
+  return (
+    <details>
+      <summary>The same as numbers</summary>
+      <Scroll label="Time and memory as numbers">
+        <table class="numbers">
+          <thead>
+            <tr>
+              <th scope="col">Method</th>
+              <th scope="col">pairs per batch</th>
+              <th scope="col">steps</th>
+              <th scope="col">rows of effects</th>
+              <th scope="col">loading</th>
+              <th scope="col">time</th>
+              <th scope="col">model loaded</th>
+              <th scope="col">on top</th>
+              <th scope="col">peak</th>
+            </tr>
+          </thead>
+          <tbody>
+            {methods.map((method) => (
+              <tr key={method.name}>
+                <th scope="row">{method.name}</th>
+                <td>{method.batch === null ? "forest" : whole(method.batch)}</td>
+                <td>
+                  {method.steps === null ? "–" : `${method.steps}${method.rule === null ? "" : `, ${method.rule}`}`}
+                </td>
+                <td>{whole(method.rows)}</td>
+                <td>{seconds(method.loading_seconds)}</td>
+                <td>{seconds(method.seconds)}</td>
+                <td>{bytes(method.loaded_bytes)}</td>
+                <td>{bytes(method.above_bytes)}</td>
+                <td>{bytes(method.peak_bytes)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scroll>
+    </details>
+  );
+}

@@ -1,0 +1,158 @@
+import { useMemo } from "preact/hooks";
+import type { Comparison } from "../../src/report/comparison.ts";
+import { compareSites, parseSite } from "../../src/site.ts";
+import { Findings, Part, Scroll } from "../controls.tsx";
+import { correlation, percent, percentOf, whole } from "../format.ts";
+import { integratedAgainstPlain, linearMethods } from "../methods.ts";
+import { kindsOf } from "../select.ts";
+import { Series, SeriesLegend, seriesOf } from "./series.tsx";
+
+type Exactness = Comparison["exactness"][number];
+
+/** How near the linear methods come to patching each feature by itself: by layer, and over all sites. */
+export function ExactnessPart({ data }: { data: Comparison }) {
+  const methods = useMemo(() => seriesOf(data, linearMethods(data)), [data]);
+  const findings = integratedAgainstPlain(data);
+  const kinds = kindsOf(data.exactness.map((row) => row.site).filter((site) => site !== ""));
+  const values = useMemo(
+    () =>
+      data.exactness
+        .filter((row): row is Exactness & { pearson: number } => row.site !== "" && row.pearson !== null)
+        .map((row) => ({ ...parseSite(row.site), method: row.method, value: row.pearson })),
+    [data],
+  );
+  const axis = useMemo(() => ({ domain: [lowest(values.map((row) => row.value)), 1], nice: true }), [values]);
+  const byKind = useMemo(() => kinds.map((kind) => values.filter((row) => row.kind === kind)), [values]);
+  const overall = data.exactness.filter((row) => row.site === "");
+  return (
+    <Part id="exactness" title="How near are they to the truth?">
+      <p>
+        <i>exact</i> gives one feature at one node its patch value and computes the metric again: the truth that the
+        linear methods approximate. Here they are compared over the features that were patched.
+      </p>
+      {findings.length > 0 && <Findings label="Integrated methods against the gradient alone" findings={findings} />}
+      {overall.length > 0 && (
+        <Scroll label="Each method against exact, all sites together">
+          <Errors rows={overall} />
+        </Scroll>
+      )}
+      <p class="note">error = Σ|effect − exact| / Σ|exact|; 100 % is what calling every effect 0 would give.</p>
+      {kinds.length > 0 && (
+        <>
+          <h3>By layer</h3>
+          <p>
+            Pearson correlation with exact over the features of a site, all pictures on one scale. Lines that coincide
+            lie inside one another.
+          </p>
+          <SeriesLegend methods={methods} />
+          <div class="multiples">
+            {kinds.map((kind, i) => (
+              <figure key={kind}>
+                <figcaption>
+                  <b>{kind}</b> by layer
+                </figcaption>
+                <Series
+                  label={`Pearson correlation with exact at ${kind} by layer, a line per method; numbers are in the table below`}
+                  methods={methods}
+                  rows={byKind[i]!}
+                  y={axis}
+                  show={correlation}
+                />
+              </figure>
+            ))}
+          </div>
+          <BySite data={data} methods={methods.map(({ name }) => name)} />
+        </>
+      )}
+    </Part>
+  );
+}
+
+/** Where the axis of correlations begins: at 0 or above while none is negative. */
+function lowest(values: readonly number[]): number {
+  const least = Math.min(1, ...values);
+  return Math.max(-1, Math.min(0.9, Math.floor(10 * least) / 10));
+}
+
+function Errors({ rows }: { rows: readonly Exactness[] }) {
+  return (
+    <table class="numbers">
+      <thead>
+        <tr>
+          <th scope="col">Method</th>
+          <th scope="col">Pearson</th>
+          <th scope="col">error</th>
+          <th scope="col">Spearman</th>
+          <th scope="col">signs</th>
+          <th scope="col">features</th>
+        </tr>
+      </thead>
+      <tbody>
+        {rows.map((row) => (
+          <tr key={row.method}>
+            <th scope="row">
+              <span class="unbroken">{row.method}</span>
+            </th>
+            <td>{correlation(row.pearson)}</td>
+            <td>{row.error === null ? "–" : percentOf(row.error)}</td>
+            <td>{correlation(row.spearman)}</td>
+            <td>{row.sign === null ? "–" : percent(row.sign)}</td>
+            <td>{whole(row.features)}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+function BySite({ data, methods }: { data: Comparison; methods: readonly string[] }) {
+  const rows = new Map(data.exactness.map((row) => [`${row.method} ${row.site}`, row]));
+  const sites = [...new Set(data.exactness.map((row) => row.site))].filter((site) => site !== "").sort(compareSites);
+  return (
+    <details>
+      <summary>The same as numbers</summary>
+      <Scroll label="Each method against exact by site">
+        <table class="numbers">
+          <thead>
+            <tr>
+              <th scope="col" rowSpan={2}>
+                Site
+              </th>
+              {methods.map((name) => (
+                <th key={name} scope="colgroup" class="first" colSpan={2}>
+                  {name}
+                </th>
+              ))}
+            </tr>
+            <tr>
+              {methods.map((name) => [
+                <th key={`${name} p`} scope="col" class="first">
+                  Pearson
+                </th>,
+                <th key={`${name} e`} scope="col">
+                  error
+                </th>,
+              ])}
+            </tr>
+          </thead>
+          <tbody>
+            {sites.map((site) => (
+              <tr key={site}>
+                <th scope="row">{site}</th>
+                {methods.map((name) => {
+                  const row = rows.get(`${name} ${site}`);
+                  return [
+                    <td key={`${name} p`} class="first">
+                      {correlation(row?.pearson ?? null)}
+                    </td>,
+                    <td key={`${name} e`}>{row?.error == null ? "–" : percentOf(row.error)}</td>,
+                  ];
+                })}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scroll>
+    </details>
+  );
+}

@@ -1,0 +1,201 @@
+import type { ComponentChildren } from "preact";
+import { useMemo, useState } from "preact/hooks";
+import type { Comparison, MethodAgreement } from "../../src/report/comparison.ts";
+import { compareSites, parseSite } from "../../src/site.ts";
+import { Choice, Part, Scroll, Select } from "../controls.tsx";
+import { correlation, number, percent, signed, tiny, whole } from "../format.ts";
+import { kindsOf } from "../select.ts";
+import { SignedScatter } from "./scatter.tsx";
+import { ShareCell } from "./share.tsx";
+
+type Pair = Pick<MethodAgreement, "a" | "b">;
+const nameOf = ({ a, b }: Pair) => `${a}, ${b}`;
+const isOf = (pair: Pair) => (row: Pair) => row.a === pair.a && row.b === pair.b;
+
+/** Do the methods find the same features? Every pair of them over all sites, feature by feature, and site by site. */
+export function MethodAgreementPart({ data }: { data: Comparison }) {
+  const pairs = data.agreement.filter((row) => row.site === "");
+  return (
+    <Part id="agreement" title="Do they find the same features?">
+      {pairs.length === 0 ? (
+        <p class="empty">There is nothing to compare: one method alone.</p>
+      ) : (
+        <>
+          <p>
+            Every pair of methods, all sites together. Pearson and Spearman correlate the signed effects of all features
+            that have one in either; signs: the share of those with an effect in both whose signs agree. Shared top 10,
+            50 and 100: how many of the first method's strongest are among the second's, up to ties (within 10
+            <sup>−4</sup> of the largest effect). The difference is the largest between two effects of one feature, as a
+            share of the largest effect; below about 10<sup>−4</sup> it is rounding.
+          </p>
+          <Scroll label="Agreement of every pair of methods">
+            <Likenesses head="Methods" rows={pairs} name={(row) => <Names pair={row} />} />
+          </Scroll>
+          {data.scatter.length > 0 && <Scatters data={data} />}
+          <Sites data={data} pairs={pairs} />
+        </>
+      )}
+    </Part>
+  );
+}
+
+function Likenesses(props: {
+  head: string;
+  rows: readonly MethodAgreement[];
+  name: (row: MethodAgreement) => ComponentChildren;
+}) {
+  return (
+    <table class="numbers">
+      <thead>
+        <tr>
+          <th scope="col">{props.head}</th>
+          <th scope="col">Pearson</th>
+          <th scope="col">Spearman</th>
+          <th scope="col">signs</th>
+          <th scope="col">top 10</th>
+          <th scope="col">top 50</th>
+          <th scope="col">top 100</th>
+          <th scope="col">difference</th>
+          <th scope="col">features</th>
+        </tr>
+      </thead>
+      <tbody>
+        {props.rows.map((row) => (
+          <tr key={`${nameOf(row)} ${row.site}`}>
+            <th scope="row">{props.name(row)}</th>
+            <td>{correlation(row.pearson)}</td>
+            <td>{correlation(row.spearman)}</td>
+            <td>{row.sign === null ? "–" : percent(row.sign)}</td>
+            <Top share={row.top_10} />
+            <Top share={row.top_50} />
+            <Top share={row.top_100} />
+            <td title={`${tiny(row.difference)} of ${signed(row.scale).slice(1)} logits`}>
+              {row.scale > 0 ? relative(row.difference / row.scale) : "–"}
+            </td>
+            <td>{whole(row.features)}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+/** Two names that a narrow page may put under each other, but not break. */
+function Names({ pair: { a, b } }: { pair: Pair }) {
+  return (
+    <>
+      <span class="unbroken">{a},</span> <span class="unbroken">{b}</span>
+    </>
+  );
+}
+
+/** Decimals only where they say something: most differences are rounding. */
+function relative(share: number): string {
+  return share < 0.01 ? tiny(share) : number(share);
+}
+
+function Top({ share }: { share: number | null }) {
+  return share === null ? <td>–</td> : <ShareCell share={share} />;
+}
+
+/** With four methods there are six pairs: the first method's come first, the others are asked for. */
+const fewPairs = 3;
+
+function Scatters({ data }: { data: Comparison }) {
+  const kinds = ["", ...kindsOf(data.scatter.flatMap((row) => row.site))];
+  const first = data.methods[0]?.name ?? "";
+  const ways = [first, "all"];
+  const [kind, setKind] = useState("");
+  const [way, setWay] = useState(first);
+  const few = data.scatter.length <= fewPairs;
+  const chosen = useMemo(
+    () => data.scatter.filter((row) => few || way === "all" || row.a === first || row.b === first),
+    [data, way],
+  );
+  const shown = useMemo(
+    () =>
+      chosen.map((row) => ({
+        ...row,
+        points: row.feature
+          .map((feature, i) => {
+            const [site, x, y] = [row.site[i] ?? "", row.x[i] ?? 0, row.y[i] ?? 0];
+            return { site, x, y, title: `${site}/${feature}\n${row.a} ${signed(x)}\n${row.b} ${signed(y)}` };
+          })
+          .filter(({ site }) => kind === "" || parseSite(site).kind === kind),
+      })),
+    [chosen, kind],
+  );
+  const most = Math.max(
+    1e-12,
+    ...shown.flatMap(({ points }) => points.flatMap(({ x, y }) => [Math.abs(x), Math.abs(y)])),
+  );
+  return (
+    <>
+      <h3>Feature by feature</h3>
+      <p>
+        One dot per feature, the strongest of each pair of methods: its effect by one method across, by the other
+        upwards, in logits per pair. On the dotted line both say the same. Axes are square-root scales, so that small
+        effects stay apart, and the same in all pictures.
+      </p>
+      <div class="controls">
+        <Choice
+          label="Site"
+          values={kinds.length > 2 ? kinds : []}
+          value={kind}
+          show={(k) => (k === "" ? "all" : k)}
+          onChange={setKind}
+        />
+        <Choice
+          label="Pairs of methods"
+          values={few ? [] : ways}
+          value={way}
+          show={(w) => (w === "all" ? "all" : `with ${w}`)}
+          onChange={setWay}
+        />
+      </div>
+      <div class="multiples scatter">
+        {shown.map((row) => (
+          <figure key={nameOf(row)}>
+            <figcaption>
+              <span>
+                <b>{row.b}</b> over <b>{row.a}</b>
+              </span>
+              <span>{row.points.length === 1 ? "1 feature" : `${whole(row.points.length)} features`}</span>
+            </figcaption>
+            <SignedScatter
+              points={row.points}
+              most={most}
+              label={`Effects by ${row.a} across and by ${row.b} upwards; how alike they are is in the table above`}
+            />
+          </figure>
+        ))}
+      </div>
+    </>
+  );
+}
+
+function Sites({ data, pairs }: { data: Comparison; pairs: readonly MethodAgreement[] }) {
+  const [chosen, setChosen] = useState(0);
+  const pair = pairs[chosen] ?? pairs[0]!;
+  const rows = data.agreement
+    .filter((row) => row.site !== "" && isOf(pair)(row))
+    .toSorted((a, b) => compareSites(a.site, b.site));
+  if (data.agreement.length === pairs.length) return null;
+  return (
+    <>
+      <h3>Site by site</h3>
+      <div class="controls">
+        <Select
+          label="Methods"
+          values={pairs.map((_, i) => String(i))}
+          value={String(chosen)}
+          show={(i) => nameOf(pairs[Number(i)]!)}
+          onChange={(i) => setChosen(Number(i))}
+        />
+      </div>
+      <Scroll label={`Agreement of ${nameOf(pair)} by site`}>
+        <Likenesses head="Site" rows={rows} name={(row) => row.site} />
+      </Scroll>
+    </>
+  );
+}

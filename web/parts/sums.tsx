@@ -1,0 +1,124 @@
+import { useMemo, useState } from "preact/hooks";
+import type { Comparison } from "../../src/report/comparison.ts";
+import { compareSites, parseSite } from "../../src/site.ts";
+import { Choice, Part, Scroll } from "../controls.tsx";
+import { percentOf, signed } from "../format.ts";
+import { median } from "../methods.ts";
+import { Series, SeriesLegend, seriesOf } from "./series.tsx";
+
+type SumRow = Comparison["sums"][number];
+const views = ["of the mean", "median over pairs"] as const;
+
+/** Do the effects of a residual site add up to what patching all of it does? */
+export function SumsPart({ data }: { data: Comparison }) {
+  const byPair = data.sums.some((row) => row.median_gap !== null);
+  const [view, setView] = useState<(typeof views)[number]>(views[0]);
+  const gapOf = (row: SumRow) => (view === views[0] ? row.gap : row.median_gap);
+  const methods = useMemo(
+    () =>
+      seriesOf(
+        data,
+        data.methods.filter(({ name }) => data.sums.some((row) => row.method === name)),
+      ),
+    [data],
+  );
+  const values = useMemo(
+    () =>
+      data.sums.flatMap((row) => {
+        const value = gapOf(row);
+        return value === null ? [] : [{ method: row.method, layer: parseSite(row.site).layer, value }];
+      }),
+    [data, view],
+  );
+  const axis = useMemo(() => {
+    const most = Math.max(1e-12, ...values.map((row) => row.value));
+    const tickFormat = (v: number) => `${+(100 * v).toPrecision(1)} %`;
+    return { domain: [0, most], type: "pow" as const, exponent: 0.5, ticks: rootTicks(most), tickFormat };
+  }, [values]);
+  const total = data.sums[0]?.total ?? 0;
+  return (
+    <Part id="sums" title="Do they add up?">
+      <p>
+        Patching a whole residual site gives <i>m</i>(patch) − <i>m</i>(clean), here {signed(total)} logits in the mean
+        over pairs. The effects of the site, the error's included, should add up to it; the gap is what a linear method
+        misses, in percent of it.
+      </p>
+      <p>
+        <strong>Median gap over the layers:</strong>{" "}
+        {methods
+          .map(
+            ({ name }) => `${name} ${percentOf(median(values.filter((v) => v.method === name).map((v) => v.value)))}`,
+          )
+          .join(", ")}
+        .
+      </p>
+      <div class="controls">
+        <Choice label="Gap" values={byPair ? views : []} value={view} onChange={setView} />
+      </div>
+      <SeriesLegend methods={methods} />
+      <figure class="wide">
+        <figcaption>
+          <span>
+            <b>gap</b> by layer, on a square-root scale
+          </span>
+        </figcaption>
+        <Series
+          label="Gap between the sum of effects and the total effect by layer, a line per method; numbers are in the table below"
+          methods={methods}
+          rows={values}
+          y={axis}
+          show={percentOf}
+        />
+      </figure>
+      <Numbers data={data} methods={methods.map(({ name }) => name)} gapOf={gapOf} />
+    </Part>
+  );
+}
+
+/** Round numbers (1, 2, 5 times a power of ten) that lie well apart on a square-root scale from 0 to `most`. */
+function rootTicks(most: number): number[] {
+  const ticks = [0];
+  const power = 10 ** (Math.floor(Math.log10(most)) - 2);
+  for (const tick of [1, 2, 5, 10, 20, 50, 100, 200, 500].map((v) => v * power)) {
+    if (tick <= most && Math.sqrt(tick) - Math.sqrt(ticks.at(-1)!) >= 0.17 * Math.sqrt(most)) ticks.push(tick);
+  }
+  return ticks;
+}
+
+function Numbers(props: { data: Comparison; methods: readonly string[]; gapOf: (row: SumRow) => number | null }) {
+  const { data, methods, gapOf } = props;
+  const rows = new Map(data.sums.map((row) => [`${row.method} ${row.site}`, row]));
+  const sites = [...new Set(data.sums.map((row) => row.site))].sort(compareSites);
+  return (
+    <Scroll label="Gap by layer and method">
+      <table class="numbers">
+        <thead>
+          <tr>
+            <th scope="col">Site</th>
+            {methods.map((name) => (
+              <th key={name} scope="col">
+                {name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {sites.map((site) => (
+            <tr key={site}>
+              <th scope="row">{site}</th>
+              {methods.map((name) => {
+                const row = rows.get(`${name} ${site}`);
+                const gap = row === undefined ? null : gapOf(row);
+                return (
+                  <td key={name} title={row && `sum ${signed(row.sum)}, total ${signed(row.total)} logits`}>
+                    {gap === null ? "–" : percentOf(gap)}
+                  </td>
+                );
+              })}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}
