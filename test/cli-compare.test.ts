@@ -151,6 +151,46 @@ describe("the same method three ways on the embedded model", () => {
   });
 });
 
+it("all methods: SAEs in the passes change nothing, integrated effects add up, exact patches the strongest", async () => {
+  const folder = join(home, "all methods");
+  const methods = "analytic,sfc,sfc:64,analytic-ig,sfc-ig:64,spliced,exact";
+  const { stderr } = await succeeds([
+    ...["compare", "--methods", methods, "--num_examples", "1", "--layers", "2", "--top", "2"],
+    ...["--output_dir", folder],
+  ]);
+  expect(stderr).toMatch(/\nexact: [\d,]+ patches, about [\d.]+ s\.\n/);
+  const { agreement, exactness, sums, methods: measured } = await readComparison(folder);
+  expect(measured.map(({ name }) => name).join(",")).toBe(methods);
+  const between = (a: string, b: string) => agreement.find((of) => of.a === a && of.b === b && of.site === "")!;
+  for (const [a, b] of [
+    ["analytic", "sfc"],
+    ["analytic", "sfc:64"],
+    ["analytic-ig", "sfc-ig:64"],
+  ] as const) {
+    expect(between(a, b).difference).toBeLessThanOrEqual(1e-4 * between(a, b).scale);
+  }
+  expect(between("analytic", "analytic-ig").difference).toBeGreaterThan(1e-3);
+  expect(between("analytic", "spliced").difference).toBeGreaterThan(1e-4 * between("analytic", "spliced").scale);
+
+  const gap = (name: string) => sums.find(({ method }) => method === name)!.gap!;
+  // Ten steps by the midpoint rule (METHOD: off by .0008 to .0035 on toys).
+  expect(gap("analytic-ig")).toBeLessThan(0.01);
+  expect(gap("analytic")).toBeGreaterThan(0.1);
+
+  const rows = await rowsOf(join(folder, "exact"), "features");
+  const patched = new Set(
+    rows.filter(({ feature }) => feature !== -1).map(({ site, feature }) => `${site}/${feature}`),
+  );
+  // Two of each method at three sites, most of them the same.
+  expect(patched.size).toBeGreaterThanOrEqual(6);
+  expect(patched.size).toBeLessThanOrEqual(18);
+  const all = exactness.filter(({ site }) => site === "");
+  expect(all.map(({ method }) => method)).toEqual(methods.split(",").slice(0, -1));
+  for (const { features, sign } of all) expect({ features, sign }).toEqual({ features: patched.size, sign: 1 });
+  const error = (name: string) => all.find(({ method }) => method === name)!.error!;
+  expect(error("analytic-ig")).toBeLessThan(error("analytic"));
+});
+
 describe("a comparison's folder", () => {
   it("is not mixed with other options, which are named, nor with other pairs, but replaced with --force", async () => {
     const folder = join(home, "options");

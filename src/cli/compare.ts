@@ -12,7 +12,6 @@ import { parameterCount } from "../models/model.ts";
 import { describeDropped } from "../prompts/check.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
-import type { ReportData } from "../report/data.ts";
 import { reportPage } from "../report/page.ts";
 import type { SiteName } from "../site.ts";
 import { type MethodRequest, type MethodResult, methodResultSchema, resultFile } from "./compare-measure.ts";
@@ -231,15 +230,12 @@ async function work(setting: WorkSetting): Promise<Comparison> {
     warnings: [...inputs.warnings, ...findings.warnings],
   };
   for (const { name } of specs) await moveFeatures(partial, folder.path, name);
-  await writeFileAtomic(join(folder.path, reportFile), pageOf(template, comparison));
+  await writeFileAtomic(join(folder.path, reportFile), reportPage(template, comparison));
   await writeComparison(folder.path, comparison);
   await closeFinished(folder);
   reporter.end();
   return comparison;
 }
-
-/** The report of a comparison. The page tells a run's data from a comparison's itself. */
-const pageOf = (template: string, comparison: Comparison) => reportPage(template, comparison as unknown as ReportData);
 
 /** Runs the methods that have not run yet, `exact` last: which features it patches may depend on the others. */
 async function measureAll(
