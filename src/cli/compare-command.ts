@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import type { Rule } from "../effects/method.ts";
+import { defaultSteps, type Rule, rules } from "../effects/method.ts";
 import type { CompareOptions } from "./compare.ts";
 import { parseMethods } from "./compare-methods.ts";
 import {
@@ -58,10 +58,10 @@ export function addCompareCommand(program: Command): void {
     .description("the methods side by side: agreement, time and peak memory, each in a process of its own")
     .addHelpText("after", help)
     .option("--methods <names>", "what to compare, as analytic,sfc:64,analytic-ig@40; see below", "analytic,sfc")
-    .option("--steps <n>", "steps of integrated methods", wholeNumber, 10)
+    .option("--steps <n>", "steps of integrated methods", wholeNumber, defaultSteps)
     .addOption(
       new Option("--rule <name>", "where along the way integrated methods take gradients")
-        .choices(["midpoint", "left"])
+        .choices(rules)
         .default("midpoint"),
     )
     .option(

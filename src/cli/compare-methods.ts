@@ -1,4 +1,4 @@
-import { type MethodName, methodNames, type Rule } from "../effects/method.ts";
+import { isIntegrated, type MethodName, methodNames, type Rule } from "../effects/method.ts";
 import { UsageError } from "../errors.ts";
 
 /** A method as `--methods` names it, with all that makes its numbers and its work differ from another's. */
@@ -58,7 +58,7 @@ function parseMethod(name: string, otherwise: Integration): MethodSpec {
   if (method === "exact" && batch !== null) {
     throw new UsageError(`--methods: expected exact without a batch, got "${name}". It has none: write exact.`);
   }
-  const integrated = method === "analytic-ig" || method === "sfc-ig";
+  const integrated = isIntegrated(method);
   const rule = (groups.both ?? groups.rule) as Rule | undefined;
   if (!integrated && (groups.steps !== undefined || rule !== undefined)) {
     throw new UsageError(

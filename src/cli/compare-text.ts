@@ -1,22 +1,9 @@
 import { join } from "node:path";
 import type { Comparison } from "../report/comparison.ts";
-import type { Work } from "./compare-measure.ts";
 import { size } from "./estimate.ts";
 import { duration } from "./progress.ts";
 import { reportFile } from "./report.ts";
 import { table } from "./summary.ts";
-
-/** Share of the rate of bare matrix products that patching is taken to reach. */
-const patchingShare = 0.5;
-
-/**
- * One line for those who are about to wait for `exact`.
- *
- * @param gflops the machine's rate of matrix products
- */
-export function workLine(name: string, { patches, flops }: Work, gflops: number): string {
-  return `${name}: ${patches.toLocaleString("en-US")} patches, about ${duration(flops / (patchingShare * gflops * 1e9))}.`;
-}
 
 /**
  * A comparison as text for a terminal.

@@ -18,9 +18,9 @@ import { type MethodRequest, type MethodResult, methodResultSchema, resultFile }
 import { type MethodSpec, methodFolder, namesIn, parseMethods } from "./compare-methods.ts";
 import { measureInProcess } from "./compare-process.ts";
 import { featuresToPatch, findingsOf } from "./compare-results.ts";
-import { comparisonText, workLine } from "./compare-text.ts";
+import { comparisonText } from "./compare-text.ts";
 import { checkRuntime } from "./device.ts";
-import { gemmGflops } from "./estimate.ts";
+import { gemmGflops, workLine } from "./estimate.ts";
 import { jobProblem, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { type Setting, taskName } from "./flags.ts";
 import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "./folder.ts";
@@ -256,7 +256,7 @@ async function measureAll(
     const request: MethodRequest = { setting, weights, spec, byPair, features, folder };
     // Measured while nothing else runs.
     const gflops = isExact(spec) ? await gemmGflops(width) : 0;
-    await measureInProcess(request, reporter, (told) => reporter.line(workLine(spec.name, told, gflops)));
+    await measureInProcess(request, reporter, ({ patches, flops }) => reporter.line(workLine(patches, flops, gflops)));
     const result = await storedResult(folder);
     if (!result) throw new Error(`internal: ${spec.name} left no result`);
     results.set(spec.name, result);

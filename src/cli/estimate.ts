@@ -3,8 +3,9 @@ import { type CaptureCost, captureCost } from "../capture/estimate.ts";
 import { type Plan, planCapture } from "../capture/packs.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
-import { effectsCost } from "../effects/estimate.ts";
+import { effectsCost, methodCost } from "../effects/estimate.ts";
 import { forestCheckPlans } from "../effects/forest-check.ts";
+import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
@@ -68,11 +69,11 @@ const rowBytes = { effects: 20, features: 5 };
 /** The plans of a run on some pairs: its own, and those of its check. */
 export function plansOf(
   pairs: readonly TokenPair[],
-  { score, batch_size }: Pick<JobOptions, "score" | "batch_size">,
+  { method, score, batch_size }: Pick<JobOptions, "method" | "score" | "batch_size">,
 ): { readonly forest: PrefixForest; readonly plans: readonly [run: Plan, merged: Plan, separate: Plan] } {
   const forest = prefixForest(pairs);
   const plan = planCapture(forest, {
-    wanted: score === "effect" ? "changed" : score === "gradient" ? "none" : "clean",
+    wanted: score === "effect" ? needsOf(method, []).wanted : score === "gradient" ? "none" : "clean",
     ...(batch_size === null ? {} : { batchSize: batch_size }),
   });
   // Pairs spread over all of them, for which the forest is checked against example by example.
@@ -91,9 +92,10 @@ export async function estimateRun(
   { model, checkpoint }: OpenModel,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   plans: readonly Plan[],
-  options: Pick<JobOptions, "weights" | "score" | "precision">,
+  options: Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision">,
 ): Promise<Estimate> {
-  const sites = [...dictionaries.keys()];
+  const { method } = options;
+  const { sites } = needsOf(method, [...dictionaries.keys()]);
   const number = options.precision === "float64" ? 8 : 4;
   const costs = (["held", "streamed"] as const).map((weights) => ({
     weights,
@@ -102,7 +104,8 @@ export async function estimateRun(
   const effects = [...dictionaries.values()].map((dictionary) =>
     effectsCost(dictionary, plans[0]!, options.score, number),
   );
-  const most = Math.max(...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
+  const work = methodCost(method, model, plans[0]!, dictionaries, options.steps, number);
+  const most = Math.max(work.flops, ...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
   const gflops = most < longWork ? assumedGflops : await gemmGflops(model.width);
 
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
@@ -111,10 +114,16 @@ export async function estimateRun(
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
   const chosen =
     options.weights === "held" ||
+    method !== "analytic" ||
     (options.weights === "auto" && mayHold(held) && captureSeconds(held) < captureSeconds(streamed))
       ? held
       : streamed;
 
+  if (method !== "analytic" && held.compiled / 2 > largestGraph) {
+    throw new UserError(
+      `--method ${method}: expected a model of at most ${size(largestGraph)} in ${options.precision}, whose weights can be held in memory, got ${size(held.compiled / 2)}. Use --method analytic, which streams them.`,
+    );
+  }
   if (chosen === held && held.compiled / 2 > largestGraph) {
     throw new UserError(
       `--weights held: expected a model of at most ${size(largestGraph)} in ${options.precision}, got ${size(held.compiled / 2)}. Use --weights streamed.`,
@@ -135,19 +144,21 @@ export async function estimateRun(
       programBytes +
       Math.max(
         chosen.memory + (inMemory ? chosen.stored.peak : 0),
-        ...effects.map(({ memory }) => kept + memory),
+        ...effects.map(({ memory }) => kept + memory + work.memory),
         kept + tableBytes * rows,
       ),
     disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
     seconds: {
       reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
       capture: captureSeconds(chosen),
-      effects: sum(
-        effects.map(
-          (e) =>
-            e.flops / (gflops * 1e9) + e.weights / rates.decoded + e.products / rates.products + e.rows / rates.rows,
+      effects:
+        work.flops / (rates.passes * gflops * 1e9) +
+        sum(
+          effects.map(
+            (e) =>
+              e.flops / (gflops * 1e9) + e.weights / rates.decoded + e.products / rates.products + e.rows / rates.rows,
+          ),
         ),
-      ),
       writing: rates.least / 2 + rows / (4 * rates.rows),
     },
     gflops,
@@ -259,6 +270,11 @@ export function estimateText(e: EstimateResult): string {
     ],
     ["time", `about ${duration(totalSeconds(e))} at ${Math.round(e.gflops)} GFLOP/s (${phases.join(", ")})`],
   ]).join("\n");
+}
+
+/** What is told before effects are computed patch by patch. */
+export function workLine(patches: number, flops: number, gflops: number): string {
+  return `exact: ${patches.toLocaleString("en")} patches, about ${duration(flops / (rates.passes * gflops * 1e9))}.`;
 }
 
 /** One line for those who are about to wait. */

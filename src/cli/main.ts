@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import { scores } from "../circuit/ranking.ts";
+import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import {
@@ -138,7 +139,9 @@ function program(): Command {
 
 interface Flags extends SettingFlags {
   readonly batch_size?: number;
-  readonly method?: "analytic";
+  readonly method?: MethodName;
+  readonly steps?: number;
+  readonly rule?: Rule;
   readonly score?: JobOptions["score"];
   readonly top?: number;
   readonly keep?: JobOptions["keep"];
@@ -186,7 +189,11 @@ function jobFlags(command: Command): Command {
       "at most so many pairs per pack; never changes results (default: automatic)",
       wholeNumber,
     )
-    .addOption(new Option("--method <name>", "how effects are computed").choices(["analytic"]).default("analytic"))
+    .addOption(new Option("--method <name>", "how effects are computed").choices(methodNames).default("analytic"))
+    .option("--steps <n>", `steps of analytic-ig and sfc-ig (default: ${defaultSteps})`, wholeNumber)
+    .addOption(
+      new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
+    )
     .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
     .option("--top <n>", "features listed per site and split", wholeNumber, 20)
     .addOption(
@@ -205,11 +212,23 @@ function jobFlags(command: Command): Command {
 }
 
 function jobOptions(flags: Flags): JobOptions {
+  const { method = "analytic", score = "effect", steps, rule } = flags;
+  if (method !== "analytic" && score !== "effect") {
+    throw new UsageError(`--score ${score}: expected --method analytic with it, got ${method}. Leave one of them out.`);
+  }
+  if (method !== "analytic" && flags.weights === "streamed") {
+    throw new UsageError(`--weights streamed: expected --method analytic with it, got ${method}. Leave --weights out.`);
+  }
+  if (!isIntegrated(method) && (steps !== undefined || rule !== undefined)) {
+    const flag = steps === undefined ? "--rule" : "--steps";
+    throw new UsageError(`${flag}: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);
+  }
   return {
     ...settingOf(flags),
     batch_size: flags.batch_size ?? null,
-    method: "analytic",
-    score: flags.score ?? "effect",
+    method,
+    ...(isIntegrated(method) && { steps: steps ?? defaultSteps, rule: rule ?? "midpoint" }),
+    score,
     top: flags.top ?? 20,
     keep: flags.keep ?? "all",
     weights: flags.weights ?? "auto",

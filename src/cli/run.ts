@@ -9,8 +9,9 @@ import { heldWeights, isStreamed, streamedWeights } from "../capture/weights.ts"
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
-import { analyticEffects } from "../effects/analytic.ts";
 import { forestGaps } from "../effects/forest-check.ts";
+import type { MethodSetting } from "../effects/method.ts";
+import { effectsOf, needsOf } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { describeDropped } from "../prompts/check.ts";
@@ -19,7 +20,7 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
 import { checkRuntime } from "./device.ts";
-import { estimateLine, estimateRun, plansOf, totalSeconds } from "./estimate.ts";
+import { estimateLine, estimateRun, plansOf, totalSeconds, workLine } from "./estimate.ts";
 import { jobProblem, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
@@ -50,6 +51,7 @@ export interface RunOutcome {
 
 /** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
 const sumTolerance = 1e-4;
+const sumCheck = "sum of effects";
 /** The forest and example by example must agree to this share of the largest Σ|g·Δx| of a node. */
 const forestTolerance = 1e-5;
 /** Seconds of work that one is told of before they begin. */
@@ -152,6 +154,7 @@ class Job {
     const { score, precision: dtype, device, keep, top } = this.#options;
     const { model, checkpoint, tokenizer } = this.#opened;
     const sites = [...this.#dictionaries.keys()];
+    const capturedSites = needsOf(this.#options.method, sites).sites;
     const session = { dtype, device: device as Device };
     await this.#save();
 
@@ -196,7 +199,7 @@ class Job {
     const planIdentity = sha256OfText(
       JSON.stringify([
         identity,
-        sites,
+        capturedSites,
         isStreamed(weights),
         plans.map(({ packs }) => packs.map((p) => [p.kind, [...p.tokens], [...p.node]])),
       ]),
@@ -207,7 +210,7 @@ class Job {
     try {
       const [captured, merged, separate] = (await captureAll(model, weights, plans, {
         ...session,
-        sites,
+        sites: capturedSites,
         store: dtype === "float32" ? files : memoryStore(),
         ...hooks,
       })) as [Capture, Capture, Capture];
@@ -218,10 +221,14 @@ class Job {
       );
 
       this.#reporter.begin("effects", sites.length);
-      for (const [done, dictionary] of [...this.#dictionaries.values()].entries()) {
-        if (this.#reporter.stopped()) throw new StoppedError();
-        await this.#effectsOf(dictionary, captured, codes, tables);
-        this.#reporter.set(done + 1);
+      if (score === "effect")
+        await this.#writeEffects({ model, weights, forest, captured, ...session, ...hooks }, tables);
+      else {
+        for (const [done, dictionary] of [...this.#dictionaries.values()].entries()) {
+          if (this.#reporter.stopped()) throw new StoppedError();
+          await this.#writeScore(dictionary, captured, codes, tables);
+          this.#reporter.set(done + 1);
+        }
       }
 
       this.#reporter.begin("checks", 1);
@@ -302,8 +309,37 @@ class Job {
     return partial;
   }
 
-  /** Effects, or the score asked for, of one site, unless an earlier sitting has them. */
-  async #effectsOf(
+  /** Effects by the method asked for, of the sites that an earlier sitting does not have. */
+  async #writeEffects(setting: Omit<MethodSetting, "dictionaries">, tables: RunTables): Promise<void> {
+    const { method, steps, rule } = this.#options;
+    const isDone = (site: SiteName) =>
+      tables.hasEffects(site) &&
+      (method !== "analytic" || this.manifest.checks.some((c) => c.name === sumCheck && c.site === site));
+    const left = [...this.#dictionaries].filter(([site]) => !isDone(site));
+    if (left.length === 0) return;
+    // Where SAEs are spliced in together, the effects of one depend on the others.
+    const together = method === "sfc" || method === "spliced";
+    const analytic = method === "analytic";
+    const work = effectsOf(method, {
+      ...setting,
+      dictionaries: together ? this.#dictionaries : new Map(left),
+      ...(steps !== undefined && { steps }),
+      ...(rule !== undefined && { rule }),
+      onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, this.manifest.estimate!.gflops)),
+    });
+    let done = this.#dictionaries.size - left.length;
+    for await (const { rows, check: sum } of work) {
+      if (!tables.hasEffects(rows.site)) await tables.writeEffects(rows);
+      if (sum) this.#addCheck(check(sumCheck, rows.site, sum.gap, sum.scale, sumTolerance));
+      await this.#save();
+      if (this.#reporter.stopped()) throw new StoppedError();
+      // The other methods count their passes.
+      if (analytic) this.#reporter.set(++done, this.#dictionaries.size);
+    }
+  }
+
+  /** The score asked for, of one site, unless an earlier sitting has it. */
+  async #writeScore(
     dictionary: Dictionary,
     captured: Capture,
     codes: ReturnType<typeof codeReader>,
@@ -311,29 +347,17 @@ class Job {
   ): Promise<void> {
     const { site } = dictionary;
     const { backward } = captured.plan.forest;
-    switch (this.#options.score) {
-      case "effect": {
-        const known = this.manifest.checks.some((c) => c.name === "sum of effects" && c.site === site);
-        if (known && tables.hasEffects(site)) return;
-        const { rows, check: sum } = await analyticEffects(captured, dictionary, codes);
-        await tables.writeEffects(rows);
-        this.#addCheck(check("sum of effects", site, sum.gap, sum.scale, sumTolerance));
-        await this.#save();
-        return;
-      }
-      case "gradient-activation":
-        if (!tables.hasEffects(site)) await tables.writeEffects(await gradientActivation(captured, dictionary, codes));
-        return;
-      case "gradient": {
-        if (tables.hasFeatureSums(site)) return;
-        const special = this.#opened.tokenizer.special;
-        const sums = await gradientSums(captured, dictionary, (node) => special.has(backward.token[node]!));
-        await tables.writeFeatureSums(
-          site,
-          backward.groups.map((group, i) => ({ ...group, sums: sums[i]! })),
-        );
-      }
+    if (this.#options.score === "gradient-activation") {
+      if (!tables.hasEffects(site)) await tables.writeEffects(await gradientActivation(captured, dictionary, codes));
+      return;
     }
+    if (tables.hasFeatureSums(site)) return;
+    const special = this.#opened.tokenizer.special;
+    const sums = await gradientSums(captured, dictionary, (node) => special.has(backward.token[node]!));
+    await tables.writeFeatureSums(
+      site,
+      backward.groups.map((group, i) => ({ ...group, sums: sums[i]! })),
+    );
   }
 
   async #correctOnly(pairs: readonly TokenPair[], metricOf: (forest: PrefixForest) => Promise<Float64Array>) {

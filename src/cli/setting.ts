@@ -6,6 +6,7 @@ import { subfolder } from "../bytes/folder.ts";
 import { checkDictionary, type Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
 import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
+import type { MethodName, Rule } from "../effects/method.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
@@ -42,7 +43,10 @@ export interface JobOptions {
   readonly task: string | null;
   readonly pairs: string | null;
   readonly seed: number;
-  readonly method: "analytic";
+  readonly method: MethodName;
+  /** Of integrated methods alone. */
+  readonly steps?: number;
+  readonly rule?: Rule;
   readonly score: "effect" | "gradient" | "gradient-activation";
   readonly precision: "float32" | "float64";
   readonly device: string;

@@ -1,7 +1,10 @@
-import type { Plan } from "../capture/packs.ts";
+import type { Pack, Plan } from "../capture/packs.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { chunkRows } from "../dictionaries/encode.ts";
-import { isChanged } from "../prompts/forest.ts";
+import type { Model } from "../models/model.ts";
+import { type BackwardNodes, isChanged } from "../prompts/forest.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import { defaultSteps, type MethodName } from "./method.ts";
 
 /** What the effects of one site take, told from shapes alone. */
 export interface EffectsCost {
@@ -67,3 +70,69 @@ export function effectsCost(
 
 /** Encoders and decoders in memory at a time, those of the site before included until they are collected. */
 const liveWeights = 3;
+
+/** What a method takes besides what `effectsCost` tells, from shapes alone: nothing for `analytic`. */
+export function methodCost(
+  method: MethodName,
+  model: Model,
+  plan: Plan,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  steps: number = defaultSteps,
+  number: 4 | 8 = 4,
+): { readonly flops: number; readonly memory: number } {
+  const all = [...dictionaries.values()];
+  const sum = (each: (dictionary: Dictionary) => number) => all.reduce((total, one) => total + each(one), 0);
+  const rowsOf = (kind: Pack["kind"]) =>
+    plan.packs.reduce((rows, pack) => rows + (pack.kind === kind ? pack.tokens.length : 0), 0);
+  const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
+  const { backward: nodes } = plan.forest;
+  const changed = [...nodes.clean.keys()].filter((node) => isChanged(nodes, node));
+  const product = ({ inputWidth: D, width: F }: Dictionary) => 2 * D * F;
+  const packRows = plan.packs.reduce((most, pack) => Math.max(most, pack.tokens.length), 0);
+  // Backward takes a product more for every product of an activation with a weight, two for those of attention.
+  const passes = 2 * model.flopsPerToken + 3 * plan.block * model.attentionFlops;
+  const rest = (site: SiteName) => shareFrom(model, site);
+  switch (method) {
+    case "analytic":
+      return { flops: 0, memory: 0 };
+    case "analytic-ig":
+      return { flops: sum(({ site }) => steps * backward * rest(site) * passes), memory: 0 };
+    case "sfc-ig":
+      return {
+        flops: sum((one) => steps * backward * (rest(one.site) * passes + 2 * product(one))),
+        memory: 4 * number * packRows * Math.max(...all.map(({ width }) => width)),
+      };
+    case "sfc":
+    case "spliced": {
+      const encoders = method === "sfc" ? 3 : 4;
+      const bare = forward * (model.flopsPerToken + plan.block * model.attentionFlops) + backward * passes;
+      return {
+        flops: bare + sum((one) => product(one) * (2 * forward + encoders * backward)),
+        // Weights; codes and their gradients of a pack, in the session and out of it; about half of the nodes' gradients wait for the other prompt.
+        memory: sum(
+          (one) => number * product(one) + number * one.width * 6 * packRows + (8 * one.width * changed.length) / 2,
+        ),
+      };
+    }
+    case "exact": {
+      const subtree = subtreeRows(nodes, changed);
+      const forwardOnly = model.flopsPerToken + plan.block * model.attentionFlops;
+      const patches = ({ meanActive, width }: Dictionary) => 1 + changedShare * (meanActive ?? usualActive(width));
+      return { flops: sum((one) => subtree * patches(one) * rest(one.site) * forwardOnly), memory: 0 };
+    }
+  }
+}
+
+/** What is left of a model from a site on, as a share of its blocks; the block in which a site lies counts in full. */
+export function shareFrom(model: Model, site: SiteName): number {
+  const { kind, layer } = parseSite(site);
+  if (kind === "embed") return 1;
+  return (model.layers - layer - (kind === "resid_post" ? 1 : 0)) / model.layers;
+}
+
+/** The nodes in the subtrees of some nodes, all together. */
+function subtreeRows({ parent, size }: BackwardNodes, of: readonly number[]): number {
+  const below = new Float64Array(size).fill(1);
+  for (let node = size - 1; node >= 0; node--) if (parent[node]! >= 0) below[parent[node]!]! += below[node]!;
+  return of.reduce((sum, node) => sum + below[node]!, 0);
+}

@@ -6,12 +6,12 @@ import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dicti
 import { StoppedError } from "../errors.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
-import type { Model } from "../models/model.ts";
 import type { BackwardNodes, PrefixForest } from "../prompts/forest.ts";
-import { parseSite, type SiteName } from "../site.ts";
+import type { SiteName } from "../site.ts";
 import { analyticEffects } from "./analytic.ts";
 import { forEachDifference } from "./code-effects.ts";
 import { type Directions, directionsOf } from "./directions.ts";
+import { shareFrom } from "./estimate.ts";
 import { captureForRest } from "./integrated.ts";
 import type { Method, MethodSetting, SiteEffects } from "./method.ts";
 import { cleanRow, openRest, patchRow, type Rest, rowsValue } from "./rest.ts";
@@ -34,11 +34,12 @@ export const exactMethod: Method = async function* (setting) {
   try {
     const subtrees = new Subtrees(captured.plan.forest, captured.plan.block);
     const wanted = await wantedFeatures(setting, captured, codes);
+    const perRow = setting.model.flopsPerToken + captured.plan.block * setting.model.attentionFlops;
     let [patches, flops] = [0, 0];
     for (const dictionary of setting.dictionaries.values()) {
       for (const { node, changes } of await patchesAt(captured, dictionary, codes, wanted.get(dictionary.site))) {
         patches += changes.length;
-        flops += changes.length * subtrees.rows(node) * flopsFrom(setting.model, dictionary.site, captured.plan.block);
+        flops += changes.length * subtrees.rows(node) * perRow * shareFrom(setting.model, dictionary.site);
       }
     }
     setting.onWork?.({ patches, flops });
@@ -127,13 +128,6 @@ async function patchesAt(
     });
     return { node, changes, deltaError, directions };
   });
-}
-
-/** Floating-point operations of one row through what is left of a model from a site on, about: a started block counts in full. */
-function flopsFrom(model: Model, site: SiteName, block: number): number {
-  const { kind, layer } = parseSite(site);
-  const blocks = kind === "embed" ? model.layers : model.layers - layer - (kind === "resid_post" ? 1 : 0);
-  return (blocks / model.layers) * (model.flopsPerToken + block * model.attentionFlops);
 }
 
 async function exactEffects(

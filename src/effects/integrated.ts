@@ -11,10 +11,8 @@ import { analyticEffects } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
-import type { Method, MethodSetting, Rule, SiteEffects } from "./method.ts";
+import { defaultSteps, type Method, type MethodSetting, type Rule, type SiteEffects } from "./method.ts";
 import { cleanRow, gatherRows, openRest, patchRow, rowsValue, sitesOfRest } from "./rest.ts";
-
-const defaultSteps = 10;
 
 /** α of the K points on the way from the clean activation, 0, to the patch activation, 1. */
 export function pointsOf(steps: number, rule: Rule): number[] {

@@ -6,11 +6,7 @@ import type { SessionOptions } from "../graph/session.ts";
 import type { Model } from "../models/model.ts";
 import type { PrefixForest } from "../prompts/forest.ts";
 import type { SiteName } from "../site.ts";
-import { analyticMethod } from "./analytic.ts";
-import { exactMethod } from "./exact.ts";
-import { analyticIgMethod, sfcIgMethod } from "./integrated.ts";
 import type { EffectRows } from "./rows.ts";
-import { sfcMethod, splicedMethod } from "./spliced.ts";
 
 /**
  * The ways to compute effects (METHOD: "Node effects").
@@ -26,8 +22,16 @@ export const methodNames = ["analytic", "analytic-ig", "sfc", "sfc-ig", "spliced
 
 export type MethodName = (typeof methodNames)[number];
 
+/** Whether a method takes the mean of gradients over steps from clean to patch. */
+export const isIntegrated = (method: MethodName) => method === "analytic-ig" || method === "sfc-ig";
+
 /** Where along the way from clean to patch gradients are taken, with K steps: at (k + ½)/K, or at k/K as the public code does. */
-export type Rule = "midpoint" | "left";
+export const rules = ["midpoint", "left"] as const;
+
+export type Rule = (typeof rules)[number];
+
+/** Steps of the integrated methods. */
+export const defaultSteps = 10;
 
 /** What a method works on, and how. */
 export interface MethodSetting extends SessionOptions, Hooks {
@@ -46,7 +50,7 @@ export interface MethodSetting extends SessionOptions, Hooks {
   readonly rule?: Rule;
   /** `exact`: the features to patch, by site; or the so many strongest of `analytic` at each site; by default all. */
   readonly features?: ReadonlyMap<SiteName, readonly number[]> | { readonly top: number };
-  /** Activations and gradients of the plain model, with what the method wants of them (`wantedBy`), where there are any already. */
+  /** Activations and gradients of the plain model, as `needsOf` says, where there are any already. */
   readonly captured?: Capture;
   /** Told m at the clean and at the patch prompt of each of the forest's ends, in logits, once they are known. */
   readonly onMetric?: (clean: Float64Array, patch: Float64Array) => void;
@@ -72,17 +76,3 @@ export interface SiteEffects {
 
 /** A method: effects site by site, each of the setting's sites once, in the order in which the method comes to them. */
 export type Method = (setting: MethodSetting) => AsyncGenerator<SiteEffects>;
-
-/** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */
-export function effectsOf(method: MethodName, setting: MethodSetting): AsyncGenerator<SiteEffects> {
-  return methods[method](setting);
-}
-
-const methods: Readonly<Record<MethodName, Method>> = {
-  analytic: analyticMethod,
-  "analytic-ig": analyticIgMethod,
-  sfc: sfcMethod,
-  "sfc-ig": sfcIgMethod,
-  spliced: splicedMethod,
-  exact: exactMethod,
-};

@@ -1,0 +1,31 @@
+import type { Wanted } from "../capture/packs.ts";
+import type { SiteName } from "../site.ts";
+import { analyticMethod } from "./analytic.ts";
+import { exactMethod } from "./exact.ts";
+import { analyticIgMethod, sfcIgMethod } from "./integrated.ts";
+import { isIntegrated, type Method, type MethodName, type MethodSetting, type SiteEffects } from "./method.ts";
+import { sitesOfRest } from "./rest.ts";
+import { sfcMethod, splicedMethod } from "./spliced.ts";
+
+/** What a method wants of the plain model: activations at which prefixes, and at which sites besides those of the dictionaries. */
+export function needsOf(
+  method: MethodName,
+  sites: readonly SiteName[],
+): { wanted: Wanted; sites: readonly SiteName[] } {
+  const begins = isIntegrated(method) || method === "exact";
+  return begins ? { wanted: "both", sites: sitesOfRest(sites) } : { wanted: "changed", sites };
+}
+
+/** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */
+export function effectsOf(method: MethodName, setting: MethodSetting): AsyncGenerator<SiteEffects> {
+  return methods[method](setting);
+}
+
+const methods: Readonly<Record<MethodName, Method>> = {
+  analytic: analyticMethod,
+  "analytic-ig": analyticIgMethod,
+  sfc: sfcMethod,
+  "sfc-ig": sfcIgMethod,
+  spliced: splicedMethod,
+  exact: exactMethod,
+};
