@@ -215,7 +215,19 @@ describe("flags that cannot be understood", () => {
 });
 
 describe("--help", () => {
-  const commands = ["", "run", "pairs", "report", "models", "pull", "bench", "train", "train lm", "train sae"];
+  const commands = [
+    "",
+    "run",
+    "compare",
+    "pairs",
+    "report",
+    "models",
+    "pull",
+    "bench",
+    "train",
+    "train lm",
+    "train sae",
+  ];
   it.each(commands)("of sfc %s", async (command) => {
     const words = command.split(" ").filter((word) => word !== "");
     const { code, stdout, stderr } = await sfc(...words, "--help");

@@ -10,7 +10,7 @@ import { writeSafetensors } from "../src/bytes/safetensors.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 /** The command as a user has it: built. `npm test` builds it first. */
-const entry = join(root, "dist/cli/main.js");
+export const entry = join(root, "dist/cli/main.js");
 if (!existsSync(entry)) throw new Error("dist/cli/main.js is missing: run npm run build first");
 
 export const fixtures = fileURLToPath(new URL("fixtures", import.meta.url));
@@ -104,7 +104,7 @@ export function expectError({ code, stdout, stderr }: Ended, exitCode: 1 | 2, ..
 
 function isProgress(line: string): boolean {
   return (
-    /^\w+: [\d.]+ (s|min \d+ s)$|^\w+: \d+ %, /.test(line) ||
+    /^\w[\w:@ -]*: ([\d.]+ s|\d+ min \d+ s|\d+ %, .*)$/.test(line) ||
     /^(DUMMY|Left out|Accuracy below|Going on|Downloading|Waiting for)/.test(line)
   );
 }

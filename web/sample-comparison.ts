@@ -50,6 +50,7 @@ export function sampleComparison(seed: number, { layers = 6, width = 60 } = {}):
     machine: { cpu: "AMD EPYC 9B14", cores: 2, memory_bytes: 24 * 1024 * mebibyte },
     model: { name: "models/demo", model_type: "llama", parameters: 3_180_000 },
     dictionaries: { source: "models/demo/saes", dummy: false, sites, features: 1536 * sites.length },
+    sha256: { model: "0".repeat(64), dictionaries: "1".repeat(64), pairs: "2".repeat(64) },
     task: "agreement",
     pairs: 480,
     accuracy: 0.9979,

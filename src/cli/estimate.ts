@@ -179,7 +179,7 @@ export function totalSeconds({ seconds }: Estimate): number {
 }
 
 /** GFLOP/s of a product of 512 rows with a matrix as wide as the model; takes about half a second. */
-async function gemmGflops(width: number): Promise<number> {
+export async function gemmGflops(width: number): Promise<number> {
   const [N, K, M] = [512, width, 4 * width];
   const random = new Random("gemm");
   const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);

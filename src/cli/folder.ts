@@ -1,38 +1,65 @@
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, rm, rmdir, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { z } from "zod";
 import { messageOf, UserError } from "../errors.ts";
 import { makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { tryLock } from "./lock.ts";
 import { type Manifest, manifestFile, manifestSchema, type RunOptions, writeManifest } from "./manifest.ts";
 
-/** Where unfinished work lies inside a run's folder until the run is complete. */
+/** Where unfinished work lies inside a folder until it is complete. */
 export const partialFolder = ".partial";
 
 const lockFile = ".lock";
 
-/** What a run writes; nothing else in its folder is ever removed. */
-const runFiles = [
-  "pairs.jsonl",
-  "nodes.parquet",
-  "effects.parquet",
-  "features.parquet",
-  "ranking.json",
-  "ablation.json",
-  "report.html",
-] as const;
+type Options = RunOptions;
+
+/** What a kind of folder bears in its manifest, whatever else is there. */
+interface FolderManifest {
+  readonly command: string;
+  readonly status: string;
+  readonly options: Options;
+}
+
+/** A kind of folder that work is done in: a run's, or another command's. Its manifest says what it is and whether it is complete. */
+export interface FolderKind<M extends FolderManifest> {
+  /** What messages call the work: `run`. */
+  readonly noun: string;
+  readonly manifestFile: string;
+  readonly schema: z.ZodType<M>;
+  /** The files that the work of a stored manifest, of whatever version, may have written; nothing else in its folder is ever removed. */
+  files(manifest: object | undefined): readonly string[];
+}
+
+const runFolder: FolderKind<Manifest> = {
+  noun: "run",
+  manifestFile,
+  schema: manifestSchema,
+  files: () => [
+    "pairs.jsonl",
+    "nodes.parquet",
+    "effects.parquet",
+    "features.parquet",
+    "ranking.json",
+    "ablation.json",
+    "report.html",
+  ],
+};
 
 /**
- * What lies at a path: nothing, an empty folder, a complete run, one that was interrupted, a run of another version of this program, or something
- * that is not a run's folder and is left alone.
+ * What lies at a path: nothing, an empty folder, complete work, work that was interrupted, that of another version of this program, or something
+ * that is no folder of this kind and is left alone.
  */
-export type FolderState =
+export type FolderState<M = Manifest> =
   | { readonly state: "absent" | "empty" }
-  | { readonly state: "complete" | "unfinished"; readonly manifest: Manifest }
+  | { readonly state: "complete" | "unfinished"; readonly manifest: M }
   | { readonly state: "other version"; readonly manifest: Readonly<Record<string, unknown>>; readonly why: string }
   | { readonly state: "foreign"; readonly why: string };
 
-/** Looks at a path without changing anything. */
-export async function inspectRunFolder(path: string): Promise<FolderState> {
+/** Looks at a path for a run's folder, without changing anything. */
+export const inspectRunFolder = (path: string): Promise<FolderState> => inspectFolder(runFolder, path);
+
+async function inspectFolder<M extends FolderManifest>(kind: FolderKind<M>, path: string): Promise<FolderState<M>> {
+  const { manifestFile, noun } = kind;
   const found = await stat(path).catch(() => null);
   if (!found) return { state: "absent" };
   if (!found.isDirectory()) return { state: "foreign", why: "a file" };
@@ -44,8 +71,8 @@ export async function inspectRunFolder(path: string): Promise<FolderState> {
   }
   const stored = await readJsonFile(join(path, manifestFile)).catch(() => null);
   if (stored === null) return { state: "foreign", why: `a ${manifestFile} that cannot be read` };
-  if (!isManifest(stored)) return { state: "foreign", why: `a ${manifestFile} that is not a run's` };
-  const parsed = manifestSchema.safeParse(stored);
+  if (!isManifest(stored)) return { state: "foreign", why: `a ${manifestFile} that is not a ${noun}'s` };
+  const parsed = kind.schema.safeParse(stored);
   if (parsed.success) {
     return { state: parsed.data.status === "finished" ? "complete" : "unfinished", manifest: parsed.data };
   }
@@ -53,17 +80,17 @@ export async function inspectRunFolder(path: string): Promise<FolderState> {
   return { state: "other version", manifest: stored, why: `"${field.join(".")}": ${message}` };
 }
 
-/** Whether a run.json is one of this program, of whatever version. */
+/** Whether a manifest is one of this program, of whatever version. */
 function isManifest(stored: unknown): stored is Record<string, unknown> {
   const { command, status } = Object(stored) as { command?: unknown; status?: unknown };
   return typeof command === "string" && typeof status === "string";
 }
 
-/** A run's folder, opened for work: this process alone writes to it until `release`. */
-export interface OpenFolder {
+/** A folder, opened for work: this process alone writes to it until `release`. */
+export interface OpenFolder<M = Manifest> {
   readonly state: "new" | "resume";
-  /** What the interrupted run had written of its manifest; undefined in a new folder. */
-  readonly manifest: Manifest | undefined;
+  /** What the interrupted work had written of its manifest; undefined in a new folder. */
+  readonly manifest: M | undefined;
   readonly path: string;
   /** The folder for unfinished work. */
   readonly partial: string;
@@ -71,27 +98,32 @@ export interface OpenFolder {
   release(): Promise<void>;
 }
 
-/** A run that had been finished with the same options: nothing to do. */
-export interface FinishedFolder {
+/** Work that had been finished with the same options: nothing to do. */
+export interface FinishedFolder<M = Manifest> {
   readonly state: "finished";
-  readonly manifest: Manifest;
+  readonly manifest: M;
 }
 
+/** Opens `path` as a run's folder, see `openWorkFolder`. */
+export const openRunFolder = (path: string, options: RunOptions, force = false) =>
+  openWorkFolder(runFolder, path, options, force);
+
 /**
- * Opens `path` as the folder of a run with these options: makes it if it is absent, takes up an interrupted run with the same options, and
- * reports a finished one. With `force`, what an earlier run wrote, of whatever version, is removed first and the state is `new`. A folder that is
- * not a run's is never touched. A new folder says what it is only once the caller has written its manifest, which should be the first thing it does.
+ * Opens `path` as the folder of work of this kind with these options: makes it if it is absent, takes up interrupted work with the same options, and
+ * reports finished work. With `force`, what was written earlier, of whatever version, is removed first and the state is `new`. A folder of another
+ * kind is never touched. A new folder says what it is only once the caller has written its manifest, which should be the first thing it does.
  *
  * @param options every option that bears on the results, by flag name without dashes
- * @throws UserError if the folder is not a run's, holds a run with other options (all named), is in use, or cannot be written
+ * @throws UserError if the folder is not of this kind, holds work with other options (all named), is in use, or cannot be written
  */
-export async function openRunFolder(
+export async function openWorkFolder<M extends FolderManifest>(
+  kind: FolderKind<M>,
   path: string,
-  options: RunOptions,
-  force = false,
-): Promise<OpenFolder | FinishedFolder> {
-  const before = await inspectRunFolder(path);
-  refuse(path, before, options, force);
+  options: Options,
+  force: boolean,
+): Promise<OpenFolder<M> | FinishedFolder<M>> {
+  const before = await inspectFolder(kind, path);
+  refuse(kind, path, before, options, force);
   if (before.state === "complete" && !force) {
     await rm(join(path, partialFolder), { recursive: true, force: true }).catch(() => {});
     return { state: "finished", manifest: before.manifest };
@@ -102,17 +134,17 @@ export async function openRunFolder(
   } catch (error) {
     throw writeProblem(error, path);
   }
-  const release = await lock(path);
+  const release = await lock(kind, path);
   try {
     // Another process may have worked here until just now, so what counts is what lies here under the lock.
-    const now = await inspectRunFolder(path);
-    refuse(path, now, options, force);
+    const now = await inspectFolder(kind, path);
+    refuse(kind, path, now, options, force);
     if (now.state === "complete" && !force) {
       await release();
       return { state: "finished", manifest: now.manifest };
     }
-    if ("manifest" in now && force) await removeRun(path, now.manifest);
-    await removeParts(path);
+    if ("manifest" in now && force) await removeWork(kind, path, now.manifest);
+    await removeParts(kind, path);
     const manifest = now.state === "unfinished" && !force ? now.manifest : undefined;
     if (!manifest) await rm(partial, { recursive: true, force: true });
     await mkdir(partial, { recursive: true });
@@ -133,28 +165,39 @@ export async function openRunFolder(
 export async function completeRunFolder(folder: OpenFolder, manifest: Manifest): Promise<Manifest> {
   const finished: Manifest = { ...manifest, status: "finished", error: null, finished: new Date().toISOString() };
   await writeManifest(folder.path, finished);
-  // What stays of it is removed when the run is shown again.
-  await rm(folder.partial, { recursive: true, force: true }).catch(() => {});
-  await folder.release();
+  await closeFinished(folder);
   return finished;
 }
 
-function refuse(path: string, found: FolderState, options: RunOptions, force: boolean): void {
+/** Removes the unfinished work and the lock of a folder whose manifest says by now that it is complete. */
+export async function closeFinished({ partial, release }: OpenFolder<unknown>): Promise<void> {
+  // What stays of it is removed when the folder is shown again.
+  await rm(partial, { recursive: true, force: true }).catch(() => {});
+  await release();
+}
+
+function refuse<M extends FolderManifest>(
+  { noun }: FolderKind<M>,
+  path: string,
+  found: FolderState<M>,
+  options: Options,
+  force: boolean,
+): void {
   if (found.state === "foreign") {
     throw new UserError(
-      `output folder: expected a new, empty or run's folder, got ${found.why} at ${path}. Choose another --output_dir.`,
+      `output folder: expected a new, empty or ${noun}'s folder, got ${found.why} at ${path}. Choose another --output_dir.`,
     );
   }
   if (!("manifest" in found) || force) return;
   if (found.state === "other version") {
     throw new UserError(
-      `output folder: expected a run of this version, got one that another version wrote (${found.why}) in ${path}. Choose another --output_dir, or --force to replace that run.`,
+      `output folder: expected a ${noun} of this version, got one that another version wrote (${found.why}) in ${path}. Choose another --output_dir, or --force to replace that ${noun}.`,
     );
   }
   const differing = optionDifferences(found.manifest.options, options);
   if (differing.length > 0) {
     throw new UserError(
-      `output folder: expected the options of its ${found.state === "complete" ? "finished" : "interrupted"} run, got ${differing.join("; ")} in ${path}. Choose another --output_dir, or --force to replace that run.`,
+      `output folder: expected the options of its ${found.state === "complete" ? "finished" : "interrupted"} ${noun}, got ${differing.join("; ")} in ${path}. Choose another --output_dir, or --force to replace that ${noun}.`,
     );
   }
 }
@@ -171,18 +214,27 @@ export function optionDifferences(here: RunOptions, asked: RunOptions): string[]
 
 const isPart = (name: string) => /\.\d+\.part$/.test(name);
 
-async function removeParts(path: string): Promise<void> {
-  const names = new Set<string>([manifestFile, ...runFiles]);
+async function removeParts<M extends FolderManifest>(kind: FolderKind<M>, path: string): Promise<void> {
+  const names = new Set<string>([kind.manifestFile, ...kind.files(undefined)]);
   for (const name of await readdir(path)) {
     if (isPart(name) && names.has(name.replace(/\.\d+\.part$/, ""))) await rm(join(path, name), { force: true });
   }
 }
 
-/** Removes what a run wrote. The manifest stays, saying that the folder is not complete, until the caller replaces it. */
-async function removeRun(path: string, manifest: object): Promise<void> {
-  const incomplete = { ...manifest, status: "running", finished: null };
-  await writeFileAtomic(join(path, manifestFile), `${JSON.stringify(incomplete, null, 2)}\n`);
-  for (const name of [...runFiles, partialFolder]) await rm(join(path, name), { recursive: true, force: true });
+/** Removes what was written. The manifest stays, saying that the folder is not complete, until the caller replaces it. */
+async function removeWork<M extends FolderManifest>(
+  kind: FolderKind<M>,
+  path: string,
+  manifest: object,
+): Promise<void> {
+  const incomplete = { ...manifest, status: "running", ...("finished" in manifest ? { finished: null } : {}) };
+  await writeFileAtomic(join(path, kind.manifestFile), `${JSON.stringify(incomplete, null, 2)}\n`);
+  await rm(join(path, partialFolder), { recursive: true, force: true });
+  for (const name of kind.files(manifest)) {
+    await rm(join(path, name), { recursive: true, force: true });
+    // A folder of the work's own goes with the last file in it.
+    if (dirname(name) !== ".") await rmdir(join(path, dirname(name))).catch(() => {});
+  }
 }
 
 /**
@@ -190,13 +242,13 @@ async function removeRun(path: string, manifest: object): Promise<void> {
  *
  * @throws UserError if another process holds it, or it cannot be written
  */
-async function lock(path: string): Promise<() => Promise<void>> {
+async function lock<M extends FolderManifest>({ noun }: FolderKind<M>, path: string): Promise<() => Promise<void>> {
   const file = join(path, lockFile);
   const taken = await tryLock(file).catch((error) => {
     throw writeProblem(error, file);
   });
   if ("release" in taken) return taken.release;
   throw new UserError(
-    `output folder: expected no other run in it, got ${taken.holder} at ${path}. Wait for it, or remove ${taken.file} if it has ended.`,
+    `output folder: expected no other ${noun} in it, got ${taken.holder} at ${path}. Wait for it, or remove ${taken.file} if it has ended.`,
   );
 }

@@ -1,18 +1,7 @@
 import { Worker } from "node:worker_threads";
-import { StoppedError, UsageError, UserError } from "../errors.ts";
 import type { JobName, JobRequest, JobResult } from "./jobs.ts";
+import { type JobMessage, problemOf } from "./messages.ts";
 import { Progress } from "./progress.ts";
-import type { ReporterMessage } from "./reporter.ts";
-
-type Message =
-  | ReporterMessage
-  | { readonly type: "done"; readonly result: unknown }
-  | {
-      readonly type: "error";
-      readonly kind: "stopped" | "usage" | "user" | "internal";
-      readonly message: string;
-      readonly stack?: string;
-    };
 
 /**
  * Runs a job in a worker thread and shows its progress. The first Ctrl-C asks it to stop at the next safe point, a second one ends the process.
@@ -37,7 +26,7 @@ export async function runJob<J extends JobName>(
   process.on("SIGTERM", interrupt);
   try {
     return await new Promise<JobResult<J>>((resolve, reject) => {
-      worker.on("message", (message: Message) => {
+      worker.on("message", (message: JobMessage) => {
         switch (message.type) {
           case "begin":
             return progress.begin(message.phase, message.total);
@@ -50,7 +39,7 @@ export async function runJob<J extends JobName>(
           case "done":
             return resolve(message.result as JobResult<J>);
           case "error":
-            return reject(rebuilt(message));
+            return reject(problemOf(message));
         }
       });
       worker.on("error", reject);
@@ -61,18 +50,5 @@ export async function runJob<J extends JobName>(
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
     await worker.terminate();
-  }
-}
-
-function rebuilt({ kind, message, stack }: Extract<Message, { type: "error" }>): Error {
-  switch (kind) {
-    case "stopped":
-      return new StoppedError(message);
-    case "usage":
-      return new UsageError(message);
-    case "user":
-      return new UserError(message);
-    case "internal":
-      return Object.assign(new Error(message), { stack });
   }
 }

@@ -1,12 +1,25 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
-import { basename, join } from "node:path";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { join } from "node:path";
+import { Command, CommanderError, Option } from "commander";
 import { scores } from "../circuit/ranking.ts";
 import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
+import { addCompareCommand } from "./compare-command.ts";
+import {
+  defaultFolder,
+  deviceFlags,
+  modelFlag,
+  pairFlags,
+  pairsHelp,
+  type Flags as SettingFlags,
+  saeFlags,
+  settingOf,
+  wholeNumber,
+  wholeNumberFrom0,
+} from "./flags.ts";
 import { runJob } from "./host.ts";
-import { embeddedModel, generatedTask, type JobOptions, packageRoot } from "./setting.ts";
+import { type JobOptions, packageRoot } from "./setting.ts";
 import { addTrainCommands } from "./train.ts";
 
 const version = (JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8")) as { version: string }).version;
@@ -29,7 +42,7 @@ function program(): Command {
     .option("--quiet", "no progress")
     .action(async (flags: Flags) => {
       const options = jobOptions(flags);
-      const folder = flags.output_dir ?? join("outputs", defaultName(options));
+      const folder = flags.output_dir ?? defaultFolder(options);
       const force = flags.force === true;
       const { text, passed } = await runJob("run", { command: "run", options, folder, force }, { quiet: flags.quiet });
       console.log(text);
@@ -119,26 +132,17 @@ function program(): Command {
       console.log(benchText(result));
     });
 
+  addCompareCommand(sfc);
   addTrainCommands(sfc);
   return sfc;
 }
 
-interface Flags {
-  readonly model_name: string;
-  readonly sae_source?: string;
-  readonly layers?: string;
-  readonly sites?: string;
-  readonly num_examples?: number;
+interface Flags extends SettingFlags {
   readonly batch_size?: number;
-  readonly task?: string;
-  readonly pairs?: string;
-  readonly seed: number;
   readonly method?: MethodName;
   readonly steps?: number;
   readonly rule?: Rule;
   readonly score?: JobOptions["score"];
-  readonly precision?: JobOptions["precision"];
-  readonly device?: string;
   readonly top?: number;
   readonly keep?: JobOptions["keep"];
   readonly weights?: JobOptions["weights"];
@@ -161,12 +165,6 @@ Examples:
   sfc pull gemma-2-2b gemma-scope-2b-pt-res-16k --dry_run
   sfc pull google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`;
 
-const pairsHelp = `
-A line of --pairs:
-  {"clean_prefix": "The dog", "patch_prefix": "The dogs", "clean_answer": " runs", "patch_answer": " run", "case": "simple", "split": "train"}
-Both prefixes have the same number of tokens, each answer is one token, its space in front included. The case may be left out, and so may the
-split (train or test), on all lines: then the pairs are halved, no prompt in both halves.`;
-
 const runHelp = `${pairsHelp}
 
 Effects are changes of logit(patch answer) − logit(clean answer): a feature with a positive effect moves the model to the patch answer when it
@@ -181,31 +179,11 @@ Examples:
   sfc run --model_name ./my-llama --sae_source dummy # random directions for SAEs: a first try
   sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200`;
 
-function modelFlag(command: Command): Command {
-  return command.option(
-    "--model_name <name>",
-    "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset (sfc models) or organisation/name of the hub",
-    embeddedModel,
-  );
-}
-
-function pairFlags(command: Command): Command {
-  return command
-    .option("--task <name>", "agreement, determiner or pronoun", generatedTask)
-    .option("--pairs <file>", "prompt pairs of your own, JSON lines; replaces --task")
-    .option("--num_examples <n>", "pairs per split and case (default: 32; all with --pairs)", wholeNumber)
-    .option("--seed <n>", "seed of everything that is drawn", wholeNumberFrom0, 1);
-}
-
 function jobFlags(command: Command): Command {
-  return pairFlags(
-    modelFlag(command).option(
-      "--sae_source <source>",
-      "folder or file of SAEs, a preset (sfc models), organisation/name[/folder] of the hub, or dummy for random directions (default: the model's own)",
-    ),
+  return deviceFlags(
+    saeFlags(pairFlags(modelFlag(command))),
+    "number format; float64 keeps all packs in memory, and an interrupted run goes on by site only",
   )
-    .option("--layers <blocks>", "blocks, as 0-3,5 (default: all)")
-    .option("--sites <kinds>", "kinds of sites, as resid_post,mlp_out (default: all with SAEs)")
     .option(
       "--batch_size <n>",
       "at most so many pairs per pack; never changes results (default: automatic)",
@@ -217,19 +195,6 @@ function jobFlags(command: Command): Command {
       new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
     )
     .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
-    .addOption(
-      new Option(
-        "--precision <type>",
-        "number format; float64 keeps all packs in memory, and an interrupted run goes on by site only",
-      )
-        .choices(["float32", "float64"])
-        .default("float32"),
-    )
-    .addOption(
-      new Option("--device <name>", "where sessions run")
-        .choices(["cpu", "webgpu", "cuda", "coreml", "dml"])
-        .default("cpu"),
-    )
     .option("--top <n>", "features listed per site and split", wholeNumber, 20)
     .addOption(
       new Option("--keep <which>", "which pairs count: all, or those that the model gets right")
@@ -259,43 +224,15 @@ function jobOptions(flags: Flags): JobOptions {
     throw new UsageError(`${flag}: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);
   }
   return {
-    model_name: flags.model_name,
-    sae_source: flags.sae_source ?? null,
-    layers: flags.layers ?? null,
-    sites: flags.sites ?? null,
-    num_examples: flags.num_examples ?? null,
+    ...settingOf(flags),
     batch_size: flags.batch_size ?? null,
-    task: flags.pairs === undefined ? (flags.task ?? generatedTask) : null,
-    pairs: flags.pairs ?? null,
-    seed: flags.seed,
     method,
     ...(isIntegrated(method) && { steps: steps ?? defaultSteps, rule: rule ?? "midpoint" }),
     score,
-    precision: flags.precision ?? "float32",
-    device: flags.device ?? "cpu",
     top: flags.top ?? 20,
     keep: flags.keep ?? "all",
     weights: flags.weights ?? "auto",
   };
-}
-
-function defaultName({ model_name, task, pairs, seed }: JobOptions): string {
-  const what = pairs === null ? (task ?? generatedTask) : basename(pairs).replace(/\.[a-z]+$/, "");
-  return [basename(model_name), what, seed].join("-").replace(/[^\w.-]+/g, "_");
-}
-
-function wholeNumber(text: string): number {
-  const value = wholeNumberFrom0(text);
-  if (value < 1) throw new InvalidArgumentError("Expected a whole number from 1 up.");
-  return value;
-}
-
-function wholeNumberFrom0(text: string): number {
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
-    throw new InvalidArgumentError("Expected a whole number from 0 up.");
-  }
-  return value;
 }
 
 /** Commander's words for a command line that it cannot understand, in the form of the other errors. */

@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Device, runtimeName } from "#session";
+import type { Device } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
@@ -14,13 +14,12 @@ import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf, needsOf } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
-import { compile } from "../graph/session.ts";
-import { input } from "../graph/tensor.ts";
 import { describeDropped } from "../prompts/check.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { readPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
+import { checkRuntime } from "./device.ts";
 import { estimateLine, estimateRun, plansOf, totalSeconds, workLine } from "./estimate.ts";
 import { jobProblem, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
@@ -31,7 +30,7 @@ import { reportTemplate, writeReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
 import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { summaryText } from "./summary.ts";
-import type { NodesTable } from "./sums.ts";
+import { countPairs, nodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
 import { versions } from "./versions.ts";
 
@@ -60,9 +59,6 @@ const longWork = 20;
 /** Accuracy below which a behaviour is hardly one. */
 const fairAccuracy = 0.8;
 
-const slowRuntime =
-  "The native onnxruntime-node is not installed: its WebAssembly build computes instead, several times slower. If there is one for this system, npm install --no-save onnxruntime-node gets it.";
-
 /**
  * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder.
  *
@@ -73,8 +69,7 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   reporter.begin("reading", 1);
   // Better now than at the end of the work.
   await reportTemplate();
-  if ((await runtimeName()) === "onnxruntime-web") reporter.line(slowRuntime);
-  if (options.device !== "cpu") await checkDevice(options.device as Device);
+  await checkRuntime(options.device as Device, reporter);
   const opened = await openModel(options.model_name, reporter);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
@@ -447,21 +442,6 @@ class Job {
   }
 }
 
-/** Refuses a device that this machine lacks, with the smallest session there is. */
-async function checkDevice(device: Device): Promise<void> {
-  const x = input("x", "float32", [1]);
-  try {
-    const session = await compile({ y: x.add(x) }, { device });
-    await session.release();
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(
-      `--device: expected one that works here, got ${device} (${messageOf(error).split("\n")[0]}). Leave the flag out to use the CPU.`,
-      { cause: error },
-    );
-  }
-}
-
 /** Refuses to show a finished run again that was made of other files than those that the same options name now. */
 async function checkSameInputs(
   path: string,
@@ -498,34 +478,6 @@ async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: Job
   const here = readPairs(text, `${path}/pairs.jsonl`).map(key);
   const asked = new Set(pairs.map(({ pair }) => key(pair)));
   return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
-}
-
-function countPairs(pairs: readonly TokenPair[]): { split: "train" | "test"; case: string; pairs: number }[] {
-  const counts = new Map<string, { split: "train" | "test"; case: string; pairs: number }>();
-  for (const { pair } of pairs) {
-    const key = `${pair.split}/${pair.case}`;
-    const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0 };
-    counts.set(key, count);
-    count.pairs++;
-  }
-  return [...counts.values()];
-}
-
-function nodesTable({ backward }: PrefixForest, text: (id: number) => string): NodesTable {
-  const groupOf = (node: number) => backward.groups[backward.group[node]!]!;
-  const each = <T>(f: (node: number) => T): T[] => Array.from({ length: backward.size }, (_, node) => f(node));
-  return {
-    node: Int32Array.from({ length: backward.size }, (_, node) => node),
-    split: each((node) => groupOf(node).split),
-    case: each((node) => groupOf(node).case),
-    parent: backward.parent,
-    position: backward.position,
-    token_id: backward.token,
-    token: each((node) => text(backward.token[node]!)),
-    patch_token_id: backward.patchToken,
-    patch_token: each((node) => text(backward.patchToken[node]!)),
-    weight: backward.weight,
-  };
 }
 
 /** `pairs.jsonl`: the public format's fields, with split, case, the metric at both prompts and the end node. */

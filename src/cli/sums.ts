@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
-import type { Split } from "../prompts/pairs.ts";
+import type { PrefixForest } from "../prompts/forest.ts";
+import type { Split, TokenPair } from "../prompts/pairs.ts";
 
 /** The case of rows in `features.parquet` that stand for all cases together. */
 export const allCases = "";
@@ -22,6 +23,43 @@ export interface NodesTable {
   readonly patch_token_id: Int32Array;
   readonly patch_token: readonly string[];
   readonly weight: Float64Array;
+}
+
+/** Number of pairs of a split and case. */
+export interface PairCount {
+  readonly split: Split;
+  readonly case: string;
+  readonly pairs: number;
+}
+
+/** The pairs of each split and case. */
+export function countPairs(pairs: readonly TokenPair[]): PairCount[] {
+  const counts = new Map<string, { split: Split; case: string; pairs: number }>();
+  for (const { pair } of pairs) {
+    const key = `${pair.split}/${pair.case}`;
+    const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0 };
+    counts.set(key, count);
+    count.pairs++;
+  }
+  return [...counts.values()];
+}
+
+/** The backward nodes of a forest as a table. */
+export function nodesTable({ backward }: PrefixForest, text: (id: number) => string): NodesTable {
+  const groupOf = (node: number) => backward.groups[backward.group[node]!]!;
+  const each = <T>(f: (node: number) => T): T[] => Array.from({ length: backward.size }, (_, node) => f(node));
+  return {
+    node: Int32Array.from({ length: backward.size }, (_, node) => node),
+    split: each((node) => groupOf(node).split),
+    case: each((node) => groupOf(node).case),
+    parent: backward.parent,
+    position: backward.position,
+    token_id: backward.token,
+    token: each((node) => text(backward.token[node]!)),
+    patch_token_id: backward.patchToken,
+    patch_token: each((node) => text(backward.patchToken[node]!)),
+    weight: backward.weight,
+  };
 }
 
 /** What is kept of the nodes to complete and sum the rows of effects. */

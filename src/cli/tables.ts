@@ -26,6 +26,7 @@ import {
   indexNodes,
   type NodeIndex,
   type NodesTable,
+  type PairCount,
   type Sums,
   sumRows,
 } from "./sums.ts";
@@ -39,13 +40,6 @@ const vectorSize = 2048;
  * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
  */
 const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
-
-/** Number of pairs of a split and case. */
-export interface PairCount {
-  readonly split: Split;
-  readonly case: string;
-  readonly pairs: number;
-}
 
 /** Sums of the score `gradient` over the nodes of a split and case: one value for each of the F features of a site. */
 export interface FeatureSums {
@@ -125,7 +119,7 @@ export class RunTables {
    * @param specialTokenIds BOS, EOS, pad: nodes at these tokens are left out of features.parquet and the ranking, not of effects.parquet
    */
   async writeNodes(nodes: NodesTable, specialTokenIds: readonly number[]): Promise<void> {
-    this.#nodes = indexNodes(nodes, specialTokenIds);
+    this.takeIndex(indexNodes(nodes, specialTokenIds));
     await this.#load("nodes", {
       node: [INTEGER, nodes.node],
       split: [VARCHAR, nodes.split],
@@ -138,6 +132,11 @@ export class RunTables {
       patch_token: [VARCHAR, nodes.patch_token],
       weight: [DOUBLE, nodes.weight],
     });
+  }
+
+  /** Takes the index of nodes whose table is not wanted: enough for `writeSums` and `writeFeatures`. */
+  takeIndex(nodes: NodeIndex): void {
+    this.#nodes = nodes;
   }
 
   /** Whether a site's rows of effects, and their sums, are already on the disk. */
@@ -183,7 +182,7 @@ export class RunTables {
       this.#chunk("effects", rows.site),
     );
     await this.#db.run("DROP TABLE rows");
-    await this.#writeSums(rows.site, sumRows(rows, nodes));
+    await this.writeSums(rows.site, sumRows(rows, nodes));
   }
 
   /** Whether a site's sums of the score `gradient` are already on the disk. */
@@ -213,10 +212,11 @@ export class RunTables {
       for (let i = start; i < end; i++) sums.feature[i] = i - start;
       start = end;
     }
-    await this.#writeSums(site, sums);
+    await this.writeSums(site, sums);
   }
 
-  async #writeSums(site: SiteName, { group, feature, total, nodes }: Sums): Promise<void> {
+  /** Writes sums of a site's features that were taken with the index. */
+  async writeSums(site: SiteName, { group, feature, total, nodes }: Sums): Promise<void> {
     await this.#load("sums", {
       group: [USMALLINT, group],
       feature: [INTEGER, feature],
@@ -242,10 +242,6 @@ export class RunTables {
    */
   async finish(folder: string, options: FinishOptions): Promise<{ ranking: Ranking; rows: number }> {
     const sites = options.sites.toSorted(compareSites);
-    const pairs = options.pairs.filter((group) => group.pairs > 0);
-    const counted = new Set(pairs.map((group) => groupKey(group.split, group.case)));
-    const uncounted = this.#known().groups.find((group) => !counted.has(groupKey(group.split, group.case)));
-    if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
     const hasRows = options.score !== "gradient";
     const missing = sites.find((site) => !(hasRows ? this.hasEffects(site) : this.hasFeatureSums(site)));
     if (missing !== undefined) throw new Error(`internal: ${missing} has not been written`);
@@ -256,13 +252,8 @@ export class RunTables {
     await this.#copy(rows, join(folder, "effects.parquet"));
     const [count] = await this.#query<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
 
-    await this.#rankFeatures(sites, pairs);
-    await this.#copy(
-      `SELECT split, "case", site, feature, effect, abs(effect) AS effect_abs, nodes_active, rank FROM features
-       ORDER BY place, split DESC, "case", rank NULLS FIRST`,
-      join(folder, "features.parquet"),
-    );
-    const present = splits.filter((split) => pairs.some((group) => group.split === split));
+    await this.writeFeatures(folder, sites, options.pairs);
+    const present = splits.filter((split) => options.pairs.some((group) => group.split === split && group.pairs > 0));
     const ranked = [];
     for (const [place, site] of sites.entries()) {
       ranked.push(rankSite(site, await this.#effectsOf(place, present), options.top));
@@ -270,6 +261,26 @@ export class RunTables {
     const ranking = rankRun(options.score, options.top, ranked);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
+  }
+
+  /**
+   * Writes `features.parquet` into a folder, from the sites' sums, all of which must have been written.
+   *
+   * @param sites in order of computation
+   * @param counts every split and case that has nodes
+   * @throws UserError if the folder cannot be written
+   */
+  async writeFeatures(folder: string, sites: readonly SiteName[], counts: readonly PairCount[]): Promise<void> {
+    const pairs = counts.filter((group) => group.pairs > 0);
+    const counted = new Set(pairs.map((group) => groupKey(group.split, group.case)));
+    const uncounted = this.#known().groups.find((group) => !counted.has(groupKey(group.split, group.case)));
+    if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
+    await this.#rankFeatures(sites, pairs);
+    await this.#copy(
+      `SELECT split, "case", site, feature, effect, abs(effect) AS effect_abs, nodes_active, rank FROM features
+       ORDER BY place, split DESC, "case", rank NULLS FIRST`,
+      join(folder, "features.parquet"),
+    );
   }
 
   /** Fills the table `features` from the sites' sums. */

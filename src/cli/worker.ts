@@ -1,6 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { type JobName, jobs } from "./jobs.ts";
+import { problemMessage } from "./messages.ts";
 import { postingReporter } from "./reporter.ts";
 
 /** Entry of the worker thread in which a whole job lives: reads, runs, encodes, writes; the main thread keeps progress and signals. */
@@ -16,14 +16,5 @@ try {
   const result = await jobs[job](request, reporter);
   port.postMessage({ type: "done", result });
 } catch (error) {
-  const kind =
-    error instanceof StoppedError
-      ? "stopped"
-      : error instanceof UsageError
-        ? "usage"
-        : error instanceof UserError
-          ? "user"
-          : "internal";
-  const stack = error instanceof Error ? error.stack : undefined;
-  port.postMessage({ type: "error", kind, message: messageOf(error), stack });
+  port.postMessage(problemMessage(error));
 }

@@ -7,7 +7,7 @@ const measure = z.number().nullable();
 
 /** How alike the effects of the same features are in two columns. */
 const likeness = {
-  /** Features with a row in either. */
+  /** Features with a row in either; beside `exact` those that it patched. */
   features: count,
   pearson: measure,
   spearman: measure,
@@ -33,8 +33,10 @@ export const comparisonSchema = z.strictObject({
   dictionaries: z.strictObject({ source: z.string(), dummy: z.boolean(), sites: z.array(z.string()), features: count }),
   task: z.string(),
   pairs: count,
-  /** Share of pairs that the model gets right. */
-  accuracy: z.number(),
+  /** SHA-256 of what the numbers follow from: the model's weights, all dictionaries, the pairs and their tokens. */
+  sha256: z.strictObject({ model: z.string(), dictionaries: z.string(), pairs: z.string() }),
+  /** Share of pairs that the model gets right; null until a method has run. */
+  accuracy: measure,
   warnings: z.array(z.string()),
   methods: z.array(
     z.strictObject({

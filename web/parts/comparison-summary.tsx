@@ -25,7 +25,11 @@ export function ComparisonSummary({ data }: { data: Comparison }) {
       </h1>
       <dl class="figures">
         <Figure name="Pairs" value={whole(data.pairs)} note="train and test together" />
-        <Figure name="Accuracy" value={percent(data.accuracy)} note="clean answer preferred" />
+        <Figure
+          name="Accuracy"
+          value={data.accuracy === null ? "–" : percent(data.accuracy)}
+          note="clean answer preferred"
+        />
         <Figure
           name="Model"
           value={compact(data.model.parameters)}

@@ -1,0 +1,174 @@
+import {
+  joined,
+  likenessOf,
+  median,
+  type PairedEffects,
+  relativeError,
+  relativeGap,
+  type SiteMeans,
+  setSideBySide,
+  sharedStrongest,
+  strongestFeatures,
+  strongestOf,
+} from "../circuit/likeness.ts";
+import type { ComparedMethod, Comparison } from "../report/comparison.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import type { MethodResult } from "./compare-measure.ts";
+import type { MethodSpec } from "./compare-methods.ts";
+
+/** A method with what it found. */
+export interface MeasuredMethod {
+  readonly spec: MethodSpec;
+  readonly result: MethodResult;
+}
+
+/** The part of a comparison that follows from what the methods found. */
+export type Findings = Pick<
+  Comparison,
+  "accuracy" | "methods" | "agreement" | "scatter" | "sums" | "exactness" | "warnings"
+>;
+
+/** Features in the scatter plot of two methods. */
+const plotted = 300;
+/** The site that stands for all of them together. */
+const allSites = "";
+/** Accuracy below which a behaviour is hardly one. */
+const fairAccuracy = 0.8;
+
+/**
+ * Sets methods side by side.
+ *
+ * @param measured in the order in which they were named, on the same sites and pairs
+ * @param top the features that `exact` patched are the so many strongest per site; null: all
+ */
+export function findingsOf(measured: readonly MeasuredMethod[], top: number | null): Findings {
+  const pairs = measured.flatMap((a, i) => measured.slice(i + 1).map((b) => [a, b] as const));
+  const sides = pairs.map(([a, b]) => ({ a, b, sites: besideEachOther(a, b) }));
+  const { m_clean } = measured[0]!.result;
+  const accuracy = m_clean.filter((m) => m < 0).length / m_clean.length;
+  return {
+    accuracy,
+    methods: measured.map(describe),
+    agreement: sides.flatMap(({ a, b, sites }) =>
+      withAll(sites).map(([site, effects]) => ({
+        a: a.spec.name,
+        b: b.spec.name,
+        site,
+        ...likenessOf(effects),
+        top_10: sharedStrongest(effects, 10),
+        top_50: sharedStrongest(effects, 50),
+        top_100: sharedStrongest(effects, 100),
+      })),
+    ),
+    scatter: sides.map(({ a, b, sites }) => ({
+      a: a.spec.name,
+      b: b.spec.name,
+      ...mutable(strongestOf(joined(sites.map(([, effects]) => effects)), plotted)),
+    })),
+    sums: measured.filter(({ spec }) => !(isExact(spec) && top !== null)).flatMap(sumsOf),
+    exactness: measured.filter(({ spec }) => isExact(spec)).flatMap((exact) => exactnessOf(measured, exact)),
+    warnings: warningsOf(measured, accuracy),
+  };
+}
+
+/**
+ * The features that `exact` patches at each site: those among the `top` strongest of any of the other methods. A number, if there is no other method:
+ * then they are the strongest of `analytic`, which exact finds out itself.
+ */
+export function featuresToPatch(
+  others: readonly MethodResult[],
+  top: number | null,
+): readonly (readonly [SiteName, readonly number[]])[] | number | null {
+  if (top === null) return null;
+  if (others.length === 0) return top;
+  return others[0]!.sites.map(({ site }) => [
+    site,
+    strongestFeatures(
+      others.map((result) => at(result, site)),
+      top,
+    ),
+  ]);
+}
+
+const isExact = ({ method }: MethodSpec) => method === "exact";
+
+const at = ({ sites }: MethodResult, site: SiteName): MethodResult["sites"][number] => {
+  const found = sites.find((of) => of.site === site);
+  if (!found) throw new Error(`internal: a method has no effects at ${site}`);
+  return found;
+};
+
+/** Effects by two methods at each site. Beside exact only what it patched counts: of other features it knows nothing. */
+function besideEachOther(a: MeasuredMethod, b: MeasuredMethod): (readonly [SiteName, PairedEffects])[] {
+  return a.result.sites.map((of) => {
+    const other = at(b.result, of.site);
+    if (isExact(a.spec)) return [of.site, swapped(setSideBySide(other, of, "second"))];
+    return [of.site, setSideBySide(of, other, isExact(b.spec) ? "second" : "either")];
+  });
+}
+
+const swapped = ({ x, y, ...rest }: PairedEffects): PairedEffects => ({ ...rest, x: y, y: x });
+
+/** All sites together, then each; with one site alone both say the same. */
+function withAll(sites: readonly (readonly [SiteName, PairedEffects])[]): (readonly [string, PairedEffects])[] {
+  return [[allSites, joined(sites.map(([, effects]) => effects))], ...sites];
+}
+
+const mutable = ({ site, feature, x, y }: PairedEffects) => ({
+  site: [...site],
+  feature: [...feature],
+  x: [...x],
+  y: [...y],
+});
+
+function describe({ spec, result }: MeasuredMethod): ComparedMethod {
+  const { seconds, loading_seconds, loaded_bytes, peak_bytes, rows } = result;
+  return { ...spec, seconds, loading_seconds, loaded_bytes, peak_bytes, above_bytes: peak_bytes - loaded_bytes, rows };
+}
+
+/** Where all positions of a site patched give m(patch) − m(clean): Σ of all effects beside it. */
+function sumsOf({ spec, result }: MeasuredMethod): Comparison["sums"] {
+  const { m_clean, m_patch } = result;
+  const totals = m_clean.map((clean, pair) => m_patch[pair]! - clean);
+  const total = totals.reduce((a, b) => a + b, 0) / totals.length;
+  return result.sites.filter(isWhole).map(({ site, sum, pair_sums }) => ({
+    method: spec.name,
+    site,
+    sum,
+    total,
+    gap: relativeGap(sum, total),
+    median_gap:
+      pair_sums && median(pair_sums.map((of, pair) => relativeGap(of, totals[pair]!)).filter((gap) => gap !== null)),
+  }));
+}
+
+function isWhole({ site }: SiteMeans): boolean {
+  const { kind } = parseSite(site);
+  return kind === "resid_post" || kind === "embed";
+}
+
+function exactnessOf(measured: readonly MeasuredMethod[], exact: MeasuredMethod): Comparison["exactness"] {
+  return measured
+    .filter((method) => method !== exact)
+    .flatMap((method) =>
+      withAll(besideEachOther(method, exact)).map(([site, effects]) => ({
+        method: method.spec.name,
+        site,
+        ...likenessOf(effects),
+        error: relativeError(effects),
+      })),
+    );
+}
+
+function warningsOf(measured: readonly MeasuredMethod[], accuracy: number): string[] {
+  const warnings: string[] = [];
+  if (accuracy < fairAccuracy) {
+    warnings.push(
+      `The model gets ${(100 * accuracy).toFixed(0)} % of the pairs right: effects explain a behaviour that it hardly has.`,
+    );
+  }
+  if (measured.some(({ result }) => !result.peak_above_loaded)) {
+    warnings.push("This system does not let a peak of memory begin anew: peaks include the reading of the model.");
+  }
+  return warnings;
+}

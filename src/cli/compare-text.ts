@@ -1,0 +1,132 @@
+import { join } from "node:path";
+import type { Comparison } from "../report/comparison.ts";
+import { size } from "./estimate.ts";
+import { duration } from "./progress.ts";
+import { reportFile } from "./report.ts";
+import { table } from "./summary.ts";
+
+/**
+ * A comparison as text for a terminal.
+ *
+ * @param again whether it had been finished before and nothing was computed
+ */
+export function comparisonText(folder: string, comparison: Comparison, { again = false } = {}): string {
+  const { accuracy, pairs, dictionaries, agreement, exactness, sums, warnings } = comparison;
+  const right = accuracy === null ? "–" : (100 * accuracy).toFixed(1);
+  const sections = [
+    ...(again ? [[`${folder} holds the finished comparison with these options.`]] : []),
+    [`${pairs} pairs, accuracy ${right} %; ${dictionaries.sites.length} sites, ${dictionaries.features} features.`],
+    methodLines(comparison),
+    agreement.length > 0 ? agreementLines(agreement) : [],
+    exactness.length > 0 ? exactnessLines(exactness) : [],
+    sums.length > 0 ? sumLines(sums) : [],
+    warnings.map((warning) => `warning  ${warning}`),
+    [`Report: ${join(folder, reportFile)}`],
+  ];
+  return sections
+    .filter((lines) => lines.length > 0)
+    .map((lines) => lines.join("\n"))
+    .join("\n\n");
+}
+
+/** What each method took, and how many times the first one's. */
+function methodLines({ methods }: Comparison): string[] {
+  const [first] = methods;
+  return table([
+    ["method", "time", "×", "memory above the model", "×", "peak"],
+    ...methods.map((m) => [
+      m.name,
+      duration(m.seconds),
+      times(m.seconds, first!.seconds),
+      size(m.above_bytes),
+      times(m.above_bytes, first!.above_bytes),
+      size(m.peak_bytes),
+    ]),
+  ]);
+}
+
+function agreementLines(agreement: Comparison["agreement"]): string[] {
+  return table([
+    [
+      "all sites together",
+      "features",
+      "Pearson",
+      "Spearman",
+      "sign",
+      "top 10",
+      "50",
+      "100",
+      "largest difference / effect",
+    ],
+    ...agreement
+      .filter(({ site }) => site === "")
+      .map((of) => [
+        `${of.a}, ${of.b}`,
+        String(of.features),
+        correlation(of.pearson),
+        correlation(of.spearman),
+        share(of.sign),
+        share(of.top_10),
+        share(of.top_50),
+        share(of.top_100),
+        ofLargest(of),
+      ]),
+  ]);
+}
+
+function exactnessLines(exactness: Comparison["exactness"]): string[] {
+  return table([
+    ["against exact", "patched features", "Pearson", "Spearman", "sign", "Σ|difference| / Σ|exact|"],
+    ...exactness
+      .filter(({ site }) => site === "")
+      .map((of) => [
+        of.method,
+        String(of.features),
+        correlation(of.pearson),
+        correlation(of.spearman),
+        share(of.sign),
+        of.error === null ? "–" : of.error.toPrecision(2),
+      ]),
+  ]);
+}
+
+/** For each method the site whose effects add up worst to the change of the metric. */
+function sumLines(sums: Comparison["sums"]): string[] {
+  const byPair = sums.some(({ median_gap }) => median_gap !== null);
+  const rows = [...new Set(sums.map(({ method }) => method))].map((name) => {
+    const worst = sums
+      .filter(({ method }) => method === name)
+      .reduce((most, of) => ((of.gap ?? 0) > (most.gap ?? 0) ? of : most));
+    const medianGap = worst.median_gap === null ? "–" : worst.median_gap.toPrecision(2);
+    return [
+      name,
+      worst.sum.toFixed(3),
+      worst.total.toFixed(3),
+      worst.gap === null ? "–" : worst.gap.toPrecision(2),
+      worst.site,
+      ...(byPair ? [medianGap] : []),
+    ];
+  });
+  return table([
+    [
+      "effects and error",
+      "sum",
+      "m(patch) − m(clean)",
+      "largest gap",
+      "at",
+      ...(byPair ? ["median of the pairs"] : []),
+    ],
+    ...rows,
+  ]);
+}
+
+function times(value: number, first: number): string {
+  if (first <= 0) return "–";
+  const ratio = value / first;
+  return `${ratio < 10 ? ratio.toFixed(1) : Math.round(ratio)} ×`;
+}
+
+const share = (value: number | null) => (value === null ? "–" : `${Math.round(100 * value)} %`);
+const correlation = (value: number | null) => (value === null ? "–" : value.toFixed(4));
+const ofLargest = ({ difference, scale }: { difference: number; scale: number }) =>
+  scale === 0 ? "–" : (difference / scale).toPrecision(2);
