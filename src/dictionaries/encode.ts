@@ -1,3 +1,4 @@
+import { type Loops, openLoops } from "../graph/loops.ts";
 import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
 import type { Activation, Dictionary, Encoder, Normalization } from "./dictionary.ts";
@@ -58,7 +59,7 @@ export function traceCodes(x: Tensor, w: EncoderTensors, { kind, k, normalizatio
     const { normalized, scale } = traceNormalization(x, normalization);
     return traceCodes(normalized, w, { kind, k, normalization: "none" }).mul(scale);
   }
-  const z = (w.inputBias ? x.sub(w.inputBias) : x).matmul(w.weight).add(w.bias);
+  const z = tracePreActivations(x, w);
   const zero = scalar(0, z.dtype);
   switch (kind) {
     case "relu":
@@ -68,6 +69,11 @@ export function traceCodes(x: Tensor, w: EncoderTensors, { kind, k, normalizatio
     case "topk":
       return where(z.greaterOrEqual(z.kthLargest(k)), z.relu(), zero);
   }
+}
+
+/** x[N,D] → z[N,F] */
+function tracePreActivations(x: Tensor, { weight, bias, inputBias }: EncoderTensors): Tensor {
+  return (inputBias ? x.sub(inputBias) : x).matmul(weight).add(bias);
 }
 
 /** x[N,D] → what is encoded, [N,D], and σ[N,1]. */
@@ -122,31 +128,41 @@ export interface CodeReader {
 }
 
 /** Rows encoded at once: enough for the product to be efficient, few enough that the dense codes stay small. */
-export const chunkRows = 512;
+export const chunkRows = 256;
 
 /** @param dtype float64 for checks; codes then come as float64 */
 export function codeReader(options: SessionOptions & { readonly dtype?: "float32" | "float64" } = {}): CodeReader {
   const { dtype = "float32" } = options;
   const sessions = new Map<string, Promise<Session<string, "f">>>();
+  const loops = openLoops();
   return {
     async encode(dictionary, x) {
       const encoder = await dictionary.encoder();
       const [D, F] = [dictionary.inputWidth, dictionary.width];
       const rule = codeRule(encoder);
+      const inPlace = dtype === "float32" && F % 16 === 0;
       const { tensors, values } = encoderInputs(encoder, dtype);
       const key = JSON.stringify([rule, D, F, tensors.inputBias !== undefined]);
       let session = sessions.get(key);
       if (!session) {
-        session = compile({ f: traceCodes(input("x", dtype, ["N", D]), tensors, rule) }, options);
+        const x = input("x", dtype, ["N", D]);
+        session = compile(
+          { f: inPlace && isCompared(rule) ? tracePreActivations(x, tensors) : traceCodes(x, tensors, rule) },
+          options,
+        );
         sessions.set(key, session);
       }
       const rows = x.length / D;
       const sparse = new SparseBuilder(rows, dtype);
+      const thresholds =
+        encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
+      const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
       for (let at = 0; at < rows; at += chunkRows) {
         const n = Math.min(chunkRows, rows - at);
         const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
-        const { f } = await (await session).run({ ...values, x: part });
-        sparse.add(f.data as Float32Array | Float64Array, n, F);
+        const { f } = await (await session).run({ ...values, x: part }, dense && { f: dense.room(n) });
+        if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));
+        else sparse.add(f.data as Float32Array | Float64Array, n, F);
       }
       return sparse.finish();
     },
@@ -155,6 +171,42 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
       sessions.clear();
     },
   };
+}
+
+/** Whether codes are the pre-activations above a threshold, so that comparing can be left to the loop that looks for what is not 0. */
+function isCompared({ kind, normalization }: CodeRule): boolean {
+  return kind !== "topk" && normalization === "none";
+}
+
+/** Dense codes, or what is compared with thresholds to give them, in the memory of the loops that find those above. */
+class InPlace {
+  readonly #loops: Loops;
+  readonly #F: number;
+  /** Where the thresholds lie, behind the codes; behind them the features of a row and their values. */
+  readonly #thresholds: number;
+
+  /** @param thresholds [F] */
+  constructor(loops: Loops, rows: number, thresholds: Float32Array) {
+    const F = thresholds.length;
+    this.#loops = loops;
+    this.#F = F;
+    this.#thresholds = 4 * F * rows;
+    loops.reserve(4 * F * (rows + 3));
+    new Float32Array(loops.memory.buffer, this.#thresholds, F).set(thresholds);
+  }
+
+  /** Room for the first n rows. */
+  room(n: number): Value {
+    return { dtype: "float32", data: new Float32Array(this.#loops.memory.buffer, 0, n * this.#F), shape: [n, this.#F] };
+  }
+
+  row(r: number): [features: Int32Array, values: Float32Array] {
+    const { memory, above } = this.#loops;
+    const bytes = 4 * this.#F;
+    const [features, values] = [this.#thresholds + bytes, this.#thresholds + 2 * bytes];
+    const count = above(r * bytes, this.#F, this.#thresholds, features, values);
+    return [new Int32Array(memory.buffer, features, count), new Float32Array(memory.buffer, values, count)];
+  }
 }
 
 /** Collects the entries of dense rows that are not 0. */
@@ -184,6 +236,15 @@ class SparseBuilder {
       }
       this.#offsets[++this.#row] = this.#size;
     }
+  }
+
+  /** Adds a row by its features, in ascending order, and their values. */
+  addFound(features: Int32Array, values: Float32Array): void {
+    if (this.#size + features.length > this.#features.length) this.#grow(features.length);
+    this.#features.set(features, this.#size);
+    this.#values.set(values, this.#size);
+    this.#size += features.length;
+    this.#offsets[++this.#row] = this.#size;
   }
 
   finish(): SparseCodes {

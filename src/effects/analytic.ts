@@ -1,17 +1,20 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
+import { type Loops, openLoops } from "../graph/loops.ts";
 import { captureFor } from "./capture-for.ts";
-import { type Directions, directionsOf, dot } from "./directions.ts";
+import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodSetting, SiteEffects, SumCheck } from "./method.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(setting: MethodSetting): AsyncGenerator<SiteEffects> {
   const captured = await captureFor(setting, "changed");
-  const codes = codeReader(setting);
+  const [codes, loops] = [codeReader(setting), openLoops()];
   try {
-    for (const dictionary of setting.dictionaries.values()) yield await analyticEffects(captured, dictionary, codes);
+    for (const dictionary of setting.dictionaries.values()) {
+      yield await analyticEffects(captured, dictionary, codes, loops);
+    }
   } finally {
     await codes.release();
   }
@@ -28,12 +31,15 @@ export async function analyticEffects(
   capture: Capture,
   dictionary: Dictionary,
   codes: CodeReader,
+  loops: Loops = openLoops(),
 ): Promise<Required<SiteEffects>> {
   const captured = await capture.site(dictionary.site);
   const nodes = capture.activeNodes(dictionary.site);
   const { rows, clean, patch } = rowsOf(capture, captured, nodes);
   const sparse = await codes.encode(dictionary, rows);
-  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, await directionsOf(dictionary, sparse.features));
+  // First g and the error of a node, then the directions: nearly all of the time goes into fetching and multiplying these.
+  const start = await placeDirections(dictionary, sparse.features, loops, 16 * strideOf(captured.width));
+  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops);
 }
 
 /** The activations that a site's nodes need, each forward node once: rows[n,D], and for each node the row of its clean and of its patch prefix. */
@@ -55,16 +61,23 @@ function rowsOf({ plan }: Capture, { x, width: D }: SiteCapture, nodes: Int32Arr
   return { rows, clean, patch };
 }
 
+/** Larger than any feature. */
+const noFeature = 2 ** 30;
+
 function nodeEffects(
   { site, width: D, g }: SiteCapture,
   nodes: Int32Array,
   { clean, patch }: { readonly clean: Int32Array; readonly patch: Int32Array },
   x: ArrayLike<number>,
   { offsets, features, values }: SparseCodes,
-  { data, start }: Directions,
+  start: Int32Array,
+  loops: Loops,
 ): Required<SiteEffects> {
-  const rows = new RowBuilder(site);
-  const [gNode, deltaError] = [new Float64Array(D), new Float64Array(D)];
+  const rows = new RowBuilder(site, features.length);
+  const stride = strideOf(D);
+  const [gAt, errorAt] = [0, 8 * stride];
+  const gNode = new Float64Array(loops.memory.buffer, gAt, stride).fill(0);
+  const deltaError = new Float64Array(loops.memory.buffer, errorAt, stride).fill(0);
   let check: SumCheck = { node: -1, gap: 0, scale: 0 };
   nodes.forEach((node, n) => {
     const [c, p] = [clean[n]!, patch[n]!];
@@ -79,14 +92,14 @@ function nodeEffects(
     let [sum, scale] = [0, 0];
     const errorRow = rows.reserve();
     while (i < iEnd || j < jEnd) {
-      const ci = i < iEnd ? features[i]! : Number.POSITIVE_INFINITY;
-      const pj = j < jEnd ? features[j]! : Number.POSITIVE_INFINITY;
-      const feature = Math.min(ci, pj);
+      const ci = i < iEnd ? features[i]! : noFeature;
+      const pj = j < jEnd ? features[j]! : noFeature;
+      const feature = ci < pj ? ci : pj;
       const fClean = ci === feature ? values[i++]! : 0;
       const fPatch = pj === feature ? values[j++]! : 0;
       const delta = fPatch - fClean;
       if (delta === 0) continue;
-      const gradient = takeOut(deltaError, delta, data, start[feature]!, gNode);
+      const gradient = loops.takeOut(errorAt, gAt, start[feature]!, delta, stride);
       const effect = delta * gradient;
       rows.add(node, feature, fClean, fPatch, gradient, effect);
       sum += effect;
@@ -99,18 +112,4 @@ function nodeEffects(
     if (scale > 0 && (check.node < 0 || gap * check.scale > check.gap * scale)) check = { node, gap, scale };
   });
   return { rows: rows.finish(), check };
-}
-
-/**
- * Takes delta·d out of the error and returns ⟨g, d⟩, in one pass over the direction d, which comes from far off in memory. Nearly all of the time
- * goes into this loop; as a function of its own, with arrays of one type, it takes half as long.
- */
-function takeOut(error: Float64Array, delta: number, data: Float32Array, start: number, g: Float64Array): number {
-  let gradient = 0;
-  for (let d = 0; d < error.length; d++) {
-    const w = data[start + d]!;
-    gradient += g[d]! * w;
-    error[d]! -= delta * w;
-  }
-  return gradient;
 }

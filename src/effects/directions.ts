@@ -1,4 +1,5 @@
 import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { Loops } from "../graph/loops.ts";
 
 /** Decoder directions of some features of a dictionary. */
 export interface Directions {
@@ -25,3 +26,28 @@ export function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: nu
   for (let d = 0; d < D; d++) sum += a[i + d]! * b[j + d]!;
   return sum;
 }
+
+/**
+ * The same in the memory of loops, at a place on; a direction takes `stride` numbers, D rounded up to a multiple of 4, zeros behind it.
+ *
+ * @returns the byte at which each feature's direction begins, by feature
+ */
+export async function placeDirections(
+  dictionary: Dictionary,
+  features: Int32Array,
+  loops: Loops,
+  from: number,
+): Promise<Int32Array> {
+  const D = dictionary.inputWidth;
+  const stride = strideOf(D);
+  const { data, start } = await directionsOf(dictionary, features);
+  const count = data.length / D;
+  loops.reserve(from + 4 * stride * count);
+  const to = new Float32Array(loops.memory.buffer, from, stride * count);
+  if (stride === D) to.set(data);
+  else for (let i = 0; i < count; i++) to.set(data.subarray(i * D, (i + 1) * D), i * stride);
+  return start.map((at) => (at < 0 ? -1 : from + 4 * stride * (at / D)));
+}
+
+/** Numbers that a vector of D takes in the memory of loops. */
+export const strideOf = (D: number) => Math.ceil(D / 4) * 4;

@@ -4,6 +4,7 @@ import type { Floats } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type CodeRow, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
+import { openLoops } from "../graph/loops.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 import type { SiteName } from "../site.ts";
@@ -25,9 +26,11 @@ export function pointsOf(steps: number, rule: Rule): number[] {
  */
 export const analyticIgMethod: Method = async function* (setting) {
   const captured = integrated(setting, await captureForRest(setting), progressOf(setting));
-  const codes = codeReader(setting);
+  const [codes, loops] = [codeReader(setting), openLoops()];
   try {
-    for (const dictionary of setting.dictionaries.values()) yield await analyticEffects(captured, dictionary, codes);
+    for (const dictionary of setting.dictionaries.values()) {
+      yield await analyticEffects(captured, dictionary, codes, loops);
+    }
   } finally {
     await codes.release();
   }

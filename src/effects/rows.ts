@@ -24,15 +24,23 @@ export interface EffectRows {
 export class RowBuilder {
   readonly #site: SiteName;
   #size = 0;
-  #node = new Int32Array(1024);
-  #feature = new Int32Array(1024);
-  #fClean = new Float32Array(1024);
-  #fPatch = new Float32Array(1024);
-  #gradient = new Float32Array(1024);
-  #effect = new Float64Array(1024);
+  #node: Int32Array;
+  #feature: Int32Array;
+  #fClean: Float32Array;
+  #fPatch: Float32Array;
+  #gradient: Float32Array;
+  #effect: Float64Array;
 
-  constructor(site: SiteName) {
+  /** @param expected about how many rows there will be */
+  constructor(site: SiteName, expected = 1024) {
     this.#site = site;
+    const room = Math.max(1024, expected);
+    this.#node = new Int32Array(room);
+    this.#feature = new Int32Array(room);
+    this.#fClean = new Float32Array(room);
+    this.#fPatch = new Float32Array(room);
+    this.#gradient = new Float32Array(room);
+    this.#effect = new Float64Array(room);
   }
 
   add(node: number, feature: number, fClean: number, fPatch: number, gradient: number, effect: number): void {

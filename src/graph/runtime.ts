@@ -9,13 +9,22 @@ export interface Onnxruntime {
   readonly Tensor: TensorConstructor;
 }
 
-/** A session of an ONNX file on an execution provider of one of onnxruntime's packages. */
+/**
+ * A session of an ONNX file on an execution provider of one of onnxruntime's packages.
+ *
+ * @param inPlace whether the runtime can write results into arrays that are given to it
+ */
 export async function openSession(
   { InferenceSession: sessions, Tensor }: Onnxruntime,
   provider: string,
   model: Uint8Array,
   { threads = 0, fuse }: RuntimeOptions,
+  inPlace = false,
 ): Promise<Session> {
+  const tensorOf = ({ dtype, data, shape }: Value) => {
+    const type = dtype === "bfloat16" || dtype === "float16" ? "uint16" : dtype;
+    return new Tensor(type, data as Float32Array, shape);
+  };
   const session = await sessions.create(model, {
     executionProviders: [provider],
     intraOpNumThreads: threads,
@@ -28,21 +37,28 @@ export async function openSession(
     extra: { session: { force_spinning_stop: "1" } },
   });
   return {
-    async run(inputs) {
+    async run(inputs, into) {
       const feeds: Record<string, OrtTensor> = {};
       for (const name of session.inputNames) {
         const value = inputs[name];
         if (value === undefined) throw new Error(`internal: no value for the input ${name}`);
-        const { dtype, data, shape } = value;
-        const type = dtype === "bfloat16" || dtype === "float16" ? "uint16" : dtype;
-        feeds[name] = new Tensor(type, data as Float32Array, shape);
+        feeds[name] = tensorOf(value);
+      }
+      if (into && inPlace) {
+        await session.run(
+          feeds,
+          Object.fromEntries(Object.entries(into).map(([name, value]) => [name, tensorOf(value)])),
+        );
+        return into;
       }
       const results = await session.run(feeds);
       const values: Record<string, Value> = {};
       for (const [name, t] of Object.entries(results)) {
         values[name] = { dtype: t.type as Value["dtype"], data: t.data as Value["data"], shape: t.dims };
       }
-      return values;
+      for (const [name, { data }] of Object.entries(into ?? {}))
+        (data as Float32Array).set(values[name]!.data as Float32Array);
+      return into ?? values;
     },
     release: () => session.release(),
   };

@@ -25,14 +25,14 @@ export async function runtimeName(): Promise<"onnxruntime-node" | "onnxruntime-w
 
 /** Whether sessions read the values of their inputs where they lie, without a copy. */
 export async function readsInPlace(device: Device = "cpu"): Promise<boolean> {
-  return device === "cpu" && (await load()).native && !process.env.SFC_NOFEED;
+  return device === "cpu" && (await load()).native;
 }
 
 /** A session of an ONNX file. @throws UserError if the device needs the native runtime and there is none */
 export async function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
   const { ort, native } = await load();
   const { device = "cpu" } = options;
-  if (native) return openSession(ort, device, model, options);
+  if (native) return openSession(ort, device, model, options, device === "cpu");
   if (device !== "cpu") {
     throw new UserError(
       `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. Install onnxruntime-node, or use --device cpu.`,

@@ -13,8 +13,12 @@ export interface Value {
 
 /** A compiled graph. */
 export interface Session<I extends string = string, O extends string = string> {
-  /** Runs the graph once. Every input has to be given; the outputs are new arrays. */
-  run(inputs: Readonly<Record<I, Value>>): Promise<Record<O, Value>>;
+  /**
+   * Runs the graph once. Every input has to be given.
+   *
+   * @param into where results go, for all outputs or none; by default into new arrays
+   */
+  run(inputs: Readonly<Record<I, Value>>, into?: Readonly<Record<O, Value>>): Promise<Record<O, Value>>;
   /** Gives its memory back; the session cannot be used afterwards. */
   release(): Promise<void>;
 }
@@ -47,7 +51,7 @@ export async function compile<O extends string>(
   const session = (await createRuntime(file, { ...options, fuse: mayFuse(outputs) })) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
   const constants = Object.fromEntries(fed.map(({ name, tensor }) => [name, constantValue(tensor)]));
-  return { run: (inputs) => session.run({ ...inputs, ...constants }), release: () => session.release() };
+  return { run: (inputs, into) => session.run({ ...inputs, ...constants }, into), release: () => session.release() };
 }
 
 function constantValue({ dtype, shape, source }: Tensor): Value {
