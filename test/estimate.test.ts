@@ -180,10 +180,12 @@ describe("sfc estimate", () => {
       "--pairs",
       await writeExamples(join(folder, "pairs.jsonl"), examples(2)),
     ];
-    for (const command of [["estimate"], ["run", "--output_dir", join(folder, "large run")]]) {
-      const ended = await sfc(...command, ...flags, "--weights", "held");
-      expectError(ended, 1, "--weights held: expected a model of at most 1.9 GB", "Use --weights streamed.");
-    }
-    expect((await succeeds(["estimate", ...flags])).stdout).toContain("streamed, block by block");
+    // A device gets its weights inside the graph, the processor reads them where they are.
+    const onDevice = [...flags, "--device", "webgpu"];
+    const ended = await sfc("estimate", ...onDevice, "--weights", "held");
+    expectError(ended, 1, "--weights held: expected a model of at most 1.9 GB", "Use --weights streamed.");
+    expectError(await sfc("estimate", ...onDevice, "--method", "sfc"), 1, "--method sfc: expected a model of at most");
+    expect((await succeeds(["estimate", ...onDevice])).stdout).toContain("streamed, block by block");
+    expect((await succeeds(["estimate", ...flags, "--weights", "held"])).stdout).toContain("held in memory");
   });
 });

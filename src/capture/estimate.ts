@@ -15,15 +15,15 @@ export interface CaptureCost {
   readonly memory: number;
   /** Bytes in the store: at the peak, and of the rows that stay until the effects are computed. */
   readonly stored: { readonly peak: number; readonly end: number };
-  /** Bytes of graphs with weights inside that have to be compiled. */
+  /** Bytes of graphs with weights inside that have to be compiled; 0 where the runtime reads weights in place. */
   readonly compiled: number;
 }
 
 /**
- * Held weights are in memory as they were read, and for each of the two graphs as the graph's file and in the session, there also packed for the
- * matrix products: measured on models of 4 to 135 million parameters.
+ * Copies of held weights that are in memory: one where the runtime reads them in place; otherwise also, for each of the two graphs, as the graph's file
+ * and in the session, there also packed for the matrix products. Measured on models of 4 to 135 million parameters.
  */
-const heldCopies = 5.6;
+const heldCopies = { inPlace: 1, compiled: 5.6 };
 
 /**
  * Numbers per row that a block's graph has in memory at its peak, as multiples of the widths of its matrices' results; backward needs what forward
@@ -38,6 +38,7 @@ const liveStreams = 5;
  * The cost of a capture of several plans with weights held or streamed.
  *
  * @param number bytes of a number that is computed with
+ * @param inPlace whether the runtime reads held weights in place
  */
 export function captureCost(
   model: Model,
@@ -46,6 +47,7 @@ export function captureCost(
   weights: "held" | "streamed",
   storedType: (name: string) => StoredType,
   number: 4 | 8 = 4,
+  inPlace = true,
 ): CaptureCost {
   const packs = plans.flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })));
   const rowsOf = (kind: "forward" | "backward") =>
@@ -80,9 +82,9 @@ export function captureCost(
     return {
       flops,
       read: parameters.stored,
-      memory: heldCopies * number * parameters.count + saved + rows("backward"),
+      memory: heldCopies[inPlace ? "inPlace" : "compiled"] * number * parameters.count + saved + rows("backward"),
       stored: { peak: end, end },
-      compiled: 2 * number * parameters.count,
+      compiled: inPlace ? 0 : 2 * number * parameters.count,
     };
   }
   const wave = Math.min(defaultWaveRows, forward + backward);

@@ -2,7 +2,7 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
-import type { Device } from "#session";
+import { type Device, runtimeName } from "#session";
 import { heldWeights, streamedWeights } from "../capture/weights.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import type { MethodSetting } from "../effects/method.ts";
@@ -155,6 +155,8 @@ async function measure(
   const sums = new Map<SiteName, Sums>();
   const found: MethodResult["sites"] = [];
   let rowCount = 0;
+  // The runtime's library is no method's own.
+  await runtimeName();
   globalThis.gc?.();
   const loaded = residentBytes();
   const reset = resetPeak();

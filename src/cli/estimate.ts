@@ -1,4 +1,5 @@
 import { freemem } from "node:os";
+import { type Device, readsInPlace } from "#session";
 import { type CaptureCost, captureCost } from "../capture/estimate.ts";
 import { type Plan, planCapture } from "../capture/packs.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -92,14 +93,15 @@ export async function estimateRun(
   { model, checkpoint }: OpenModel,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   plans: readonly Plan[],
-  options: Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision">,
+  options: Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision" | "device">,
 ): Promise<Estimate> {
   const { method } = options;
   const { sites } = needsOf(method, [...dictionaries.keys()]);
   const number = options.precision === "float64" ? 8 : 4;
+  const inPlace = await readsInPlace(options.device as Device);
   const costs = (["held", "streamed"] as const).map((weights) => ({
     weights,
-    ...captureCost(model, plans, sites, weights, checkpoint.storedType, number),
+    ...captureCost(model, plans, sites, weights, checkpoint.storedType, number, inPlace),
   }));
   const effects = [...dictionaries.values()].map((dictionary) =>
     effectsCost(dictionary, plans[0]!, options.score, number),
@@ -166,7 +168,7 @@ export async function estimateRun(
   };
 }
 
-/** A graph with its weights inside has to stay below protobuf's 2 GiB. */
+/** A graph with its weights inside, as runtimes need it that do not read them in place, has to stay below protobuf's 2 GiB. */
 const largestGraph = 1.9e9;
 
 /** Memory that can be had without pushing others out, within the limits of a container. Older Nodes know the system's alone. */

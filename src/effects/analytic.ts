@@ -94,7 +94,7 @@ function nodeEffects(
     while (i < iEnd || j < jEnd) {
       const ci = i < iEnd ? features[i]! : noFeature;
       const pj = j < jEnd ? features[j]! : noFeature;
-      const feature = ci < pj ? ci : pj;
+      const feature = Math.min(ci, pj);
       const fClean = ci === feature ? values[i++]! : 0;
       const fPatch = pj === feature ? values[j++]! : 0;
       const delta = fPatch - fClean;
