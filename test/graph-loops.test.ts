@@ -5,20 +5,34 @@ import { Random } from "../src/random.ts";
 const seed = "20261124/loops";
 
 describe(`loops in WebAssembly do what JavaScript does (seed ${seed})`, () => {
-  it.each([4, 12, 64, 192])("takeOut with %i numbers", (D) => {
+  it.each([
+    [4, 4],
+    [12, 8],
+    [192, 20],
+  ])("takeOut with %i numbers, %i directions", (D, n) => {
     const random = new Random(`${seed}/${D}`);
     const loops = openLoops();
-    const [error, g, w] = [0, 8 * D, 16 * D];
-    loops.reserve(20 * D);
-    const errors = new Float64Array(loops.memory.buffer, error, D);
-    const gs = new Float64Array(loops.memory.buffer, g, D);
-    const ws = new Float32Array(loops.memory.buffer, w, D);
-    for (const array of [errors, gs, ws]) for (let i = 0; i < D; i++) array[i] = random.normal();
-    const delta = random.normal();
-    const expected = Array.from(errors, (e, d) => e - delta * ws[d]!);
-    const dot = gs.reduce((sum, value, d) => sum + value * ws[d]!, 0);
-    expect(loops.takeOut(error, g, w, delta, D)).toBeCloseTo(dot, 12);
+    const [error, g, list, directions] = [0, 8 * D, 16 * D, 16 * D + 16 * n];
+    loops.reserve(directions + 4 * D * n);
+    const { buffer } = loops.memory;
+    const [errors, gs] = [new Float64Array(buffer, error, D), new Float64Array(buffer, g, D)];
+    const ws = new Float32Array(buffer, directions, D * n);
+    for (const array of [errors, gs, ws]) for (let i = 0; i < array.length; i++) array[i] = random.normal();
+    const [deltas, places] = [new Float64Array(buffer, list, 2 * n), new Int32Array(buffer, list, 4 * n)];
+    // Directions in another order than they lie in.
+    const order = Array.from({ length: n }, (_, k) => (7 * k + 3) % n);
+    order.forEach((from, k) => {
+      deltas[2 * k] = random.normal();
+      places[4 * k + 2] = directions + 4 * D * from;
+    });
+    const w = (k: number, d: number) => ws[order[k]! * D + d]!;
+    const expected = Array.from(errors, (e, d) => order.reduce((left, _, k) => left - w(k, d) * deltas[2 * k]!, e));
+    const gradients = order.map((_, k) => gs.reduce((sum, value, d) => sum + value * w(k, d), 0));
+    loops.takeOut(error, g, D, list, n);
     expect([...errors]).toEqual(expected);
+    gradients.forEach((gradient, k) => {
+      expect(deltas[2 * k]).toBeCloseTo(gradient, 11);
+    });
   });
 
   it.each([0, 0.01, 0.3, 1])("above where a share of %d is", (share) => {

@@ -94,9 +94,16 @@ function lying(name: string, { shape, byColumns }: TensorInfo, source: ByteSourc
   return byColumns ? { rows: b, columns: a } : { rows: a, columns: b };
 }
 
+const isLittleEndian = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
 async function readAll(source: ByteSource, { dtype, offset, length }: TensorInfo): Promise<Float32Array> {
   const block = blockOf(dtype);
   const out = new Float32Array((length / block.bytes) * block.numbers);
+  if (dtype === "F32" && isLittleEndian) {
+    const bytes = await source.read(offset, length, new Uint8Array(out.buffer));
+    if (bytes.buffer !== out.buffer) decodeStored(bytes, dtype, out);
+    return out;
+  }
   const most = Math.floor(pieceBytes / block.bytes) * block.bytes;
   for (let at = 0; at < length; at += most) {
     const bytes = await source.read(offset + at, Math.min(most, length - at));
@@ -209,9 +216,13 @@ export function checkFiniteBits(bits: Uint16Array, dtype: "BF16" | "F16", tensor
  * @throws UserError naming tensor, place and file
  */
 export function checkFinite(values: Float32Array, tensor: string, file: string): void {
-  for (let i = 0; i < values.length; i++) {
-    if (!Number.isFinite(values[i])) throw notFinite(tensor, values[i]!, i, file);
-  }
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  // Adding one to an exponent of all ones carries into the sign's place.
+  let carried = 0;
+  for (let i = 0; i < bits.length; i++) carried |= (bits[i]! & 0x7f800000) + 0x00800000;
+  if (carried >= 0) return;
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  throw notFinite(tensor, values[at]!, at, file);
 }
 
 function notFinite(tensor: string, value: number, at: number, file: string): UserError {

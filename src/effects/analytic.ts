@@ -37,9 +37,28 @@ export async function analyticEffects(
   const nodes = capture.activeNodes(dictionary.site);
   const { rows, clean, patch } = rowsOf(capture, captured, nodes);
   const sparse = await codes.encode(dictionary, rows);
-  // First g and the error of a node, then the directions: nearly all of the time goes into fetching and multiplying these.
-  const start = await placeDirections(dictionary, sparse.features, loops, 16 * strideOf(captured.width));
-  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops);
+  const room = roomOf(captured.width, sparse);
+  const start = await placeDirections(dictionary, sparse.features, loops, room.bytes);
+  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room);
+}
+
+/** Where a node's vectors lie in the memory of loops, in bytes; the directions come behind them. */
+interface Room {
+  readonly g: number;
+  readonly error: number;
+  /** A direction of zeros, and the list of the directions that are taken out of a node's error. */
+  readonly zeros: number;
+  readonly list: number;
+  readonly bytes: number;
+}
+
+function roomOf(D: number, { offsets }: SparseCodes): Room {
+  const vector = 8 * strideOf(D);
+  let most = 0;
+  for (let row = 0; row + 1 < offsets.length; row++) most = Math.max(most, offsets[row + 1]! - offsets[row]!);
+  // The codes of two prompts, filled up to a multiple of four.
+  const entries = 2 * most + 4;
+  return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, bytes: 3 * vector + 16 * entries };
 }
 
 /** The activations that a site's nodes need, each forward node once: rows[n,D], and for each node the row of its clean and of its patch prefix. */
@@ -72,12 +91,23 @@ function nodeEffects(
   { offsets, features, values }: SparseCodes,
   start: Int32Array,
   loops: Loops,
+  room: Room,
 ): Required<SiteEffects> {
   const rows = new RowBuilder(site, features.length);
   const stride = strideOf(D);
-  const [gAt, errorAt] = [0, 8 * stride];
-  const gNode = new Float64Array(loops.memory.buffer, gAt, stride).fill(0);
-  const deltaError = new Float64Array(loops.memory.buffer, errorAt, stride).fill(0);
+  const { buffer } = loops.memory;
+  const [gNode, deltaError] = [room.g, room.error].map((at) => new Float64Array(buffer, at, stride).fill(0)) as [
+    Float64Array,
+    Float64Array,
+  ];
+  new Float32Array(buffer, room.zeros, stride).fill(0);
+  const entries = (room.bytes - room.list) / 16;
+  /** Entry i: delta, then the gradient, at 2i of the one, the direction's place at 4i + 2 of the other. */
+  const [deltas, places] = [
+    new Float64Array(buffer, room.list, 2 * entries),
+    new Int32Array(buffer, room.list, 4 * entries),
+  ];
+  const [changed, fClean, fPatch] = [new Int32Array(entries), new Float64Array(entries), new Float64Array(entries)];
   let check: SumCheck = { node: -1, gap: 0, scale: 0 };
   nodes.forEach((node, n) => {
     const [c, p] = [clean[n]!, patch[n]!];
@@ -87,27 +117,37 @@ function nodeEffects(
       deltaError[d] = x[p * D + d]! - x[c * D + d]!;
     }
     const expected = dot(gNode, 0, deltaError, 0, D);
+    let count = 0;
     let [i, j] = [offsets[c]!, offsets[p]!];
     const [iEnd, jEnd] = [offsets[c + 1]!, offsets[p + 1]!];
-    let [sum, scale] = [0, 0];
-    const errorRow = rows.reserve();
     while (i < iEnd || j < jEnd) {
       const ci = i < iEnd ? features[i]! : noFeature;
       const pj = j < jEnd ? features[j]! : noFeature;
       const feature = Math.min(ci, pj);
-      const fClean = ci === feature ? values[i++]! : 0;
-      const fPatch = pj === feature ? values[j++]! : 0;
-      const delta = fPatch - fClean;
-      if (delta === 0) continue;
-      const gradient = loops.takeOut(errorAt, gAt, start[feature]!, delta, stride);
-      const effect = delta * gradient;
-      rows.add(node, feature, fClean, fPatch, gradient, effect);
+      const before = ci === feature ? values[i++]! : 0;
+      const after = pj === feature ? values[j++]! : 0;
+      if (after === before) continue;
+      changed[count] = feature;
+      fClean[count] = before;
+      fPatch[count] = after;
+      deltas[2 * count] = after - before;
+      places[4 * count++ + 2] = start[feature]!;
+    }
+    for (let k = count; k % 4 !== 0; k++) {
+      deltas[2 * k] = 0;
+      places[4 * k + 2] = room.zeros;
+    }
+    if (count > 0) loops.takeOut(room.error, room.g, stride, room.list, Math.ceil(count / 4) * 4);
+    const error = dot(gNode, 0, deltaError, 0, D);
+    rows.add(node, errorFeature, Number.NaN, Number.NaN, Number.NaN, error);
+    let [sum, scale] = [0, Math.abs(error)];
+    for (let k = 0; k < count; k++) {
+      const gradient = deltas[2 * k]!;
+      const effect = (fPatch[k]! - fClean[k]!) * gradient;
+      rows.add(node, changed[k]!, fClean[k]!, fPatch[k]!, gradient, effect);
       sum += effect;
       scale += Math.abs(effect);
     }
-    const error = dot(gNode, 0, deltaError, 0, D);
-    rows.set(errorRow, node, errorFeature, Number.NaN, Number.NaN, Number.NaN, error);
-    scale += Math.abs(error);
     const gap = Math.abs(sum + error - expected);
     if (scale > 0 && (check.node < 0 || gap * check.scale > check.gap * scale)) check = { node, gap, scale };
   });

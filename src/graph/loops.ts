@@ -8,10 +8,11 @@ export interface Loops {
   /** Makes room for so many bytes in all. Views of the memory made before may be cut off from it. */
   reserve(bytes: number): void;
   /**
-   * Takes delta·w out of `error` and returns ⟨g, w⟩, in one pass over w: float64[D] at `error` and `g`, float32[D] at `w`. Works in float64. D has to
-   * be a multiple of 4; places of float64 numbers are multiples of 8.
+   * Takes Σ delta·w out of `error` and finds every ⟨g, w⟩, in one pass over each w: float64[D] at `error` and `g`, float32[D] at the w. Works in
+   * float64. `list` has n entries of 16 bytes: delta as float64, where ⟨g, w⟩ is afterwards, and the place of w as int32. n and D have to be multiples
+   * of 4 and at least that; places of float64 numbers are multiples of 8.
    */
-  takeOut(error: number, g: number, w: number, delta: number, D: number): number;
+  takeOut(error: number, g: number, D: number, list: number, n: number): void;
   /**
    * Finds the numbers among float32[n] at `from` that are larger than the one in their place of float32[n] at `thresholds`: their indices go to
    * `indices` as int32, they themselves to `values` as float32. n has to be a multiple of 16, and there is room for n of each.
@@ -74,10 +75,11 @@ const i32 = {
   /** n·2^bits and n/2^bits. */
   up: (bits: number, n: Code): number[] => plain(0x74)(n, i32.const(bits)),
   down: (bits: number, n: Code): number[] => plain(0x76)(n, i32.const(bits)),
+  load: access(0x28),
   store: access(0x36),
 };
 const f32 = { load: access(0x2a), store: access(0x38), greater: plain(0x5e) };
-const f64 = { add: plain(0xa0) };
+const f64 = { zero: [0x44, 0, 0, 0, 0, 0, 0, 0, 0], load: access(0x2b), store: access(0x39), add: plain(0xa0) };
 const v128 = { load: access(0xfd, 0), store: access(0xfd, 11), or: simd(80), anyTrue: simd(83) };
 const f32x4 = { greater: simd(68) };
 const f64x2 = {
@@ -101,32 +103,58 @@ interface Loop {
   readonly name: string;
   readonly parameters: readonly Type[];
   readonly locals: readonly Type[];
-  readonly result: Type;
+  readonly result?: Type;
   readonly code: Code;
 }
 
 function takeOutLoop(): Loop {
-  const [error, g, w, delta, D, end, deltas, sum0, sum1, pair0, pair1] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] as const;
-  /** The next pair of numbers, or the one after that; two sums, so that one addition need not wait for the other. */
-  const step = (n: 0 | 1, pair: number, sum: number): number[] => [
-    ...set(pair, f64x2.loadFloats(8 * n, get(w))),
-    ...set(sum, f64x2.add(get(sum), f64x2.mul(get(pair), v128.load(16 * n, get(g))))),
-    ...v128.store(16 * n, get(error), f64x2.sub(v128.load(16 * n, get(error)), f64x2.mul(get(deltas), get(pair)))),
-  ];
+  const [error, g, D, list, n] = [0, 1, 2, 3, 4] as const;
+  const [end, errorEnd, errorAt, gAt] = [5, 6, 7, 8] as const;
+  // Four directions side by side: they come from far off in memory, and waiting for four takes as long as waiting for one.
+  const four = [0, 1, 2, 3] as const;
+  const w = (k: number) => 9 + k;
+  const delta = (k: number) => 13 + k;
+  const sum = (k: number) => 17 + k;
+  const [pair, gs, errors] = [21, 22, 23] as const;
   return {
     name: "takeOut",
-    parameters: ["i32", "i32", "i32", "f64", "i32"],
-    locals: ["i32", "v128", "v128", "v128", "v128", "v128"],
-    result: "f64",
+    parameters: ["i32", "i32", "i32", "i32", "i32"],
+    locals: [...new Array<Type>(8).fill("i32"), ...new Array<Type>(11).fill("v128")],
     code: [
-      ...set(end, i32.add(get(error), i32.up(3, get(D)))),
-      ...set(deltas, f64x2.splat(get(delta))),
+      ...set(end, i32.add(get(list), i32.up(4, get(n)))),
+      ...set(errorEnd, i32.add(get(error), i32.up(3, get(D)))),
       ...repeat(
-        [...step(0, pair0, sum0), ...step(1, pair1, sum1), ...advance(w, 16), ...advance(g, 32), ...advance(error, 32)],
-        i32.lessThan(get(error), get(end)),
+        [
+          ...four.flatMap((k) => [
+            ...set(delta(k), f64x2.splat(f64.load(16 * k, get(list)))),
+            ...set(w(k), i32.load(16 * k + 8, get(list))),
+            ...set(sum(k), f64x2.splat(f64.zero)),
+          ]),
+          ...set(errorAt, get(error)),
+          ...set(gAt, get(g)),
+          ...repeat(
+            [
+              ...set(gs, v128.load(0, get(gAt))),
+              ...set(errors, v128.load(0, get(errorAt))),
+              ...four.flatMap((k) => [
+                ...set(pair, f64x2.loadFloats(0, get(w(k)))),
+                ...set(sum(k), f64x2.add(get(sum(k)), f64x2.mul(get(pair), get(gs)))),
+                ...set(errors, f64x2.sub(get(errors), f64x2.mul(get(pair), get(delta(k))))),
+                ...advance(w(k), 8),
+              ]),
+              ...v128.store(0, get(errorAt), get(errors)),
+              ...advance(gAt, 16),
+              ...advance(errorAt, 16),
+            ],
+            i32.lessThan(get(errorAt), get(errorEnd)),
+          ),
+          ...four.flatMap((k) =>
+            f64.store(16 * k, get(list), f64.add(f64x2.lane(0, get(sum(k))), f64x2.lane(1, get(sum(k))))),
+          ),
+          ...advance(list, 64),
+        ],
+        i32.lessThan(get(list), get(end)),
       ),
-      ...set(sum0, f64x2.add(get(sum0), get(sum1))),
-      ...f64.add(f64x2.lane(0, get(sum0)), f64x2.lane(1, get(sum0))),
     ],
   };
 }
@@ -182,7 +210,7 @@ function wasm(): number[] {
   const types = loops.map(({ parameters, result }) => [
     0x60,
     ...vector(parameters.map((type) => [typeByte[type]])),
-    ...vector([[typeByte[result]]]),
+    ...vector(result ? [[typeByte[result]]] : []),
   ]);
   const bodies = loops.map(({ locals, code }) =>
     sized([...vector(locals.map((type) => [1, typeByte[type]])), ...code, 0x0b]),

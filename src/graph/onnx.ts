@@ -33,6 +33,8 @@ export interface FedConstant {
 interface Graph {
   readonly nodes: Node[];
   readonly initializers: Message[];
+  /** Names of small initializers by what they hold. */
+  readonly small: Map<string, string>;
   next: number;
 }
 
@@ -45,7 +47,7 @@ interface Graph {
  * @param fed if given, large matrices become inputs instead and are added to it
  */
 export function writeOnnx(outputs: Readonly<Record<string, Tensor>>, fed?: FedConstant[]): Uint8Array {
-  const graph: Graph = { nodes: [], initializers: [], next: 0 };
+  const graph: Graph = { nodes: [], initializers: [], small: new Map(), next: 0 };
   const names = new Map<Tensor, string>();
   const message = new Message();
   const inputs: Message[] = [];
@@ -191,8 +193,13 @@ function nodeMessage({ type, inputs, outputs, attributes }: Node, rename: (name:
 }
 
 function initializer(graph: Graph, data: TypedData, dtype: DType, shape: readonly number[]): string {
-  const name = `c${graph.next++}`;
   const raw = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  // The same few axes and numbers come again and again, and the time to open a graph grows with the square of its constants.
+  const key = raw.length <= 64 ? `${dtype} ${shape} ${raw}` : undefined;
+  const known = key === undefined ? undefined : graph.small.get(key);
+  if (known !== undefined) return known;
+  const name = `c${graph.next++}`;
+  if (key !== undefined) graph.small.set(key, name);
   graph.initializers.push(new Message().ints(1, shape).int(2, typeNumbers[dtype]).text(8, name).bytes(9, raw));
   return name;
 }
