@@ -78,15 +78,14 @@ export function planCapture(
   const backwardBlocks = cutForest(backward, n, { load: pairsAt, maxLoad });
   const forwardBlocks = cutForest(forward, n, { wanted: needed });
 
-  const perPack = Math.max(1, Math.floor(nodes / n));
-  const packs = [
-    ...[...chunks(backwardBlocks, perPack, pairsAt, maxLoad)].map((blocks) =>
-      fillPack("backward", blocks, n, backwardRow, ends),
-    ),
-    ...[...chunks(forwardBlocks, perPack, () => 0, maxLoad)].map((blocks) =>
-      fillPack("forward", blocks, n, forwardRow, ends),
-    ),
-  ];
+  const most = Math.max(1, Math.floor(nodes / n));
+  const packed = (kind: Pack["kind"], blocks: readonly Block[], describe: Describe) => {
+    const load = kind === "backward" ? pairsAt : () => 0;
+    return [...chunks(blocks, evenly(blocks.length, most), load, maxLoad)].map((chunk, _, all) =>
+      fillPack(kind, chunk, n, describe, ends, Math.max(...all.map(({ length }) => length))),
+    );
+  };
+  const packs = [...packed("backward", backwardBlocks, backwardRow), ...packed("forward", forwardBlocks, forwardRow)];
   return { forest, wanted, block: n, packs, row, rows };
 }
 
@@ -209,24 +208,22 @@ export function planMetric(
   const n = block ?? blockSize(forest);
   const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
   const blocks = cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
-  const packs = [...chunks(blocks, Math.max(1, Math.floor(nodes / n)), () => 0, Number.POSITIVE_INFINITY)].map(
-    (chunk) =>
-      fillPack(
-        "forward",
-        chunk,
-        n,
-        (node) => ({
-          token: forward.token[node]!,
-          position: forward.position[node]!,
-          keep: false,
-          clean: endsAt.get(node) ?? [],
-          patch: [],
-        }),
-        ends,
-      ),
+  const most = Math.max(1, Math.floor(nodes / n));
+  const describe: Describe = (node) => ({
+    token: forward.token[node]!,
+    position: forward.position[node]!,
+    keep: false,
+    clean: endsAt.get(node) ?? [],
+    patch: [],
+  });
+  const packs = [...chunks(blocks, evenly(blocks.length, most), () => 0, Number.POSITIVE_INFINITY)].map(
+    (chunk, _, all) => fillPack("forward", chunk, n, describe, ends, all[0]!.length),
   );
   return { forest, wanted: "none", block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
 }
+
+/** Blocks per pack, at most so many, that let packs be of one size: sessions are made for sizes. */
+const evenly = (blocks: number, most: number) => Math.max(1, Math.ceil(blocks / Math.ceil(blocks / most)));
 
 /** A power of two, at least 64 and six to eleven times the longest prompt. */
 function blockSize({ forward }: PrefixForest): number {
@@ -234,14 +231,16 @@ function blockSize({ forward }: PrefixForest): number {
   return Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
 }
 
+/** @param count blocks of the pack; those beyond `blocks` are padding */
 function fillPack(
   kind: Pack["kind"],
   blocks: readonly Block[],
   n: number,
   describe: Describe,
   ends: readonly End[],
+  count = blocks.length,
 ): Pack {
-  const N = n * blocks.length;
+  const N = n * count;
   const [tokens, positions, node] = [new Int32Array(N), new Int32Array(N), new Int32Array(N).fill(-1)];
   const parent = new Int32Array(N).fill(-1);
   const keep: number[] = [];
@@ -281,7 +280,7 @@ function fillPack(
     tokens,
     positions,
     parent,
-    blocks: blocks.length,
+    blocks: count,
     node,
     keep: Int32Array.from(keep),
     metric: {

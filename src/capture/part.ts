@@ -5,7 +5,7 @@ import { input, type Tensor } from "../graph/tensor.ts";
 import { type Context, contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { Pack } from "./packs.ts";
-import { blockOf, type Floats, packInputs, traceMetric } from "./passes.ts";
+import { blockOf, type Floats, packInputs, packSessions, type Sizes, traceMetric } from "./passes.ts";
 import { streamSite } from "./piece-graphs.ts";
 
 /** An activation in another form: what the model goes on with, and tensors on the way there. */
@@ -36,7 +36,7 @@ export interface PartResult {
   readonly gradients: ReadonlyMap<string, Floats>;
 }
 
-/** A model, or what is left of it from a site on, with some activations in another form; compiled when first used, for each size of block. */
+/** A model, or what is left of it from a site on, with some activations in another form; compiled when first used. */
 export interface Part {
   /** @param inputs those of the forms, and `before` where it is needed */
   run(pack: Pack, inputs: Readonly<Record<string, Value>>): Promise<PartResult>;
@@ -52,9 +52,9 @@ export function streamBefore(site: SiteName): SiteName | undefined {
 /** Traces a part of a model. Gradients are those of M = Σ weight·m over a backward pack's metric rows. */
 export function tracePart(model: Model, weights: Weights, options: PartOptions): Part {
   const { dtype = "float32", forms, from } = options;
-  const sessions = new Map<string, Promise<Session>>();
+  const sessions = packSessions();
 
-  const trace = (kind: Pack["kind"], n: number): Promise<Session> => {
+  const trace = (kind: Pack["kind"], n: number, sizes: Sizes): Promise<Session> => {
     const context = contextInputs(n, dtype);
     const outputs: Record<string, Tensor> = {};
     const wrt: Record<string, Tensor> = {};
@@ -76,18 +76,13 @@ export function tracePart(model: Model, weights: Weights, options: PartOptions):
     if (kind === "backward") {
       for (const [i, g] of gradients(total, Object.values(wrt)).entries()) outputs[Object.keys(wrt)[i]!] = g;
     }
-    return compile(outputs, options);
+    return compile(outputs, { ...options, sizes });
   };
 
   return {
     async run(pack, inputs) {
       const n = blockOf(pack);
-      const key = `${pack.kind}/${n}`;
-      let session = sessions.get(key);
-      if (!session) {
-        session = trace(pack.kind, n);
-        sessions.set(key, session);
-      }
+      const session = sessions.get(pack, (sizes) => trace(pack.kind, n, sizes));
       const outputs = await (await session).run({ ...packInputs(pack, n, dtype), ...inputs });
       const named = (prefix: string) =>
         new Map(
@@ -98,10 +93,7 @@ export function tracePart(model: Model, weights: Weights, options: PartOptions):
       const metric = (outputs.metric!.data as Floats).subarray(0, pack.metric.row.length);
       return { metric, values: named("value/"), gradients: named("gradient/") };
     },
-    async release() {
-      for (const session of sessions.values()) await (await session).release();
-      sessions.clear();
-    },
+    release: () => sessions.release(),
   };
 }
 

@@ -28,7 +28,7 @@ export interface PassOptions extends SessionOptions {
   readonly splice?: (site: SiteName, x: Tensor, context: Context) => Tensor;
 }
 
-/** The forward pass of a model, and the forward and backward pass in one graph, compiled when first used, for each size of block. */
+/** The forward pass of a model, and the forward and backward pass in one graph, compiled when first used. */
 export interface Passes {
   run(pack: Pack): Promise<PassResult>;
   release(): Promise<void>;
@@ -40,9 +40,9 @@ export interface Passes {
  */
 export function tracePasses(model: Model, weights: Weights, options: PassOptions): Passes {
   const { sites, dtype = "float32", splice = (_, x) => x } = options;
-  const sessions = new Map<string, Promise<Session>>();
+  const sessions = packSessions();
 
-  const trace = (kind: Pack["kind"], n: number): Promise<Session> => {
+  const trace = (kind: Pack["kind"], n: number, sizes: Sizes): Promise<Session> => {
     const context = contextInputs(n, dtype);
     const seen = new Map<SiteName, Tensor>();
     const last = forward(model, weights, context, (site, x) => {
@@ -61,18 +61,13 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     if (kind === "backward") {
       for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
     }
-    return compile(outputs, options);
+    return compile(outputs, { ...options, sizes });
   };
 
   return {
     async run(pack) {
       const n = blockOf(pack);
-      const key = `${pack.kind}/${n}`;
-      let session = sessions.get(key);
-      if (!session) {
-        session = trace(pack.kind, n);
-        sessions.set(key, session);
-      }
+      const session = sessions.get(pack, (sizes) => trace(pack.kind, n, sizes));
       const outputs = await (await session).run(packInputs(pack, n, dtype));
       const bySite = (prefix: string) =>
         new Map(
@@ -84,8 +79,32 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
       const asked = pack.metric.row.length;
       return { metric: (outputs.metric!.data as Floats).subarray(0, asked), x: bySite("x"), g: bySite("g") };
     },
-    async release() {
-      for (const session of sessions.values()) await (await session).release();
+    release: () => sessions.release(),
+  };
+}
+
+/** Sizes that a session is made for. */
+export type Sizes = Readonly<Record<string, number>>;
+
+/**
+ * Sessions for packs: for each kind of pack and size of its blocks one for the number of blocks that came first, and one for all other numbers. The
+ * former opens several times faster, since its sizes are known.
+ */
+export function packSessions() {
+  const sessions = new Map<string, { readonly blocks: number; readonly session: Promise<Session> }>();
+  return {
+    get(pack: Pack, make: (sizes: Sizes) => Promise<Session>): Promise<Session> {
+      const key = `${pack.kind}/${blockOf(pack)}`;
+      const first = sessions.get(key);
+      if (first?.blocks === pack.blocks) return first.session;
+      const other = first && sessions.get(`${key}/any`);
+      if (other) return other.session;
+      const made = { blocks: pack.blocks, session: make(first ? {} : { B: pack.blocks }) };
+      sessions.set(first ? `${key}/any` : key, made);
+      return made.session;
+    },
+    async release(): Promise<void> {
+      for (const { session } of sessions.values()) await (await session).release();
       sessions.clear();
     },
   };

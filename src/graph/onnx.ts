@@ -1,7 +1,7 @@
 import type { Op, OpAttributes } from "./ops.ts";
 import { Message } from "./protobuf.ts";
 import { topological } from "./reverse.ts";
-import type { DType, Shape } from "./shape.ts";
+import { type DType, type Shape, withSizes } from "./shape.ts";
 import { numbers, type Tensor, type TypedData } from "./tensor.ts";
 
 /** Versions of the file's form and of the operations: 21 runs everywhere, BitCast came with 26. */
@@ -45,8 +45,13 @@ interface Graph {
  * Constants become initializers inside the file, which protobuf limits to 2 GiB.
  *
  * @param fed if given, large matrices become inputs instead and are added to it
+ * @param sizes sizes of inputs and outputs that are only named in the graph and are settled in the file
  */
-export function writeOnnx(outputs: Readonly<Record<string, Tensor>>, fed?: FedConstant[]): Uint8Array {
+export function writeOnnx(
+  outputs: Readonly<Record<string, Tensor>>,
+  fed?: FedConstant[],
+  sizes: Readonly<Record<string, number>> = {},
+): Uint8Array {
   const graph: Graph = { nodes: [], initializers: [], small: new Map(), next: 0 };
   const names = new Map<Tensor, string>();
   const message = new Message();
@@ -54,13 +59,13 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>, fed?: FedCo
   for (const t of topological(Object.values(outputs))) {
     const { source } = t;
     if (source.kind === "input") {
-      inputs.push(valueInfo(source.name, isBits(t.dtype) ? uint16 : typeNumbers[t.dtype], t.shape));
+      inputs.push(valueInfo(source.name, isBits(t.dtype) ? uint16 : typeNumbers[t.dtype], withSizes(t.shape, sizes)));
       const to = typeNumbers[t.dtype];
       names.set(t, isBits(t.dtype) ? add(graph, "BitCast", [source.name], { to }) : source.name);
     } else if (source.kind === "constant" && fed && source.data.length >= leastFed && t.rank > 1) {
       const name = `constant${fed.length}`;
       fed.push({ name, tensor: t });
-      inputs.push(valueInfo(name, typeNumbers[t.dtype], t.shape));
+      inputs.push(valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, sizes)));
       names.set(t, name);
     } else if (source.kind === "constant") {
       names.set(t, initializer(graph, source.data, t.dtype, t.shape as number[]));
@@ -75,7 +80,7 @@ export function writeOnnx(outputs: Readonly<Record<string, Tensor>>, fed?: FedCo
     const at = names.get(t)!;
     if (t.source.kind === "op" && !renamed.has(at)) renamed.set(at, name);
     else graph.nodes.push({ type: "Identity", inputs: [at], outputs: [name], attributes: {} });
-    return valueInfo(name, typeNumbers[t.dtype], t.shape);
+    return valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, sizes));
   });
   for (const node of graph.nodes)
     message.message(

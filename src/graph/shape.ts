@@ -51,3 +51,13 @@ export function elements(shape: Shape): { factor: number; names: string } {
 export function times(factor: number, name: string): Dim {
   return factor === 1 ? name : `${factor}*${name}`;
 }
+
+/** A shape with sizes put in for their names, where they are known by now. */
+export function withSizes(shape: Shape, sizes: Readonly<Record<string, number>>): Dim[] {
+  return shape.map((dim) => {
+    if (typeof dim === "number") return dim;
+    const { factor, names } = elements([dim]);
+    const size = sizes[names];
+    return size === undefined ? dim : factor * size;
+  });
+}
