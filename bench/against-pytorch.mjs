@@ -145,7 +145,13 @@ for (let run = 0; run < Number(flags.runs); run++) {
   for (const { name, run: start } of variants) {
     note(`run ${run + 1} of ${flags.runs}: ${name}`);
     load.push(loadavg()[0]);
-    measured.get(name).push(await start());
+    const result = await start();
+    measured.get(name).push(result);
+    // Told as it comes: a long comparison that is stopped has not been for nothing.
+    note("");
+    console.error(
+      `run ${run + 1}: ${name} ${result.seconds.toFixed(2)} s, peak ${Math.round(result.peak_bytes / 1e6)} MB`,
+    );
   }
 }
 
