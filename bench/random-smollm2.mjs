@@ -3,7 +3,7 @@
 //
 // FOLDER/model: config.json, model.safetensors (float32, 538 MB) and the embedded model's tokenizer, in Hugging Face layout
 // FOLDER/saes:  resid_post.0 … resid_post.29, JumpReLU, as SAELens saves them (4,608 features: 640 MB)
-// FOLDER/pairs.jsonl: the pairs of PAIRS that the tokenizer can use, each with its split, so that every program that reads them has the same halves
+// FOLDER/pairs.jsonl: the pairs of PAIRS that the tokenizer can use, all of one split, as in the public files
 //
 // Thresholds are set on the pairs themselves, so that codes are as sparse as those of trained SAEs.
 import { mkdir, open, readFile, writeFile } from "node:fs/promises";
@@ -99,11 +99,11 @@ for (const name of ["tokenizer.json", "tokenizer_config.json", "special_tokens_m
   await writeFile(join(modelFolder, name), await readFile(new URL(`../models/demo/${name}`, import.meta.url)));
 }
 
-// The pairs, with splits.
+// The pairs, not halved: PAIRS is one split of a public set.
 const checkpoint = await sfc.openCheckpoint(await sfc.openFolder(modelFolder));
 const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
 const pairs = sfc.readPairs(await readFile(pairsFile, "utf8"), pairsFile, 1);
-const { kept } = sfc.tokenizePairs(pairs, tokenizer);
+const kept = sfc.tokenizePairs(pairs, tokenizer).kept.map((one) => ({ ...one, pair: { ...one.pair, split: "train" } }));
 await writeFile(join(folder, "pairs.jsonl"), sfc.writePairs(kept.map(({ pair }) => pair)));
 
 // Activations at every prefix that differs between a clean and its patch prompt: there codes are needed.
