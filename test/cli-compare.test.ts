@@ -205,12 +205,7 @@ describe("a comparison's folder", () => {
     const command = (...more: string[]) => small(folder, "--pairs", file, ...more);
     await succeeds(command());
     const before = await readFile(join(folder, "compare.json"), "utf8");
-    expectError(
-      await sfc(...command("--by_pair", "--top", "3")),
-      1,
-      "finished comparison",
-      "--by_pair false here, true",
-    );
+    expectError(await sfc(...command("--by_pair")), 1, "finished comparison", "--by_pair false here, true");
     expectError(
       await sfc(...command("--methods", "analytic")),
       1,
@@ -338,6 +333,10 @@ describe("what cannot be compared", () => {
     [["--methods", "exact:4"], 2, ["--methods", "exact"]],
     [["--methods", "sfc@40"], 2, ["--methods", "analytic-ig and sfc-ig"]],
     [["--weights", "streamed", "--methods", "analytic,sfc"], 2, ["--weights streamed", "sfc"]],
+    [["--weights", "streamed", "--methods", "analytic,analytic:4"], 2, ["--weights streamed", "analytic:4"]],
+    [["--methods", "analytic,sfc", "--steps", "20"], 2, ["--steps", "analytic-ig or sfc-ig"]],
+    [["--methods", "analytic,sfc", "--rule", "left"], 2, ["--rule", "analytic-ig or sfc-ig"]],
+    [["--methods", "analytic,sfc", "--top", "5"], 2, ["--top", "expected exact"]],
     [["--weights", "auto"], 2, ["--weights"]],
     [["--steps", "0"], 2, ["--steps"]],
     [["--rule", "right"], 2, ["--rule", "midpoint"]],

@@ -1,10 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { openLoops } from "../src/graph/loops.ts";
+import { openLoops as fastLoops, slowLoops } from "../src/graph/loops.ts";
 import { Random } from "../src/random.ts";
 
 const seed = "20261124/loops";
 
-describe(`loops in WebAssembly do what JavaScript does (seed ${seed})`, () => {
+describe.each([
+  ["WebAssembly", fastLoops],
+  ["JavaScript", slowLoops],
+])(`loops in %s do what they say (seed ${seed})`, (_, openLoops) => {
   it.each([
     [4, 4],
     [12, 8],

@@ -98,6 +98,20 @@ describe("the strongest features that two methods share", () => {
     expect(sharedStrongest(paired([1, 2, 0], [1, 0.99985, 0]), 1)).toBe(0);
   });
 
+  it("counts none twice or for nothing where most effects are tiny or 0", () => {
+    // Two methods with no feature in common.
+    const apart = paired([5, 4, 3, 2, 1e-6, 0, 0, 0], [0, 0, 0, 0, 0, 7, 1e-6, 1e-7]);
+    for (const k of [1, 2, 5, 50]) expect(sharedStrongest(apart, k)).toBe(0);
+    // The second's third is far below 1e-4 of its largest, and still not everything is as strong.
+    expect(sharedStrongest(paired([9, 8, 7, 0], [10, 1e-5, 0, 1e-6]), 3)).toBeCloseTo(2 / 3, 12);
+    expect(sharedStrongest(paired([1, 2, 0, 0], [1, 2, 0, 0]), 100)).toBe(1);
+  });
+
+  it("have no correlation where one is constant", () => {
+    expect(pearson([0.1, 0.1, 0.1], [1, 2, 3])).toBeNaN();
+    expect(pearson([1, 2, 3], [0.1, 0.1, 0.1])).toBeNaN();
+  });
+
   it("counts no more than there are", () => {
     expect(sharedStrongest(paired([1, 2], [2, 1]), 100)).toBe(1);
     expect(sharedStrongest(paired([], []), 10)).toBeNull();

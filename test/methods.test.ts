@@ -6,7 +6,7 @@ import { type Form, tracePart } from "../src/capture/part.ts";
 import { type Floats, tracePasses } from "../src/capture/passes.ts";
 import { heldWeights } from "../src/capture/weights.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
-import { codeRule, encoderInputs, traceCodes } from "../src/dictionaries/encode.ts";
+import { codeReader, codeRule, encoderInputs, traceCodes } from "../src/dictionaries/encode.ts";
 import type { MethodName, MethodSetting } from "../src/effects/method.ts";
 import { effectsOf } from "../src/effects/methods.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
@@ -170,12 +170,38 @@ describe("a forest that has to be cut", () => {
     // The subtrees of the first nodes do not fit into a block, and prompts end within them.
     const [at, pairs] = [["mlp_out.0"], 300];
     const merged = await setting("llama-gqa", "float64", { at, pairs });
+    const { parent, size } = merged.forest.backward;
+    const below = new Float64Array(size).fill(1);
+    for (let node = size - 1; node >= 0; node--) if (parent[node]! >= 0) below[parent[node]!]! += below[node]!;
+    expect(Math.max(...below)).toBeGreaterThan(2 * planCapture(merged.forest, { wanted: "both" }).block);
     const [site] = at as [string];
     const top = { features: new Map([[site, [3, 11, 30]]]) };
     const apart = await setting("llama-gqa", "float64", { at, pairs, merge: "none", ...top });
     expect(gap(summed(await all("exact", { ...merged, ...top })), summed(await all("exact", apart)))).toBeLessThan(
       1e-9,
     );
+  });
+});
+
+describe("what goes wrong silently elsewhere is refused or safe here", () => {
+  it("batches of a merged forest", async () => {
+    const of = await setting("llama-gqa", "float32", { pairs: 30, batch: 4 });
+    await expect(all("analytic", of)).rejects.toThrow("nothing is merged");
+  });
+
+  it("codes of several dictionaries at once", async () => {
+    const random = new Random(`${seed}/at once`);
+    const reader = codeReader();
+    const jobs = [64, 96, 32].map((width, i) => ({
+      dictionary: randomDictionary(`resid_post.${i}`, 32, width, seed),
+      x: Float32Array.from({ length: 32 * (300 + 200 * i) }, () => random.normal()),
+    }));
+    const together = await Promise.all(jobs.map(({ dictionary, x }) => reader.encode(dictionary, x)));
+    for (const [i, { dictionary, x }] of jobs.entries()) {
+      expect(together[i]).toEqual(await reader.encode(dictionary, x));
+      expect(together[i]!.features.length).toBeGreaterThan(100);
+    }
+    await reader.release();
   });
 });
 

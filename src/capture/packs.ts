@@ -81,9 +81,10 @@ export function planCapture(
   const most = Math.max(1, Math.floor(nodes / n));
   const packed = (kind: Pack["kind"], blocks: readonly Block[], describe: Describe) => {
     const load = kind === "backward" ? pairsAt : () => 0;
-    return [...chunks(blocks, evenly(blocks.length, most), load, maxLoad)].map((chunk, _, all) =>
-      fillPack(kind, chunk, n, describe, ends, Math.max(...all.map(({ length }) => length))),
-    );
+    const size = evenly(blocks.length, most);
+    // Where pairs limit a pack, packs differ too much to be filled up to one size.
+    const count = batchSize === undefined ? size : undefined;
+    return [...chunks(blocks, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
   };
   const packs = [...packed("backward", backwardBlocks, backwardRow), ...packed("forward", forwardBlocks, forwardRow)];
   return { forest, wanted, block: n, packs, row, rows };
@@ -101,6 +102,9 @@ export function planBatches(
   { wanted, batch }: { readonly wanted: Wanted; readonly batch: number },
 ): Plan {
   const { forward, backward, ends, endOfPair } = forest;
+  if (backward.weight.some((pairs) => pairs > 1)) {
+    throw new Error("batches: expected a forest in which nothing is merged");
+  }
   const { row, rows, needed, backwardRow, forwardRow } = rolesOf(forest, wanted);
   const lengthOf = (pair: number) => backward.position[endOfPair[pair]!]! + 1;
   const order = [...endOfPair.keys()].sort((a, b) => lengthOf(a) - lengthOf(b) || a - b);
@@ -183,7 +187,7 @@ function rolesOf({ forward, backward, ends }: PrefixForest, wanted: Wanted) {
   const forwardRow: Describe = (node) => ({
     token: forward.token[node]!,
     position: forward.position[node]!,
-    keep: row[node]! >= 0,
+    keep: row[node]! >= 0 && computedBy[node] === -1,
     clean: [],
     patch: endsOfPatch.get(node) ?? [],
   });
@@ -216,8 +220,9 @@ export function planMetric(
     clean: endsAt.get(node) ?? [],
     patch: [],
   });
-  const packs = [...chunks(blocks, evenly(blocks.length, most), () => 0, Number.POSITIVE_INFINITY)].map(
-    (chunk, _, all) => fillPack("forward", chunk, n, describe, ends, all[0]!.length),
+  const size = evenly(blocks.length, most);
+  const packs = [...chunks(blocks, size, () => 0, Number.POSITIVE_INFINITY)].map((chunk) =>
+    fillPack("forward", chunk, n, describe, ends, size),
   );
   return { forest, wanted: "none", block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
 }

@@ -1,11 +1,11 @@
 import { gradients } from "../graph/reverse.ts";
-import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
+import { compile, type Session, type SessionOptions, type Sizes, type Value } from "../graph/session.ts";
 import { times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type Context, contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { Pack } from "./packs.ts";
-import { blockOf, type Floats, packInputs, packSessions, type Sizes, traceMetric } from "./passes.ts";
+import { blockOf, type Floats, packInputs, packSessions, traceMetric } from "./passes.ts";
 import { streamSite } from "./piece-graphs.ts";
 
 /** An activation in another form: what the model goes on with, and tensors on the way there. */
@@ -76,7 +76,7 @@ export function tracePart(model: Model, weights: Weights, options: PartOptions):
     if (kind === "backward") {
       for (const [i, g] of gradients(total, Object.values(wrt)).entries()) outputs[Object.keys(wrt)[i]!] = g;
     }
-    return compile(outputs, { ...options, sizes });
+    return compile(outputs, options, sizes);
   };
 
   return {

@@ -1,6 +1,6 @@
 import { StoppedError } from "../errors.ts";
 import { gradients } from "../graph/reverse.ts";
-import { compile, int64, type Session, type SessionOptions, type Value } from "../graph/session.ts";
+import { compile, int64, type Session, type SessionOptions, type Sizes, type Value } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type Context, contextInputs, forward, type Model, type Weights } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
@@ -61,7 +61,7 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     if (kind === "backward") {
       for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
     }
-    return compile(outputs, { ...options, sizes });
+    return compile(outputs, options, sizes);
   };
 
   return {
@@ -82,9 +82,6 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     release: () => sessions.release(),
   };
 }
-
-/** Sizes that a session is made for. */
-export type Sizes = Readonly<Record<string, number>>;
 
 /**
  * Sessions for packs: for each kind of pack and size of its blocks one for the number of blocks that came first, and one for all other numbers. The

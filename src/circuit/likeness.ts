@@ -98,24 +98,26 @@ export function pearson(x: readonly number[], y: readonly number[]): number {
     xx += dx * dx;
     yy += dy * dy;
   }
-  return xx === 0 || yy === 0 ? Number.NaN : Math.max(-1, Math.min(1, xy / Math.sqrt(xx * yy)));
+  // Of equal values the mean may be off by a last digit.
+  const constant = (values: readonly number[]) => values.every((value) => value === values[0]);
+  return x.length === 0 || constant(x) || constant(y) ? Number.NaN : Math.max(-1, Math.min(1, xy / Math.sqrt(xx * yy)));
 }
 
 /**
- * Share of the k strongest by x that are among the k strongest by y, up to ties: whose |y| is at least the k-th largest less 1e-4 of the largest. k is
- * at most the number of features.
+ * Share of the k strongest by x that are among the k strongest by y, up to ties: whose |y| is at least the k-th largest, less 1e-4 of the largest but no
+ * more than 1 % of the k-th. k is at most the number of features with an effect in x; one without an effect in y is never shared.
  *
  * @returns a number in [0, 1]; null without features
  */
 export function sharedStrongest({ feature, x, y }: PairedEffects, k: number): number | null {
-  const depth = Math.min(k, x.length);
+  const depth = Math.min(k, x.filter((value) => value !== 0).length);
   if (depth === 0) return null;
   const byY = rankOrder(feature, y);
   const [largest, last] = [Math.abs(y[byY[0]!]!), Math.abs(y[byY[depth - 1]!]!)];
-  const enough = last - tie * largest;
+  const enough = last - Math.min(tie * largest, 0.01 * last);
   const found = rankOrder(feature, x)
     .subarray(0, depth)
-    .filter((row) => Math.abs(y[row]!) >= enough);
+    .filter((row) => y[row] !== 0 && Math.abs(y[row]!) >= enough);
   return found.length / depth;
 }
 

@@ -1,7 +1,8 @@
 import { type Command, Option } from "commander";
-import { defaultSteps, type Rule, rules } from "../effects/method.ts";
+import { defaultSteps, isIntegrated, type Rule, rules } from "../effects/method.ts";
+import { UsageError } from "../errors.ts";
 import type { CompareOptions } from "./compare.ts";
-import { parseMethods } from "./compare-methods.ts";
+import { type MethodSpec, parseMethods } from "./compare-methods.ts";
 import {
   defaultFolder,
   deviceFlags,
@@ -17,8 +18,8 @@ import { runJob } from "./host.ts";
 
 interface Flags extends SettingFlags {
   readonly methods: string;
-  readonly steps: number;
-  readonly rule: Rule;
+  readonly steps?: number;
+  readonly rule?: Rule;
   readonly top?: number;
   readonly by_pair?: boolean;
   readonly weights: "held" | "streamed";
@@ -58,11 +59,11 @@ export function addCompareCommand(program: Command): void {
     .description("the methods side by side: agreement, time and peak memory, each in a process of its own")
     .addHelpText("after", help)
     .option("--methods <names>", "what to compare, as analytic,sfc:64,analytic-ig@40; see below", "analytic,sfc")
-    .option("--steps <n>", "steps of integrated methods", wholeNumber, defaultSteps)
+    .option("--steps <n>", `steps of integrated methods (default: ${defaultSteps})`, wholeNumber)
     .addOption(
-      new Option("--rule <name>", "where along the way integrated methods take gradients")
-        .choices(rules)
-        .default("midpoint"),
+      new Option("--rule <name>", "where along the way integrated methods take gradients (default: midpoint)").choices(
+        rules,
+      ),
     )
     .option(
       "--top <n>",
@@ -82,10 +83,10 @@ export function addCompareCommand(program: Command): void {
     .option("--quiet", "no progress")
     .action(async (flags: Flags) => {
       const setting = settingOf(flags);
-      const { steps, rule, weights } = flags;
-      const methods = parseMethods(flags.methods, { steps, rule })
-        .map(({ name }) => name)
-        .join(",");
+      const { steps = defaultSteps, rule = "midpoint", weights } = flags;
+      const specs = parseMethods(flags.methods, { steps, rule });
+      refuseUnused(flags, specs);
+      const methods = specs.map(({ name }) => name).join(",");
       const options: CompareOptions = {
         ...setting,
         methods,
@@ -100,4 +101,15 @@ export function addCompareCommand(program: Command): void {
       const { text, comparison } = await runJob("compare", request, { quiet: flags.quiet });
       console.log(flags.json ? JSON.stringify(comparison, null, 2) : text);
     });
+}
+
+/** Refuses flags that bear on none of the methods. */
+function refuseUnused({ steps, rule, top }: Flags, specs: readonly MethodSpec[]): void {
+  const given = steps !== undefined ? "--steps" : rule !== undefined ? "--rule" : null;
+  if (given !== null && !specs.some(({ method }) => isIntegrated(method))) {
+    throw new UsageError(`${given}: expected analytic-ig or sfc-ig among --methods with it, got none. Leave it out.`);
+  }
+  if (top !== undefined && !specs.some(({ method }) => method === "exact")) {
+    throw new UsageError("--top: expected exact among --methods with it, got none. Leave it out.");
+  }
 }

@@ -164,7 +164,7 @@ async function measure(
   for await (const { rows } of effectsOf(spec.method, methodSetting)) {
     rowCount += rows.node.length;
     const ofSite = sumRows(rows, index);
-    checkFinite(rows.site, ofSite);
+    checkFinite(rows);
     sums.set(rows.site, ofSite);
     found.push({ site: rows.site, ...meansOf(ofSite, pairs), ...totalsOf(rows, pairs, pairOf) });
     progress.site();
@@ -247,11 +247,11 @@ function totalsOf({ node, effect }: EffectRows, pairs: number, pairOf: Int32Arra
   return { sum: sum / pairs, pair_sums: ofPair ? [...ofPair] : null };
 }
 
-function checkFinite(site: SiteName, { feature, total }: Sums): void {
-  const broken = total.findIndex((value) => !Number.isFinite(value));
+function checkFinite({ site, node, feature, effect }: EffectRows): void {
+  const broken = effect.findIndex((value) => !Number.isFinite(value));
   if (broken < 0) return;
   throw new UserError(
-    `effect: expected a finite number, got ${total[broken]} at ${site}, feature ${feature[broken]}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
+    `effect: expected a finite number, got ${effect[broken]} at ${site}, node ${node[broken]}, feature ${feature[broken]}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
   );
 }
 

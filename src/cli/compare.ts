@@ -20,7 +20,7 @@ import { measureInProcess } from "./compare-process.ts";
 import { featuresToPatch, findingsOf } from "./compare-results.ts";
 import { comparisonText } from "./compare-text.ts";
 import { checkRuntime } from "./device.ts";
-import { gemmGflops, workLine } from "./estimate.ts";
+import { checkRoom, gemmGflops, workLine } from "./estimate.ts";
 import { jobProblem, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { type Setting, taskName } from "./flags.ts";
 import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "./folder.ts";
@@ -98,7 +98,7 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
 }
 
 function checkStreamed(specs: readonly MethodSpec[], { weights }: CompareOptions): void {
-  const other = specs.find(({ method }) => method !== "analytic");
+  const other = specs.find(({ method, batch }) => method !== "analytic" || batch !== null);
   if (weights === "held" || other === undefined) return;
   throw new UsageError(
     `--weights streamed: expected analytic alone, got ${other.name}. Leave --weights out, or take the others out of --methods.`,
@@ -114,6 +114,7 @@ async function openWork({ command, options, folder: path, force }: CompareReques
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
+      if (options.weights === "held") checkRoom(opened.model, { method: "analytic", precision: options.precision });
       const chosen = await choosePairs(opened.tokenizer, options);
       const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
       const recorded = { ...options };

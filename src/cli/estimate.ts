@@ -10,7 +10,7 @@ import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
-import { parameterCount } from "../models/model.ts";
+import { type Model, parameterCount } from "../models/model.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
@@ -131,6 +131,7 @@ export async function estimateRun(
       `--weights held: expected a model of at most ${size(largestGraph)} in ${options.precision}, got ${size(held.compiled / 2)}. Use --weights streamed.`,
     );
   }
+  if (chosen === held) checkRoom(model, options);
   // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
   const inMemory = number === 8;
   const kept = (chosen === held ? chosen.memory : 0) + (inMemory ? chosen.stored.end : 0);
@@ -170,6 +171,21 @@ export async function estimateRun(
 
 /** A graph with its weights inside, as runtimes need it that do not read them in place, has to stay below protobuf's 2 GiB. */
 const largestGraph = 1.9e9;
+
+/**
+ * Refuses to hold weights that do not fit into the memory that is free.
+ *
+ * @throws UserError saying what to do instead
+ */
+export function checkRoom(model: Model, { method, precision }: Pick<JobOptions, "method" | "precision">): void {
+  const bytes = parameterCount(model) * (precision === "float64" ? 8 : 4);
+  const free = availableMemory();
+  if (bytes < free) return;
+  const instead = method === "analytic" ? "Use --weights streamed." : "Use --method analytic, which streams them.";
+  throw new UserError(
+    `weights: expected ${size(bytes)} of free memory to hold them in ${precision}, got ${size(free)}. ${instead}`,
+  );
+}
 
 /** Memory that can be had without pushing others out, within the limits of a container. Older Nodes know the system's alone. */
 export function availableMemory(): number {

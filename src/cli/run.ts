@@ -51,7 +51,6 @@ export interface RunOutcome {
 
 /** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
 const sumTolerance = 1e-4;
-const sumCheck = "sum of effects";
 /** The forest and example by example must agree to this share of the largest Σ|g·Δx| of a node. */
 const forestTolerance = 1e-5;
 /** Seconds of work that one is told of before they begin. */
@@ -232,7 +231,7 @@ class Job {
       }
 
       this.#reporter.begin("checks", 1);
-      for (const { site, gap, scale } of await forestGaps(merged, separate)) {
+      for (const { site, gap, scale } of await forestGaps(merged, separate, sites)) {
         this.#addCheck(check("forest equals example by example", site, gap, scale, forestTolerance));
       }
 
@@ -312,10 +311,7 @@ class Job {
   /** Effects by the method asked for, of the sites that an earlier sitting does not have. */
   async #writeEffects(setting: Omit<MethodSetting, "dictionaries">, tables: RunTables): Promise<void> {
     const { method, steps, rule } = this.#options;
-    const isDone = (site: SiteName) =>
-      tables.hasEffects(site) &&
-      (method !== "analytic" || this.manifest.checks.some((c) => c.name === sumCheck && c.site === site));
-    const left = [...this.#dictionaries].filter(([site]) => !isDone(site));
+    const left = [...this.#dictionaries].filter(([site]) => !tables.hasEffects(site));
     if (left.length === 0) return;
     // Where SAEs are spliced in together, the effects of one depend on the others.
     const together = method === "sfc" || method === "spliced";
@@ -329,9 +325,10 @@ class Job {
     });
     let done = this.#dictionaries.size - left.length;
     for await (const { rows, check: sum } of work) {
-      if (!tables.hasEffects(rows.site)) await tables.writeEffects(rows);
-      if (sum) this.#addCheck(check(sumCheck, rows.site, sum.gap, sum.scale, sumTolerance));
+      // The check first: a site whose effects are there is not computed again.
+      if (sum) this.#addCheck(check("sum of effects", rows.site, sum.gap, sum.scale, sumTolerance));
       await this.#save();
+      if (!tables.hasEffects(rows.site)) await tables.writeEffects(rows);
       if (this.#reporter.stopped()) throw new StoppedError();
       // The other methods count their passes.
       if (analytic) this.#reporter.set(++done, this.#dictionaries.size);

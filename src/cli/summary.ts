@@ -15,13 +15,14 @@ const named = 3;
  */
 export async function summaryText(folder: string, manifest: Manifest, { again = false } = {}): Promise<string> {
   const ranking = rankingSchema.parse(await readJsonFile(join(folder, "ranking.json")));
-  const { counts, accuracy, checks, seconds, warnings } = manifest;
+  const { counts, accuracy, checks, seconds, warnings, options } = manifest;
   const total = Object.values(seconds).reduce((a, b) => a + b, 0);
   const correct = accuracy.reduce((sum, c) => sum + c.correct, 0);
   const pairs = accuracy.reduce((sum, c) => sum + c.pairs, 0);
   const nodes = counts.nodes_forward + counts.nodes_backward;
   const lines = [
     ...(again ? [`${folder} holds the finished run with these options.`, ""] : []),
+    ...(options.method === "analytic" || options.method === undefined ? [] : [`Method: ${options.method}.`, ""]),
     `${counts.pairs} pairs, accuracy ${pairs > 0 ? ((100 * correct) / pairs).toFixed(1) : "–"} %; ${nodes} forest nodes for ${counts.tokens} tokens; ${counts.rows} effects; ${duration(total)}.`,
     "",
     ...topLines(ranking),

@@ -135,36 +135,43 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
   const { dtype = "float32" } = options;
   const sessions = new Map<string, Promise<Session<string, "f">>>();
   const loops = openLoops();
+  // One at a time: all of them work in the memory of the loops.
+  let last: Promise<unknown> = Promise.resolve();
+  const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes> => {
+    const encoder = await dictionary.encoder();
+    const [D, F] = [dictionary.inputWidth, dictionary.width];
+    const rule = codeRule(encoder);
+    const inPlace = dtype === "float32" && F % 16 === 0;
+    const { tensors, values } = encoderInputs(encoder, dtype);
+    const key = JSON.stringify([rule, D, F, tensors.inputBias !== undefined]);
+    let session = sessions.get(key);
+    if (!session) {
+      const x = input("x", dtype, ["N", D]);
+      session = compile(
+        { f: inPlace && isCompared(rule) ? tracePreActivations(x, tensors) : traceCodes(x, tensors, rule) },
+        options,
+      );
+      sessions.set(key, session);
+    }
+    const rows = x.length / D;
+    const sparse = new SparseBuilder(rows, dtype);
+    const thresholds =
+      encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
+    const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
+    for (let at = 0; at < rows; at += chunkRows) {
+      const n = Math.min(chunkRows, rows - at);
+      const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
+      const { f } = await (await session).run({ ...values, x: part }, dense && { f: dense.room(n) });
+      if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));
+      else sparse.add(f.data as Float32Array | Float64Array, n, F);
+    }
+    return sparse.finish();
+  };
   return {
-    async encode(dictionary, x) {
-      const encoder = await dictionary.encoder();
-      const [D, F] = [dictionary.inputWidth, dictionary.width];
-      const rule = codeRule(encoder);
-      const inPlace = dtype === "float32" && F % 16 === 0;
-      const { tensors, values } = encoderInputs(encoder, dtype);
-      const key = JSON.stringify([rule, D, F, tensors.inputBias !== undefined]);
-      let session = sessions.get(key);
-      if (!session) {
-        const x = input("x", dtype, ["N", D]);
-        session = compile(
-          { f: inPlace && isCompared(rule) ? tracePreActivations(x, tensors) : traceCodes(x, tensors, rule) },
-          options,
-        );
-        sessions.set(key, session);
-      }
-      const rows = x.length / D;
-      const sparse = new SparseBuilder(rows, dtype);
-      const thresholds =
-        encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
-      const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
-      for (let at = 0; at < rows; at += chunkRows) {
-        const n = Math.min(chunkRows, rows - at);
-        const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
-        const { f } = await (await session).run({ ...values, x: part }, dense && { f: dense.room(n) });
-        if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));
-        else sparse.add(f.data as Float32Array | Float64Array, n, F);
-      }
-      return sparse.finish();
+    encode(dictionary, x) {
+      const codes = last.then(() => encode(dictionary, x));
+      last = codes.catch(() => {});
+      return codes;
     },
     async release() {
       for (const session of sessions.values()) await (await session).release();

@@ -1,5 +1,5 @@
 import { type Capture, capture } from "../capture/capture.ts";
-import { planBatches, planCapture, type Wanted } from "../capture/packs.ts";
+import { type Plan, planBatches, planCapture, type Wanted } from "../capture/packs.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSetting } from "./method.ts";
 
@@ -17,6 +17,7 @@ export async function captureFor(
 }
 
 /** The work of a setting: on its forest, or in padded batches. */
-export function planFor({ forest, batch }: MethodSetting, wanted: Wanted) {
-  return batch === undefined ? planCapture(forest, { wanted }) : planBatches(forest, { wanted, batch });
+export function planFor({ forest, batch, captured }: MethodSetting, wanted: Wanted): Plan {
+  if (batch !== undefined) return planBatches(forest, { wanted, batch });
+  return captured?.plan.wanted === wanted ? captured.plan : planCapture(forest, { wanted });
 }

@@ -28,7 +28,7 @@ export function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: nu
 }
 
 /**
- * The same in the memory of loops, at a place on; a direction takes `stride` numbers, D rounded up to a multiple of 4, zeros behind it.
+ * What `directionsOf` gives in the memory of loops, from a place on; a direction takes `stride` numbers, D rounded up to a multiple of 4, zeros behind it.
  *
  * @returns the byte at which each feature's direction begins, by feature
  */

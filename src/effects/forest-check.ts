@@ -24,10 +24,14 @@ export function forestCheckPlans(pairs: readonly TokenPair[], block?: number): [
 }
 
 /** Compares ⟨g, Δx⟩ at every site and node of the merged forest with the sums over the separate paths of the pairs that pass through it. */
-export async function forestGaps(merged: Capture, separate: Capture): Promise<ForestGap[]> {
+export async function forestGaps(
+  merged: Capture,
+  separate: Capture,
+  sites: readonly SiteName[] = merged.sites,
+): Promise<ForestGap[]> {
   const gaps: ForestGap[] = [];
   const keys = new Map([merged, separate].map((captured) => [captured, nodeKeys(captured.plan.forest)]));
-  for (const site of merged.sites) {
+  for (const site of sites) {
     const [a, b] = await Promise.all([merged, separate].map((one) => effectByKey(one, keys.get(one)!, site)));
     let [gap, scale] = [0, 0];
     for (const key of new Set([...a!.keys(), ...b!.keys()])) {

@@ -7,8 +7,9 @@ export const errorFeature = -1;
  * Effects of the features of one site: one row per (backward node, feature), as columns of equal length, sorted by node, then feature (the error
  * row, feature −1, first).
  *
- * fClean, fPatch: codes at the node's clean and patch prefix, NaN in error rows. gradient: ⟨g[node], d_i⟩ with g summed over the pairs that pass
- * through the node, NaN in error rows. effect: in logits, summed likewise.
+ * fClean, fPatch: codes at the node's clean and patch prefix, NaN in error rows. gradient: the change of the metric per unit of the code, summed over
+ * the pairs that pass through the node: ⟨g[node], d_i⟩, ∂M/∂f_i where SAEs are spliced in; NaN in error rows and of the method `exact`. effect: in
+ * logits, summed likewise.
  */
 export interface EffectRows {
   readonly site: SiteName;

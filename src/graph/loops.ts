@@ -4,7 +4,7 @@
  */
 export interface Loops {
   /** Numbers that the loops work on lie here; a place is a byte offset. `reserve` replaces the buffer. */
-  readonly memory: WebAssembly.Memory;
+  readonly memory: { readonly buffer: ArrayBuffer };
   /** Makes room for so many bytes in all. Views of the memory made before may be cut off from it. */
   reserve(bytes: number): void;
   /**
@@ -22,8 +22,18 @@ export interface Loops {
   above(from: number, n: number, thresholds: number, indices: number, values: number): number;
 }
 
+/**
+ * Loops with a memory of their own. Each takes 10 GB of addresses, not of memory; where a system grants no such amount, the same is done in
+ * JavaScript.
+ */
 export function openLoops(): Loops {
-  const { memory, takeOut, above } = new WebAssembly.Instance(compiled()).exports as unknown as Loops;
+  let instance: WebAssembly.Instance;
+  try {
+    instance = new WebAssembly.Instance(compiled());
+  } catch {
+    return slowLoops();
+  }
+  const { memory, takeOut, above } = instance.exports as unknown as Loops & { readonly memory: WebAssembly.Memory };
   return {
     memory,
     takeOut,
@@ -31,6 +41,52 @@ export function openLoops(): Loops {
     reserve(bytes) {
       const missing = bytes - memory.buffer.byteLength;
       if (missing > 0) memory.grow(Math.ceil(missing / page));
+    },
+  };
+}
+
+/** The loops in JavaScript. */
+export function slowLoops(): Loops {
+  const memory = { buffer: new ArrayBuffer(page) };
+  const [floats, doubles, ints] = [
+    (at: number, n: number) => new Float32Array(memory.buffer, at, n),
+    (at: number, n: number) => new Float64Array(memory.buffer, at, n),
+    (at: number, n: number) => new Int32Array(memory.buffer, at, n),
+  ];
+  return {
+    memory,
+    reserve(bytes) {
+      if (bytes <= memory.buffer.byteLength) return;
+      const before = new Uint8Array(memory.buffer);
+      memory.buffer = new ArrayBuffer(Math.ceil(bytes / page) * page);
+      new Uint8Array(memory.buffer).set(before);
+    },
+    takeOut(error, g, D, list, n) {
+      const [errors, gs, deltas, places] = [doubles(error, D), doubles(g, D), doubles(list, 2 * n), ints(list, 4 * n)];
+      for (let k = 0; k < n; k++) {
+        const [w, delta] = [floats(places[4 * k + 2]!, D), deltas[2 * k]!];
+        let sum = 0;
+        for (let d = 0; d < D; d++) {
+          sum += gs[d]! * w[d]!;
+          errors[d]! -= delta * w[d]!;
+        }
+        deltas[2 * k] = sum;
+      }
+    },
+    above(from, n, thresholds, indices, values) {
+      const [numbers, limits, at, found] = [
+        floats(from, n),
+        floats(thresholds, n),
+        ints(indices, n),
+        floats(values, n),
+      ];
+      let count = 0;
+      for (let i = 0; i < n; i++) {
+        if (!(numbers[i]! > limits[i]!)) continue;
+        at[count] = i;
+        found[count++] = numbers[i]!;
+      }
+      return count;
     },
   };
 }

@@ -26,11 +26,15 @@ export interface Session<I extends string = string, O extends string = string> {
 export interface SessionOptions {
   /** Threads within one operation; 0 leaves the choice to the runtime (all cores). */
   readonly threads?: number;
-  /** Sizes that the graph only names and that all runs of this session have: it opens several times faster, the larger the graph the more. */
-  readonly sizes?: Readonly<Record<string, number>>;
   /** Where to run: the runtime's name of an execution provider, "cpu" by default. */
   readonly device?: Device;
 }
+
+/**
+ * Sizes by the names that a graph has for them. A graph whose sizes are known opens several times faster, the larger the more: otherwise the runtime
+ * reasons about names at every one of its nodes.
+ */
+export type Sizes = Readonly<Record<string, number>>;
 
 /** What a runtime is told besides. */
 export interface RuntimeOptions extends SessionOptions {
@@ -43,13 +47,16 @@ export interface RuntimeOptions extends SessionOptions {
  *
  * Where the runtime reads inputs in place, large matrices are fed to it with every run: it then makes no copies of a model's weights, of which it
  * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run.
+ *
+ * @param sizes sizes that the graph only names and that all runs of this session have
  */
 export async function compile<O extends string>(
   outputs: Readonly<Record<O, Tensor>>,
   options: SessionOptions = {},
+  sizes: Sizes = {},
 ): Promise<Session<string, O>> {
   const fed: FedConstant[] | undefined = (await readsInPlace(options.device)) ? [] : undefined;
-  const file = writeOnnx(outputs, fed, options.sizes);
+  const file = writeOnnx(outputs, fed, sizes);
   const session = (await createRuntime(file, { ...options, fuse: mayFuse(outputs) })) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
   const constants = Object.fromEntries(fed.map(({ name, tensor }) => [name, constantValue(tensor)]));

@@ -66,8 +66,8 @@ export const comparisonSchema = z.strictObject({
       site: z.string(),
       ...likeness,
       /**
-       * Share of a's strongest 10, 50 and 100 features that are among b's, up to ties: |effect| in b at least b's 10th (50th, 100th) less 1e-4 of
-       * the largest.
+       * Share of a's strongest 10, 50 and 100 features that are among b's, up to ties: |effect| in b at least b's 10th (50th, 100th), less 1e-4 of
+       * the largest but no more than 1 % of that one.
        */
       top_10: measure,
       top_50: measure,

@@ -29,7 +29,7 @@ export function Summary({ data }: { data: ReportData }) {
           that the machinery runs; they say nothing about the model.
         </p>
       )}
-      <p class="kicker">analytic-sfc report</p>
+      <p class="kicker">analytic-sfc report{run.method === "analytic" ? "" : `, method ${run.method}`}</p>
       <h1>
         The features behind <em>{lastPart(run.task)}</em> in{" "}
         <span class="unbroken">{lastPart(run.model.name).replace(/\.gguf$/i, "")}</span>
