@@ -9,7 +9,11 @@ import { errorFeature, RowBuilder } from "./rows.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(setting: MethodSetting): AsyncGenerator<SiteEffects> {
-  const captured = await captureFor(setting, "changed");
+  yield* effectsFrom(await captureFor(setting, "changed"), setting);
+}
+
+/** The effects of all of a setting's sites from one capture. */
+export async function* effectsFrom(captured: Capture, setting: MethodSetting): AsyncGenerator<SiteEffects> {
   const [codes, loops] = [codeReader(setting), openLoops()];
   try {
     for (const dictionary of setting.dictionaries.values()) {

@@ -4,11 +4,10 @@ import type { Floats } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type CodeRow, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
-import { openLoops } from "../graph/loops.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 import type { SiteName } from "../site.ts";
-import { analyticEffects } from "./analytic.ts";
+import { effectsFrom } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
@@ -25,15 +24,7 @@ export function pointsOf(steps: number, rule: Rule): number[] {
  * the rest of the model plain. The decoder is affine, so this is the way on which code and error move together, without an SAE in any pass.
  */
 export const analyticIgMethod: Method = async function* (setting) {
-  const captured = integrated(setting, await captureForRest(setting), progressOf(setting));
-  const [codes, loops] = [codeReader(setting), openLoops()];
-  try {
-    for (const dictionary of setting.dictionaries.values()) {
-      yield await analyticEffects(captured, dictionary, codes, loops);
-    }
-  } finally {
-    await codes.release();
-  }
+  yield* effectsFrom(integrated(setting, await captureForRest(setting), progressOf(setting)), setting);
 };
 
 /** A capture of all activations that a method needs which begins at the setting's sites. */
