@@ -76,7 +76,7 @@ export function tracePart(model: Model, weights: Weights, options: PartOptions):
     if (kind === "backward") {
       for (const [i, g] of gradients(total, Object.values(wrt)).entries()) outputs[Object.keys(wrt)[i]!] = g;
     }
-    return compile(outputs, options, sizes);
+    return compile(outputs, options, { sizes });
   };
 
   return {

@@ -61,7 +61,7 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     if (kind === "backward") {
       for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
     }
-    return compile(outputs, options, sizes);
+    return compile(outputs, options, { sizes });
   };
 
   return {

@@ -4,6 +4,7 @@ import type { Floats } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
+import { openLoops } from "../graph/loops.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 import type { BackwardNodes, PrefixForest } from "../prompts/forest.ts";
@@ -71,11 +72,12 @@ async function wantedFeatures(
 ): Promise<ReadonlyMap<SiteName, ReadonlySet<number>>> {
   const wanted = new Map<SiteName, ReadonlySet<number>>();
   if (features === undefined) return wanted;
+  const loops = openLoops();
   for (const [site, dictionary] of dictionaries) {
     if (features instanceof Map) {
       wanted.set(site, new Set(features.get(site) ?? []));
     } else if ("top" in features) {
-      const { rows } = await analyticEffects(captured, dictionary, codes);
+      const { rows } = await analyticEffects(captured, dictionary, codes, loops);
       wanted.set(site, new Set(strongest(rows, features.top)));
     }
   }

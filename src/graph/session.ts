@@ -49,13 +49,14 @@ export interface RuntimeOptions extends SessionOptions {
  * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run.
  *
  * @param sizes sizes that the graph only names and that all runs of this session have
+ * @param inside keeps constants inside the graph, packed ahead of time: what the runtime does best, for measuring it
  */
 export async function compile<O extends string>(
   outputs: Readonly<Record<O, Tensor>>,
   options: SessionOptions = {},
-  sizes: Sizes = {},
+  { sizes = {}, inside = false }: { readonly sizes?: Sizes; readonly inside?: boolean } = {},
 ): Promise<Session<string, O>> {
-  const fed: FedConstant[] | undefined = (await readsInPlace(options.device)) ? [] : undefined;
+  const fed: FedConstant[] | undefined = !inside && (await readsInPlace(options.device)) ? [] : undefined;
   const file = writeOnnx(outputs, fed, sizes);
   const session = (await createRuntime(file, { ...options, fuse: mayFuse(outputs) })) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
