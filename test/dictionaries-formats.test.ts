@@ -320,7 +320,12 @@ describe("what cannot be used is refused by name:", () => {
       "x/ae.pt",
       /^SAE: expected config\.json with a layer, or a folder such as resid_out_layer3/,
     ],
-    ["another k", () => learning("topk", { dict_class: "AutoEncoderTopK", k: 5 }), "ae.pt", /^k: expected 4, .*got 5/],
+    [
+      "another k",
+      () => learning("topk", { dict_class: "AutoEncoderTopK", k: 5 }),
+      "ae.pt",
+      /^trainer\.k: expected 4, .*got 5/,
+    ],
     [
       "Llama Scope transcoders",
       () => llama({ hook_point_in: "blocks.1.ln2.hook_normalized" }),
@@ -337,7 +342,7 @@ describe("what cannot be used is refused by name:", () => {
       "Llama Scope without an average norm",
       () => llama({ dataset_average_activation_norm: undefined }),
       "hyperparams.json",
-      /^dataset_average_activation_norm\.in: expected a positive number, got null/,
+      /^dataset_average_activation_norm\.in: expected a positive number, got none/,
     ],
     [
       "sparsify transcoders",
@@ -426,7 +431,7 @@ describe("what cannot be used is refused by name:", () => {
   test("W_skip of a transcoder", async () => {
     const skip = writeSafetensors(new Map([["W_skip", { shape: [D, D], data: new Float32Array(D * D) }]]));
     const folder = files("sparsify/layers.1.mlp", ["cfg.json"], { "sae.safetensors": skip }, "layers.1");
-    await expect(openDictionary(folder, "sae.safetensors")).rejects.toThrow("tensor W_skip: expected none, got one");
+    await expect(openDictionary(folder, "sae.safetensors")).rejects.toThrow("tensor W_skip: expected none in an SAE");
   });
 
   test("a weight that is not a number", async () => {

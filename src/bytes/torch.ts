@@ -4,9 +4,12 @@ import type { ByteSource } from "./source.ts";
 import { type TensorFile, type TensorInfo, tensorFile } from "./tensor-file.ts";
 import { type Fail, failureIn, readZip, type ZipEntry } from "./zip.ts";
 
+/** What a file of torch.save holds beside its tensors; a list or another object is undefined. */
+export type TorchValue = string | number | boolean | null | undefined;
+
 /** A file of torch.save: its tensors by name, and the numbers, texts and truth values beside them. Dicts within dicts have names joined by dots. */
 export interface TorchFile extends TensorFile {
-  readonly values: ReadonlyMap<string, string | number | boolean | null>;
+  readonly values: ReadonlyMap<string, TorchValue>;
 }
 
 const storages: Readonly<Record<string, DType>> = {
@@ -67,7 +70,7 @@ export async function openTorch(source: ByteSource): Promise<TorchFile> {
     fail,
   );
   const tensors = new Map<string, TensorInfo>();
-  const values = new Map<string, string | number | boolean | null>();
+  const values = new Map<string, TorchValue>();
   collect(root, "", new Set(), tensors, values, fail);
   return { ...tensorFile(source, tensors), values };
 }
@@ -139,7 +142,7 @@ function collect(
   name: string,
   seen: Set<object>,
   tensors: Map<string, TensorInfo>,
-  values: Map<string, string | number | boolean | null>,
+  values: Map<string, TorchValue>,
   fail: Fail,
 ): void {
   if (value instanceof TensorRecord) tensors.set(name, value.info);
@@ -151,5 +154,5 @@ function collect(
       collect(inner, name === "" ? `${key}` : `${name}.${key}`, seen, tensors, values, fail);
     }
   } else if (name === "") fail("torch file", "a dict of tensors", "another value", "Save the state dict.");
-  else if (value === null || typeof value !== "object") values.set(name, value);
+  else values.set(name, value === null || typeof value !== "object" ? value : undefined);
 }

@@ -7,9 +7,8 @@ import { type SiteKind, type SiteName, siteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { siteOfModule } from "./hooks.ts";
 import { identity } from "./identity.ts";
+import { SettingsReader } from "./settings.ts";
 import { type DictionarySource, dictionaryOf, linearMatrices, plainNames } from "./weights.ts";
-
-type Config = Readonly<Record<string, unknown>>;
 
 /**
  * Opens a dictionary of the library dictionary_learning: `ae.pt`, with the `config.json` that its trainers write beside it where there is one. The
@@ -22,16 +21,81 @@ type Config = Readonly<Record<string, unknown>>;
  */
 export async function openDictionaryLearning(source: ByteSource, folder: Folder, path: string): Promise<Dictionary> {
   try {
-    const config = await readJson(folder, "config.json");
-    const trainer = (config?.trainer ?? {}) as Config;
+    const fields = await readJson(folder, "config.json");
+    const config = new SettingsReader(fields ?? {}, `${folder.name}/config.json`);
+    const trainer = config.inner("trainer");
+    const site = siteOf(trainer, path);
     const file = await openTorch(source);
-    const described = await describeDictionaryLearning(file, siteOf(trainer, path), trainer);
+    const described = await describeDictionaryLearning(file, site, trainer);
     const sha256 = () => identity(folder, "config.json", "ae.pt", source);
-    return dictionaryOf(file, { ...described, ...(config ? { sha256 } : {}) });
+    const dictionary = dictionaryOf(file, { ...described, ...(fields ? { sha256 } : {}) });
+    checkConfig(config, dictionary);
+    return dictionary;
   } catch (error) {
     await source.close();
     throw error;
   }
+}
+
+/** What trainers and buffers write into config.json about the training alone (all versions of the library). */
+const harmless = {
+  trainer: [
+    ...[
+      "trainer_class",
+      "lr",
+      "steps",
+      "seed",
+      "device",
+      "lm_name",
+      "layer",
+      "wandb_name",
+      "warmup_steps",
+      "decay_start",
+    ],
+    ...["resample_steps", "l1_penalty", "sparsity_function", "sparsity_penalty", "sparsity_coefficient"],
+    ...[
+      "sparsity_warmup_steps",
+      "sparsity_queue_length",
+      "activation_queue_length",
+      "n_sparsity_updates",
+      "p_start",
+      "p_end",
+    ],
+    ...["anneal_start", "lambda_warm_steps", "weights_temperature", "auxk_alpha", "top_k_aux", "threshold_beta"],
+    ...["threshold_start_step", "target_l0", "bandwidth", "group_fractions", "group_weights", "group_sizes"],
+    // Weights are saved for activations that are not normalised.
+    ...["norm_factor"],
+  ],
+  buffer: [
+    ...[
+      "n_ctxs",
+      "ctx_len",
+      "refresh_batch_size",
+      "in_batch_size",
+      "out_batch_size",
+      "device",
+      "dtype",
+      "data",
+      "remove_bos",
+    ],
+    ...["add_special_tokens", "max_activation_norm_multiple"],
+  ],
+};
+
+/** @throws UserError for settings of another place or size, or that nobody knows */
+function checkConfig(config: SettingsReader, { inputWidth, width, name }: Dictionary): void {
+  const [trainer, buffer] = [config.inner("trainer"), config.inner("buffer")];
+  trainer.size("activation_dim", inputWidth, name);
+  trainer.size("dict_size", width, name);
+  buffer.size("d_submodule", inputWidth, name);
+  const io = buffer.get("io");
+  if (io === "in_and_out") buffer.refuse("io", "out", io, "Transcoders are not supported.");
+  if (io !== undefined && io !== "out") buffer.refuse("io", "out (the module's output)", io);
+  const head = buffer.get("layer");
+  if (head !== undefined) buffer.refuse("layer", "none (all heads together)", head);
+  trainer.harmless(...harmless.trainer);
+  buffer.harmless(...harmless.buffer);
+  config.done();
 }
 
 /**
@@ -49,10 +113,11 @@ export async function openDictionaryLearning(source: ByteSource, folder: Folder,
 export async function describeDictionaryLearning(
   file: TensorFile,
   site: SiteName,
-  trainer: Config = {},
+  trainer = new SettingsReader({}, file.source.name),
 ): Promise<DictionarySource> {
   const linear = (decoderBias: string) => ({ ...linearMatrices, encoderBias: "encoder.bias", decoderBias });
-  const className = typeof trainer.dict_class === "string" ? trainer.dict_class : await classOf(file);
+  const named = trainer.get("dict_class");
+  const className = typeof named === "string" ? named : await classOf(file);
   const one = { kind: "jumprelu", threshold: "threshold" } as const;
   switch (className) {
     case "AutoEncoder":
@@ -74,12 +139,15 @@ export async function describeDictionaryLearning(
       };
     case "AutoEncoderTopK": {
       const activation = { kind: "topk", k: await readK(file, trainer) } as const;
-      return { site, names: linear("b_dec"), activation, subtractDecoderBias: true };
+      // Its threshold is one that the library's encoding does not use unless asked.
+      return { site, names: linear("b_dec"), activation, subtractDecoderBias: true, known: ["k", "threshold"] };
     }
     case "BatchTopKSAE":
-      return { site, names: linear("b_dec"), activation: one, subtractDecoderBias: true };
+      await readK(file, trainer);
+      return { site, names: linear("b_dec"), activation: one, subtractDecoderBias: true, known: ["k"] };
     case "MatryoshkaBatchTopKSAE":
-      return { site, names: plainNames, activation: one, subtractDecoderBias: true };
+      await readK(file, trainer);
+      return { site, names: plainNames, activation: one, subtractDecoderBias: true, known: ["k", "group_sizes"] };
     case "JumpReluAutoEncoder":
       return { site, names: plainNames, activation: one, subtractDecoderBias: false };
     default:
@@ -104,19 +172,15 @@ async function classOf(file: TensorFile): Promise<string> {
   );
 }
 
-async function readK(file: TensorFile, trainer: Config): Promise<number> {
+async function readK(file: TensorFile, trainer: SettingsReader): Promise<number> {
   const held = file.tensors.has("k") ? (await file.read("k"))[0] : undefined;
-  if (held !== undefined && trainer.k !== undefined && held !== trainer.k) {
-    throw new UserError(
-      `k: expected ${held}, as in ${file.source.name}, got ${trainer.k} in its config.json. The files do not belong together.`,
-    );
-  }
-  return held ?? Number(trainer.k);
+  if (held !== undefined) trainer.size("k", held, file.source.name);
+  return held ?? Number(trainer.get("k"));
 }
 
-function siteOf(trainer: Config, path: string): SiteName {
-  const name = trainer.submodule_name ?? null;
-  if (name !== null) {
+function siteOf(trainer: SettingsReader, path: string): SiteName {
+  const name = trainer.get("submodule_name");
+  if (name !== undefined) {
     const site = siteOfName(String(name));
     if (site) return site;
     throw new UserError(
@@ -126,9 +190,8 @@ function siteOf(trainer: Config, path: string): SiteName {
   const folders = path.split("/").slice(0, -1);
   const site = folders.map(siteOfName).findLast((found) => found !== undefined);
   if (site) return site;
-  if (typeof trainer.layer === "number" && trainer.layer >= 0) {
-    return siteName({ kind: "resid_post", layer: trainer.layer });
-  }
+  const layer = trainer.get("layer");
+  if (typeof layer === "number" && layer >= 0) return siteName({ kind: "resid_post", layer });
   throw new UserError(
     `SAE: expected config.json with a layer, or a folder such as resid_out_layer3, got neither for ${path}. Add one of them.`,
   );

@@ -30,7 +30,7 @@ export async function openGemmaScope(source: ByteSource, path: string): Promise<
     const file = await openNpz(source);
     const active = /\/average_l0_(\d+)\//.exec(path)?.[1];
     return dictionaryOf(file, {
-      ...describePlain(file, site),
+      ...(await describePlain(file, site)),
       ...(active !== undefined && { meanActive: Number(active) }),
     });
   } catch (error) {

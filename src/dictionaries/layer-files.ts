@@ -1,13 +1,16 @@
+import type { Folder } from "../bytes/folder.ts";
 import { openNpz } from "../bytes/npz.ts";
 import { openSafetensors } from "../bytes/safetensors.ts";
 import type { ByteSource } from "../bytes/source.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
-import { openTorch } from "../bytes/torch.ts";
+import { openTorch, type TorchFile } from "../bytes/torch.ts";
+import { UserError } from "../errors.ts";
 import { type SiteName, siteName } from "../site.ts";
+import { circuitTracerSettings, circuitTracerThreshold, describeCircuitTracer } from "./circuit-tracer.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { describeDictionaryLearning } from "./dictionary-learning.ts";
 import { describeOpenAi } from "./openai.ts";
-import { type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
+import { type ActivationSource, type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
 
 /** What a file of one layer is called. */
 export const layerFile = /(?:^|\/)layer_(\d+)\.(safetensors|npz|pt)$/;
@@ -19,13 +22,14 @@ export function siteOfLayerFile(path: string): SiteName {
 
 /**
  * Opens an SAE of a block's resid_post in one file named `layer_<block>.safetensors`, `.npz` or `.pt`, with Gemma Scope's names (see
- * `describePlain`). A `.pt` may also hold dictionary_learning's names (`encoder.weight`, …) or OpenAI's (`latent_bias`, …). The source is closed with
- * the dictionary, and when opening fails.
+ * `describePlain`). A `.pt` may also hold dictionary_learning's names (`encoder.weight`, …) or OpenAI's (`latent_bias`, …), a `.safetensors`
+ * circuit-tracer's (see `describeCircuitTracer`). The source is closed with the dictionary, and when opening fails.
  *
+ * @param folder the file's
  * @param path says block and format
- * @throws UserError if the file is damaged or lacks a tensor
+ * @throws UserError if the file is damaged, lacks a tensor or has an unknown one
  */
-export async function openLayerFile(source: ByteSource, path: string): Promise<Dictionary> {
+export async function openLayerFile(source: ByteSource, folder: Folder, path: string): Promise<Dictionary> {
   const [, , format] = layerFile.exec(path) ?? [];
   const site = siteOfLayerFile(path);
   try {
@@ -33,10 +37,16 @@ export async function openLayerFile(source: ByteSource, path: string): Promise<D
       const file = await openTorch(source);
       if (file.tensors.has("latent_bias")) return dictionaryOf(file, describeOpenAi(file, site));
       const isPlain = file.tensors.has("W_enc") && !file.tensors.has("group_sizes");
-      return dictionaryOf(file, isPlain ? describePlain(file, site) : await describeDictionaryLearning(file, site));
+      const described = isPlain ? describePlain(file, site) : describeDictionaryLearning(file, site);
+      return dictionaryOf(file, await described);
     }
     const file = format === "npz" ? await openNpz(source) : await openSafetensors(source);
-    return dictionaryOf(file, describePlain(file, site));
+    const settings = await circuitTracerSettings(folder);
+    const isTracers = settings !== undefined || file.tensors.has(circuitTracerThreshold);
+    return dictionaryOf(
+      file,
+      isTracers ? describeCircuitTracer(file, site, settings, folder) : await describePlain(file, site),
+    );
   } catch (error) {
     await source.close();
     throw error;
@@ -45,13 +55,46 @@ export async function openLayerFile(source: ByteSource, path: string): Promise<D
 
 /**
  * The SAE with Gemma Scope's names (arXiv:2408.05147): W_enc[D,F], W_dec[F,D], b_enc[F], b_dec[D], threshold[F]. z = x W_enc + b_enc, f = z where
- * z > threshold, nothing is subtracted from x; a file without threshold is a ReLU SAE.
+ * z > threshold, nothing is subtracted from x. Instead of threshold there may be log_threshold[F] = log θ, as training keeps it, or a number k of a
+ * TopK SAE; without any of them it is a ReLU SAE.
+ *
+ * @throws UserError for two of them
  */
-export function describePlain(file: TensorFile, site: SiteName): DictionarySource {
+export async function describePlain(file: TensorFile | TorchFile, site: SiteName): Promise<DictionarySource> {
+  const k = await numberIn(file, "k");
+  const hasOnes = file.tensors.has("scaling_factor") && (await file.read("scaling_factor")).every(isOne);
+  const found: ActivationSource[] = [
+    ...(file.tensors.has("threshold") ? [{ kind: "jumprelu", threshold: "threshold" } as const] : []),
+    ...(file.tensors.has("log_threshold")
+      ? [{ kind: "jumprelu", threshold: "log_threshold", isLogarithm: true } as const]
+      : []),
+    ...(k !== undefined ? [{ kind: "topk", k } as const] : []),
+  ];
+  if (found.length > 1) {
+    const names = ["threshold", "log_threshold", "k"].filter((name) =>
+      name === "k" ? k !== undefined : file.tensors.has(name),
+    );
+    throw new UserError(
+      `activation: expected one of threshold, log_threshold and k, got ${names.join(" and ")} in ${file.source.name}. Save the SAE with the one that it uses.`,
+    );
+  }
   return {
     site,
     names: plainNames,
-    activation: file.tensors.has("threshold") ? { kind: "jumprelu", threshold: "threshold" } : { kind: "relu" },
+    activation: found[0] ?? { kind: "relu" },
     subtractDecoderBias: false,
+    known: [...(k !== undefined ? ["k"] : []), ...(hasOnes ? ["scaling_factor"] : [])],
   };
+}
+
+/** A number of a file, as a tensor with one element or beside the tensors. */
+async function numberIn(file: TensorFile | TorchFile, name: string): Promise<number | undefined> {
+  const shape = file.tensors.get(name)?.shape;
+  if (shape?.every((n) => n === 1)) return (await file.read(name))[0];
+  const value = "values" in file ? file.values.get(name) : undefined;
+  return typeof value === "number" ? value : undefined;
+}
+
+function isOne(x: number): boolean {
+  return Math.abs(x - 1) <= 1e-5;
 }

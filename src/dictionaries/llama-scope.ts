@@ -4,6 +4,7 @@ import { UserError } from "../errors.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { siteOfHook } from "./hooks.ts";
 import { identity } from "./identity.ts";
+import { SettingsReader } from "./settings.ts";
 import { dictionaryOf, linearMatrices } from "./weights.ts";
 
 const settingsFile = "hyperparams.json";
@@ -11,6 +12,18 @@ const weightsFile = "checkpoints/final.safetensors";
 
 /** The files of a Llama Scope SAE. */
 export const llamaScopeFiles = [settingsFile, weightsFile] as const;
+
+/**
+ * Settings of the training. TopK chose by codes times decoder norms (sparsity_include_decoder_norm), but columns of published decoders are unit
+ * vectors, and their JumpReLU compares codes alone.
+ */
+const harmless = [
+  ...["device", "seed", "dtype", "exp_name", "expansion_factor", "bias_init_method", "decoder_exactly_fixed_norm"],
+  ...["encoder_exactly_fixed_norm", "sparsity_include_decoder_norm", "init_decoder_norm", "init_encoder_norm"],
+  ...["init_encoder_with_decoder_transpose", "lp", "l1_coefficient", "l1_coefficient_warmup_steps", "top_k"],
+  ...["k_warmup_steps", "use_batch_norm_mse", "use_ghost_grads", "tp_size", "ddp_size", "sae_pretrained_name_or_path"],
+  ...["strict_loading", "remove_gradient_parallel_to_decoder_directions"],
+];
 
 /**
  * Opens a Llama Scope SAE (arXiv:2410.20526): `hyperparams.json` and `checkpoints/final.safetensors` with encoder and decoder as Linear layers.
@@ -21,31 +34,26 @@ export const llamaScopeFiles = [settingsFile, weightsFile] as const;
  * @throws UserError if a file is missing or damaged, for a transcoder, or for settings that change the formula
  */
 export async function openLlamaScope(folder: Folder): Promise<Dictionary> {
-  const where = `${folder.name}/${settingsFile}`;
-  const settings = (await readJson(folder, settingsFile)) ?? {};
-  const refuse = (key: string, expected: string, got: unknown): never => {
-    throw new UserError(
-      `${key}: expected ${expected}, got ${JSON.stringify(got)} in ${where}. SAEs of this kind are not supported.`,
-    );
-  };
-  const { hook_point_in: input, hook_point_out: output = input, jump_relu_threshold: threshold, d_model: D } = settings;
+  const settings = new SettingsReader((await readJson(folder, settingsFile)) ?? {}, `${folder.name}/${settingsFile}`);
+  const input = settings.get("hook_point_in");
+  const output = settings.get("hook_point_out") ?? input;
   const site = typeof input === "string" ? siteOfHook(input) : undefined;
-  if (input !== output) refuse("hook_point_out", `${input}, the input (no transcoder)`, output);
-  if (!site) return refuse("hook_point_in", "a residual stream, attn_out or mlp_out of a block", input);
-  for (const [key, expected] of Object.entries({
-    act_fn: "jumprelu",
-    norm_activation: "dataset-wise",
-    use_glu_encoder: false,
-    apply_decoder_bias_to_pre_encoder: false,
-    use_decoder_bias: true,
-  })) {
-    const got = settings[key] ?? expected;
-    if (got !== expected) refuse(key, String(expected), got);
-  }
-  const norm = (settings.dataset_average_activation_norm as Record<string, unknown> | undefined)?.in;
-  if (!isPositive(norm)) return refuse("dataset_average_activation_norm.in", "a positive number", norm ?? null);
-  if (!isPositive(D)) return refuse("d_model", "a positive number", D ?? null);
-  if (typeof threshold !== "number") return refuse("jump_relu_threshold", "a number", threshold ?? null);
+  if (input !== output) settings.refuse("hook_point_out", `${input}, the input (no transcoder)`, output);
+  if (!site) return settings.refuse("hook_point_in", "a residual stream, attn_out or mlp_out of a block", input);
+  settings.only("act_fn", "jumprelu");
+  settings.only("norm_activation", "dataset-wise");
+  settings.only("use_glu_encoder", false);
+  settings.only("apply_decoder_bias_to_pre_encoder", false);
+  settings.only("use_decoder_bias", true);
+  const norms = settings.inner("dataset_average_activation_norm");
+  const norm = norms.get("in");
+  if (!isPositive(norm)) return norms.refuse("in", "a positive number", norm);
+  norms.only("out", norm);
+  const D = settings.get("d_model");
+  if (!isPositive(D)) return settings.refuse("d_model", "a positive number", D);
+  const threshold = settings.get("jump_relu_threshold");
+  if (typeof threshold !== "number") return settings.refuse("jump_relu_threshold", "a number", threshold);
+  settings.harmless(...harmless);
 
   const source = await folder.open(weightsFile);
   if (!source)
@@ -60,7 +68,9 @@ export async function openLlamaScope(folder: Folder): Promise<Dictionary> {
       inputScale,
       sha256: () => identity(folder, settingsFile, weightsFile, source),
     });
-    if (dictionary.inputWidth !== D) refuse("d_model", `${dictionary.inputWidth}, as in the weights`, D);
+    settings.size("d_model", dictionary.inputWidth, dictionary.name);
+    settings.size("d_sae", dictionary.width, dictionary.name);
+    settings.done();
     return dictionary;
   } catch (error) {
     await source.close();

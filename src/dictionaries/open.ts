@@ -83,7 +83,7 @@ const formats: readonly Format[] = [
     files: "layer_0.safetensors, .npz or .pt",
     pattern: layerFile,
     site: siteOfLayerFile,
-    open: async (folder, path) => openLayerFile(await openIn(folder, path), path),
+    open: async (folder, path) => openLayerFile(await openIn(folder, path), parentOf(folder, path), path),
   },
   {
     files: "dictionary_learning's ae.pt",

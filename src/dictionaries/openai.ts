@@ -40,6 +40,9 @@ export async function openOpenAi(source: ByteSource, path: string): Promise<Dict
   }
 }
 
+/** What training counts about latents. */
+const statistics = ["stats_last_nonzero", "latents_activation_frequency", "latents_mean_square"];
+
 /**
  * The SAE with OpenAI's names: pre_bias[D], encoder.weight[F,D], latent_bias[F], decoder.weight[D,F] and the activation's name.
  * z = (x − pre_bias) W_enc + latent_bias, f = max(z, 0); with TopK only the k largest, and then x is normalised per token first.
@@ -54,6 +57,7 @@ export function describeOpenAi({ source, values }: TorchFile, site: SiteName): D
     activation,
     subtractDecoderBias: true,
     ...(activation.kind === "topk" ? { normalization: "layer_norm" } : {}),
+    known: [...statistics, "activation", "activation_state_dict.k", "activation_state_dict.postact_fn"],
   };
 }
 

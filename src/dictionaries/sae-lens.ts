@@ -2,10 +2,11 @@ import { type Folder, readJson } from "../bytes/folder.ts";
 import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
-import { isSiteKind, type SiteName } from "../site.ts";
+import { isSiteKind, parseSite, type SiteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { hookOfSite, siteOfHook } from "./hooks.ts";
 import { identity } from "./identity.ts";
+import { SettingsReader } from "./settings.ts";
 import { type ActivationSource, type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
 
 const configFile = "cfg.json";
@@ -23,15 +24,14 @@ export const saeLensFiles = [configFile, weightsFile] as const;
  * settings lay beside `metadata`'s place instead of in it, no architecture meant standard, and an activation_fn_str of topk meant topk. With
  * model_from_pretrained_kwargs.center_writing_weights, x is taken less its mean.
  *
- * @throws UserError if a file is missing or damaged, or for settings that change the formula in a way not covered here
+ * @throws UserError if a file is missing or damaged, or for a setting or tensor that could change the formula in a way not covered here
  */
 export async function openSaeLens(folder: Folder): Promise<Dictionary> {
-  const where = `${folder.name}/${configFile}`;
-  const config = await readJson(folder, configFile);
-  if (!config)
+  const fields = await readJson(folder, configFile);
+  if (!fields)
     throw new UserError(`SAE: expected a file ${configFile}, got none in ${folder.name}. Name a SAELens folder.`);
-  const settings = readSettings(config, where);
-  const site = siteOf(config, folder.name, where);
+  const config = new SettingsReader(fields, `${folder.name}/${configFile}`);
+  const settings = readSettings(config, folder.name);
 
   const source = await folder.open(weightsFile);
   if (!source)
@@ -40,11 +40,15 @@ export async function openSaeLens(folder: Folder): Promise<Dictionary> {
     const file = await openSafetensors(source);
     const dictionary = dictionaryOf(file, {
       ...settings,
-      ...(await codeScale(file, config)),
-      site,
+      ...activationIn(file, settings.activation),
+      ...(await codeScale(file, config, settings)),
       sha256: () => identity(folder, configFile, weightsFile, source),
     });
-    checkSize(config, dictionary, where);
+    config.size("d_in", dictionary.inputWidth, dictionary.name);
+    config.size("d_sae", dictionary.width, dictionary.name);
+    config.harmless(...harmless);
+    config.inner("metadata").harmless(...harmless);
+    config.done();
     return dictionary;
   } catch (error) {
     await source.close();
@@ -52,76 +56,241 @@ export async function openSaeLens(folder: Folder): Promise<Dictionary> {
   }
 }
 
-/** A setting, from where this or an earlier version of SAELens keeps it. */
-function setting(config: Record<string, unknown>, key: string): unknown {
-  const metadata = config.metadata as Record<string, unknown> | undefined;
-  return metadata?.[key] ?? config[key];
-}
+/** Fields of cfg.json, of any version, that say how an SAE was trained or what to call it, and nothing about what it computes. */
+const harmless = [
+  ...[
+    "dtype",
+    "device",
+    "seed",
+    "model_name",
+    "model_class_name",
+    "model_kwargs",
+    "neuronpedia_id",
+    "sae_lens_version",
+  ],
+  ...["sae_lens_training_version", "training_architecture", "training_architecture_details", "run_name", "verbose"],
+  ...["hook_layer", "hook_point_layer", "hook_eval", "hook_point_eval", "hf_hook_name", "prepend_bos", "context_size"],
+  ...["seqpos_slice", "exclude_special_tokens", "sequence_separator_token", "disable_concat_sequences", "streaming"],
+  ...["dataset_path", "dataset_name", "dataset_trust_remote_code", "is_dataset_tokenized", "use_cached_activations"],
+  ...[
+    "cached_activations_path",
+    "new_cached_activations_path",
+    "expansion_factor",
+    "b_dec_init_method",
+    "decoder_init_norm",
+  ],
+  ...[
+    "from_pretrained_path",
+    "resume",
+    "resume_from_checkpoint",
+    "n_batches_in_buffer",
+    "buffer_size_gb",
+    "store_batch_size",
+  ],
+  ...["store_batch_size_prompts", "train_batch_size", "train_batch_size_tokens", "train_batch_size_samples"],
+  ...["training_tokens", "total_training_tokens", "total_training_steps", "total_training_samples", "training_samples"],
+  ...[
+    "tokens_per_buffer",
+    "effective_batch_size",
+    "act_store_device",
+    "activations_mixing_fraction",
+    "finetuning_tokens",
+  ],
+  ...["finetuning_method", "shuffle_every_n_buffers", "n_shuffles_with_last_section", "n_shuffles_in_entire_dir"],
+  ...[
+    "n_shuffles_final",
+    "model_batch_size",
+    "autocast",
+    "autocast_lm",
+    "autocast_sae",
+    "autocast_data",
+    "compile_llm",
+  ],
+  ...["compile_sae", "llm_compilation_mode", "sae_compilation_mode", "adam_beta1", "adam_beta2", "lr", "lr_end"],
+  ...[
+    "lr_scheduler_name",
+    "lr_warm_up_steps",
+    "lr_decay_steps",
+    "n_restart_cycles",
+    "l1_coefficient",
+    "l1_warm_up_steps",
+  ],
+  ...[
+    "lp_norm",
+    "l0_coefficient",
+    "l0_warm_up_steps",
+    "l0_lambda",
+    "mse_loss_normalization",
+    "noise_scale",
+    "use_ghost_grads",
+  ],
+  ...[
+    "normalize_sae_decoder",
+    "scale_sparsity_penalty_by_decoder_norm",
+    "decoder_orthogonal_init",
+    "decoder_heuristic_init",
+  ],
+  ...[
+    "decoder_heuristic_init_norm",
+    "init_encoder_as_decoder_transpose",
+    "jumprelu_init_threshold",
+    "jumprelu_bandwidth",
+  ],
+  ...[
+    "jumprelu_sparsity_loss_mode",
+    "jumprelu_tanh_scale",
+    "jumprelu_ste_to_input",
+    "pre_act_loss_coefficient",
+    "target_l0",
+  ],
+  ...[
+    "aux_loss_coefficient",
+    "topk_threshold_lr",
+    "use_sparse_activations",
+    "matryoshka_widths",
+    "use_matryoshka_aux_loss",
+  ],
+  ...[
+    "feature_sampling_window",
+    "feature_sampling_method",
+    "feature_reinit_scale",
+    "resample_batches",
+    "dead_feature_window",
+  ],
+  ...[
+    "dead_feature_threshold",
+    "dead_feature_estimation_method",
+    "n_eval_batches",
+    "n_eval_seqs",
+    "eval_batch_size_prompts",
+  ],
+  ...["eval_every_n_wandb_logs", "eval_every_n_steps", "log_to_wandb", "log_activations_store_to_wandb", "logger"],
+  ...["log_optimizer_state_to_wandb", "log_weights_to_wandb", "wandb_project", "wandb_entity", "wandb_id"],
+  ...[
+    "wandb_log_frequency",
+    "n_checkpoints",
+    "checkpoint_path",
+    "save_final_checkpoint",
+    "output_path",
+    "begin_batch_token",
+  ],
+  ...["begin_sequence_token", "git_hash"],
+];
 
-type Config = Readonly<Record<string, unknown>>;
-type Settings = Omit<DictionarySource, "site" | "sha256" | "codeScale">;
+/** Options with which TransformerLens loads a model that leave our sites' activations as they are. */
+const harmlessOptions = [
+  ...[
+    "fold_ln",
+    "center_unembed",
+    "first_n_layers",
+    "n_devices",
+    "device",
+    "dtype",
+    "torch_dtype",
+    "device_map",
+    "n_ctx",
+  ],
+  ...["default_prepend_bos", "default_padding_side", "trust_remote_code", "local_files_only", "token", "cache_dir"],
+  ...["attn_implementation", "low_cpu_mem_usage"],
+];
+
+type Settings = Omit<DictionarySource, "sha256" | "codeScale" | "known">;
 
 /** What the settings mean for the formula; refuses by name every one that would change it in a way that is not known here. */
-function readSettings(config: Config, where: string): Settings {
-  const refuse: Refuse = (key, expected, got) => {
-    throw new UserError(
-      `${key}: expected ${expected}, got ${JSON.stringify(got)} in ${where}. SAEs of this kind are not supported.`,
-    );
-  };
-  const reshape = config.reshape_activations ?? "none";
-  if (reshape !== "none" && reshape !== "hook_z") refuse("reshape_activations", "none or hook_z", reshape);
-  const head = setting(config, "hook_head_index") ?? setting(config, "hook_point_head_index") ?? null;
-  if (head !== null) refuse("hook_head_index", "none (all heads together)", head);
-  const output = setting(config, "hook_name_out") ?? null;
-  if (output !== null) refuse("hook_name_out", "none (transcoders read one site and write another)", output);
-
-  const activation = activationOf(config, refuse);
+function readSettings(config: SettingsReader, folder: string): Settings {
+  const reshape = config.get("reshape_activations") ?? "none";
+  if (reshape !== "none" && reshape !== "hook_z") config.refuse("reshape_activations", "none or hook_z", reshape);
+  for (const key of ["hook_head_index", "hook_point_head_index"]) {
+    const head = setting(config, key);
+    if (head !== undefined) config.refuse(key, "none (all heads together)", head);
+  }
+  for (const key of ["hook_name_out", "hook_head_index_out", "hf_hook_name_out", "d_out"]) {
+    const output = setting(config, key);
+    const expected = "none (transcoders read one site and write another)";
+    if (output !== undefined) config.refuse(key, expected, output, "Transcoders are not supported.");
+  }
+  const site = siteOf(config, folder);
+  const activation = activationOf(config);
   const { encoderBias, ...names } = plainNames;
-  const unitDecoder = config.rescale_acts_by_decoder_norm === true;
-  if (unitDecoder && activation.kind !== "topk") refuse("rescale_acts_by_decoder_norm", "false but for topk", true);
+  const unitDecoder = config.get("rescale_acts_by_decoder_norm") === true;
+  if (unitDecoder && activation.kind !== "topk") {
+    config.refuse("rescale_acts_by_decoder_norm", "false but for topk", true);
+  }
   return {
+    site,
     names: activation.kind === "gated" ? names : { ...names, encoderBias },
     activation,
-    subtractDecoderBias: config.apply_b_dec_to_input !== false,
+    subtractDecoderBias: config.get("apply_b_dec_to_input") !== false,
     unitDecoder,
-    centred: isCentred(config),
-    ...normalizationOf(config, refuse),
+    centred: isCentred(config, site),
+    ...normalizationOf(config),
   };
 }
 
-/** Whether it was trained on TransformerLens' model whose weights write vectors of mean 0 to the residual stream. */
-function isCentred(config: Config): boolean {
-  const options = setting(config, "model_from_pretrained_kwargs") as Config | null | undefined;
-  return options?.center_writing_weights === true;
+/** A setting, from where this or an earlier version of SAELens keeps it. @throws UserError if it is in both places and differs */
+function setting(config: SettingsReader, key: string): unknown {
+  const [inner, outer] = [config.inner("metadata").get(key), config.get(key)];
+  if (inner !== undefined && outer !== undefined && JSON.stringify(inner) !== JSON.stringify(outer)) {
+    config.refuse(key, `${JSON.stringify(inner)}, as in metadata`, outer, "Keep the one that is right.");
+  }
+  return inner ?? outer;
 }
 
-type Refuse = (key: string, expected: string, got: unknown) => never;
-
-function activationOf(config: Config, refuse: Refuse): ActivationSource {
-  const activation = config.activation_fn ?? config.activation_fn_str ?? "relu";
-  const options = config.activation_fn_kwargs as Config | undefined;
-  const isTopK = activation === "topk" && config.architecture !== "topk";
-  const architecture = isTopK && (config.architecture ?? "standard") === "standard" ? "topk" : config.architecture;
-  if (activation !== "relu" && !(activation === "topk" && architecture === "topk")) {
-    return refuse("activation_fn", "relu or topk", activation);
+/**
+ * Whether it was trained on TransformerLens' model whose weights write vectors of mean 0 to the residual stream.
+ *
+ * @throws UserError for an option that changes the site's activations in another way
+ */
+function isCentred(config: SettingsReader, site: SiteName): boolean {
+  let centred = false;
+  for (const place of [config.inner("metadata"), config]) {
+    const options = place.inner("model_from_pretrained_kwargs");
+    options.harmless(...harmlessOptions);
+    options.only("revision", "main");
+    // Both change what a head's z is: values lose their bias, or heads take another basis.
+    for (const key of ["fold_value_biases", "refactor_factored_attn_matrices"]) {
+      const value = options.get(key);
+      if (value === true && parseSite(site).kind === "attn_z") options.refuse(key, `false for SAEs of ${site}`, value);
+      options.only(key, true, false);
+    }
+    centred ||= options.get("center_writing_weights") === true;
   }
-  switch (architecture ?? "standard") {
+  return centred;
+}
+
+function activationOf(config: SettingsReader): ActivationSource {
+  const activation = config.get("activation_fn") ?? config.get("activation_fn_str") ?? "relu";
+  config.only("activation_fn_str", activation);
+  const named = config.get("architecture");
+  const isTopK = activation === "topk" && named !== "topk";
+  const architecture = isTopK && (named ?? "standard") === "standard" ? "topk" : (named ?? "standard");
+  if (activation !== "relu" && !(activation === "topk" && architecture === "topk")) {
+    return config.refuse("activation_fn", "relu or topk", activation);
+  }
+  const options = config.inner("activation_fn_kwargs");
+  switch (architecture) {
     case "standard":
       return { kind: "relu" };
     case "jumprelu":
       return { kind: "jumprelu", threshold: "threshold" };
-    case "topk":
-      return { kind: "topk", k: Number(config.k ?? options?.k) };
+    case "topk": {
+      options.only("signed", false);
+      options.harmless("use_sparse_activations");
+      const k = options.get("k");
+      if (k !== undefined) config.only("k", k);
+      return { kind: "topk", k: Number(config.get("k") ?? k) };
+    }
     case "gated":
       return { kind: "gated", gateBias: "b_gate", logScale: "r_mag", magnitudeBias: "b_mag" };
     default:
-      return refuse("architecture", "standard, jumprelu, gated or topk", architecture);
+      return config.refuse("architecture", "standard, jumprelu, gated or topk", architecture);
   }
 }
 
 /** The average scale of the activations is a number that SAELens keeps in its list of releases, not in the file. */
-function normalizationOf(config: Config, refuse: Refuse): Pick<Settings, "inputScale" | "normalization"> {
-  switch (config.normalize_activations ?? "none") {
+function normalizationOf(config: SettingsReader): Pick<Settings, "inputScale" | "normalization"> {
+  const kind = config.get("normalize_activations") ?? "none";
+  switch (kind) {
     case "none":
     case false:
       return {};
@@ -134,22 +303,23 @@ function normalizationOf(config: Config, refuse: Refuse): Pick<Settings, "inputS
       const factor = setting(config, "norm_scaling_factor");
       if (typeof factor !== "number" || !(factor > 0) || !Number.isFinite(factor)) {
         const expected = "none, or a positive norm_scaling_factor beside it (SAELens lists it with the release)";
-        return refuse("normalize_activations", expected, config.normalize_activations);
+        return config.refuse("normalize_activations", expected, kind);
       }
       return { inputScale: factor };
     }
     default:
-      return refuse(
+      return config.refuse(
         "normalize_activations",
         "none, expected_average_only_in, constant_norm_rescale or layer_norm",
-        config.normalize_activations,
+        kind,
       );
   }
 }
 
 /** From the hook's name, which must not contradict a folder that is named like a site. */
-function siteOf(config: Record<string, unknown>, folder: string, where: string): SiteName {
-  const hook = setting(config, "hook_name") ?? config.hook_point;
+function siteOf(config: SettingsReader, folder: string): SiteName {
+  const { where } = config;
+  const hook = setting(config, "hook_name") ?? config.get("hook_point");
   const site = typeof hook === "string" ? siteOfHook(hook) : undefined;
   const named = folder.split("/").at(-1) ?? "";
   if (typeof hook === "string" && !site) {
@@ -169,30 +339,31 @@ function siteOf(config: Record<string, unknown>, folder: string, where: string):
   return site ?? named;
 }
 
+/** Thresholds of a training checkpoint are kept as their logarithms. */
+function activationIn(file: TensorFile, activation: ActivationSource): Pick<DictionarySource, "activation"> {
+  const isLogarithm =
+    activation.kind === "jumprelu" && file.tensors.has("log_threshold") && !file.tensors.has("threshold");
+  return { activation: isLogarithm ? { kind: "jumprelu", threshold: "log_threshold", isLogarithm } : activation };
+}
+
 /** Factors of finetuned SAEs, by which codes are multiplied. They were written as ones for a time. */
-async function codeScale(file: TensorFile, config: Config): Promise<Pick<DictionarySource, "codeScale">> {
-  const tensor = ["scaling_factor", "finetuning_scaling_factor"].find((name) => file.tensors.has(name));
-  if (tensor === undefined || (await file.read(tensor)).every((x) => Math.abs(x - 1) <= 1e-5)) return {};
-  const isTopK = (config.activation_fn ?? config.activation_fn_str) === "topk" || config.architecture === "topk";
-  if (isTopK || config.finetuning_scaling_factor === false) {
+async function codeScale(
+  file: TensorFile,
+  config: SettingsReader,
+  { activation }: Settings,
+): Promise<Pick<DictionarySource, "codeScale" | "known">> {
+  const isFinetuned = config.get("finetuning_scaling_factor");
+  config.only("finetuning_scaling_factor", true, false);
+  const found = ["scaling_factor", "finetuning_scaling_factor"].filter((name) => file.tensors.has(name));
+  const [tensor] = found;
+  if (tensor === undefined) return {};
+  if ((await file.read(tensor)).every((x) => Math.abs(x - 1) <= 1e-5)) return { known: [tensor] };
+  if (activation.kind === "topk" || isFinetuned === false) {
     throw new UserError(
       `${tensor}: expected ones, got other factors in ${file.source.name}. Such SAEs need finetuning_scaling_factor true and no topk.`,
     );
   }
   return { codeScale: tensor };
-}
-
-function checkSize(config: Record<string, unknown>, { inputWidth, width, name }: Dictionary, where: string): void {
-  for (const [key, held] of [
-    ["d_in", inputWidth],
-    ["d_sae", width],
-  ] as const) {
-    if (config[key] !== undefined && config[key] !== held) {
-      throw new UserError(
-        `${key}: expected ${held}, as in ${name}, got ${config[key]} in ${where}. The files do not belong together.`,
-      );
-    }
-  }
 }
 
 /** The weights of a JumpReLU SAE to be saved, with D the input's width and F the number of features. */

@@ -4,6 +4,7 @@ import { UserError } from "../errors.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { siteOfModule } from "./hooks.ts";
 import { identity } from "./identity.ts";
+import { SettingsReader } from "./settings.ts";
 import { dictionaryOf, linearMatrices, plainNames } from "./weights.ts";
 
 const settingsFile = "cfg.json";
@@ -19,23 +20,14 @@ export const sparsifyFiles = [settingsFile, weightsFile] as const;
  * @throws UserError if a file is missing or damaged, for a transcoder, another activation, or a folder that names no site
  */
 export async function openSparsify(folder: Folder): Promise<Dictionary> {
-  const where = `${folder.name}/${settingsFile}`;
-  const settings = await readJson(folder, settingsFile);
-  if (!settings)
+  const fields = await readJson(folder, settingsFile);
+  if (!fields)
     throw new UserError(`SAE: expected a file ${settingsFile}, got none in ${folder.name}. Fetch it as well.`);
-  for (const [key, expected] of Object.entries({
-    activation: "topk",
-    signed: false,
-    transcode: false,
-    skip_connection: false,
-  })) {
-    const got = settings[key] ?? expected;
-    if (got !== expected) {
-      throw new UserError(
-        `${key}: expected ${expected}, got ${JSON.stringify(got)} in ${where}. SAEs of this kind are not supported.`,
-      );
-    }
-  }
+  const settings = new SettingsReader(fields, `${folder.name}/${settingsFile}`);
+  settings.only("activation", "topk");
+  for (const key of ["signed", "transcode", "skip_connection"]) settings.only(key, false);
+  // Of the training: weights are saved as they are used.
+  settings.harmless("normalize_decoder", "multi_topk", "expansion_factor");
   const site = siteOfModule(folder.name.replace(/\/+$/, "").split("/").at(-1) ?? "");
   if (!site) {
     throw new UserError(
@@ -47,17 +39,19 @@ export async function openSparsify(folder: Folder): Promise<Dictionary> {
     throw new UserError(`SAE: expected a file ${weightsFile}, got none in ${folder.name}. Fetch it as well.`);
   try {
     const file = await openSafetensors(source);
-    if (file.tensors.has("W_skip")) {
-      throw new UserError(`tensor W_skip: expected none, got one in ${source.name}. Transcoders are not supported.`);
-    }
     const { decoder, decoderBias } = plainNames;
-    return dictionaryOf(file, {
+    const dictionary = dictionaryOf(file, {
       site,
       names: { encoder: linearMatrices.encoder, decoder, encoderBias: "encoder.bias", decoderBias },
-      activation: { kind: "topk", k: Number(settings.k) },
+      activation: { kind: "topk", k: Number(settings.get("k")) },
       subtractDecoderBias: true,
       sha256: () => identity(folder, settingsFile, weightsFile, source),
     });
+    settings.size("d_in", dictionary.inputWidth, dictionary.name);
+    // 0 means that expansion_factor tells.
+    if (settings.get("num_latents") !== 0) settings.size("num_latents", dictionary.width, dictionary.name);
+    settings.done();
+    return dictionary;
   } catch (error) {
     await source.close();
     throw error;

@@ -1,5 +1,6 @@
 import { sha256 } from "../bytes/sha256.ts";
 import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
+import type { TorchFile } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import type { SiteName } from "../site.ts";
 import type { Activation, Dictionary, Normalization } from "./dictionary.ts";
@@ -39,8 +40,8 @@ export const linearMatrices = {
 /** An activation as files describe it, with the names of its tensors, all [F]. */
 export type ActivationSource =
   | { readonly kind: "relu" }
-  /** A tensor [F], a tensor with one number, or a number for all features. */
-  | { readonly kind: "jumprelu"; readonly threshold: string | number }
+  /** A tensor [F], a tensor with one number, or a number for all features; `isLogarithm`: of log θ. */
+  | { readonly kind: "jumprelu"; readonly threshold: string | number; readonly isLogarithm?: boolean }
   | { readonly kind: "topk"; readonly k: number }
   /** 1[xW + gate bias > 0]·ReLU(x(W·e^r) + magnitude bias) */
   | { readonly kind: "gated"; readonly gateBias: string; readonly logScale: string; readonly magnitudeBias: string };
@@ -63,6 +64,8 @@ export interface DictionarySource {
   readonly normalization?: Normalization;
   /** Mean number of active features per token, where files tell; TopK's own k otherwise. */
   readonly meanActive?: number;
+  /** Names of what the file holds besides that was read, or is known not to change what the dictionary computes. All other names are refused. */
+  readonly known?: readonly string[];
   /** Its identity; default the SHA-256 of the file. */
   readonly sha256?: () => Promise<string>;
 }
@@ -70,12 +73,13 @@ export interface DictionarySource {
 /**
  * The dictionary in a file of weights; scales are folded into them.
  *
- * @throws UserError if a tensor is missing or its shape does not fit the others'
+ * @throws UserError if a tensor is missing or its shape does not fit the others', or for a tensor or number that nobody knows
  */
-export function dictionaryOf(file: TensorFile, described: DictionarySource): Dictionary {
+export function dictionaryOf(file: TensorFile | TorchFile, described: DictionarySource): Dictionary {
   const { site, names, activation, inputScale: c = 1 } = described;
   const name = file.source.name;
   const meanActive = described.meanActive ?? (activation.kind === "topk" ? activation.k : undefined);
+  refuseUnknown(file, described);
   const [inputWidth, width] = matrixShape(file, names.encoder);
   checkShapes(file, described, inputWidth, width);
 
@@ -170,7 +174,11 @@ async function biasAndActivation(
   }
   const bias = names.encoderBias === undefined ? new Float32Array(width) : await read(names.encoderBias);
   if (source.kind !== "jumprelu") return { bias, activation: source };
-  const given = typeof source.threshold === "number" ? Float32Array.of(source.threshold) : await read(source.threshold);
+  let given = typeof source.threshold === "number" ? Float32Array.of(source.threshold) : await read(source.threshold);
+  if (source.isLogarithm) {
+    given = given.map(Math.exp);
+    checkFinite(given, `e^${source.threshold}`, file);
+  }
   const all = given.length === width ? given : new Float32Array(width).fill(given[0]!);
   return { bias, activation: { kind: "jumprelu", threshold: all.map((θ) => Math.max(θ, 0)) } };
 }
@@ -214,6 +222,29 @@ function matrixShape(file: TensorFile, { tensor, transposed }: Matrix): readonly
     );
   }
   return [rows, columns];
+}
+
+/** Names by which a file says that it is a transcoder: it adds a map of its input, or has a bias of another site. */
+const transcoderNames = ["W_skip", "affine_skip_connection", "b_dec_out"];
+
+/** A tensor that nobody reads, or a number beside the tensors, would be left out of the formula without a word. */
+function refuseUnknown(file: TensorFile | TorchFile, { names, activation, codeScale, known = [] }: DictionarySource) {
+  const used = new Set([
+    ...[names.encoder.tensor, names.decoder.tensor, names.encoderBias, names.decoderBias, codeScale, ...known],
+    ...(activation.kind === "jumprelu" ? [activation.threshold] : []),
+    ...(activation.kind === "gated" ? [activation.gateBias, activation.logScale, activation.magnitudeBias] : []),
+  ]);
+  const held = [...file.tensors.keys(), ...("values" in file ? file.values.keys() : [])].filter((n) => !used.has(n));
+  const name = held.find((n) => transcoderNames.includes(n)) ?? held[0];
+  if (name === undefined) return;
+  const shape = file.tensors.get(name)?.shape;
+  const got = shape ? `one of shape [${shape}]` : "a value of that name";
+  const advice = transcoderNames.includes(name)
+    ? "Transcoders are not supported."
+    : "It could change what the SAE computes; save the SAE without it if it does not.";
+  throw new UserError(
+    `tensor ${name}: expected none in an SAE of this kind (${activation.kind}), got ${got} in ${file.source.name}. ${advice}`,
+  );
 }
 
 function checkShapes(file: TensorFile, { names, activation, codeScale }: DictionarySource, D: number, F: number): void {

@@ -1,0 +1,98 @@
+import { parse } from "yaml";
+import type { Folder } from "../bytes/folder.ts";
+import type { TensorFile } from "../bytes/tensor-file.ts";
+import { messageOf, UserError } from "../errors.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import { siteOfHook } from "./hooks.ts";
+import { SettingsReader } from "./settings.ts";
+import { type ActivationSource, type DictionarySource, plainNames } from "./weights.ts";
+
+/** The file by which circuit-tracer knows a set of `layer_<block>.safetensors`. */
+export const circuitTracerFile = "config.yaml";
+
+/** The tensor of a JumpReLU's thresholds [F], as circuit-tracer names it. */
+export const circuitTracerThreshold = "activation_function.threshold";
+
+/**
+ * The settings of circuit-tracer's files in a folder, or undefined where there is no config.yaml.
+ *
+ * @throws UserError if the file is no YAML
+ */
+export async function circuitTracerSettings(folder: Folder): Promise<SettingsReader | undefined> {
+  const source = await folder.open(circuitTracerFile);
+  if (!source) return undefined;
+  try {
+    const text = new TextDecoder().decode(await source.read(0, Math.min(source.size, largestConfig)));
+    const value: unknown = parse(text, { maxAliasCount: 0 });
+    if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("it is not a mapping");
+    return new SettingsReader(value as Record<string, unknown>, source.name);
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    const [reason] = messageOf(error).split("\n");
+    throw new UserError(
+      `${circuitTracerFile}: expected a YAML mapping, got other text (${reason}) in ${source.name}. Fetch the file again.`,
+    );
+  } finally {
+    await source.close();
+  }
+}
+
+const largestConfig = 2 ** 20;
+
+/**
+ * An SAE in the layout of circuit-tracer's transcoders, `layer_<block>.safetensors`: W_enc[F,D], W_dec[F,D], b_enc[F], b_dec[D] and, if it is a
+ * JumpReLU, activation_function.threshold[F]. z = x W_encᵀ + b_enc, nothing is subtracted from x; without thresholds the activation is config.yaml's,
+ * relu or topk. It is an SAE if config.yaml's two hooks are one. W_enc may lie the other way round where it has thresholds and no config.yaml.
+ *
+ * @param site the file's, if there is no config.yaml
+ * @param folder the file's
+ * @throws UserError for a transcoder, or where nothing says that it is none
+ */
+export function describeCircuitTracer(
+  file: TensorFile,
+  site: SiteName,
+  settings: SettingsReader | undefined,
+  folder: Folder,
+): DictionarySource {
+  const isJump = file.tensors.has(circuitTracerThreshold);
+  if (/transcoder/i.test(folder.name) && !settings) {
+    throw new UserError(
+      `SAE: expected one that reads and writes one site, got a transcoder in ${file.source.name}. Transcoders are not supported.`,
+    );
+  }
+  const found = settings ? settingsOf(settings, site, isJump) : { site, activation: undefined };
+  const [rows, columns] = file.tensors.get("W_enc")?.shape ?? [];
+  const [features] = file.tensors.get("b_enc")?.shape ?? [];
+  return {
+    site: found.site,
+    names: { ...plainNames, encoder: { tensor: "W_enc", transposed: rows === features && columns !== features } },
+    activation: isJump
+      ? { kind: "jumprelu", threshold: circuitTracerThreshold }
+      : (found.activation ?? { kind: "relu" }),
+    subtractDecoderBias: false,
+  };
+}
+
+function settingsOf(
+  settings: SettingsReader,
+  fileSite: SiteName,
+  isJump: boolean,
+): { site: SiteName; activation: ActivationSource | undefined } {
+  settings.only("model_kind", "transcoder_set");
+  settings.harmless("model_name", "scan", "scan_name", "transcoders");
+  const [input, output] = [settings.get("feature_input_hook"), settings.get("feature_output_hook")];
+  if (typeof input !== "string") settings.refuse("feature_input_hook", "the place that the SAEs read", input);
+  if (output !== input) {
+    const advice = "Transcoders are not supported.";
+    settings.refuse("feature_output_hook", `${input}, the input (no transcoder)`, output, advice);
+  }
+  const layer = parseSite(fileSite).layer;
+  const site = siteOfHook(`blocks.${layer}.${input}`);
+  if (!site) settings.refuse("feature_input_hook", "a residual stream, attn_out, mlp_out or attn z of a block", input);
+  const activation = settings.get("activation");
+  if (isJump) settings.only("activation", "jump_relu", "jumprelu");
+  else settings.only("activation", "relu", "topk");
+  const k = activation === "topk" ? settings.get("k") : undefined;
+  settings.done();
+  return { site, activation: activation === "topk" ? { kind: "topk", k: Number(k) } : undefined };
+}

@@ -1,0 +1,260 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { memoryFolder } from "../src/bytes/folder.ts";
+import { memorySource } from "../src/bytes/memory.ts";
+import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
+import { openDictionary } from "../src/dictionaries/open.ts";
+
+const fixtures = "test/fixtures/dictionaries";
+const [D, F] = [8, 24];
+
+/** A format's files, by the folder of a fixture; the first is the one that it is opened by, the second its settings. */
+const formats = {
+  saeLens: { folder: "sae-lens/gated", files: ["sae_weights.safetensors", "cfg.json"] },
+  standard: { folder: "saes/resid_post.1", files: ["sae_weights.safetensors", "cfg.json"] },
+  attention: { folder: "saes/attn_z.1", files: ["sae_weights.safetensors", "cfg.json"] },
+  topk: { folder: "sae-lens/topk", files: ["sae_weights.safetensors", "cfg.json"] },
+  earlier: { folder: "earlier/resid_post.1", files: ["sae_weights.safetensors", "cfg.json"] },
+  learning: { folder: "dictionary-learning/batchtopk", files: ["ae.pt", "config.json"] },
+  relu: { folder: "dictionary-learning/standard", files: ["ae.pt", "config.json"] },
+  sparsify: { folder: "sparsify/layers.1.mlp", files: ["sae.safetensors", "cfg.json"] },
+  llamaScope: {
+    folder: "llama-scope/Llama3_1-8B-Base-L1M-8x",
+    files: ["checkpoints/final.safetensors", "hyperparams.json"],
+  },
+  layer: { folder: "layers", files: ["layer_1.safetensors", ""] },
+} as const;
+type Format = keyof typeof formats;
+
+const read = (format: Format, file: string) => readFileSync(`${fixtures}/${formats[format].folder}/${file}`);
+
+/** Opens a fixture with other settings or further tensors of one number; the error's message, or undefined if there is none. */
+async function opened(format: Format, change: Change, tensors: Record<string, number[]> = {}) {
+  const { folder, files } = formats[format];
+  const [weights, settings] = files;
+  let bytes: Uint8Array = read(format, weights);
+  if (Object.keys(tensors).length > 0) bytes = await withTensors(bytes, tensors);
+  const given = settings === "" ? {} : (JSON.parse(read(format, settings).toString()) as Fields);
+  const held = memoryFolder("f", {
+    [`${folder}/${weights}`]: bytes,
+    [`${folder}/${settings}`]: new TextEncoder().encode(JSON.stringify(changed(given, change))),
+  });
+  const path = format === "llamaScope" ? settings : weights;
+  try {
+    const dictionary = await openDictionary(held, `${folder}/${path}`);
+    await dictionary.close();
+    return undefined;
+  } catch (error) {
+    expect(error).toMatchObject({ name: "UserError" });
+    expect((error as Error).message).not.toContain("\n");
+    return (error as Error).message;
+  }
+}
+
+type Fields = Record<string, unknown>;
+type Change = Readonly<Record<string, unknown>>;
+
+/** Fields within fields are named with dots. */
+function changed(fields: Fields, change: Change): Fields {
+  const copy = structuredClone(fields);
+  for (const [path, value] of Object.entries(change)) {
+    const names = path.split(".");
+    let place = copy;
+    for (const name of names.slice(0, -1)) {
+      place[name] ??= {};
+      place = place[name] as Fields;
+    }
+    place[names.at(-1)!] = value;
+  }
+  return copy;
+}
+
+async function withTensors(bytes: Uint8Array, tensors: Record<string, number[]>) {
+  const file = await openSafetensors(memorySource("x", bytes));
+  const all = new Map<string, { shape: number[]; data: Float32Array }>();
+  for (const [name, { shape }] of file.tensors) all.set(name, { shape: [...shape], data: await file.read(name) });
+  for (const [name, shape] of Object.entries(tensors)) {
+    all.set(name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(0.5) });
+  }
+  return writeSafetensors(all);
+}
+
+describe("a tensor that is not understood is refused by its name:", () => {
+  test.each<[Format, string, number[]]>([
+    ["standard", "threshold", [F]],
+    ["standard", "log_threshold", [F]],
+    ["standard", "W_skip", [D, D]],
+    ["standard", "b_dec_out", [D]],
+    ["standard", "r_mag", [F]],
+    ["standard", "whitening_matrix", [D, D]],
+    ["saeLens", "b_enc", [F]],
+    ["saeLens", "threshold", [F]],
+    ["topk", "topk_threshold", []],
+    ["topk", "log_threshold", [F]],
+    ["sparsify", "W_skip", [D, D]],
+    ["sparsify", "encoder.scale", [F]],
+    ["llamaScope", "encoder_glu.weight", [F, D]],
+    ["llamaScope", "log_jumprelu_threshold", [F]],
+    ["layer", "W_skip", [D, D]],
+    ["layer", "scaling_factor", [F]],
+    ["layer", "b_gate", [F]],
+    ["layer", "input_mean", [D]],
+  ])("%s with %s", async (format, name, shape) => {
+    expect(await opened(format, {}, { [name]: shape })).toContain(`tensor ${name}: expected none in an SAE`);
+  });
+
+  test("a threshold, its logarithm and a number k contradict one another", async () => {
+    expect(await opened("layer", {}, { log_threshold: [F] })).toMatch(
+      /^activation: .* got threshold and log_threshold/,
+    );
+    expect(await opened("layer", {}, { k: [] })).toMatch(/^activation: .* got threshold and k/);
+  });
+});
+
+describe("a setting that is not understood is refused by its name:", () => {
+  test.each<[Format, Change, RegExp]>([
+    ["standard", { activation_scale: 2 }, /^activation_scale: expected a field that is known/],
+    ["standard", { "metadata.input_mean": [1] }, /^metadata\.input_mean: expected a field that is known/],
+    ["standard", { k: 4 }, /^k: expected a field that is known/],
+    ["standard", { norm_scaling_factor: 2 }, /^norm_scaling_factor: expected a field that is known/],
+    ["standard", { d_out: 12 }, /^d_out: expected none .*Transcoders are not supported/],
+    ["standard", { "metadata.hook_name_out": "blocks.1.hook_mlp_out" }, /^hook_name_out: expected none/],
+    ["standard", { activation_fn_kwargs: { k: 4 } }, /^activation_fn_kwargs\.k: expected a field that is known/],
+    ["standard", { metadata: "none" }, /^metadata: expected an object, got "none"/],
+    ["standard", { hook_name: "blocks.0.hook_resid_post" }, /^hook_name: .*as in metadata/],
+    ["standard", { finetuning_scaling_factor: 2 }, /^finetuning_scaling_factor: expected true or false, got 2/],
+    ["topk", { activation_fn_kwargs: { k: 5 } }, /^k: expected 5, got 4/],
+    ["earlier", { activation_fn: "topk" }, /^activation_fn_str: expected topk, got "relu"/],
+    [
+      "attention",
+      { "metadata.model_from_pretrained_kwargs": { fold_value_biases: true } },
+      /^metadata\.model_from_pretrained_kwargs\.fold_value_biases: expected false for SAEs of attn_z\.1/,
+    ],
+    [
+      "attention",
+      { model_from_pretrained_kwargs: { refactor_factored_attn_matrices: true } },
+      /^model_from_pretrained_kwargs\.refactor_factored_attn_matrices: /,
+    ],
+    [
+      "standard",
+      { "metadata.model_from_pretrained_kwargs": { revision: "step3000" } },
+      /kwargs\.revision: expected main, got "step3000"/,
+    ],
+    [
+      "standard",
+      { "metadata.model_from_pretrained_kwargs": { rescale: true } },
+      /kwargs\.rescale: expected a field that is known/,
+    ],
+    ["learning", { "buffer.io": "in" }, /^buffer\.io: expected out \(the module's output\), got "in"/],
+    ["learning", { "buffer.io": "in_and_out" }, /^buffer\.io: .*Transcoders are not supported/],
+    ["relu", { "buffer.layer": 1 }, /^buffer\.layer: expected none \(all heads together\)/],
+    ["relu", { "trainer.activation_dim": 9 }, /^trainer\.activation_dim: expected 8, as in .*got 9/],
+    ["relu", { "buffer.d_submodule": 9 }, /^buffer\.d_submodule: expected 8/],
+    ["relu", { "trainer.k": 4 }, /^trainer\.k: expected a field that is known/],
+    ["relu", { "trainer.input_scale": 4 }, /^trainer\.input_scale: expected a field that is known/],
+    ["relu", { normalization: {} }, /^normalization: expected a field that is known/],
+    ["sparsify", { signed: true }, /^signed: expected false, got true/],
+    ["sparsify", { normalize_io: true }, /^normalize_io: expected a field that is known/],
+    ["sparsify", { num_latents: 32 }, /^num_latents: expected 24/],
+    ["llamaScope", { use_decoder_bias: false }, /^use_decoder_bias: expected true/],
+    [
+      "llamaScope",
+      { "dataset_average_activation_norm.out": 3 },
+      /^dataset_average_activation_norm\.out: expected 1\.9/,
+    ],
+    ["llamaScope", { skip_bos: true }, /^skip_bos: expected a field that is known/],
+    ["llamaScope", { d_sae: 25 }, /^d_sae: expected 24/],
+  ])("%s with %j", async (format, change, message) => {
+    expect(await opened(format, change)).toMatch(message);
+  });
+});
+
+/** Fields that the libraries' releases write and that change nothing. */
+describe("settings that published files have are accepted:", () => {
+  test.each<[string, Format, Change]>([
+    [
+      "a runner's whole configuration of SAELens 0.1",
+      "earlier",
+      {
+        ...{ dataset_path: "text", is_dataset_tokenized: false, context_size: 128, use_cached_activations: false },
+        ...{
+          cached_activations_path: "activations",
+          n_batches_in_buffer: 128,
+          total_training_tokens: 3e8,
+          device: "mps",
+        },
+        ...{ store_batch_size: 32, seed: 42, b_dec_init_method: "geometric_median", expansion_factor: 32, lr: 4e-4 },
+        ...{ from_pretrained_path: null, l1_coefficient: 8e-5, lr_scheduler_name: null, lr_warm_up_steps: 5000 },
+        ...{ train_batch_size: 4096, use_ghost_grads: false, feature_sampling_window: 1000, feature_reinit_scale: 0.2 },
+        ...{ feature_sampling_method: null, resample_batches: 1028, dead_feature_window: 5000, log_to_wandb: true },
+        ...{ dead_feature_estimation_method: "no_fire", dead_feature_threshold: 1e-8, wandb_project: "p" },
+        ...{ wandb_entity: null, wandb_log_frequency: 100, n_checkpoints: 10, checkpoint_path: "c", run_name: "r" },
+        ...{ tokens_per_buffer: 67108864, noise_scale: 0, finetuning_scaling_factor: false, prepend_bos: true },
+      },
+    ],
+    [
+      "SAELens 5's",
+      "earlier",
+      {
+        ...{
+          architecture: "standard",
+          apply_b_dec_to_input: true,
+          dataset_trust_remote_code: true,
+          seqpos_slice: [null],
+        },
+        ...{
+          activation_fn_kwargs: {},
+          model_from_pretrained_kwargs: { center_writing_weights: false },
+          neuronpedia_id: "n",
+        },
+        ...{ mse_loss_normalization: null, scale_sparsity_penalty_by_decoder_norm: true, jumprelu_bandwidth: 0.001 },
+      },
+    ],
+    [
+      "SAELens 6's metadata",
+      "standard",
+      {
+        ...{ "metadata.model_class_name": "HookedTransformer", "metadata.training_architecture": "standard" },
+        ...{ "metadata.sequence_separator_token": "bos", "metadata.disable_concat_sequences": false },
+        ...{
+          "metadata.exclude_special_tokens": true,
+          "metadata.hook_head_index": null,
+          "metadata.seqpos_slice": [null],
+        },
+        "metadata.model_from_pretrained_kwargs": { dtype: "bfloat16", fold_ln: false, fold_value_biases: true },
+      },
+    ],
+    [
+      "a trainer's and a buffer's of dictionary_learning",
+      "relu",
+      {
+        ...{ "trainer.trainer_class": "PAnnealTrainer", "trainer.sparsity_function": "Lp^p", "trainer.p_end": 0.2 },
+        ...{
+          "trainer.anneal_start": 10000,
+          "trainer.wandb_name": "w",
+          "trainer.seed": null,
+          "trainer.device": "cuda:0",
+        },
+        ...{ "buffer.io": "out", "buffer.d_submodule": 8, "buffer.n_ctxs": 30000, "buffer.refresh_batch_size": 128 },
+      },
+    ],
+    [
+      "Llama Scope's",
+      "llamaScope",
+      {
+        ...{ device: "cuda:0", seed: 42, dtype: "torch.bfloat16", expansion_factor: 3, bias_init_method: "all_zero" },
+        ...{ decoder_exactly_fixed_norm: false, sparsity_include_decoder_norm: true, use_glu_encoder: false, lp: 1 },
+        ...{ init_decoder_norm: 0.5, init_encoder_norm: null, init_encoder_with_decoder_transpose: true, top_k: 50 },
+        ...{
+          l1_coefficient: 8e-5,
+          l1_coefficient_warmup_steps: 78125,
+          k_warmup_steps: 78125,
+          use_batch_norm_mse: true,
+        },
+        ...{ use_ghost_grads: false, tp_size: 1, ddp_size: 1 },
+      },
+    ],
+  ])("%s", async (_, format, change) => {
+    expect(await opened(format, change)).toBeUndefined();
+  });
+});
