@@ -61,7 +61,32 @@ const formats: [string, string, string, string][] = [
   ["plain/layer_1.npz", "plain/layer_1", "resid_post.1", "jumprelu"],
   ["plain/layer_2.pt", "plain/layer_2", "resid_post.2", "jumprelu"],
   ["plain/layer_0.pt", "dictionary-learning/standard", "resid_post.0", "relu"],
+  ["plain/layer_3.npz", "plain/layer_3", "resid_post.3", "jumprelu"],
+  ["plain/layer_4.pt", "plain/layer_4", "resid_post.4", "topk"],
+  ["plain/layer_5.npz", "plain/layer_5", "resid_post.5", "topk"],
+  ["circuit-tracer/jumprelu/layer_1.safetensors", "circuit-tracer/jumprelu/layer_1", "resid_post.1", "jumprelu"],
+  ["circuit-tracer/topk/layer_0.safetensors", "circuit-tracer/topk/layer_0", "mlp_out.0", "topk"],
+  ...(
+    [
+      ["resid_post_all/layer_1", "resid_post.1"],
+      ["attn_out/layer_0", "attn_z.0"],
+      ["mlp_out/layer_1", "mlp_out.1"],
+    ] as const
+  ).map(([folder, site]): [string, string, string, string] => {
+    const path = `gemma-scope-2-tiny-pt/${folder}_width_16k_l0_small/params`;
+    return [`${path}.safetensors`, path, site, "jumprelu"];
+  }),
+  [
+    "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6/params.npz",
+    "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6/params",
+    "embed",
+    "jumprelu",
+  ],
+  ["SAE-Res-Qwen3-tiny-L0_4/layer1.sae.pt", "SAE-Res-Qwen3-tiny-L0_4/layer1.sae", "resid_post.1", "topk"],
+  ["sae-lens/log-threshold/sae_weights.safetensors", "sae-lens/log-threshold", "resid_post.1", "jumprelu"],
 ];
+
+const circuitTracer = /^circuit-tracer/;
 
 let root: Folder;
 let expected: TensorFile;
@@ -141,7 +166,7 @@ describe("a folder", () => {
 
   test("without any says what was looked for", async () => {
     await expect(openDictionaries(memoryFolder("empty", { "readme.txt": new Uint8Array(1) }))).rejects.toThrow(
-      /^SAEs: expected one of SAELens folders .*params\.npz; layer_0\.safetensors, \.npz or \.pt; .*ae\.pt; Llama Scope .*; sparsify .*; OpenAI.*, got none of them in empty\. Check the folder\.$/,
+      /^SAEs: expected one of SAELens folders .*params\.npz; .*params\.safetensors; .*layer0\.sae\.pt; layer_0\.safetensors, \.npz or \.pt; .*ae\.pt; Llama Scope .*; sparsify .*; OpenAI.*, got none of them in empty\. Check the folder\.$/,
     );
     await expect(openDictionary(memoryFolder("here", {}), "weights.bin")).rejects.toThrow(
       /^SAE: expected one of .*, got here\/weights\.bin\. Give it a name of its format\.$/,
@@ -227,7 +252,9 @@ test("dictionaries are told by the names of files that are not there yet", async
   const path = "layer_1/width_16k/average_l0_71/params.npz";
   expect(list([path], "models--google--gemma-scope-2b-pt-att")).toEqual([[path, "attn_z.1", 1]]);
   for (const [path] of formats) {
-    const [listed] = listDictionaries([path], fixtures);
+    // Settings that say more than the name may lie beside.
+    const beside = circuitTracer.test(path) ? [path.replace(/[^/]+$/, "config.yaml")] : [];
+    const [listed] = listDictionaries([path, ...beside], fixtures);
     const dictionary = await openDictionary(root, path);
     expect(listed!.site ?? dictionary.site).toBe(dictionary.site);
     await dictionary.close();

@@ -22,6 +22,10 @@ const formats = {
     folder: "llama-scope/Llama3_1-8B-Base-L1M-8x",
     files: ["checkpoints/final.safetensors", "hyperparams.json"],
   },
+  gemmaScope2: {
+    folder: "gemma-scope-2-tiny-pt/resid_post_all/layer_1_width_16k_l0_small",
+    files: ["params.safetensors", "config.json"],
+  },
   layer: { folder: "layers", files: ["layer_1.safetensors", ""] },
 } as const;
 type Format = keyof typeof formats;
@@ -99,6 +103,8 @@ describe("a tensor that is not understood is refused by its name:", () => {
     ["layer", "scaling_factor", [F]],
     ["layer", "b_gate", [F]],
     ["layer", "input_mean", [D]],
+    ["gemmaScope2", "affine_skip_connection", [D, D]],
+    ["gemmaScope2", "log_threshold", [F]],
   ])("%s with %s", async (format, name, shape) => {
     expect(await opened(format, {}, { [name]: shape })).toContain(`tensor ${name}: expected none in an SAE`);
   });
@@ -164,6 +170,26 @@ describe("a setting that is not understood is refused by its name:", () => {
     ],
     ["llamaScope", { skip_bos: true }, /^skip_bos: expected a field that is known/],
     ["llamaScope", { d_sae: 25 }, /^d_sae: expected 24/],
+    ["gemmaScope2", { type: "transcoder" }, /^type: expected sae, got "transcoder" .*Transcoders are not supported/],
+    ["gemmaScope2", { affine_connection: true }, /^affine_connection: expected false/],
+    ["gemmaScope2", { architecture: "topk" }, /^architecture: expected jump_relu/],
+    ["gemmaScope2", { input_scale: 2 }, /^input_scale: expected a field that is known/],
+    ["gemmaScope2", { width: 16384 }, /^width: expected 24/],
+    [
+      "gemmaScope2",
+      { hf_hook_point_out: "model.layers.1.post_feedforward_layernorm.output" },
+      /^hf_hook_point_out: expected model\.layers\.1\.output, the input, .*Transcoders are not supported/,
+    ],
+    [
+      "gemmaScope2",
+      { hf_hook_point_in: "model.layers.0.output", hf_hook_point_out: null },
+      /^hf_hook_point_in: expected resid_post\.1, as the folders say/,
+    ],
+    [
+      "gemmaScope2",
+      { hf_hook_point_in: "model.layers.1.mlp.output", hf_hook_point_out: null },
+      /^hf_hook_point_in: expected model\.layers\.<block>\. and one of output, /,
+    ],
   ])("%s with %j", async (format, change, message) => {
     expect(await opened(format, change)).toMatch(message);
   });
@@ -256,5 +282,79 @@ describe("settings that published files have are accepted:", () => {
     ],
   ])("%s", async (_, format, change) => {
     expect(await opened(format, change)).toBeUndefined();
+  });
+});
+
+describe("files whose names tell what they are:", () => {
+  const fixture = (path: string) => readFileSync(`${fixtures}/${path}`);
+  const failure = async (files: Record<string, Uint8Array | string>, path: string, folder = "f") => {
+    const bytes = Object.entries(files).map(([name, value]) => [name, Buffer.from(value)] as const);
+    const opening = openDictionary(memoryFolder(folder, Object.fromEntries(bytes)), path);
+    const error = await opening.then(
+      (dictionary) => dictionary.close(),
+      (e: unknown) => e as Error,
+    );
+    return error?.message;
+  };
+  const qwen = fixture("SAE-Res-Qwen3-tiny-L0_4/layer1.sae.pt");
+  const tracer = fixture("circuit-tracer/jumprelu/layer_1.safetensors");
+  const settings = fixture("circuit-tracer/jumprelu/config.yaml").toString();
+
+  test("an npz or pt with a tensor, a number or a list that nobody reads", async () => {
+    expect(await failure({ "layer_0.npz": fixture("refused/skip.npz") }, "layer_0.npz")).toMatch(/^tensor W_skip: /);
+    expect(await failure({ "layer_0.pt": fixture("refused/number.pt") }, "layer_0.pt")).toMatch(
+      /^tensor input_scale: /,
+    );
+    expect(await failure({ "layer_0.pt": fixture("refused/list.pt") }, "layer_0.pt")).toMatch(/^tensor groups: /);
+  });
+
+  test("Gemma Scope 2's transcoders, and an SAE without config.json and folders", async () => {
+    const params = fixture("gemma-scope-2-tiny-pt/mlp_out/layer_1_width_16k_l0_small/params.safetensors");
+    const path = "transcoder_all/layer_1_width_16k_l0_small/params.safetensors";
+    expect(await failure({ [path]: params }, path)).toMatch(/got a transcoder .*Transcoders are not supported\.$/);
+    expect(await failure({ "a/params.safetensors": params }, "a/params.safetensors")).toMatch(
+      /^SAE: expected config\.json/,
+    );
+  });
+
+  test("Qwen-Scope's without its folder's name, or with one of another width", async () => {
+    expect(await failure({ "layer1.sae.pt": qwen }, "layer1.sae.pt", "saes")).toMatch(
+      /^k: expected a folder .*got none/,
+    );
+    expect(await failure({ "layer1.sae.pt": qwen }, "layer1.sae.pt", "SAE-Res-Qwen3-tiny-W32K-L0_4")).toMatch(
+      /^SAE width: expected 32768/,
+    );
+    expect(await failure({ "layer1.sae.pt": qwen }, "layer1.sae.pt", "SAE-Res-Qwen3-tiny-L0_30")).toMatch(
+      /^k: expected 1 to 24/,
+    );
+  });
+
+  test("circuit-tracer's: transcoders by their hooks or folder, unknown settings, other YAML", async () => {
+    const withSettings = (text: string, file = tracer) =>
+      failure({ "layer_1.safetensors": file, "config.yaml": text }, "layer_1.safetensors");
+    expect(await withSettings(settings)).toBeUndefined();
+    expect(await withSettings(settings.replace("output_hook: hook_resid_post", "output_hook: hook_mlp_out"))).toMatch(
+      /^feature_output_hook: expected hook_resid_post, .*got "hook_mlp_out" .*Transcoders are not supported/,
+    );
+    expect(await withSettings(settings.replaceAll("hook_resid_post", "hook_resid_mid"))).toMatch(
+      /^feature_input_hook: /,
+    );
+    expect(await withSettings(`${settings}input_scale: 2\n`)).toMatch(/^input_scale: expected a field that is known/);
+    expect(await withSettings(`${settings}activation: relu\n`)).toMatch(/^activation: expected jump_relu or jumprelu/);
+    expect(await withSettings("model_kind: [")).toMatch(/^config\.yaml: expected a YAML mapping/);
+    expect(await withSettings("learning_rate: 0.1\n")).toBeUndefined();
+    const skip = Buffer.from(await withTensors(tracer, { W_skip: [D, D] }));
+    expect(await withSettings(settings, skip)).toMatch(/^tensor W_skip: /);
+    expect(await failure({ "layer_1.safetensors": tracer }, "layer_1.safetensors", "llama-transcoders")).toMatch(
+      /got a transcoder .*Transcoders are not supported/,
+    );
+    expect(await failure({ "layer_1.safetensors": tracer }, "layer_1.safetensors")).toBeUndefined();
+  });
+
+  test("a layer's file with W_enc[F,D] and no thresholds, as transcoders have it", async () => {
+    const topk = fixture("circuit-tracer/topk/layer_0.safetensors");
+    expect(await failure({ "layer_0.safetensors": topk }, "layer_0.safetensors")).toMatch(
+      /^SAE weight W_dec: expected shape/,
+    );
   });
 });

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -41,6 +42,25 @@ function saeLens(folder: string, D: number, config: object): Record<string, Uint
   return {
     [`${folder}/cfg.json`]: JSON.stringify({ d_in: D, d_sae: F, activation_fn_str: "relu", ...config }),
     [`${folder}/sae_weights.safetensors`]: writeSafetensors(tensors),
+  };
+}
+
+/** The files of a Gemma Scope 2 SAE; without a place there is no config.json. */
+function gemmaScope2(folder: string, D: number, point?: string): Record<string, Uint8Array | string> {
+  const shapes = { w_enc: [D, F], w_dec: [F, D], b_enc: [F], b_dec: [D], threshold: [F] };
+  const tensors = Object.entries(shapes).map(([name, shape]) => {
+    return [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b)).fill(folder.length) }] as const;
+  });
+  const config = {
+    hf_hook_point_in: point,
+    hf_hook_point_out: point,
+    architecture: "jump_relu",
+    width: F,
+    type: "sae",
+  };
+  return {
+    [`${folder}/params.safetensors`]: writeSafetensors(new Map(tensors)),
+    ...(point === undefined ? {} : { [`${folder}/config.json`]: JSON.stringify(config) }),
   };
 }
 
@@ -143,6 +163,36 @@ describe("a preset", () => {
     expect(Math.abs(sum)).toBeLessThan(1e-3);
   });
 
+  it("of Gemma Scope 2 fetches params.safetensors, and config.json where there is one", async () => {
+    const path = (kind: string, layer: number, variant = "16k_l0_big") => `${kind}/layer_${layer}_width_${variant}`;
+    hub.repos.set("google/gemma-scope-2-270m-pt", {
+      files: {
+        ...gemmaScope2(path("resid_post_all", 4), 640, "model.layers.4.output"),
+        ...gemmaScope2(path("attn_out_all", 4), 1024, "model.layers.4.self_attn.o_proj.input"),
+        ...gemmaScope2(path("mlp_out_all", 4), 640),
+        ...gemmaScope2(path("resid_post_all", 4, "16k_l0_small"), 640, "not wanted"),
+        ...gemmaScope2(path("transcoder_all", 4), 640, "not wanted"),
+        [`${path("resid_post_all", 5)}/params.safetensors`]: "not wanted",
+      },
+    });
+    const choose: ChooseSites = (there) => chooseSites(there, null, new Set([4]));
+    const found = await opened("gemma-scope-2-270m-pt-16k", choose, model(18, 640, 1024), "gemma-3-270m");
+    expect([...found].map(([site, { width }]) => [site, width]).sort()).toEqual([
+      ["attn_z.4", 1024],
+      ["mlp_out.4", 640],
+      ["resid_post.4", 640],
+    ]);
+    expect(files()).toEqual([
+      "attn_out_all/layer_4_width_16k_l0_big/config.json",
+      "attn_out_all/layer_4_width_16k_l0_big/params.safetensors",
+      "mlp_out_all/layer_4_width_16k_l0_big/params.safetensors",
+      "resid_post_all/layer_4_width_16k_l0_big/config.json",
+      "resid_post_all/layer_4_width_16k_l0_big/params.safetensors",
+    ]);
+    await hub.stop();
+    expect(await opened("gemma-scope-2-270m-pt-16k", choose, model(18, 640, 1024), "gemma-3-270m")).toEqual(found);
+  });
+
   it("for another model is refused by width, by depth, and by name", async () => {
     const all: ChooseSites = (there) => there;
     const refused = /^SAEs: expected some of .*, got gemma-2b-res-jb, of gemma-2b\. /;
@@ -189,6 +239,20 @@ describe("the presets", () => {
     expect(modelPreset("gemma-2-2b")?.saes).toBe("gemma-scope-2b-pt-res-16k");
   });
 
+  test("of Gemma Scope 2 and Qwen-Scope cover all blocks of their models, with files of the size that is published", () => {
+    const sites = (name: string) => saePreset(name)!.saes.map(({ site }) => site);
+    expect(sites("gemma-scope-2-270m-pt-16k")).toHaveLength(3 * 18);
+    expect(sites("gemma-scope-2-1b-pt-att-16k").at(-1)).toBe("attn_z.25");
+    expect(sites("qwen-scope-1.7b-base-l0-100")).toHaveLength(28);
+    expect(saePreset("qwen-scope-8b-base-l0-50")!.saes[35]).toMatchObject({
+      site: "resid_post.35",
+      repo: "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50",
+      files: ["layer35.sae.pt"],
+    });
+    // The thresholds and the file's header are the rest.
+    expect(151_131_000 - 4 * 16384 - saeBytes(1152, 16384)).toBeLessThan(1000);
+  });
+
   test("of Gemma Scope cover all 26 blocks, and their size is that of the published files", () => {
     const { saes } = saePreset("gemma-scope-2b-pt-res-16k")!;
     expect(saes.map(({ site }) => site).sort(compareSites)).toEqual(
@@ -197,6 +261,43 @@ describe("the presets", () => {
     // The archive's own headers are the rest.
     expect(302_131_416 - saeBytes(2304, 16384)).toBeLessThan(2000);
     expect(302_131_416 - saeBytes(2304, 16384)).toBeGreaterThan(0);
+  });
+});
+
+describe("a folder of the hub", () => {
+  const all: ChooseSites = (there) => there;
+
+  it("with * in its name stands for all layers of one kind", async () => {
+    const folders = [0, 1].flatMap((layer) =>
+      ["small", "big"].map((l0) => [`resid_post_all/layer_${layer}_width_16k_l0_${l0}`, layer] as const),
+    );
+    hub.repos.set("google/gemma-scope-2-270m-it", {
+      files: {
+        ...Object.assign({}, ...folders.map(([path, layer]) => gemmaScope2(path, 640, `model.layers.${layer}.output`))),
+        ...gemmaScope2("transcoder_all/layer_0_width_16k_l0_small", 640, "another"),
+        "clt/width_262k_l0_medium_affine/params_layer_0.safetensors": "another",
+      },
+    });
+    const repo = "google/gemma-scope-2-270m-it";
+    const one = await opened(`${repo}/resid_post_all/layer_*_width_16k_l0_small`, all, model(18, 640), "./mine");
+    expect([...one.keys()]).toEqual(["resid_post.0", "resid_post.1"]);
+    expect(files().filter((path) => !path.includes("small"))).toEqual([]);
+    await expect(opened(`${repo}/resid_post_all`, all, model(18, 640), "./mine")).rejects.toThrow(
+      /^SAEs: expected one for resid_post\.0, got .*small.* and .*big.* \* stands for any part/,
+    );
+    await expect(opened(`${repo}/transcoder_all/layer_0*`, all, model(18, 640), "./mine")).rejects.toThrow(
+      /^SAE: expected one that reads and writes one site, got a transcoder/,
+    );
+  });
+
+  it("of Qwen-Scope tells k by the repository's name", async () => {
+    const bytes = readFileSync("test/fixtures/dictionaries/SAE-Res-Qwen3-tiny-L0_4/layer1.sae.pt");
+    hub.repos.set("Qwen/SAE-Res-Qwen3-tiny-L0_3", { files: { "layer0.sae.pt": bytes, "layer1.sae.pt": bytes } });
+    const choose: ChooseSites = (there) => chooseSites(there, null, new Set([1]));
+    const found = await opened("Qwen/SAE-Res-Qwen3-tiny-L0_3", choose, model(2, 8), "./mine");
+    expect([...found.keys()]).toEqual(["resid_post.1"]);
+    expect(found.get("resid_post.1")!.encoder.activation).toEqual({ kind: "topk", k: 3 });
+    expect(files()).toEqual(["layer1.sae.pt"]);
   });
 });
 

@@ -8,7 +8,7 @@ import { modelPreset, modelPresets, type PresetSae } from "./presets.ts";
 export interface HubPath {
   /** `organisation/name` */
   readonly id: string;
-  /** The folder or file; empty for the whole repository. */
+  /** The folder or file; `*` stands for any part of a name; empty for the whole repository. */
   readonly inner: string;
   /** Branch, tag or commit. */
   readonly revision: string;
@@ -112,9 +112,11 @@ export function presetWants(saes: readonly PresetSae[], pull: string): Want[] {
     pull,
     choose(there) {
       const has = new Set(there);
-      const needed = saes.filter((sae) => sae.repo === id).flatMap((sae) => sae.files);
+      const its = saes.filter((sae) => sae.repo === id);
+      const needed = its.flatMap((sae) => sae.files);
+      const optional = its.flatMap((sae) => sae.optional ?? []);
       return {
-        wanted: needed.filter((path) => has.has(path)),
+        wanted: [...needed, ...optional].filter((path) => has.has(path)),
         missing: needed.filter((path) => !has.has(path)),
       };
     },
@@ -162,17 +164,17 @@ export function dictionariesIn(
   folder: string,
   chosen: (sites: readonly SiteName[]) => readonly SiteName[],
 ) {
-  const inside = there.filter((path) => inner === "" || path === inner || path.startsWith(`${inner}/`));
+  const parts = inner.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
+  const inside = inner === "" ? /^/ : new RegExp(`^${parts.join("[^/]*")}(?:/|$)`);
   // Settings may lie beside a file that is named by itself.
-  const paths = new Set(inside.flatMap((path) => listDictionaries([path], folder).map((found) => found.path)));
-  const found = listDictionaries(there, folder).filter(({ path }) => paths.has(path));
+  const found = listDictionaries(there, folder, (path) => inside.test(path));
   const bySite = new Map<SiteName, string>();
   for (const { path, site } of found) {
     if (site === undefined) continue;
     const other = bySite.get(site);
     if (other !== undefined) {
       throw new UserError(
-        `SAEs: expected one for ${site}, got ${other} and ${path} on the hub. Name the folder of the one to use.`,
+        `SAEs: expected one for ${site}, got ${other} and ${path} on the hub. Name the folder of the one to use; * stands for any part of a folder's name.`,
       );
     }
     bySite.set(site, path);

@@ -21,6 +21,8 @@ export interface PresetSae {
   readonly path: string;
   /** All its files. */
   readonly files: readonly string[];
+  /** Files that are fetched as well where the repository has them. */
+  readonly optional?: readonly string[];
   /** Settings that its cfg.json lacks. */
   readonly settings?: Readonly<Record<string, unknown>>;
 }
@@ -43,7 +45,10 @@ export const modelPresets: readonly ModelPreset[] = [
   preset("pythia-70m-deduped", "EleutherAI/pythia-70m-deduped", "70 M", "pythia-70m-deduped-sm"),
   preset("gpt2", "openai-community/gpt2", "124 M", "gpt2-res-jb"),
   preset("tinyllama", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "1.1 B"),
-  { ...preset("gemma-3-270m", "google/gemma-3-270m", "270 M"), gated: true },
+  { ...preset("gemma-3-270m", "google/gemma-3-270m", "270 M", "gemma-scope-2-270m-pt-res-16k"), gated: true },
+  { ...preset("gemma-3-1b", "google/gemma-3-1b-pt", "1 B", "gemma-scope-2-1b-pt-res-16k"), gated: true },
+  preset("qwen3-1.7b-base", "Qwen/Qwen3-1.7B-Base", "1.7 B", "qwen-scope-1.7b-base-l0-50"),
+  preset("qwen3-8b-base", "Qwen/Qwen3-8B-Base", "8.2 B", "qwen-scope-8b-base-l0-50"),
   { ...preset("gemma-2b", "google/gemma-2b", "2.5 B", "gemma-2b-res-jb"), gated: true },
   { ...preset("gemma-2-2b", "google/gemma-2-2b", "2.6 B", "gemma-scope-2b-pt-res-16k"), gated: true },
 ];
@@ -122,6 +127,72 @@ function gemmaScope(name: string, releases: readonly Release[], width: Width): S
   };
 }
 
+/** Models that Gemma Scope 2 has SAEs of: layers, D, and what goes into the output projection, 4 heads of 256. */
+const gemma3 = {
+  "270m": { layers: 18, width: 640, heads: 1024 },
+  "1b": { layers: 26, width: 1152, heads: 1024 },
+} as const;
+
+/** Gemma Scope 2's kinds, by the names of ours in a preset, with their folders of SAEs at all layers. */
+const gemmaScope2Folders = {
+  res: { kind: "resid_post", folder: "resid_post_all" },
+  mlp: { kind: "mlp_out", folder: "mlp_out_all" },
+  att: { kind: "attn_z", folder: "attn_out_all" },
+} as const;
+
+/**
+ * Gemma Scope 2 on Gemma 3, pretrained: those with 16,384 features at all layers, with the larger of their two L0 (60 to 120, from the first layer
+ * to the last). Names from the list of releases of SAELens.
+ */
+function gemmaScope2(size: keyof typeof gemma3, kinds: readonly (keyof typeof gemmaScope2Folders)[]): SaePreset {
+  const { layers, width, heads } = gemma3[size];
+  const name = ["gemma-scope-2", size, "pt", ...(kinds.length === 1 ? kinds : []), "16k"].join("-");
+  return {
+    name,
+    model: `gemma-3-${size}`,
+    features: 16384,
+    inputWidth: Object.fromEntries(
+      kinds.map((k) => [gemmaScope2Folders[k].kind, gemmaScope2Folders[k].kind === "attn_z" ? heads : width]),
+    ),
+    saes: kinds.flatMap((k) =>
+      blocks(layers).map((layer) => {
+        const { kind, folder } = gemmaScope2Folders[k];
+        const inner = `${folder}/layer_${layer}_width_16k_l0_big`;
+        const path = `${inner}/params.safetensors`;
+        const optional = [`${inner}/config.json`];
+        return {
+          site: siteName({ kind, layer }),
+          repo: `google/gemma-scope-2-${size}-pt`,
+          path,
+          files: [path],
+          optional,
+        };
+      }),
+    ),
+  };
+}
+
+/** Models that Qwen-Scope has SAEs of, among those that can be run: layers, D, and thousands of features. */
+const qwen3 = {
+  "1.7b": { repo: "Qwen3-1.7B-Base-W32K", layers: 28, width: 2048, features: 32 },
+  "8b": { repo: "Qwen3-8B-Base-W64K", layers: 36, width: 4096, features: 64 },
+} as const;
+
+/** Qwen-Scope's TopK SAEs of k codes, one file for each block. */
+function qwenScope(size: keyof typeof qwen3, k: 50 | 100): SaePreset {
+  const { repo, layers, width, features } = qwen3[size];
+  return {
+    name: `qwen-scope-${size}-base-l0-${k}`,
+    model: `qwen3-${size}-base`,
+    features: 1024 * features,
+    inputWidth: { resid_post: width },
+    saes: blocks(layers).map((layer) => {
+      const path = `layer${layer}.sae.pt`;
+      return { site: `resid_post.${layer}`, repo: `Qwen/SAE-Res-${repo}-L0_${k}`, path, files: [path] };
+    }),
+  };
+}
+
 /** An SAE in SAELens' layout: two files in a folder. */
 function saeLens(site: SiteName, repo: string, folder: string, settings?: PresetSae["settings"]): PresetSae {
   const path = `${folder}/sae_weights.safetensors`;
@@ -154,6 +225,18 @@ export const saePresets: readonly SaePreset[] = [
   gemmaScope("gemma-scope-2b-pt-mlp-65k", ["mlp"], "65k"),
   gemmaScope("gemma-scope-2b-pt-att-65k", ["att"], "65k"),
   gemmaScope("gemma-scope-2b-pt-65k", ["att", "mlp", "res"], "65k"),
+  gemmaScope2("270m", ["res"]),
+  gemmaScope2("270m", ["mlp"]),
+  gemmaScope2("270m", ["att"]),
+  gemmaScope2("270m", ["att", "mlp", "res"]),
+  gemmaScope2("1b", ["res"]),
+  gemmaScope2("1b", ["mlp"]),
+  gemmaScope2("1b", ["att"]),
+  gemmaScope2("1b", ["att", "mlp", "res"]),
+  qwenScope("1.7b", 50),
+  qwenScope("1.7b", 100),
+  qwenScope("8b", 50),
+  qwenScope("8b", 100),
   {
     name: "gemma-2b-res-jb",
     model: "gemma-2b",

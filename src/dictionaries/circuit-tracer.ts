@@ -13,8 +13,11 @@ export const circuitTracerFile = "config.yaml";
 /** The tensor of a JumpReLU's thresholds [F], as circuit-tracer names it. */
 export const circuitTracerThreshold = "activation_function.threshold";
 
+/** Fields of which each set of circuit-tracer's has one. */
+const itsFields = ["model_kind", "feature_input_hook", "feature_output_hook", "transcoders"];
+
 /**
- * The settings of circuit-tracer's files in a folder, or undefined where there is no config.yaml.
+ * The settings of circuit-tracer's files in a folder, or undefined where there is no config.yaml of its own.
  *
  * @throws UserError if the file is no YAML
  */
@@ -25,7 +28,8 @@ export async function circuitTracerSettings(folder: Folder): Promise<SettingsRea
     const text = new TextDecoder().decode(await source.read(0, Math.min(source.size, largestConfig)));
     const value: unknown = parse(text, { maxAliasCount: 0 });
     if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("it is not a mapping");
-    return new SettingsReader(value as Record<string, unknown>, source.name);
+    const isIts = itsFields.some((field) => Object.hasOwn(value, field));
+    return isIts ? new SettingsReader(value as Record<string, unknown>, source.name) : undefined;
   } catch (error) {
     if (error instanceof UserError) throw error;
     const [reason] = messageOf(error).split("\n");
@@ -54,21 +58,20 @@ export function describeCircuitTracer(
   settings: SettingsReader | undefined,
   folder: Folder,
 ): DictionarySource {
-  const isJump = file.tensors.has(circuitTracerThreshold);
+  const threshold = [circuitTracerThreshold, "threshold"].find((name) => file.tensors.has(name));
   if (/transcoder/i.test(folder.name) && !settings) {
     throw new UserError(
       `SAE: expected one that reads and writes one site, got a transcoder in ${file.source.name}. Transcoders are not supported.`,
     );
   }
-  const found = settings ? settingsOf(settings, site, isJump) : { site, activation: undefined };
+  const found = settings ? settingsOf(settings, site, threshold !== undefined) : { site, activation: undefined };
   const [rows, columns] = file.tensors.get("W_enc")?.shape ?? [];
   const [features] = file.tensors.get("b_enc")?.shape ?? [];
+  const transposed = settings !== undefined || (rows === features && columns !== features);
   return {
     site: found.site,
-    names: { ...plainNames, encoder: { tensor: "W_enc", transposed: rows === features && columns !== features } },
-    activation: isJump
-      ? { kind: "jumprelu", threshold: circuitTracerThreshold }
-      : (found.activation ?? { kind: "relu" }),
+    names: { ...plainNames, encoder: { tensor: "W_enc", transposed } },
+    activation: threshold !== undefined ? { kind: "jumprelu", threshold } : (found.activation ?? { kind: "relu" }),
     subtractDecoderBias: false,
   };
 }

@@ -19,7 +19,7 @@ const kinds: Readonly<Record<string, SiteKind>> = {
 /**
  * Opens a Gemma Scope SAE (arXiv:2408.05147), `…/layer_20/width_16k/average_l0_71/params.npz`; see `describePlain` for the formula. The site comes
  * from the path: the layer from its folder, the kind from the release (`gemma-scope-2b-pt-att`) or a folder of that name (`att`, `attn_z`), and
- * resid_post without either; `embedding/…` is the model's embedding. The source is closed with the dictionary, and when opening fails.
+ * resid_post without either; `embedding/…` is the model's embedding, which those SAEs read before Gemma multiplies it with √D. The source is closed with the dictionary, and when opening fails.
  *
  * @param path with all that is known of the folders above
  * @throws UserError if the file is damaged or lacks a tensor, or the path names no layer or a transcoder
@@ -29,8 +29,10 @@ export async function openGemmaScope(source: ByteSource, path: string): Promise<
     const site = siteOfPath(path);
     const file = await openNpz(source);
     const active = /\/average_l0_(\d+)\//.exec(path)?.[1];
+    const [D = 1] = file.tensors.get("W_enc")?.shape ?? [];
     return dictionaryOf(file, {
       ...(await describePlain(file, site)),
+      ...(site === "embed" && { inputScale: 1 / Math.sqrt(D) }),
       ...(active !== undefined && { meanActive: Number(active) }),
     });
   } catch (error) {

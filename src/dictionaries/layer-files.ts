@@ -10,7 +10,7 @@ import { circuitTracerSettings, circuitTracerThreshold, describeCircuitTracer } 
 import type { Dictionary } from "./dictionary.ts";
 import { describeDictionaryLearning } from "./dictionary-learning.ts";
 import { describeOpenAi } from "./openai.ts";
-import { type ActivationSource, type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
+import { type ActivationSource, type DictionarySource, dictionaryOf, numberIn, plainNames } from "./weights.ts";
 
 /** What a file of one layer is called. */
 export const layerFile = /(?:^|\/)layer_(\d+)\.(safetensors|npz|pt)$/;
@@ -85,14 +85,6 @@ export async function describePlain(file: TensorFile | TorchFile, site: SiteName
     subtractDecoderBias: false,
     known: [...(k !== undefined ? ["k"] : []), ...(hasOnes ? ["scaling_factor"] : [])],
   };
-}
-
-/** A number of a file, as a tensor with one element or beside the tensors. */
-async function numberIn(file: TensorFile | TorchFile, name: string): Promise<number | undefined> {
-  const shape = file.tensors.get(name)?.shape;
-  if (shape?.every((n) => n === 1)) return (await file.read(name))[0];
-  const value = "values" in file ? file.values.get(name) : undefined;
-  return typeof value === "number" ? value : undefined;
 }
 
 function isOne(x: number): boolean {

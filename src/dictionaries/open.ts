@@ -2,12 +2,15 @@ import { type Folder, subfolder } from "../bytes/folder.ts";
 import type { ByteSource } from "../bytes/source.ts";
 import { UserError } from "../errors.ts";
 import { compareSites, type SiteName } from "../site.ts";
+import { circuitTracerFile } from "./circuit-tracer.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { openDictionaryLearning } from "./dictionary-learning.ts";
 import { openGemmaScope, siteOfPath } from "./gemma-scope.ts";
+import { gemmaScope2Files, openGemmaScope2, siteOfGemmaScope2 } from "./gemma-scope-2.ts";
 import { layerFile, openLayerFile, siteOfLayerFile } from "./layer-files.ts";
 import { llamaScopeFiles, openLlamaScope } from "./llama-scope.ts";
 import { openAiFile, openOpenAi } from "./openai.ts";
+import { openQwenScope, qwenScopeFile, siteOfQwenScope } from "./qwen-scope.ts";
 import { openSaeLens, saeLensFiles } from "./sae-lens.ts";
 import { openSparsify, sparsifyFiles } from "./sparsify.ts";
 
@@ -61,8 +64,8 @@ interface Format {
   readonly pattern: RegExp;
   /** Other files that belong to a dictionary, from the folder of that one. */
   readonly beside?: readonly string[];
-  /** The site, where the path alone tells it. */
-  site?(path: string): SiteName;
+  /** The site, where the path alone tells it. @param hasBeside whether the first of `beside` is there */
+  site?(path: string, hasBeside: boolean): SiteName | undefined;
   open(folder: Folder, path: string): Promise<Dictionary>;
 }
 
@@ -80,9 +83,24 @@ const formats: readonly Format[] = [
     open: async (folder, path) => openGemmaScope(await openIn(folder, path), `${folder.name}/${path}`),
   },
   {
+    files: "Gemma Scope 2's resid_post/layer_12_…/params.safetensors",
+    pattern: /(?:^|\/)params\.safetensors$/,
+    beside: gemmaScope2Files,
+    site: siteOfGemmaScope2,
+    open: async (folder, path) =>
+      openGemmaScope2(await openIn(folder, path), parentOf(folder, path), `${folder.name}/${path}`),
+  },
+  {
+    files: "Qwen-Scope's layer0.sae.pt",
+    pattern: qwenScopeFile,
+    site: siteOfQwenScope,
+    open: async (folder, path) => openQwenScope(await openIn(folder, path), `${folder.name}/${path}`),
+  },
+  {
     files: "layer_0.safetensors, .npz or .pt",
     pattern: layerFile,
-    site: siteOfLayerFile,
+    beside: [circuitTracerFile],
+    site: (path, hasBeside) => (hasBeside ? undefined : siteOfLayerFile(path)),
     open: async (folder, path) => openLayerFile(await openIn(folder, path), parentOf(folder, path), path),
   },
   {
@@ -137,16 +155,22 @@ export interface ListedDictionary {
  * The dictionaries among files of these names, before they are fetched.
  *
  * @param name of the folder that the paths are in; folders in it count where a format tells the site by them
+ * @param among the files by which dictionaries may be known; other files may still belong to them
  * @throws UserError for files that are known to be none, as transcoders
  */
-export function listDictionaries(paths: readonly string[], name: string): ListedDictionary[] {
+export function listDictionaries(
+  paths: readonly string[],
+  name: string,
+  among: (path: string) => boolean = () => true,
+): ListedDictionary[] {
   const there = new Set(paths);
-  return paths.flatMap((path) => {
+  return paths.filter(among).flatMap((path) => {
     const format = formats.find(({ pattern }) => pattern.test(`${name}/${path}`));
     if (!format) return [];
     const parent = path.slice(0, path.lastIndexOf("/") + 1);
-    const files = new Set([path, ...(format.beside ?? []).map((file) => parent + file).filter((p) => there.has(p))]);
-    return [{ path, files: [...files], site: format.site?.(`${name}/${path}`) }];
+    const beside = (format.beside ?? []).map((file) => parent + file);
+    const files = new Set([path, ...beside.filter((file) => there.has(file))]);
+    return [{ path, files: [...files], site: format.site?.(`${name}/${path}`, there.has(beside[0] ?? "")) }];
   });
 }
 

@@ -151,6 +151,13 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
   };
 }
 
+/** A number of a file, as a tensor with one element or beside the tensors; undefined if there is none of that name. */
+export async function numberIn(file: TensorFile | TorchFile, name: string): Promise<number | undefined> {
+  if (file.tensors.get(name)?.shape.every((n) => n === 1)) return (await file.read(name))[0];
+  const value = "values" in file ? file.values.get(name) : undefined;
+  return typeof value === "number" ? value : undefined;
+}
+
 type Read = (tensor: string) => Promise<Float32Array>;
 
 /** b_enc[F] and the activation. Gated codes, the magnitude e^r·z + b_mag where the gate is open, are those of a JumpReLU: `weight` is multiplied by e^r. */

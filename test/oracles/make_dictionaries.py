@@ -3,8 +3,9 @@
     python3 test/oracles/make_dictionaries.py
 
 Needs torch, numpy, safetensors, sae-lens 6, dictionary-learning and eai-sparsify. README.md beside this file describes what is written.
-SAELens, dictionary_learning and sparsify write and load their own files. No library on the package index writes Gemma Scope, Llama Scope and
-OpenAI's files: these have the keys that their authors document; Llama Scope is computed by SAELens' loader, the others by the formula in torch.
+SAELens, dictionary_learning and sparsify write and load their own files. No library on the package index writes Gemma Scope, Llama Scope, Qwen-Scope
+and OpenAI's files: these have the keys that their authors document. Llama Scope, Gemma Scope 2 and Qwen-Scope are computed by SAELens' loaders, the
+others by the formula in torch.
 """
 
 import json
@@ -24,10 +25,13 @@ from sae_lens import (
     GatedSAEConfig,
     JumpReLUSAE,
     JumpReLUSAEConfig,
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
     StandardSAE,
     StandardSAEConfig,
     TopKSAE,
     TopKSAEConfig,
+    TrainingSAE,
 )
 from sae_lens.loading import pretrained_sae_loaders
 from safetensors.torch import load_file, save_file
@@ -327,6 +331,154 @@ def gemma_scope(x, generator):
     torch.save(weights | dict(W_enc=torch.nn.ReLU()), broken / "module.pt")
 
 
+def plain_activations(x, generator):
+    """Plain files whose activation is told by log_threshold or by k, by the formula in torch."""
+    shapes = dict(W_enc=(D, F), W_dec=(F, D), b_enc=(F,), b_dec=(D,))
+    weights = {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    log_threshold = 0.5 * torch.randn(F, generator=generator) - 0.7
+    z = x @ weights["W_enc"] + weights["b_enc"]
+    arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+
+    numpy.savez(FIXTURES / "plain/layer_3.npz", **arrays, log_threshold=log_threshold.numpy())
+    codes = z * (z > log_threshold.exp())
+    yield "plain/layer_3", codes, codes @ weights["W_dec"] + weights["b_dec"]
+    for name, k, save in (
+        ("plain/layer_4", 5, lambda k: save_torch("plain/layer_4.pt", weights | dict(k=k))),
+        ("plain/layer_5", 3, lambda k: numpy.savez(FIXTURES / "plain/layer_5.npz", **arrays, k=numpy.int64(k))),
+    ):
+        save(k)
+        codes = top_k(z, k)
+        yield name, codes, codes @ weights["W_dec"] + weights["b_dec"]
+
+    # What no one reads: each must be refused by its name.
+    numpy.savez(FIXTURES / "refused/skip.npz", **arrays, W_skip=numpy.eye(D, dtype=numpy.float32))
+    torch.save(weights | dict(input_scale=2.0), FIXTURES / "refused/number.pt")
+    torch.save(weights | dict(groups=[8, 16]), FIXTURES / "refused/list.pt")
+
+
+def top_k(z, k):
+    top = z.topk(k)
+    return torch.zeros_like(z).scatter_(1, top.indices, top.values.relu())
+
+
+def circuit_tracer(x, generator):
+    """SAEs in the layout of its transcoder sets, by the formula in torch: W_enc and W_dec both [F,D], the two hooks the same."""
+    for folder, layer, hook, extra in (
+        ("circuit-tracer/jumprelu", 1, "hook_resid_post", dict()),
+        ("circuit-tracer/topk", 0, "hook_mlp_out", dict(activation="topk", k=3)),
+    ):
+        shapes = {"W_enc": (F, D), "W_dec": (F, D), "b_enc": (F,), "b_dec": (D,)}
+        weights = {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        z = x @ weights["W_enc"].T + weights["b_enc"]
+        if "k" in extra:
+            codes = top_k(z, extra["k"])
+        else:
+            threshold = torch.rand(F, generator=generator)
+            weights["activation_function.threshold"] = threshold
+            codes = z * (z > threshold)
+        (FIXTURES / folder).mkdir(parents=True, exist_ok=True)
+        save_file(weights, FIXTURES / folder / f"layer_{layer}.safetensors")
+        settings = dict(
+            model_name="tiny", model_kind="transcoder_set", feature_input_hook=hook, feature_output_hook=hook, scan="tiny-scan"
+        )
+        lines = [f"{name}: {value}" for name, value in (settings | extra).items()]
+        lines += ["transcoders:", f'- "hf://tiny/saes/layer_{layer}.safetensors"  # one for each layer']
+        (FIXTURES / folder / "config.yaml").write_text("\n".join(lines) + "\n")
+        yield f"{folder}/layer_{layer}", codes, codes @ weights["W_dec"] + weights["b_dec"]
+
+
+def with_sae_lens_loader(loader, repo, folder, x, **overrides):
+    """An SAE of the hub as SAELens computes it, with the files that lie here."""
+    config, state, _ = loader(repo, folder, cfg_overrides=dict(device="cpu", dtype="float32", **overrides))
+    # Heads are not apart in x.
+    config["reshape_activations"] = "none"
+    sae = SAE.from_dict(pretrained_sae_loaders.handle_config_defaulting(config))
+    sae.load_state_dict(state)
+    return results(sae, x)
+
+
+def gemma_scope_2(x, generator):
+    for kind, layer, point in (
+        ("resid_post_all", 1, "output"),
+        ("attn_out", 0, "self_attn.o_proj.input"),
+        ("mlp_out", 1, "post_feedforward_layernorm.output"),
+    ):
+        path = f"{kind}/layer_{layer}_width_16k_l0_small"
+        folder = FIXTURES / "gemma-scope-2-tiny-pt" / path
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = dict(w_enc=(D, F), w_dec=(F, D), b_enc=(F,), b_dec=(D,))
+        weights = {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        weights["threshold"] = torch.rand(F, generator=generator)
+        save_file(weights, folder / "params.safetensors")
+        hook = f"model.layers.{layer}.{point}"
+        settings = dict(
+            hf_hook_point_in=hook,
+            hf_hook_point_out=hook,
+            width=F,
+            model_name="google/gemma-3-tiny-pt",
+            architecture="jump_relu",
+            l0=10,
+            affine_connection=False,
+            type="sae",
+        )
+        # Some are published without.
+        if kind != "mlp_out":
+            (folder / "config.json").write_text(json.dumps(settings))
+
+        def local(repo_id=None, filename=None, subfolder=None, **_):
+            file = FIXTURES / "gemma-scope-2-tiny-pt" / (f"{subfolder}/{filename}" if subfolder else filename)
+            return str(file) if file.exists() else missing()
+
+        pretrained_sae_loaders.hf_hub_download = local
+        pretrained_sae_loaders.get_safetensors_tensor_shapes = lambda *_: {n: list(t.shape) for n, t in weights.items()}
+        loader = pretrained_sae_loaders.gemma_3_sae_huggingface_loader
+        yield f"gemma-scope-2-tiny-pt/{path}/params", *with_sae_lens_loader(loader, "google/gemma-scope-2-tiny-pt", path, x)
+
+
+def missing():
+    raise pretrained_sae_loaders.EntryNotFoundError("no such file")
+
+
+def gemma_scope_embedding(x, generator):
+    """SAELens scales an embedding's SAE to the embedding times √D, which is our site; it forgets b_dec, which is scaled here."""
+    shapes = dict(W_enc=(D, F), W_dec=(F, D), b_enc=(F,), b_dec=(D,))
+    weights = {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights["threshold"] = 0.3 * torch.rand(F, generator=generator)
+    path = "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6"
+    (FIXTURES / path).mkdir(parents=True, exist_ok=True)
+    numpy.savez(FIXTURES / path / "params.npz", **{name: tensor.numpy() for name, tensor in weights.items()})
+    pretrained_sae_loaders.hf_hub_download = lambda **_: FIXTURES / path / "params.npz"
+    loader = pretrained_sae_loaders.gemma_2_sae_huggingface_loader
+    repo, folder = path.split("/", 1)
+    codes, _ = with_sae_lens_loader(loader, repo, folder, x, d_in=D, d_sae=F)
+    yield f"{path}/params", codes, (codes @ weights["W_dec"] + weights["b_dec"]) * D**0.5
+
+
+def qwen_scope(x, generator):
+    shapes = dict(W_enc=(F, D), W_dec=(D, F), b_enc=(F,), b_dec=(D,))
+    weights = {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    path = "SAE-Res-Qwen3-tiny-L0_4/layer1.sae.pt"
+    save_torch(path, weights)
+    pretrained_sae_loaders.hf_hub_download = lambda **_: FIXTURES / path
+    loader = pretrained_sae_loaders.qwen_scope_sae_huggingface_loader
+    repo = "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_4"
+    yield path.removesuffix(".pt"), *with_sae_lens_loader(loader, repo, "layer1.sae.pt", x, d_in=D, d_sae=F)
+
+
+def sae_lens_training(x, generator):
+    """A checkpoint of training, whose thresholds are logarithms, as SAELens 6 loads it."""
+    folder = FIXTURES / "sae-lens/log-threshold"
+    sae = JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(d_in=D, d_sae=F, decoder_init_norm=None))
+    randomise(sae, generator)
+    sae.cfg.metadata.hook_name = "blocks.1.hook_resid_post"
+    sae.save_model(folder)
+    change_config(folder, lambda config: dict(sorted(config.items())))
+    weights = load_file(folder / "sae_weights.safetensors")
+    weights["log_threshold"] = weights.pop("threshold").abs().log()
+    save_file(weights, folder / "sae_weights.safetensors")
+    yield "sae-lens/log-threshold", *results(TrainingSAE.load_from_disk(folder), x)
+
+
 class Runs:
     """What a malicious file does: unpickling it runs a command (harmless here)."""
 
@@ -361,7 +513,9 @@ def main():
         parameter.data = layer_file[name].float()
     expected["layers/layer_1/codes"], expected["layers/layer_1/reconstruction"] = results(weights, x)
 
-    for make in (more_sae_lens, dictionary_learning, eleuther_sparsify, llama_scope, openai, gemma_scope):
+    formats = (more_sae_lens, dictionary_learning, eleuther_sparsify, llama_scope, openai, gemma_scope)
+    formats += (plain_activations, circuit_tracer, gemma_scope_2, gemma_scope_embedding, qwen_scope, sae_lens_training)
+    for make in formats:
         for path, codes, reconstruction in make(x, generator):
             expected[f"{path}/codes"], expected[f"{path}/reconstruction"] = codes, reconstruction
             print(f"{path}: {(codes != 0).sum() / TOKENS:.1f} of {F} codes active")
