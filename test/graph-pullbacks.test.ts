@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Op } from "../src/graph/ops.ts";
+import { overParts } from "../src/graph/parts.ts";
 import { pullbacks } from "../src/graph/pullbacks.ts";
 import { gradients } from "../src/graph/reverse.ts";
 import { compile, type Value } from "../src/graph/session.ts";
@@ -170,6 +171,32 @@ const cases: Record<Op, readonly Case[]> = {
   OneHot: [],
   Cast: [{ shapes: [[3]], f: (a) => a!.cast("float64") }],
   Detach: [],
+  Scan: [
+    // Of what comes in parts and of what does not, where parts are used twice and wholes are used in each.
+    {
+      shapes: [
+        [3, 2, 4],
+        [4, 5],
+        [5, 2],
+      ],
+      f: (a, b, c) =>
+        overParts(
+          ([x], [w, v]) =>
+            x!
+              .matmul(w!)
+              .softmax()
+              .matmul(v!)
+              .mul(x!.slice(1, 0, 2)),
+          [a!],
+          [b!, c!],
+        ),
+    },
+    // Within another computation, on both sides.
+    {
+      shapes: [[4, 3], [4, 3], [3]],
+      f: (a, b, c) => overParts(([x, y], [w]) => x!.mul(y!).add(w!).tanh(), [a!.exp(), b!.mul(2)], [c!.neg()]).mul(a!),
+    },
+  ],
 };
 
 const seed = 20261122;

@@ -2,10 +2,11 @@ import { describe, expect, it } from "vitest";
 import { writeOnnx } from "../src/graph/onnx.ts";
 import { printGraph } from "../src/graph/print.ts";
 import { gradients } from "../src/graph/reverse.ts";
-import { compile, float32 } from "../src/graph/session.ts";
+import { compile, float32, int64 } from "../src/graph/session.ts";
 import { createRuntime as createWeb } from "../src/graph/session.web.ts";
 import { input } from "../src/graph/tensor.ts";
 import { attention, rmsNorm } from "../src/models/layers.ts";
+import { contextInputs } from "../src/models/model.ts";
 import { Random } from "../src/random.ts";
 
 describe("printed graphs", () => {
@@ -40,8 +41,8 @@ describe("printed graphs", () => {
 });
 
 describe("the two runtimes", () => {
-  it("agree on attention and its gradient", async () => {
-    const [B, n, H, K, E] = [2, 5, 4, 2, 6];
+  it.each(["all at once", "part by part"])("agree on attention and its gradient, %s", async (way) => {
+    const [B, n, H, K, E] = way === "all at once" ? [2, 5, 4, 2, 6] : [2, 640, 4, 2, 6];
     const random = new Random(7);
     const normal = (size: number) => Float32Array.from({ length: size }, () => random.normal());
     const [q, k, v] = [
@@ -50,8 +51,9 @@ describe("the two runtimes", () => {
       input("v", "float32", [`${n}*B`, K * E]),
     ];
     const mask = input("mask", "float32", [1, n, n]);
-    const context = { block: n, mask, tokens: mask, positions: mask };
-    const z = attention(q, k, v, context, { heads: H, keyHeads: K, scale: E ** -0.5 });
+    const context = contextInputs(n, "float32");
+    const seen = way === "all at once" ? { mask } : context.seen;
+    const z = attention(q, k, v, { ...context, seen }, { heads: H, keyHeads: K, scale: E ** -0.5 });
     const [dq, dk, dv] = gradients(z.mul(z).sum(), [q, k, v]);
     const outputs = { z, dq: dq!, dk: dk!, dv: dv! };
     const values = {
@@ -63,6 +65,18 @@ describe("the two runtimes", () => {
         1,
         n,
         n,
+      ),
+      first: int64(
+        Array.from({ length: B * n }, (_, i) => i),
+        B * n,
+      ),
+      last: int64(
+        Array.from({ length: B * n }, (_, i) => n * Math.ceil((i + 1) / n) - 1),
+        B * n,
+      ),
+      positions: int64(
+        Array.from({ length: B * n }, (_, i) => i % n),
+        B * n,
       ),
     };
     const native = await (await compile(outputs)).run(values);

@@ -1,3 +1,4 @@
+import { longestDense } from "../models/model.ts";
 import type { Block, End, PrefixForest, Tree } from "../prompts/forest.ts";
 import { cutForest, isChanged } from "../prompts/forest.ts";
 
@@ -61,20 +62,15 @@ export interface PlanOptions {
 /** Nodes per pack that keep products of matrices efficient and working memory small. */
 const defaultNodes = 512;
 
-/**
- * Cuts a forest into packs.
- *
- * A block holds several times the longest prompt: long enough that few ancestors are repeated, short enough that the dense scores within a block
- * stay cheaper than the linear layers.
- */
+/** Cuts a forest into packs. */
 export function planCapture(
   forest: PrefixForest,
   { wanted, nodes = defaultNodes, batchSize, block }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
-  const n = block ?? blockSize(forest);
   const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
   const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
+  const n = block ?? blockSize(backward, (n) => cutForest(backward, n, { load: pairsAt, maxLoad }).length);
   const backwardBlocks = cutForest(backward, n, { load: pairsAt, maxLoad });
   const forwardBlocks = cutForest(forward, n, { wanted: needed });
 
@@ -112,7 +108,8 @@ export function planBatches(
   let longest = 0;
   for (let from = 0; from < order.length; from += batch) {
     const pairs = order.slice(from, from + batch);
-    const n = Math.max(...pairs.map(lengthOf));
+    const most = Math.max(...pairs.map(lengthOf));
+    const n = most <= longestDense ? most : evenRows(most);
     longest = Math.max(longest, n);
     const last = pairs.map((pair) => endOfPair[pair]!);
     packs.push(
@@ -209,9 +206,10 @@ export function planMetric(
   { nodes = defaultNodes, block }: Pick<PlanOptions, "nodes" | "block"> = {},
 ): Plan {
   const { forward, backward, ends } = forest;
-  const n = block ?? blockSize(forest);
   const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
-  const blocks = cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
+  const cut = (n: number) => cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
+  const n = block ?? blockSize(forward, (n) => cut(n).length);
+  const blocks = cut(n);
   const most = Math.max(1, Math.floor(nodes / n));
   const describe: Describe = (node) => ({
     token: forward.token[node]!,
@@ -230,11 +228,31 @@ export function planMetric(
 /** Blocks per pack, at most so many, that let packs be of one size: sessions are made for sizes. */
 const evenly = (blocks: number, most: number) => Math.max(1, Math.ceil(blocks / Math.ceil(blocks / most)));
 
-/** A power of two, at least 64 and six to eleven times the longest prompt. */
-function blockSize({ forward }: PrefixForest): number {
-  const longest = 1 + forward.position.reduce((a, b) => Math.max(a, b), 0);
-  return Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
+/**
+ * Nodes per block, at least as many as the longest prompt has tokens.
+ *
+ * A block holds six to eleven times the longest prompt, a power of two: enough that few ancestors are repeated, few enough that the dense scores
+ * within a block stay cheaper than the linear layers. Long prompts get the size with the least work, and blocks of at most `largestBlock` where one
+ * prompt allows.
+ *
+ * @param blocks the number of blocks of a size that the tree is cut into
+ */
+function blockSize({ position }: Tree, blocks: (n: number) => number): number {
+  const longest = 1 + position.reduce((a, b) => Math.max(a, b), 0);
+  const usual = Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
+  if (usual <= longestDense) return usual;
+  const least = evenRows(longest);
+  const sizes = [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestBlock);
+  // With this many rows in a block attention takes about as long as the linear layers.
+  const even = 1024;
+  const work = sizes.map((n) => blocks(n) * n * (1 + n / even));
+  return sizes[work.indexOf(Math.min(...work))]!;
 }
+
+const largestBlock = 4096;
+
+/** At least so many rows, in a number that has many divisors: long blocks are computed in equal parts. */
+const evenRows = (rows: number) => 128 * Math.ceil(rows / 128);
 
 /** @param count blocks of the pack; those beyond `blocks` are padding */
 function fillPack(

@@ -2,7 +2,7 @@ import { StoppedError } from "../errors.ts";
 import { gradients } from "../graph/reverse.ts";
 import { compile, int64, type Session, type SessionOptions, type Sizes, type Value } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
-import { type Context, contextInputs, forward, type Model, type Weights } from "../models/model.ts";
+import { type Context, contextInputs, forward, longestDense, type Model, type Weights } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
 import type { Pack } from "./packs.ts";
 import { firstJobs, gradientRows, keptRows, type Runner } from "./runner.ts";
@@ -155,14 +155,29 @@ function ancestorMask({ parent }: Pack, n: number): Float32Array {
   return mask;
 }
 
+/** Each row's place in depth-first order and the place of the last row below it, [N]. Parents come before children. */
+function depthFirstPlaces({ parent }: Pack): { first: Int32Array; last: Int32Array } {
+  const N = parent.length;
+  const [size, first, next] = [new Int32Array(N).fill(1), new Int32Array(N), new Int32Array(N)];
+  for (let row = N - 1; row >= 0; row--) if (parent[row]! >= 0) size[parent[row]!]! += size[row]!;
+  let nextRoot = 0;
+  for (let row = 0; row < N; row++) {
+    const up = parent[row]!;
+    first[row] = up < 0 ? nextRoot : next[up]!;
+    if (up < 0) nextRoot += size[row]!;
+    else next[up]! += size[row]!;
+    next[row] = first[row]! + 1;
+  }
+  return { first, last: first.map((place, row) => place + size[row]! - 1) };
+}
+
 /** A pack's values for `contextInputs`. */
 export function contextValues(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const N = pack.tokens.length;
-  return {
-    tokens: int64(pack.tokens, N),
-    positions: int64(pack.positions, N),
-    mask: floatsOf(ancestorMask(pack, n), dtype, pack.blocks, n, n),
-  };
+  const about = { tokens: int64(pack.tokens, N), positions: int64(pack.positions, N) };
+  if (n <= longestDense) return { ...about, mask: floatsOf(ancestorMask(pack, n), dtype, pack.blocks, n, n) };
+  const { first, last } = depthFirstPlaces(pack);
+  return { ...about, first: int64(first, N), last: int64(last, N) };
 }
 
 /** The inputs of a session for a pack of blocks of n nodes. One row of weight 0 stands in where a pack asks for no metric. */

@@ -30,7 +30,8 @@ export async function forestGaps(
   sites: readonly SiteName[] = merged.sites,
 ): Promise<ForestGap[]> {
   const gaps: ForestGap[] = [];
-  const keys = new Map([merged, separate].map((captured) => [captured, nodeKeys(captured.plan.forest)]));
+  const known = new Map<string, number>();
+  const keys = new Map([merged, separate].map((captured) => [captured, nodeKeys(captured.plan.forest, known)]));
   for (const site of sites) {
     const [a, b] = await Promise.all([merged, separate].map((one) => effectByKey(one, keys.get(one)!, site)));
     let [gap, scale] = [0, 0];
@@ -45,12 +46,12 @@ export async function forestGaps(
 
 async function effectByKey(
   captured: Capture,
-  keys: readonly string[],
+  keys: Int32Array,
   site: SiteName,
-): Promise<Map<string, { effect: number; absolute: number }>> {
+): Promise<Map<number, { effect: number; absolute: number }>> {
   const { x, g, width: D } = await captured.site(site);
   const { row, forest } = captured.plan;
-  const sums = new Map<string, { effect: number; absolute: number }>();
+  const sums = new Map<number, { effect: number; absolute: number }>();
   for (const node of captured.activeNodes(site)) {
     const [clean, patch] = [row[forest.backward.clean[node]!]! * D, row[forest.backward.patch[node]!]! * D];
     const sum = sums.get(keys[node]!) ?? { effect: 0, absolute: 0 };
@@ -64,13 +65,20 @@ async function effectByKey(
   return sums;
 }
 
-/** Split, case and both prefixes of each backward node: equal for nodes that merging makes one. */
-function nodeKeys({ backward }: PrefixForest): string[] {
-  const keys: string[] = [];
+/**
+ * A number for the group and both prefixes of each backward node: equal for nodes that merging makes one.
+ *
+ * @param known numbers by the parent's number and the last tokens, shared by the forests that are compared
+ */
+function nodeKeys({ backward }: PrefixForest, known: Map<string, number>): Int32Array {
+  const keys = new Int32Array(backward.size);
   for (let node = 0; node < backward.size; node++) {
     const parent = backward.parent[node]!;
-    const before = parent < 0 ? `${backward.group[node]}` : keys[parent];
-    keys.push(`${before} ${backward.token[node]}:${backward.patchToken[node]}`);
+    const before = parent < 0 ? `group ${backward.group[node]}` : keys[parent];
+    const path = `${before} ${backward.token[node]}:${backward.patchToken[node]}`;
+    const key = known.get(path) ?? known.size;
+    known.set(path, key);
+    keys[node] = key;
   }
   return keys;
 }

@@ -1,7 +1,8 @@
 import type { Op, OpAttributes } from "./ops.ts";
+import type { Body } from "./parts.ts";
 import { Message } from "./protobuf.ts";
 import { topological } from "./reverse.ts";
-import { type DType, type Shape, withSizes } from "./shape.ts";
+import { type DType, type Shape, sameShape, withSizes } from "./shape.ts";
 import { numbers, type Tensor, type TypedData } from "./tensor.ts";
 
 /** Versions of the file's form and of the operations: 21 runs everywhere, BitCast came with 26. */
@@ -30,11 +31,25 @@ export interface FedConstant {
   readonly tensor: Tensor;
 }
 
+/** A graph within a node, which sees the names around it. */
+interface Subgraph {
+  readonly nodes: readonly Node[];
+  readonly inputs: readonly Message[];
+  readonly outputs: readonly Message[];
+}
+
 interface Graph {
-  readonly nodes: Node[];
+  /** Of the graph, or of the subgraph that is being written. */
+  nodes: Node[];
+  readonly inputs: Message[];
   readonly initializers: Message[];
+  readonly names: Map<Tensor, string>;
   /** Names of small initializers by what they hold. */
   readonly small: Map<string, string>;
+  /** Names of the results of bodies: all that are asked for come from one node. */
+  readonly bodies: Map<Body, readonly string[]>;
+  readonly fed: FedConstant[] | undefined;
+  readonly sizes: Readonly<Record<string, number>>;
   next: number;
 }
 
@@ -52,28 +67,20 @@ export function writeOnnx(
   fed?: FedConstant[],
   sizes: Readonly<Record<string, number>> = {},
 ): Uint8Array {
-  const graph: Graph = { nodes: [], initializers: [], small: new Map(), next: 0 };
-  const names = new Map<Tensor, string>();
+  const graph: Graph = {
+    nodes: [],
+    inputs: [],
+    initializers: [],
+    names: new Map(),
+    small: new Map(),
+    bodies: new Map(),
+    fed,
+    sizes,
+    next: 0,
+  };
+  const { names, inputs } = graph;
   const message = new Message();
-  const inputs: Message[] = [];
-  for (const t of topological(Object.values(outputs))) {
-    const { source } = t;
-    if (source.kind === "input") {
-      inputs.push(valueInfo(source.name, isBits(t.dtype) ? uint16 : typeNumbers[t.dtype], withSizes(t.shape, sizes)));
-      const to = typeNumbers[t.dtype];
-      names.set(t, isBits(t.dtype) ? add(graph, "BitCast", [source.name], { to }) : source.name);
-    } else if (source.kind === "constant" && fed && source.data.length >= leastFed && t.rank > 1) {
-      const name = `constant${fed.length}`;
-      fed.push({ name, tensor: t });
-      inputs.push(valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, sizes)));
-      names.set(t, name);
-    } else if (source.kind === "constant") {
-      names.set(t, initializer(graph, source.data, t.dtype, t.shape as number[]));
-    } else {
-      const operands = source.inputs.map((x) => names.get(x)!);
-      names.set(t, emit(graph, source.op, source.attributes, operands, source.inputs, t));
-    }
-  }
+  emitAll(graph, Object.values(outputs));
   // A result takes its output's name; one that is asked for twice, an input or a constant is copied.
   const renamed = new Map<string, string>();
   const results = Object.entries(outputs).map(([name, t]) => {
@@ -98,6 +105,66 @@ export function writeOnnx(
     .message(7, message)
     .message(8, new Message().text(1, "").int(2, opset))
     .finish();
+}
+
+/** Writes all that leads to some tensors and has no name yet. */
+function emitAll(graph: Graph, outputs: readonly Tensor[]): void {
+  const { names, fed, sizes } = graph;
+  for (const t of topological(outputs)) {
+    const { source } = t;
+    if (names.has(t)) continue;
+    if (source.kind === "input") {
+      const type = isBits(t.dtype) ? uint16 : typeNumbers[t.dtype];
+      graph.inputs.push(valueInfo(source.name, type, withSizes(t.shape, sizes)));
+      const to = typeNumbers[t.dtype];
+      names.set(t, isBits(t.dtype) ? add(graph, "BitCast", [source.name], { to }) : source.name);
+    } else if (source.kind === "constant" && fed && source.data.length >= leastFed && t.rank > 1) {
+      const name = `constant${fed.length}`;
+      fed.push({ name, tensor: t });
+      graph.inputs.push(valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, sizes)));
+      names.set(t, name);
+    } else if (source.kind === "constant") {
+      names.set(t, initializer(graph, source.data, t.dtype, t.shape as number[]));
+    } else {
+      const operands = source.inputs.map((x) => names.get(x)!);
+      names.set(t, emit(graph, source.op, source.attributes, operands, source.inputs, t));
+    }
+  }
+}
+
+/**
+ * Writes a body as ONNX's Scan, whose subgraph it is, and returns the names of its results. What comes in parts is scanned; a sum is a state that
+ * each step adds to; the subgraph sees whole operands under the names that they have around it.
+ */
+function scan(graph: Graph, { parts, whole, stacked, summed }: Body, x: string[], from: readonly Tensor[]): string[] {
+  const around = graph.nodes;
+  const fresh = () => `t${graph.next++}`;
+  const info = (name: string, t: Tensor) => valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, graph.sizes));
+  const zeros = summed.map((sum) => {
+    const like = from.findIndex((t, i) => i >= parts.length && sameShape(t.shape, sum.shape));
+    if (like < 0) throw new Error(`internal: a sum in the shape of no operand, [${sum.shape}]`);
+    const zero = initializer(graph, numbers([0], sum.dtype), sum.dtype, []);
+    return add(graph, "Expand", [zero, add(graph, "Shape", [x[like]!])]);
+  });
+  graph.nodes = [];
+  const [states, slices] = [summed.map(fresh), parts.map(fresh)];
+  for (const [i, t] of parts.entries()) graph.names.set(t, slices[i]!);
+  for (const [i, t] of whole.entries()) graph.names.set(t, x[parts.length + i]!);
+  emitAll(graph, [...summed, ...stacked]);
+  const results = [
+    ...summed.map((t, i) => add(graph, "Add", [states[i]!, graph.names.get(t)!])),
+    ...stacked.map((t) => add(graph, "Identity", [graph.names.get(t)!])),
+  ];
+  const body: Subgraph = {
+    nodes: graph.nodes,
+    inputs: [...summed.map((t, i) => info(states[i]!, t)), ...parts.map((t, i) => info(slices[i]!, t))],
+    outputs: [...summed, ...stacked].map((t, i) => info(results[i]!, t)),
+  };
+  graph.nodes = around;
+  const outputs = results.map(fresh);
+  const attributes = { body, num_scan_inputs: parts.length };
+  graph.nodes.push({ type: "Scan", inputs: [...zeros, ...x.slice(0, parts.length)], outputs, attributes });
+  return [...outputs.slice(summed.length), ...outputs.slice(0, summed.length)];
 }
 
 /** Writes one traced operation as ONNX nodes and returns the name of its result. */
@@ -165,6 +232,12 @@ function emit<O extends Op>(
       const offOn = initializer(graph, numbers([0, 1], dtype), dtype, [2]);
       return add(graph, "OneHot", [x[0]!, int64s([depth]), offOn], { axis: -1 });
     }
+    case "Scan": {
+      const { body, output } = a as OpAttributes["Scan"];
+      const results = graph.bodies.get(body) ?? scan(graph, body, x, from);
+      graph.bodies.set(body, results);
+      return results[output]!;
+    }
     case "Detach":
       return add(graph, "Identity", x);
     case "Cast":
@@ -174,7 +247,7 @@ function emit<O extends Op>(
   }
 }
 
-type AttributeValue = number | string | readonly number[];
+type AttributeValue = number | string | readonly number[] | Subgraph;
 
 function add(graph: Graph, type: string, inputs: string[], attributes: Record<string, AttributeValue> = {}): string {
   const name = `t${graph.next++}`;
@@ -191,9 +264,19 @@ function nodeMessage({ type, inputs, outputs, attributes }: Node, rename: (name:
     const attribute = new Message().text(1, name);
     if (typeof value === "number") attribute.int(3, value).int(20, 2);
     else if (typeof value === "string") attribute.text(4, value).int(20, 3);
+    else if ("nodes" in value) attribute.message(6, subgraphMessage(value, rename)).int(20, 5);
     else attribute.ints(8, value).int(20, 7);
     message.message(5, attribute);
   }
+  return message;
+}
+
+function subgraphMessage({ nodes, inputs, outputs }: Subgraph, rename: (name: string) => string): Message {
+  const message = new Message();
+  for (const node of nodes) message.message(1, nodeMessage(node, rename));
+  message.text(2, "part");
+  for (const input of inputs) message.message(11, input);
+  for (const output of outputs) message.message(12, output);
   return message;
 }
 

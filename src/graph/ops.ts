@@ -1,4 +1,15 @@
-import { broadcastShapes, type Dim, type DType, elements, reducedShape, type Shape, shapeText } from "./shape.ts";
+import type { Body } from "./parts.ts";
+import {
+  broadcastShapes,
+  type Dim,
+  type DType,
+  elements,
+  reducedShape,
+  type Shape,
+  sameShape,
+  shapeText,
+} from "./shape.ts";
+import type { Tensor } from "./tensor.ts";
 
 type None = Record<never, never>;
 
@@ -39,6 +50,13 @@ export interface OpAttributes {
   OneHot: { readonly depth: number; readonly dtype: DType };
   Cast: { readonly dtype: DType };
   Detach: None;
+  /** One result of a body that is run for one part of its operands after another (graph/parts.ts), by its place among them. */
+  Scan: {
+    readonly body: Body;
+    readonly output: number;
+    /** The gradients of all operands; undefined for those that have none. */
+    readonly pullback?: (g: Tensor, operands: readonly Tensor[]) => readonly (Tensor | undefined)[];
+  };
 }
 
 export type Op = keyof OpAttributes;
@@ -135,6 +153,16 @@ const rules: { readonly [O in Op]: Rule<O> } = {
   OneHot: ({ depth, dtype }, indices) => ({ dtype, shape: [...indices!.shape, depth] }),
   Cast: ({ dtype }, a) => ({ dtype, shape: a!.shape }),
   Detach: same,
+  Scan: ({ body, output }, ...operands) => {
+    const { parts, whole, stacked, summed } = body;
+    const expected = [...parts.map((t) => [operands[0]!.shape[0]!, ...t.shape]), ...whole.map((t) => t.shape)];
+    if (expected.length !== operands.length || !expected.every((shape, i) => sameShape(shape, operands[i]!.shape))) {
+      throw new Error("the body takes operands of other shapes");
+    }
+    const part = stacked[output];
+    if (!part) return summed[output - stacked.length]!;
+    return { dtype: part.dtype, shape: [operands[0]!.shape[0]!, ...part.shape] };
+  },
 };
 
 export function outputType<O extends Op>(op: O, attributes: OpAttributes[O], inputs: readonly Typed[]): Typed {
@@ -143,7 +171,9 @@ export function outputType<O extends Op>(op: O, attributes: OpAttributes[O], inp
 
 /** `{transA: false, transB: true}` for prints; nothing where there are none. */
 export function attributesText(attributes: object): string {
-  const parts = Object.entries(attributes).map(([k, v]) => `${k}: ${Array.isArray(v) ? shapeText(v) : v}`);
+  const parts = Object.entries(attributes)
+    .filter(([, v]) => typeof v !== "function" && (typeof v !== "object" || Array.isArray(v)))
+    .map(([k, v]) => `${k}: ${Array.isArray(v) ? shapeText(v) : v}`);
   return parts.length === 0 ? "" : `{${parts.join(", ")}}`;
 }
 

@@ -59,4 +59,8 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   OneHot: [null],
   Cast: [(g, _y, _, a) => g.cast(a!.dtype)],
   Detach: [null],
+  Scan:
+    (i) =>
+    (g, _y, { pullback }, ...x) =>
+      pullback!(g, x)[i]!,
 };

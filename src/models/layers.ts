@@ -1,3 +1,4 @@
+import { overParts } from "../graph/parts.ts";
 import { constant, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
 import type { Context, Model, Weights } from "./model.ts";
 
@@ -55,8 +56,7 @@ export function rotaryFrequencies(R: number, base: number): number[] {
 }
 
 /** Rotary positions of the context's tokens, from the angles per position of each pair of axes; axes beyond them stay as they are. */
-export function rotary({ positions, block, mask }: Context, E: number, frequencies: readonly number[]): Rotary {
-  const { dtype } = mask;
+export function rotary({ positions, block, dtype }: Context, E: number, frequencies: readonly number[]): Rotary {
   const half = frequencies.length;
   const angles = Array.from({ length: block * E }, (_, at) => {
     const axis = at % E;
@@ -88,13 +88,20 @@ export function rotate(x: Tensor, heads: number, { cos, sin, turn }: Rotary): Te
  * those whose depth differs by less than `window`.
  */
 export function windowed(context: Context, window: number): Context {
-  const { block: n, positions, mask } = context;
+  const { block: n, positions, dtype, seen } = context;
   if (window >= n) return context;
-  const depth = positions.cast(mask.dtype);
-  const distance = depth.reshape("B", n, 1).sub(depth.reshape("B", 1, n));
-  const unseen = scalar(Number.NEGATIVE_INFINITY, mask.dtype);
-  return { ...context, mask: where(distance.greaterOrEqual(window), unseen, mask) };
+  if (!("mask" in seen)) return { ...context, seen: { ...seen, window } };
+  const depth = positions.cast(dtype);
+  const tooFar = differences(depth.reshape("B", n), depth.reshape("B", n)).greaterOrEqual(window);
+  return { ...context, seen: { mask: where(tooFar, unseen(dtype), seen.mask) } };
 }
+
+/** a[B,m], b[B,n] → a − b of each with each, [B,m,n]. */
+function differences(a: Tensor, b: Tensor): Tensor {
+  return a.reshape("B", a.shape[1]!, 1).sub(b.reshape("B", 1, b.shape[1]!));
+}
+
+const unseen = (dtype: Context["dtype"]) => scalar(Number.NEGATIVE_INFINITY, dtype);
 
 export interface AttentionOptions {
   readonly heads: number;
@@ -109,30 +116,69 @@ export interface AttentionOptions {
 /**
  * Attention within blocks of n tokens: q[N,H·E], k[N,K·E], v[N,K·E] → z[N,H·E], the heads side by side. H/K query heads share a key head: they
  * are laid along the rows of one product, so no key is repeated.
+ *
+ * In long blocks the scores of all rows with all are never there at once: one part of the rows is computed after another, and again in reverse.
  */
 export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { block: n, mask }: Context,
+  { block: n, positions, dtype, seen }: Context,
   { heads: H, keyHeads: K = H, scale, cap }: AttentionOptions,
 ): Tensor {
   const [N, width] = q.shape as [string, number];
   const E = width / H;
   const G = H / K;
-  const rows = q
-    .reshape("B", n, K, G, E)
-    .transpose(0, 2, 3, 1, 4)
-    .reshape("B", K, G * n, E);
   // There are never more keys than queries to scale.
   const keys = k.mul(scale).reshape("B", n, K, E).transpose(0, 2, 3, 1);
   const values = v.reshape("B", n, K, E).transpose(0, 2, 1, 3);
-  const scores = softCap(rows.matmul(keys), cap).reshape("B", K, G, n, n);
-  const seen = scores
-    .add(mask.reshape(mask.shape[0]!, 1, 1, n, n))
-    .softmax()
-    .reshape("B", K, G * n, n);
-  return seen.matmul(values).reshape("B", K, G, n, E).transpose(0, 3, 1, 2, 4).reshape(N, width);
+  /** rows[B,K,G·r,E], mask[B or 1,r,n] → [B,K,G·r,E] */
+  const attend = (rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor, r: number) => {
+    const scores = softCap(rows.matmul(keys), cap).reshape("B", K, G, r, n);
+    const weights = scores.add(mask.reshape(mask.shape[0]!, 1, 1, r, n)).softmax();
+    return weights.reshape("B", K, G * r, n).matmul(values);
+  };
+  if ("mask" in seen) {
+    const rows = q
+      .reshape("B", n, K, G, E)
+      .transpose(0, 2, 3, 1, 4)
+      .reshape("B", K, G * n, E);
+    const z = attend(rows, keys, values, seen.mask, n);
+    return z.reshape("B", K, G, n, E).transpose(0, 3, 1, 2, 4).reshape(N, width);
+  }
+  const r = rowsPerPart(n, H);
+  const parts = n / r;
+  const rows = q
+    .reshape("B", parts, r, K, G, E)
+    .transpose(1, 0, 3, 4, 2, 5)
+    .reshape(parts, "B", K, G * r, E);
+  const [first, last, depths] = [seen.first, seen.last, positions].map((t) => t.reshape("B", n));
+  const byPart = (t: Tensor) => t.reshape("B", parts, r).transpose(1, 0, 2);
+  const z = overParts(
+    ([rows, ...part], [keys, values, ...whole]) => {
+      const [place, depth, first, last, depths] = [...part, ...whole].map((t) => t.cast(dtype));
+      // Where the token does not see the other, one of the two differences is negative; never both.
+      const between = differences(place!, first!).mul(differences(place!, last!).neg());
+      let mask = where(between.greaterOrEqual(0), scalar(0, dtype), unseen(dtype));
+      if (seen.window !== undefined) {
+        mask = where(differences(depth!, depths!).greaterOrEqual(seen.window), unseen(dtype), mask);
+      }
+      return attend(rows!, keys!, values!, mask, r);
+    },
+    [rows, byPart(first!), byPart(depths!)],
+    [keys, values, first!, last!, depths!],
+  );
+  return z.reshape(parts, "B", K, G, r, E).transpose(1, 0, 4, 2, 3, 5).reshape(N, width);
+}
+
+/** Scores that are in memory at a time where attention is computed part by part. */
+const scoresPerPart = 2 ** 20;
+
+/** Rows of a block of n whose scores are in memory at a time: a divisor of n. */
+export function rowsPerPart(n: number, heads: number): number {
+  let rows = Math.max(1, Math.min(n, Math.floor(scoresPerPart / (n * heads))));
+  while (n % rows !== 0) rows--;
+  return rows;
 }
 
 /**

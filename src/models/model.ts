@@ -58,9 +58,23 @@ export interface Context {
   readonly tokens: Tensor;
   /** 0-based positions [N], below n: a token's depth in its prefix tree. */
   readonly positions: Tensor;
-  /** [B,n,n], or [1,n,n] for all blocks alike: 0 where the row's token sees the column's, −∞ where not. */
-  readonly mask: Tensor;
+  /** The type of what is computed. */
+  readonly dtype: "float32" | "float64";
+  readonly seen: Sight;
 }
+
+/** Which tokens a token sees: itself and its ancestors. */
+export type Sight =
+  /** [B,n,n], or [1,n,n] for all blocks alike: 0 where the row's token sees the column's, −∞ where not. */
+  | { readonly mask: Tensor }
+  /**
+   * Of long blocks, whose masks are made part by part: places [N] in depth-first order, `first` a token's own and `last` that of the last token below
+   * it. A token sees those between whose two places its own lies; with a window those alone whose depth differs by less.
+   */
+  | { readonly first: Tensor; readonly last: Tensor; readonly window?: number };
+
+/** Tokens per block beyond which attention is computed part by part. */
+export const longestDense = 512;
 
 /** Names of parameters and their shapes. */
 export type Shapes = Readonly<Record<string, readonly number[]>>;
@@ -91,15 +105,18 @@ export function parameterCount({ parameters }: Model): number {
   return count;
 }
 
-/** The inputs of a forward pass over blocks of n tokens: `tokens`, `positions`, `mask`. */
+/**
+ * The inputs of a forward pass over blocks of n tokens: `tokens`, `positions`, and `mask`, or `first` and `last` where blocks are long.
+ *
+ * @param oneMask one mask for all blocks, however long they are
+ */
 export function contextInputs(n: number, dtype: "float32" | "float64", oneMask = false): Context {
   const N: Dim = times(n, "B");
-  return {
-    block: n,
-    tokens: input("tokens", "int64", [N]),
-    positions: input("positions", "int64", [N]),
-    mask: input("mask", dtype, [oneMask ? 1 : "B", n, n]),
-  };
+  const seen =
+    oneMask || n <= longestDense
+      ? { mask: input("mask", dtype, [oneMask ? 1 : "B", n, n]) }
+      : { first: input("first", "int64", [N]), last: input("last", "int64", [N]) };
+  return { block: n, tokens: input("tokens", "int64", [N]), positions: input("positions", "int64", [N]), dtype, seen };
 }
 
 /** The whole model up to the last block: x[N,D]. */
