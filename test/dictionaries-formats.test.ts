@@ -64,6 +64,8 @@ const formats: [string, string, string, string][] = [
   ["plain/layer_3.npz", "plain/layer_3", "resid_post.3", "jumprelu"],
   ["plain/layer_4.pt", "plain/layer_4", "resid_post.4", "topk"],
   ["plain/layer_5.npz", "plain/layer_5", "resid_post.5", "topk"],
+  ["plain/layer_6.npz", "plain/layer_6", "resid_post.6", "jumprelu"],
+  ["plain/layer_7.pt", "plain/layer_7", "resid_post.7", "jumprelu"],
   ["circuit-tracer/jumprelu/layer_1.safetensors", "circuit-tracer/jumprelu/layer_1", "resid_post.1", "jumprelu"],
   ["circuit-tracer/topk/layer_0.safetensors", "circuit-tracer/topk/layer_0", "mlp_out.0", "topk"],
   ...(

@@ -129,6 +129,7 @@ describe("a setting that is not understood is refused by its name:", () => {
     ["standard", { metadata: "none" }, /^metadata: expected an object, got "none"/],
     ["standard", { hook_name: "blocks.0.hook_resid_post" }, /^hook_name: .*as in metadata/],
     ["standard", { finetuning_scaling_factor: 2 }, /^finetuning_scaling_factor: expected true or false, got 2/],
+    ["standard", { apply_b_dec_to_input: "no" }, /^apply_b_dec_to_input: expected true or false, got "no"/],
     ["topk", { activation_fn_kwargs: { k: 5 } }, /^k: expected 5, got 4/],
     ["earlier", { activation_fn: "topk" }, /^activation_fn_str: expected topk, got "relu"/],
     [

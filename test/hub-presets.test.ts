@@ -290,6 +290,14 @@ describe("a folder of the hub", () => {
     );
   });
 
+  it("of circuit-tracer's transcoders is refused before anything is fetched", async () => {
+    hub.repos.set("mwhanna/qwen3-0.6b-transcoders-lowl0", { files: { "config.yaml": "", "layer_0.safetensors": "" } });
+    await expect(opened("mwhanna/qwen3-0.6b-transcoders-lowl0", all, model(2, 8), "./mine")).rejects.toThrow(
+      /^SAE: expected one that reads and writes one site, got a transcoder/,
+    );
+    expect(files()).toEqual([]);
+  });
+
   it("of Qwen-Scope tells k by the repository's name", async () => {
     const bytes = readFileSync("test/fixtures/dictionaries/SAE-Res-Qwen3-tiny-L0_4/layer1.sae.pt");
     hub.repos.set("Qwen/SAE-Res-Qwen3-tiny-L0_3", { files: { "layer0.sae.pt": bytes, "layer1.sae.pt": bytes } });

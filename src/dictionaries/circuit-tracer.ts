@@ -1,6 +1,7 @@
 import { parse } from "yaml";
 import type { Folder } from "../bytes/folder.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
+import type { TorchFile } from "../bytes/torch.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { siteOfHook } from "./hooks.ts";
@@ -12,6 +13,22 @@ export const circuitTracerFile = "config.yaml";
 
 /** The tensor of a JumpReLU's thresholds [F], as circuit-tracer names it. */
 export const circuitTracerThreshold = "activation_function.threshold";
+
+/**
+ * Refuses files of a folder or repository that is named after transcoders, as circuit-tracer's sets are.
+ *
+ * @param path of the file, with all that is known of the folders above
+ * @throws UserError
+ */
+export function refuseTranscoders(path: string): void {
+  const above = path.split("/").slice(0, -1);
+  const near = above.filter((folder, at) => at >= above.length - 2 || folder.startsWith("models--"));
+  if (near.some((folder) => /(?:^|[-_])transcoders?(?:[-_]|$)/i.test(folder))) {
+    throw new UserError(
+      `SAE: expected one that reads and writes one site, got a transcoder in ${path}. Transcoders are not supported.`,
+    );
+  }
+}
 
 /** Fields of which each set of circuit-tracer's has one. */
 const itsFields = ["model_kind", "feature_input_hook", "feature_output_hook", "transcoders"];
@@ -49,21 +66,15 @@ const largestConfig = 2 ** 20;
  * relu or topk. It is an SAE if config.yaml's two hooks are one. W_enc may lie the other way round where it has thresholds and no config.yaml.
  *
  * @param site the file's, if there is no config.yaml
- * @param folder the file's
- * @throws UserError for a transcoder, or where nothing says that it is none
+ * @throws UserError for a transcoder, by its hooks or, without config.yaml, its folders; for an unknown setting
  */
 export function describeCircuitTracer(
-  file: TensorFile,
+  file: TensorFile | TorchFile,
   site: SiteName,
   settings: SettingsReader | undefined,
-  folder: Folder,
 ): DictionarySource {
   const threshold = [circuitTracerThreshold, "threshold"].find((name) => file.tensors.has(name));
-  if (/transcoder/i.test(folder.name) && !settings) {
-    throw new UserError(
-      `SAE: expected one that reads and writes one site, got a transcoder in ${file.source.name}. Transcoders are not supported.`,
-    );
-  }
+  if (!settings) refuseTranscoders(file.source.name);
   const found = settings ? settingsOf(settings, site, threshold !== undefined) : { site, activation: undefined };
   const [rows, columns] = file.tensors.get("W_enc")?.shape ?? [];
   const [features] = file.tensors.get("b_enc")?.shape ?? [];

@@ -6,9 +6,16 @@ import type { TensorFile } from "../bytes/tensor-file.ts";
 import { openTorch, type TorchFile } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import { type SiteName, siteName } from "../site.ts";
-import { circuitTracerSettings, circuitTracerThreshold, describeCircuitTracer } from "./circuit-tracer.ts";
+import {
+  circuitTracerFile,
+  circuitTracerSettings,
+  circuitTracerThreshold,
+  describeCircuitTracer,
+  refuseTranscoders,
+} from "./circuit-tracer.ts";
 import type { Dictionary } from "./dictionary.ts";
 import { describeDictionaryLearning } from "./dictionary-learning.ts";
+import { identity } from "./identity.ts";
 import { describeOpenAi } from "./openai.ts";
 import { type ActivationSource, type DictionarySource, dictionaryOf, numberIn, plainNames } from "./weights.ts";
 
@@ -21,9 +28,21 @@ export function siteOfLayerFile(path: string): SiteName {
 }
 
 /**
+ * The site of a file of that name before it is fetched, or undefined if settings beside it may say another.
+ *
+ * @param hasSettings whether there is a config.yaml beside it
+ * @throws UserError for transcoders of a folder or repository that is named after them
+ */
+export function listedSite(path: string, hasSettings: boolean): SiteName | undefined {
+  if (!path.endsWith(".safetensors")) return siteOfLayerFile(path);
+  refuseTranscoders(path);
+  return hasSettings ? undefined : siteOfLayerFile(path);
+}
+
+/**
  * Opens an SAE of a block's resid_post in one file named `layer_<block>.safetensors`, `.npz` or `.pt`, with Gemma Scope's names (see
- * `describePlain`). A `.pt` may also hold dictionary_learning's names (`encoder.weight`, …) or OpenAI's (`latent_bias`, …), a `.safetensors`
- * circuit-tracer's (see `describeCircuitTracer`). The source is closed with the dictionary, and when opening fails.
+ * `describePlain`) or circuit-tracer's (see `describeCircuitTracer`). A `.pt` may also hold dictionary_learning's names (`encoder.weight`, …) or
+ * OpenAI's (`latent_bias`, …). The source is closed with the dictionary, and when opening fails.
  *
  * @param folder the file's
  * @param path says block and format
@@ -33,20 +52,19 @@ export async function openLayerFile(source: ByteSource, folder: Folder, path: st
   const [, , format] = layerFile.exec(path) ?? [];
   const site = siteOfLayerFile(path);
   try {
-    if (format === "pt") {
-      const file = await openTorch(source);
-      if (file.tensors.has("latent_bias")) return dictionaryOf(file, describeOpenAi(file, site));
-      const isPlain = file.tensors.has("W_enc") && !file.tensors.has("group_sizes");
-      const described = isPlain ? describePlain(file, site) : describeDictionaryLearning(file, site);
-      return dictionaryOf(file, await described);
+    const torch = format === "pt" ? await openTorch(source) : undefined;
+    if (torch?.tensors.has("latent_bias")) return dictionaryOf(torch, describeOpenAi(torch, site));
+    if (torch && (!torch.tensors.has("W_enc") || torch.tensors.has("group_sizes"))) {
+      return dictionaryOf(torch, await describeDictionaryLearning(torch, site));
     }
-    const file = format === "npz" ? await openNpz(source) : await openSafetensors(source);
-    const settings = await circuitTracerSettings(folder);
+    const file = torch ?? (format === "npz" ? await openNpz(source) : await openSafetensors(source));
+    const settings = format === "safetensors" ? await circuitTracerSettings(folder) : undefined;
     const isTracers = settings !== undefined || file.tensors.has(circuitTracerThreshold);
-    return dictionaryOf(
-      file,
-      isTracers ? describeCircuitTracer(file, site, settings, folder) : await describePlain(file, site),
-    );
+    if (!isTracers) return dictionaryOf(file, await describePlain(file, site));
+    return dictionaryOf(file, {
+      ...describeCircuitTracer(file, site, settings),
+      ...(settings && { sha256: () => identity(folder, circuitTracerFile, path.split("/").at(-1)!, source) }),
+    });
   } catch (error) {
     await source.close();
     throw error;

@@ -7,7 +7,7 @@ import type { Dictionary } from "./dictionary.ts";
 import { openDictionaryLearning } from "./dictionary-learning.ts";
 import { openGemmaScope, siteOfPath } from "./gemma-scope.ts";
 import { gemmaScope2Files, openGemmaScope2, siteOfGemmaScope2 } from "./gemma-scope-2.ts";
-import { layerFile, openLayerFile, siteOfLayerFile } from "./layer-files.ts";
+import { layerFile, listedSite, openLayerFile } from "./layer-files.ts";
 import { llamaScopeFiles, openLlamaScope } from "./llama-scope.ts";
 import { openAiFile, openOpenAi } from "./openai.ts";
 import { openQwenScope, qwenScopeFile, siteOfQwenScope } from "./qwen-scope.ts";
@@ -100,7 +100,7 @@ const formats: readonly Format[] = [
     files: "layer_0.safetensors, .npz or .pt",
     pattern: layerFile,
     beside: [circuitTracerFile],
-    site: (path, hasBeside) => (hasBeside ? undefined : siteOfLayerFile(path)),
+    site: listedSite,
     open: async (folder, path) => openLayerFile(await openIn(folder, path), parentOf(folder, path), path),
   },
   {

@@ -164,7 +164,7 @@ const harmless = [
     "n_eval_seqs",
     "eval_batch_size_prompts",
   ],
-  ...["eval_every_n_wandb_logs", "eval_every_n_steps", "log_to_wandb", "log_activations_store_to_wandb", "logger"],
+  ...["eval_every_n_wandb_logs", "log_to_wandb", "log_activations_store_to_wandb", "logger"],
   ...["log_optimizer_state_to_wandb", "log_weights_to_wandb", "wandb_project", "wandb_entity", "wandb_id"],
   ...[
     "wandb_log_frequency",
@@ -212,7 +212,7 @@ function readSettings(config: SettingsReader, folder: string): Settings {
   const site = siteOf(config, folder);
   const activation = activationOf(config);
   const { encoderBias, ...names } = plainNames;
-  const unitDecoder = config.get("rescale_acts_by_decoder_norm") === true;
+  const unitDecoder = config.flag("rescale_acts_by_decoder_norm", false);
   if (unitDecoder && activation.kind !== "topk") {
     config.refuse("rescale_acts_by_decoder_norm", "false but for topk", true);
   }
@@ -220,7 +220,7 @@ function readSettings(config: SettingsReader, folder: string): Settings {
     site,
     names: activation.kind === "gated" ? names : { ...names, encoderBias },
     activation,
-    subtractDecoderBias: config.get("apply_b_dec_to_input") !== false,
+    subtractDecoderBias: config.flag("apply_b_dec_to_input", true),
     unitDecoder,
     centred: isCentred(config, site),
     ...normalizationOf(config),
@@ -249,11 +249,11 @@ function isCentred(config: SettingsReader, site: SiteName): boolean {
     options.only("revision", "main");
     // Both change what a head's z is: values lose their bias, or heads take another basis.
     for (const key of ["fold_value_biases", "refactor_factored_attn_matrices"]) {
-      const value = options.get(key);
-      if (value === true && parseSite(site).kind === "attn_z") options.refuse(key, `false for SAEs of ${site}`, value);
-      options.only(key, true, false);
+      const isOn = options.flag(key, false);
+      if (isOn && parseSite(site).kind === "attn_z") options.refuse(key, `false for SAEs of ${site}`, true);
     }
-    centred ||= options.get("center_writing_weights") === true;
+    const isHere = options.flag("center_writing_weights", false);
+    centred ||= isHere;
   }
   return centred;
 }

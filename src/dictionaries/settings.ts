@@ -43,6 +43,12 @@ export class SettingsReader {
     if (value !== undefined && !values.includes(value)) this.refuse(field, values.map(String).join(" or "), value);
   }
 
+  /** @throws UserError if it is neither true nor false */
+  flag(field: string, byDefault: boolean): boolean {
+    this.only(field, true, false);
+    return (this.get(field) ?? byDefault) === true;
+  }
+
   /** A number that must be the weights' own, if it is given. @throws UserError */
   size(field: string, held: number, weights: string): void {
     const value = this.get(field);

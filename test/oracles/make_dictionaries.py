@@ -384,7 +384,14 @@ def circuit_tracer(x, generator):
         lines = [f"{name}: {value}" for name, value in (settings | extra).items()]
         lines += ["transcoders:", f'- "hf://tiny/saes/layer_{layer}.safetensors"  # one for each layer']
         (FIXTURES / folder / "config.yaml").write_text("\n".join(lines) + "\n")
-        yield f"{folder}/layer_{layer}", codes, codes @ weights["W_dec"] + weights["b_dec"]
+        reconstruction = codes @ weights["W_dec"] + weights["b_dec"]
+        yield f"{folder}/layer_{layer}", codes, reconstruction
+        if "k" not in extra:
+            # The same by itself, with the encoder as it is and turned.
+            numpy.savez(FIXTURES / "plain/layer_6.npz", **{name: tensor.numpy() for name, tensor in weights.items()})
+            save_torch("plain/layer_7.pt", weights | dict(W_enc=weights["W_enc"].T.contiguous()))
+            for name in ("plain/layer_6", "plain/layer_7"):
+                yield name, codes, reconstruction
 
 
 def with_sae_lens_loader(loader, repo, folder, x, **overrides):
