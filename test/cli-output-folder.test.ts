@@ -155,7 +155,7 @@ describe("a place that is not a run's", () => {
   });
 
   it("no run's folder for sfc report", async () => {
-    expectError(await sfc("report", home), 1, join(home, "run.json"));
+    expectError(await sfc("report", home), 1, "expected a run's or a comparison's folder", `at ${home}`);
   });
 });
 

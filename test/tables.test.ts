@@ -287,12 +287,12 @@ describe("the tables of a run", () => {
 
     const second = await RunTables.open(join(home, ".partial"));
     await second.writeNodes(nodes, [bos]);
-    expect(sites.map((site) => second.hasEffects(site))).toEqual([true, true, true, false, false]);
+    expect(await Promise.all(sites.map((site) => second.hasEffects(site)))).toEqual([true, true, true, false, false]);
     await expect(second.finish(home, options())).rejects.toThrow("attn_out.1 has not been written");
     for (const rows of chunks.slice(3)) await second.writeEffects(rows);
     await second.finish(home, options());
     await second.writeNodes({ ...nodes, weight: nodes.weight.map((w) => w + 1) }, [bos]);
-    expect(second.hasEffects("embed")).toBe(false);
+    expect(await second.hasEffects("embed")).toBe(false);
     second.close();
 
     const resumed = await readFile(join(home, "features.parquet"));
@@ -306,7 +306,7 @@ describe("the tables of a run", () => {
     await tables.writeNodes(nodes, [bos]);
     const sums = pairs.map((group) => ({ ...group, sums: Float64Array.from({ length: 30 }, () => random.normal()) }));
     await tables.writeFeatureSums("mlp_out.2", sums);
-    expect([tables.hasFeatureSums("mlp_out.2"), tables.hasFeatureSums("mlp_out.1")]).toEqual([true, false]);
+    expect([await tables.hasFeatureSums("mlp_out.2"), await tables.hasFeatureSums("mlp_out.1")]).toEqual([true, false]);
     const { ranking, rows } = await tables.finish(home, options({ score: "gradient", sites: ["mlp_out.2"] }));
     tables.close();
     expect(rows).toBe(0);
@@ -358,7 +358,7 @@ describe("the tables of a run", () => {
       /^effect: expected a finite number, got NaN at embed, node \d+, feature -?\d+\. /,
     );
     await expect(tables.writeEffects({ ...rows, node: rows.node.toReversed() })).rejects.toThrow("not sorted");
-    expect(tables.hasEffects("embed")).toBe(false);
+    expect(await tables.hasEffects("embed")).toBe(false);
     tables.close();
   });
 

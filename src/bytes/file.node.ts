@@ -57,13 +57,23 @@ function fileSource(name: string, handle: FileHandle, size: number): ByteSource 
  * @throws UserError if it does not exist or is not a folder
  */
 export async function openFolder(path: string): Promise<Folder> {
-  const status = await stat(path).catch(() => undefined);
-  if (!status?.isDirectory()) {
-    throw new UserError(`folder: expected one, got ${status ? "a file" : "nothing"} at ${path}. Check the path.`);
+  const status = await stat(path).catch((error: NodeJS.ErrnoException) => error);
+  if (status instanceof Error || !status.isDirectory()) {
+    const got = !(status instanceof Error) ? "a file" : status.code === "ENOENT" ? "nothing" : status.code;
+    throw new UserError(`folder: expected one, got ${got} at ${path}. Check the path.`);
   }
   return {
     name: path,
-    list: async () => (await filesUnder(path, "", 6)).sort(),
+    async list() {
+      const found: string[] = [];
+      await filesUnder(path, "", [], found).catch((error) => {
+        if (error instanceof UserError) throw error;
+        throw new UserError(
+          `folder: expected one that can be read, got an error (${messageOf(error)}) at ${path}. Check its permissions.`,
+        );
+      });
+      return found.sort();
+    },
     async open(inner) {
       if (inner.startsWith("/") || inner.split("/").includes("..")) {
         throw new UserError(
@@ -77,17 +87,39 @@ export async function openFolder(path: string): Promise<Folder> {
   };
 }
 
-async function filesUnder(root: string, path: string, levels: number): Promise<string[]> {
-  const found: string[] = [];
+/** Folders are looked into to this depth. */
+const mostLevels = 6;
+/** A folder with more files than this is none of a model's or of SAEs, or is linked to itself in many places. */
+const mostFiles = 200_000;
+
+/**
+ * Adds the files under a folder of a root to `found`.
+ *
+ * @param above the folders on the way, as the system numbers them: a link back to one of them is not followed
+ * @throws UserError if there are too many files; the system's error if the folder cannot be read
+ */
+async function filesUnder(root: string, path: string, above: readonly string[], found: string[]): Promise<void> {
+  const { dev, ino } = await stat(join(root, path), { bigint: true });
+  const here = `${dev}/${ino}`;
+  // Some file systems give no numbers.
+  if (ino !== 0n && above.includes(here)) return;
   for (const entry of await readdir(join(root, path), { withFileTypes: true })) {
     if (entry.name.startsWith(".")) continue;
     const inner = path === "" ? entry.name : `${path}/${entry.name}`;
     // A folder that may not be read, or a link that leads nowhere, holds nothing for us.
     const kind = entry.isSymbolicLink() ? await stat(join(root, inner)).catch(() => undefined) : entry;
     if (kind?.isFile()) found.push(inner);
-    if (kind?.isDirectory() && levels > 1) found.push(...(await filesUnder(root, inner, levels - 1).catch(() => [])));
+    if (found.length > mostFiles) {
+      throw new UserError(
+        `folder: expected at most ${mostFiles} files, got more in ${root}. Name the folder of the model or the SAEs itself.`,
+      );
+    }
+    if (kind?.isDirectory() && above.length < mostLevels - 1) {
+      await filesUnder(root, inner, [...above, here], found).catch((error) => {
+        if (error instanceof UserError) throw error;
+      });
+    }
   }
-  return found;
 }
 
 /** A SHA-256 that takes its bytes in pieces. */

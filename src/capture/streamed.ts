@@ -138,7 +138,26 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     const removeStreams = async () => {
       for (let l = 0; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
     };
-    if (await store.has(part.done)) {
+    const has = (kind: "x" | "g", layer: number) => store.has(part.stream(kind, layer));
+    /** Whether all that is kept of the sites found from one input of a block to another is there. */
+    const hasRows = async (kind: "x" | "g", from: number, to: number) => {
+      const stages = new Set(sites.map((site) => stageOf(kind, site)));
+      for (const at of stages) if (from <= at && at <= to && !(await store.has(part.rows(kind, at)))) return false;
+      return true;
+    };
+    const hasInputs = async (from: number, to: number) => {
+      for (let l = from; l < to; l++) if (!(await has("x", l))) return false;
+      return true;
+    };
+    const hasForward = async () => (await store.has(part.metric)) && (await hasRows("x", 0, L));
+    // What an earlier sitting left counts only where all of it is there and whole.
+    const isDone = async () =>
+      (await store.has(part.done)) && (await hasForward()) && (backward.length === 0 || (await hasRows("g", low, L)));
+    const cameDownTo = async (l: number) =>
+      (await has("g", l)) && (await hasRows("g", l, L)) && (await hasForward()) && (await hasInputs(low, l));
+    const cameUpTo = async (l: number) =>
+      (await has("x", l)) && (await hasRows("x", 0, l)) && (backward.length === 0 || (await hasInputs(low, l)));
+    if (await isDone()) {
       await removeStreams();
       for (let i = 0; i < stepsOf(jobs); i++) step();
       return;
@@ -167,18 +186,17 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       for (const { id } of list) stream.set(id, (await store.read(part.stream(kind, layer), String(id)))!);
       return stream;
     };
-    const has = (kind: "x" | "g", layer: number) => store.has(part.stream(kind, layer));
 
     let cotangents: Map<number, Floats> | undefined;
     let layer = low;
     // The last sitting came at least as far as the first of these that is there.
-    while (layer <= L && !(backward.length > 0 && (await has("g", layer)))) layer++;
+    while (layer <= L && !(backward.length > 0 && (await cameDownTo(layer)))) layer++;
     if (layer <= L) {
       for (let i = 0; i < L + (L - layer); i++) step();
       cotangents = await loadStream("g", layer, backward);
     } else {
       layer = L;
-      while (layer >= 0 && !(await has("x", layer))) layer--;
+      while (layer >= 0 && !(await cameUpTo(layer))) layer--;
       let stream: Map<number, Floats>;
       if (layer >= 0) {
         stream = await loadStream("x", layer, jobs);
@@ -269,10 +287,7 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
         async rows(plan, pack, kind, site) {
           const { job, parts } = place(plan, pack);
           if (kind === "g" && jobs[job]!.pack.kind !== "backward") return undefined;
-          const { kind: at, layer } = parseSite(site);
-          // x of a block's sites is found when the block is done; g of the stream after it has come there from above.
-          const stage = at === "embed" ? 0 : kind === "x" || at === "resid_post" ? layer + 1 : layer;
-          return store.read(parts.rows(kind, stage), tensorName(site, job));
+          return store.read(parts.rows(kind, stageOf(kind, site)), tensorName(site, job));
         },
       };
     },
@@ -289,6 +304,13 @@ export function lowestBlock(model: Model, sites: readonly SiteName[]): number {
     const { kind, layer } = parseSite(site);
     return Math.min(low, kind === "embed" ? 0 : kind === "resid_post" ? layer + 1 : layer);
   }, model.layers);
+}
+
+/** At the input of which block a site's rows are saved: x when its block is done, g of the stream when it has come there from above. */
+function stageOf(kind: "x" | "g", site: SiteName): number {
+  const { kind: at, layer } = parseSite(site);
+  if (at === "embed") return 0;
+  return kind === "x" || at === "resid_post" ? layer + 1 : layer;
 }
 
 /** Names of a wave's parts in the store. */

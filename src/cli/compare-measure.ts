@@ -1,4 +1,4 @@
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
@@ -13,11 +13,13 @@ import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSpec } from "./compare-methods.ts";
-import { writeFileAtomic } from "./files.ts";
+import { makeFolder, writeFileAtomic } from "./files.ts";
 import type { Setting } from "./flags.ts";
 import { silent } from "./hub-pull.ts";
+import { type FileState, InputFiles } from "./input-files.ts";
 import type { Reporter } from "./reporter.ts";
 import { peakBytes, resetPeak, residentBytes } from "./resident.ts";
+import { seal } from "./seal.ts";
 import { checkPairs, choosePairs, openModel, openSaes } from "./setting.ts";
 import { countPairs, indexNodes, type NodeIndex, nodesTable, type Sums, sumRows } from "./sums.ts";
 
@@ -32,6 +34,8 @@ export interface MethodRequest {
   readonly features: readonly (readonly [SiteName, readonly number[]])[] | number | null;
   /** The folder for its results. */
   readonly folder: string;
+  /** How the files that it reads were when they were hashed. */
+  readonly inputs: readonly (readonly [path: string, state: FileState])[];
 }
 
 /** The work of a method that takes long, told before it begins. */
@@ -69,6 +73,12 @@ export type MethodResult = z.infer<typeof methodResultSchema>;
 /** The name of a method's checkpoint. */
 export const resultFile = "result.json";
 
+/** The name of a method's table. */
+export const featuresFile = "features.parquet";
+
+/** Seals result and table, see `seal`. */
+export const resultSeal = "result.seal";
+
 /**
  * Runs a method and measures what it takes; then writes `features.parquet` and `result.json` into its folder. It is alone in its process, which has
  * loaded neither the database nor anything else that the method does not need.
@@ -104,7 +114,7 @@ export async function measureMethod(
         [...tokenizer.special],
       );
       const sites = [...dictionaries.keys()];
-      const { result, sums } = await measure(
+      const { result: found, sums } = await measure(
         request,
         { model, weights, forest, dictionaries },
         index,
@@ -112,9 +122,12 @@ export async function measureMethod(
         onWork,
       );
       reporter.begin("writing", 1);
+      new InputFiles(request.inputs).check();
       await writeFeatures(request.folder, sites, kept, index, sums);
-      const whole: MethodResult = { ...result, loading_seconds: loading };
-      await writeFileAtomic(join(request.folder, resultFile), JSON.stringify(whole));
+      const whole: MethodResult = { ...found, loading_seconds: loading };
+      const result = join(request.folder, resultFile);
+      await writeFileAtomic(result, JSON.stringify(whole));
+      await seal(join(request.folder, resultSeal), [result, join(request.folder, featuresFile)]);
       reporter.end();
     } finally {
       await closeDictionaries(dictionaries);
@@ -265,7 +278,9 @@ async function writeFeatures(
 ): Promise<void> {
   const { RunTables } = await import("./tables.ts");
   const parts = join(folder, "parts");
-  await mkdir(folder, { recursive: true });
+  // What an earlier sitting left may be anything.
+  await rm(folder, { recursive: true, force: true });
+  await makeFolder(folder);
   const tables = await RunTables.open(parts);
   try {
     tables.takeIndex(index);

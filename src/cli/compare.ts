@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import type { Device } from "#session";
@@ -12,20 +12,28 @@ import { parameterCount } from "../models/model.ts";
 import { describeDropped } from "../prompts/check.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
-import { reportPage } from "../report/page.ts";
 import type { SiteName } from "../site.ts";
-import { type MethodRequest, type MethodResult, methodResultSchema, resultFile } from "./compare-measure.ts";
+import {
+  featuresFile,
+  type MethodRequest,
+  type MethodResult,
+  methodResultSchema,
+  resultFile,
+  resultSeal,
+} from "./compare-measure.ts";
 import { type MethodSpec, methodFolder, namesIn, parseMethods } from "./compare-methods.ts";
 import { measureInProcess } from "./compare-process.ts";
 import { featuresToPatch, findingsOf } from "./compare-results.ts";
 import { comparisonText } from "./compare-text.ts";
 import { checkRuntime } from "./device.ts";
 import { checkRoom, gemmGflops, workLine } from "./estimate.ts";
-import { jobProblem, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
+import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { type Setting, taskName } from "./flags.ts";
 import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "./folder.ts";
-import { reportFile, reportTemplate } from "./report.ts";
+import type { InputFiles } from "./input-files.ts";
+import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
+import { isSealed } from "./seal.ts";
 import { checkPairs, choosePairs, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { versions } from "./versions.ts";
 
@@ -54,10 +62,6 @@ export interface CompareOutcome {
   readonly comparison: Comparison;
 }
 
-/** The comparison's name in its folder. */
-const comparisonFile = "compare.json";
-const featuresFile = "features.parquet";
-
 const comparisonFolder: FolderKind<Comparison> = {
   noun: "comparison",
   manifestFile: comparisonFile,
@@ -81,17 +85,17 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
   // Better now than at the end of the work.
   const template = await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
-  const { folder, inputs, width } = await openWork(request, reporter);
+  const { folder, inputs, files, width } = await openWork(request, reporter);
   if ("comparison" in folder) {
     reporter.end();
     const { comparison } = folder;
     return { comparison, text: comparisonText(request.folder, comparison, { again: true }) };
   }
   try {
-    const comparison = await work({ request, specs, folder, inputs, width, template, reporter });
+    const comparison = await work({ request, specs, folder, inputs, files, width, template, reporter });
     return { comparison, text: comparisonText(request.folder, comparison) };
   } catch (error) {
-    throw jobProblem(error, request.folder);
+    throw jobProblem(files.reasonOf(error), request.folder);
   } finally {
     await folder.release();
   }
@@ -115,7 +119,7 @@ async function openWork({ command, options, folder: path, force }: CompareReques
     const dictionaries = await openSaes(opened, options, reporter);
     try {
       if (options.weights === "held") checkRoom(opened.model, { method: "analytic", precision: options.precision });
-      const chosen = await choosePairs(opened.tokenizer, options);
+      const chosen = await choosePairs(opened.tokenizer, options, opened.inputs);
       const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
       const recorded = { ...options };
       const folder = await openWorkFolder(comparisonFolder, path, recorded, force);
@@ -152,9 +156,11 @@ async function openWork({ command, options, folder: path, force }: CompareReques
           pairs: kept.length,
           warnings,
         };
+        opened.inputs.check();
         return {
           folder: folder.state === "finished" ? { comparison: folder.manifest } : folder,
           inputs,
+          files: opened.inputs,
           width: opened.model.width,
         };
       } catch (error) {
@@ -198,6 +204,8 @@ interface WorkSetting {
   readonly specs: readonly MethodSpec[];
   readonly folder: OpenFolder<Comparison>;
   readonly inputs: Inputs;
+  /** The files that the methods read. */
+  readonly files: InputFiles;
   /** D, the model's. */
   readonly width: number;
   readonly template: string;
@@ -205,7 +213,7 @@ interface WorkSetting {
 }
 
 async function work(setting: WorkSetting): Promise<Comparison> {
-  const { request, specs, folder, inputs, template, reporter } = setting;
+  const { request, specs, folder, inputs, files, template, reporter } = setting;
   if (folder.state === "resume") reporter.line(`Going on with the interrupted comparison in ${folder.path}.`);
   const unfinished: Comparison = {
     ...inputs,
@@ -231,7 +239,8 @@ async function work(setting: WorkSetting): Promise<Comparison> {
     warnings: [...inputs.warnings, ...findings.warnings],
   };
   for (const { name } of specs) await moveFeatures(partial, folder.path, name);
-  await writeFileAtomic(join(folder.path, reportFile), reportPage(template, comparison));
+  await writeComparisonReport(folder.path, comparison, template);
+  files.check();
   await writeComparison(folder.path, comparison);
   await closeFinished(folder);
   reporter.end();
@@ -240,7 +249,7 @@ async function work(setting: WorkSetting): Promise<Comparison> {
 
 /** Runs the methods that have not run yet, `exact` last: which features it patches may depend on the others. */
 async function measureAll(
-  { request: { options }, specs, width, reporter }: WorkSetting,
+  { request: { options, folder: path }, specs, files, width, reporter }: WorkSetting,
   partial: string,
 ): Promise<ReadonlyMap<string, MethodResult>> {
   const results = new Map<string, MethodResult>();
@@ -248,25 +257,32 @@ async function measureAll(
   const { methods: _, steps: __, rule: ___, top, by_pair: byPair, weights, ...setting } = options;
   for (const spec of [...specs.filter((of) => !isExact(of)), ...specs.filter(isExact)]) {
     const folder = join(partial, methodFolder(spec.name));
-    const known = await storedResult(folder);
+    const known = await storedResult(folder, join(path, methodFolder(spec.name)));
     if (known) {
       results.set(spec.name, known);
       continue;
     }
     const features = isExact(spec) ? featuresToPatch([...results.values()], top) : null;
-    const request: MethodRequest = { setting, weights, spec, byPair, features, folder };
+    const request: MethodRequest = { setting, weights, spec, byPair, features, folder, inputs: files.states() };
     // Measured while nothing else runs.
     const gflops = isExact(spec) ? await gemmGflops(width) : 0;
     await measureInProcess(request, reporter, ({ patches, flops }) => reporter.line(workLine(patches, flops, gflops)));
-    const result = await storedResult(folder);
+    const result = await storedResult(folder, join(path, methodFolder(spec.name)));
     if (!result) throw new Error(`internal: ${spec.name} left no result`);
     results.set(spec.name, result);
   }
   return results;
 }
 
-/** What a method that has finished left; null if it has not. */
-async function storedResult(folder: string): Promise<MethodResult | null> {
+/**
+ * What a method that has finished left; null if it has not, or it is not whole any more.
+ *
+ * @param moved where its table may have been moved to
+ */
+async function storedResult(folder: string, moved: string): Promise<MethodResult | null> {
+  const table = [folder, moved].map((at) => join(at, featuresFile)).find(existsSync);
+  const files = [join(folder, resultFile), ...(table === undefined ? [] : [table])];
+  if (!(await isSealed(join(folder, resultSeal), files))) return null;
   const stored = await readJsonFile(join(folder, resultFile)).catch(() => null);
   return methodResultSchema.safeParse(stored).data ?? null;
 }
@@ -286,7 +302,7 @@ async function partialFor({ folder, inputs: { versions, sha256 }, reporter }: Wo
       );
     }
     for (const other of others) await rm(join(folder.partial, other), { recursive: true, force: true });
-    await mkdir(partial, { recursive: true });
+    await makeFolder(partial);
   } catch (error) {
     throw writeProblem(error, partial);
   }
@@ -297,7 +313,7 @@ async function partialFor({ folder, inputs: { versions, sha256 }, reporter }: Wo
 async function moveFeatures(partial: string, path: string, name: string): Promise<void> {
   const to = join(path, methodFolder(name));
   try {
-    await mkdir(to, { recursive: true });
+    await makeFolder(to);
     await rename(join(partial, methodFolder(name), featuresFile), join(to, featuresFile));
   } catch (error) {
     // One that was moved before an interruption lies there already.

@@ -1,5 +1,5 @@
-import { constants, existsSync } from "node:fs";
-import { access, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, lstat, mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 
@@ -36,24 +36,64 @@ export async function writeBeside(path: string, write: (part: string) => Promise
 }
 
 /**
- * Makes a folder and those on the way. Node calls a read-only disk a missing folder there; the nearest folder that exists knows better.
+ * Makes a folder and those on the way. Node's own way to do so never ends where a parent is there and still none can be made in it, as in /proc.
  *
- * @throws the system's error
+ * @throws UserError if the system has no folder there and cannot have one; otherwise the system's error
  */
 export async function makeFolder(path: string): Promise<void> {
+  const missing: string[] = [];
+  for (let at = resolve(path); !(await makeOne(at)); at = dirname(at)) {
+    missing.unshift(at);
+    if (await isFolder(dirname(at))) {
+      throw new UserError(`No folder can be made there (${at}). Choose another place.`);
+    }
+  }
+  for (const folder of missing) await makeOne(folder);
+}
+
+/**
+ * Makes a folder, as `makeFolder`, for work that writes to it only at its end.
+ *
+ * @throws UserError if it cannot be made or written
+ */
+export async function reserveFolder(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true });
+    await makeFolder(path);
+    await access(path, constants.W_OK);
   } catch (error) {
-    let nearest = dirname(resolve(path));
-    while (!existsSync(nearest)) nearest = dirname(nearest);
-    await access(nearest, constants.W_OK);
-    throw error;
+    throw writeProblem(error, path);
   }
 }
 
+/** Makes a folder unless it is there. @returns false if its parent is missing */
+async function makeOne(path: string): Promise<boolean> {
+  try {
+    await mkdir(path);
+  } catch (error) {
+    if (await isFolder(path)) return true;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" && dirname(path) !== path) return false;
+    if (code === "EEXIST" && (await lstat(path).catch(() => null))?.isSymbolicLink()) {
+      throw new UserError(`A link leads nowhere (${path}). Make its target, or choose another place.`);
+    }
+    throw error;
+  }
+  return true;
+}
+
+const isFolder = async (path: string) => (await stat(path).catch(() => null))?.isDirectory() === true;
+
 const fullDisk = { codes: "ENOSPC EDQUOT", text: /no space left|not enough space|quota exceeded|all bytes to file/i };
+const largeFile = { codes: "EFBIG", text: /file too large/i };
 
 const advice: readonly (readonly [codes: string, text: RegExp, expected: string, got: string, what: string])[] = [
+  [
+    largeFile.codes,
+    largeFile.text,
+    "room on the disk",
+    "a limit on the size of files",
+    "Raise the limit (ulimit -f), or choose another --output_dir; the same command goes on where it stopped.",
+  ],
   [
     fullDisk.codes,
     fullDisk.text,
@@ -70,6 +110,16 @@ const advice: readonly (readonly [codes: string, text: RegExp, expected: string,
   ],
   ["ENOENT", /no such file or directory/i, "an existing folder", "none", "Create it first."],
   ["ENOTDIR EEXIST", /not a directory/i, "folders on the way", "a file among them", "Choose another place."],
+  [
+    "EISDIR ENOTEMPTY",
+    /is a directory/i,
+    "a file or nothing",
+    "a folder",
+    "Remove it, or choose another --output_dir.",
+  ],
+  ["ENAMETOOLONG", /file name too long/i, "a shorter path", "one too long", "Choose another --output_dir."],
+  ["ELOOP", /too many (levels of )?symbolic links/i, "a path", "links in a circle", "Choose another --output_dir."],
+  ["EMFILE ENFILE", /too many open files/i, "leave to open a file", "too many open ones", "Raise ulimit -n."],
 ];
 
 /**
@@ -84,6 +134,14 @@ export function writeProblem(error: unknown, path: string, place = "--output_dir
   const known = advice.find(([codes, text]) =>
     typeof code === "string" ? codes.split(" ").includes(code) : text.test(messageOf(error)),
   );
+  if (!known && isSystemError(error)) {
+    return new UserError(
+      `output file: expected a place that can be written, got ${error.code} at ${path}. Choose another ${place}.`,
+      {
+        cause: error,
+      },
+    );
+  }
   if (!known) return error;
   const [, , expected, got, advised] = known;
   const what = advised.replace("--output_dir", place);
@@ -101,9 +159,30 @@ export function jobProblem(error: unknown, path: string): unknown {
   const text = messageOf(error);
   const writing =
     typeof code === "string"
-      ? fullDisk.codes.split(" ").includes(code)
-      : /^IO Error:/.test(text) || fullDisk.text.test(text);
+      ? [fullDisk, largeFile].some(({ codes }) => codes.split(" ").includes(code))
+      : /^IO Error:/.test(text) || fullDisk.text.test(text) || largeFile.text.test(text);
   return writing ? writeProblem(error, path) : error;
+}
+
+/** Whether the system refused something that was asked of it. */
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  const { code, syscall } = Object(error) as NodeJS.ErrnoException;
+  return typeof syscall === "string" && typeof code === "string" && /^E[A-Z0-9]+$/.test(code);
+}
+
+/**
+ * An error as one for the user where the system refused something about a file and nothing else has said so in better words; else the error itself.
+ */
+export function systemProblem(error: unknown): unknown {
+  if (error instanceof UserError || !isSystemError(error)) return error;
+  const { code, syscall, path, message } = error;
+  if (syscall === "uv_cwd") {
+    return new UserError("The current folder was removed. Change to one that exists.", { cause: error });
+  }
+  if (path === undefined && code !== "EMFILE" && code !== "ENFILE") return error;
+  const reason = message.replace(/^\w+: /, "").replace(/, \w+( '.*)?$/s, "");
+  const what = code === "EMFILE" || code === "ENFILE" ? "Raise ulimit -n." : "Check the path and its permissions.";
+  return new UserError(`Cannot ${syscall} ${path ?? "a file"}: ${reason} (${code}). ${what}`, { cause: error });
 }
 
 /**

@@ -1,4 +1,4 @@
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { embeddedModel, generatedTask, type JobOptions } from "./setting.ts";
 
@@ -87,7 +87,9 @@ export function settingOf(flags: Flags): Setting {
 
 /** Where results go unless `--output_dir` says otherwise: `outputs/<model>-<task or file>-<seed>`. */
 export function defaultFolder({ model_name, seed, ...setting }: Setting): string {
-  return join("outputs", [basename(model_name), taskName(setting), seed].join("-").replace(/[^\w.-]+/g, "_"));
+  // `.` and `..` are folders with names of their own; a name that begins with a dot would be hidden.
+  const model = basename(resolve(model_name)).replace(/^\.+/, "") || "model";
+  return join("outputs", [model, taskName(setting), seed].join("-").replace(/[^\w.-]+/g, "_"));
 }
 
 /** The task, or the name of the file of pairs without its ending. */

@@ -1,4 +1,4 @@
-import { mkdir, readdir, rm, rmdir, stat } from "node:fs/promises";
+import { readdir, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { z } from "zod";
 import { messageOf, UserError } from "../errors.ts";
@@ -122,6 +122,7 @@ export async function openWorkFolder<M extends FolderManifest>(
   options: Options,
   force: boolean,
 ): Promise<OpenFolder<M> | FinishedFolder<M>> {
+  if (path === "") throw new UserError("--output_dir: expected a folder, got an empty name. Name one.");
   const before = await inspectFolder(kind, path);
   refuse(kind, path, before, options, force);
   if (before.state === "complete" && !force) {
@@ -147,7 +148,7 @@ export async function openWorkFolder<M extends FolderManifest>(
     await removeParts(kind, path);
     const manifest = now.state === "unfinished" && !force ? now.manifest : undefined;
     if (!manifest) await rm(partial, { recursive: true, force: true });
-    await mkdir(partial, { recursive: true });
+    await makeFolder(partial);
     return { state: manifest ? "resume" : "new", manifest, path, partial, release };
   } catch (error) {
     await release();

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
-import { link, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { link, lstat, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
+import { messageOf, UserError } from "../errors.ts";
 
 /** A lock that is ours until `release`, or who holds it and in which file. */
 export type Lock =
@@ -18,28 +19,44 @@ interface Holder {
   readonly begun: string | null;
 }
 
+/** A lock is smaller than this. */
+const largestLock = 4096;
+/** Takeovers of takeovers, each left by a process that ended within the same few milliseconds. */
+const mostTakeovers = 4;
+/** How often a lock may come and go while it is looked at. */
+const mostLooks = 100;
+
 /**
  * Takes a lock: a file that names its holder. A lock whose process has ended is taken over. A process on another machine cannot be asked and counts
  * as alive.
  *
  * @param staleAfter seconds without a change of the lock's file after which a process on another machine counts as gone; default never
- * @throws the system's error if the file cannot be written
+ * @throws UserError if what lies in the lock's place is none; the system's error if the file cannot be written
  */
-export async function tryLock(file: string, staleAfter = Number.POSITIVE_INFINITY): Promise<Lock> {
-  const takeover = `${file}.takeover`;
-  while (!(await createLock(file))) {
-    const text = await readFile(file, "utf8").catch(() => null);
-    if (text === null) continue;
+export function tryLock(file: string, staleAfter = Number.POSITIVE_INFINITY): Promise<Lock> {
+  return take(file, staleAfter, mostTakeovers);
+}
+
+async function take(file: string, staleAfter: number, takeovers: number): Promise<Lock> {
+  for (let look = 0; !(await createLock(file)); look++) {
+    const text = await readLock(file);
+    if (text === null) {
+      if (look < mostLooks) continue;
+      throw new UserError(`The lock comes and goes all the time (${file}). Start again when no other process uses it.`);
+    }
     const holder = parseHolder(text);
     if (holder && isAlive(holder) && !(holder.host !== hostname() && (await secondsSince(file)) > staleAfter)) {
       return { holder: `process ${holder.pid} on ${holder.host}`, file };
     }
     // Only one process at a time may remove a dead lock, and looks again first: it could be the fresh one of another that did.
-    if (!(await createLock(takeover))) return { holder: "one that begins just now", file: takeover };
+    const takeover = `${file}.takeover`;
+    if (takeovers === 0) throw noLock("one that can be taken over", "leftovers of many tries", file);
+    const guard = await take(takeover, staleAfter, takeovers - 1);
+    if (!("release" in guard)) return { holder: "one that begins just now", file: guard.file };
     try {
-      if ((await readFile(file, "utf8").catch(() => null)) === text) await rm(file, { force: true });
+      if ((await readLock(file)) === text) await rm(file, { force: true });
     } finally {
-      await rm(takeover, { force: true });
+      await guard.release();
     }
   }
   const onExit = () => rmSync(file, { force: true });
@@ -55,6 +72,33 @@ export async function tryLock(file: string, staleAfter = Number.POSITIVE_INFINIT
     },
   };
 }
+
+/**
+ * What is in a lock's file; null if it is gone.
+ *
+ * @throws UserError if it cannot be read, or no lock of ours could look like that
+ */
+async function readLock(file: string): Promise<string | null> {
+  try {
+    const found = await lstat(file);
+    if (!found.isFile()) {
+      throw noLock("a file", found.isDirectory() ? "a folder" : found.isSymbolicLink() ? "a link" : "a device", file);
+    }
+    const text = found.size > largestLock ? "" : await readFile(file, "utf8");
+    // A lock that was cut off, or came back from a crash as zeros, was ours; anything else is left alone.
+    if (found.size > largestLock || !/^(\0*|\{"pid".*)$/s.test(text.trim())) {
+      throw noLock("a lock of sfc", "something else", file);
+    }
+    return text;
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    if (errorCode(error) === "ENOENT") return null;
+    throw noLock("one that can be read", `an error (${messageOf(error)})`, file);
+  }
+}
+
+const noLock = (expected: string, got: string, file: string) =>
+  new UserError(`lock: expected ${expected}, got ${got} at ${file}. Remove it if no other process uses the folder.`);
 
 async function secondsSince(file: string): Promise<number> {
   const changed = (await stat(file).catch(() => null))?.mtimeMs ?? Date.now();
@@ -89,8 +133,8 @@ const errorCode = (error: unknown) => (error as { code?: unknown } | null)?.code
 function parseHolder(text: string): Holder | null {
   try {
     const holder = JSON.parse(text) as Partial<Holder>;
-    return typeof holder.pid === "number" && typeof holder.host === "string"
-      ? { pid: holder.pid, host: holder.host, begun: holder.begun ?? null }
+    return Number.isSafeInteger(holder.pid) && holder.pid! > 0 && typeof holder.host === "string"
+      ? { pid: holder.pid!, host: holder.host.slice(0, 64), begun: holder.begun ?? null }
       : null;
   } catch {
     return null;

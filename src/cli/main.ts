@@ -6,6 +6,7 @@ import { scores } from "../circuit/ranking.ts";
 import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { addCompareCommand } from "./compare-command.ts";
+import { systemProblem } from "./files.ts";
 import {
   defaultFolder,
   deviceFlags,
@@ -75,12 +76,12 @@ function program(): Command {
 
   sfc
     .command("report")
-    .description("write the report of a run's folder again")
-    .argument("<folder>", "a run's folder")
+    .description("write the report of a run's or a comparison's folder again")
+    .argument("<folder>", "a run's or a comparison's folder")
     .action(async (folder: string) => {
       // What loads the database is loaded only where it is used: a third of a second that --help need not take.
-      const { writeReport } = await import("./report.ts");
-      console.log(`Report: ${await writeReport(folder)}`);
+      const { rewriteReport } = await import("./report.ts");
+      console.log(`Report: ${await rewriteReport(folder)}`);
     });
 
   sfc
@@ -258,13 +259,19 @@ function underscored(argv: readonly string[]): string[] {
 
 // Whoever reads our output may stop reading, as head does.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit();
-  throw error;
+  if (error.code !== "EPIPE") {
+    console.error(`sfc: Cannot write to standard output (${error.code}). Free some space, or send it elsewhere.`);
+    process.exitCode = 1;
+  }
+  process.exit();
 });
+// Of what cannot be told nothing else depends.
+process.stderr.on("error", () => {});
 
 try {
   await program().parseAsync([...process.argv.slice(0, 2), ...underscored(process.argv.slice(2))]);
-} catch (error) {
+} catch (thrown) {
+  const error = systemProblem(thrown);
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
   else {
     if (error instanceof StoppedError) console.error(error.message);

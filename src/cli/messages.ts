@@ -1,4 +1,5 @@
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
+import { systemProblem } from "./files.ts";
 import type { ReporterMessage } from "./reporter.ts";
 
 /** An error on its way from a worker or a child process to whoever waits for it. */
@@ -13,7 +14,8 @@ export interface ProblemMessage {
 export type JobMessage = ReporterMessage | { readonly type: "done"; readonly result: unknown } | ProblemMessage;
 
 /** What was thrown, as a message. */
-export function problemMessage(error: unknown): ProblemMessage {
+export function problemMessage(thrown: unknown): ProblemMessage {
+  const error = systemProblem(thrown);
   const kind =
     error instanceof StoppedError
       ? "stopped"

@@ -1,6 +1,6 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { openFile } from "#file";
+import { newSha256, openFile } from "#file";
 import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
 import type { Floats } from "../capture/passes.ts";
@@ -15,9 +15,14 @@ const mostOpen = 64;
  * Keeps the parts of a capture as safetensors files in a folder: they take no memory, and an interrupted run goes on after the last of them.
  *
  * @param identity distinguishes them from those of other pairs or another model
+ * @param beforeSave is called before a part is put in its place; what it throws keeps the part out
  * @throws UserError, when it saves, if a number is not finite or the disk is full; when it reads, if the file has been removed or damaged
  */
-export function fileStore(folder: string, identity: string): Store & { close(): Promise<void> } {
+export function fileStore(
+  folder: string,
+  identity: string,
+  beforeSave: () => void = () => {},
+): Store & { close(): Promise<void> } {
   /** Those used last come last. */
   const open = new Map<string, TensorFile>();
   const path = (part: string) => join(folder, `${part}-${identity.slice(0, 16)}.safetensors`);
@@ -40,23 +45,30 @@ export function fileStore(folder: string, identity: string): Store & { close(): 
     last = next.catch(() => {});
     return next;
   };
+  const isWhole = async (part: string) => {
+    const tensors = await file(part);
+    const parts: [string, Uint8Array][] = [];
+    for (const [name, { offset, length }] of tensors.tensors) {
+      parts.push([name, await tensors.source.read(offset, length)]);
+    }
+    if (tensors.metadata.sha256 === sumOf(parts)) return true;
+    await closeOne(part);
+    return false;
+  };
   return {
     // Of what is asked for so, a file that cannot be read is computed again like one that is not there.
-    has: (part) =>
-      inTurn(() =>
-        file(part).then(
-          () => true,
-          () => false,
-        ),
-      ),
+    has: (part) => inTurn(() => isWhole(part).catch(() => false)),
     save: (part, tensors) =>
       inTurn(async () => {
         await closeOne(part);
         for (const [name, data] of tensors) checkActivations(data, `${name} of ${part}`);
+        const hash = sumOf([...tensors].map(([name, data]) => [name, bytesOf(data)]));
         const bytes = writeSafetensors(
           new Map([...tensors].map(([name, data]) => [name, { shape: [data.length], data: data as Float32Array }])),
-          { dtype: "F32" },
+          { dtype: "F32", metadata: { sha256: hash } },
         );
+        beforeSave();
+        await rm(path(part), { recursive: true, force: true });
         await writeFileAtomic(path(part), bytes);
       }),
     read: (part, tensor): Promise<Floats | undefined> =>
@@ -78,6 +90,18 @@ export function fileStore(folder: string, identity: string): Store & { close(): 
         for (const part of [...open.keys()]) await closeOne(part);
       }),
   };
+}
+
+const bytesOf = (data: Floats) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** One SHA-256 of named bytes, in whatever order. */
+function sumOf(parts: readonly (readonly [name: string, bytes: Uint8Array])[]): string {
+  const hash = newSha256();
+  for (const [name, bytes] of parts.toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+    hash.update(new TextEncoder().encode(`${JSON.stringify(name)} ${bytes.length}\n`));
+    hash.update(bytes);
+  }
+  return hash.hex();
 }
 
 function checkActivations(values: Floats, what: string): void {

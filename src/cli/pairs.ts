@@ -59,12 +59,13 @@ async function measured(options: PairsRequest["options"], reporter: Reporter) {
   reporter.begin("reading", 1);
   const opened = await openModel(options.model_name, reporter);
   try {
-    const chosen = await choosePairs(opened.tokenizer, options);
+    const chosen = await choosePairs(opened.tokenizer, options, opened.inputs);
     const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
     reporter.begin("accuracy", 1);
     const forest = prefixForest(kept);
     const weights = streamedWeights(opened.checkpoint);
     const metric = await runMetric(opened.model, weights, planMetric(forest), { sites: [], stopped: reporter.stopped });
+    opened.inputs.check();
     reporter.end();
     return { chosen, kept, dropped, forest, metric };
   } finally {

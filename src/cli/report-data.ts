@@ -1,7 +1,6 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type DuckDBConnection, DuckDBInstance } from "@duckdb/node-api";
 import { z } from "zod";
 import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
@@ -24,6 +23,7 @@ import {
   type TopFeatures,
 } from "../report/data.ts";
 import { compareSites, type SiteName } from "../site.ts";
+import { Database, text } from "./database.ts";
 import { readJsonFile } from "./files.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
 
@@ -65,7 +65,10 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
   const pairs = await readPairs(join(folder, "pairs.jsonl"));
   const accuracy = accuracyOf(pairs);
-  const tables = await Tables.open(folder);
+  const tables = await Tables.open(
+    folder,
+    ranking.sites.map(({ site }) => site),
+  );
   try {
     const prompts = new Prompts(await tables.nodes(), pairs);
     return {
@@ -316,8 +319,19 @@ class Prompts {
   /** Whether all prompts start with the same token (BOS): effects there belong to no prompt. */
   readonly sharedStart: boolean;
 
+  /** @throws UserError if the nodes are no forest */
   constructor(nodes: readonly Node[], pairs: readonly PairLine[]) {
     this.#nodes = new Map(nodes.map((node) => [node.node, node]));
+    const broken = nodes.find(({ node, parent, position }) => {
+      const before = parent < 0 ? -1 : this.#nodes.get(parent)?.position;
+      return before !== position - 1 || parent < -1 || this.#nodes.get(node)!.parent !== parent;
+    });
+    if (broken || this.#nodes.size < nodes.length) {
+      const got = broken ? `node ${broken.node} at position ${broken.position} after ${broken.parent}` : "a node twice";
+      throw new UserError(
+        `table of the run: expected each node once, one position after its parent, got ${got} in nodes.parquet. Make the run again with --force.`,
+      );
+    }
     const starts = nodes.filter((node) => node.position === 0);
     this.sharedStart =
       new Set(starts.flatMap((node) => [node.token_id, node.patch_token_id ?? node.token_id])).size === 1;
@@ -368,40 +382,140 @@ interface ContextRow {
   readonly weight: number;
 }
 
+/** The columns of each table, with the types that a run gives them. */
+const columnsOf = {
+  nodes: {
+    node: "INTEGER",
+    split: "VARCHAR",
+    case: "VARCHAR",
+    parent: "INTEGER",
+    position: "INTEGER",
+    token_id: "INTEGER",
+    token: "VARCHAR",
+    patch_token_id: "INTEGER",
+    patch_token: "VARCHAR",
+    weight: "DOUBLE",
+  },
+  effects: {
+    split: "VARCHAR",
+    case: "VARCHAR",
+    site: "VARCHAR",
+    node: "INTEGER",
+    position: "INTEGER",
+    feature: "INTEGER",
+    f_clean: "FLOAT",
+    f_patch: "FLOAT",
+    gradient: "FLOAT",
+    effect: "DOUBLE",
+  },
+  features: {
+    split: "VARCHAR",
+    case: "VARCHAR",
+    site: "VARCHAR",
+    feature: "INTEGER",
+    effect: "DOUBLE",
+    effect_abs: "DOUBLE",
+    nodes_active: "INTEGER",
+    rank: "INTEGER",
+  },
+} as const;
+
+type TableName = keyof typeof columnsOf;
+
+/** What holds for every row that a run writes; `n` is the row's node in `nodes`. */
+const rowRules: Readonly<Record<TableName, readonly string[]>> = {
+  nodes: [
+    "node >= 0",
+    "split IN ('train', 'test')",
+    '"case" IS NOT NULL',
+    "parent >= -1",
+    "position >= 0",
+    "token_id IS NOT NULL AND token IS NOT NULL",
+    "(patch_token IS NULL) = (patch_token_id IS NULL)",
+    "isfinite(weight) AND weight > 0",
+  ],
+  effects: [
+    "n.node IS NOT NULL",
+    't.split = n.split AND t."case" = n."case" AND t.position = n.position',
+    `feature >= ${errorFeature}`,
+    "isfinite(effect)",
+    "coalesce(isfinite(f_clean), true) AND coalesce(isfinite(f_patch), true)",
+  ],
+  features: [
+    "split IN ('train', 'test')",
+    '"case" IS NOT NULL',
+    `feature >= ${errorFeature}`,
+    "isfinite(effect)",
+    "nodes_active >= 0",
+    `CASE WHEN feature = ${errorFeature} THEN rank IS NULL ELSE rank >= 1 END`,
+  ],
+};
+
 /** The Parquet files of a run's folder, read with DuckDB. */
 class Tables {
-  readonly #instance: DuckDBInstance;
-  readonly #db: DuckDBConnection;
+  readonly #folder: string;
+  readonly #database: Database;
 
-  private constructor(instance: DuckDBInstance, db: DuckDBConnection) {
-    this.#instance = instance;
-    this.#db = db;
+  private constructor(folder: string, database: Database) {
+    this.#folder = folder;
+    this.#database = database;
   }
 
-  static async open(folder: string): Promise<Tables> {
-    const instance = await DuckDBInstance.create(":memory:", { autoinstall_known_extensions: "false" });
-    const tables = new Tables(instance, await instance.connect());
-    for (const name of ["nodes", "effects", "features"]) {
-      const path = join(folder, `${name}.parquet`);
-      try {
-        await tables.#db.run(`CREATE VIEW ${name} AS SELECT * FROM read_parquet(${text(path)})`);
-      } catch (error) {
-        tables.close();
-        throw new UserError(
-          `table of the run: expected a Parquet file, got ${firstLine(error)} in ${path}. Make the run again.`,
-        );
-      }
+  /**
+   * Opens the tables of a run and checks them.
+   *
+   * @param sites those of the run
+   * @throws UserError if a table is missing or damaged, or has other columns or rows than a run writes, naming it
+   */
+  static async open(folder: string, sites: readonly SiteName[]): Promise<Tables> {
+    const tables = new Tables(folder, await Database.open());
+    try {
+      for (const name of ["nodes", "effects", "features"] as const) await tables.#add(name, sites);
+      return tables;
+    } catch (error) {
+      tables.close();
+      throw error;
     }
-    return tables;
+  }
+
+  async #add(name: TableName, sites: readonly SiteName[]): Promise<void> {
+    const file = this.#database.files(this.#path(name));
+    const found = await this.#query<{ column_name: string; column_type: string }>(
+      name,
+      `DESCRIBE SELECT * FROM ${file}`,
+    );
+    const types = new Map(found.map((column) => [column.column_name, column.column_type]));
+    for (const [column, type] of Object.entries(columnsOf[name])) {
+      const got = types.get(column) ?? "none";
+      if (got !== type) throw this.#damaged(name, `a column ${column} of type ${type}`, got);
+    }
+    await this.#query(name, `CREATE VIEW ${name} AS SELECT * FROM ${file}`);
+    const known = `site IN (${["", ...sites].map(text).join(", ")})`;
+    const rules = name === "nodes" ? rowRules.nodes : [...rowRules[name], known];
+    const broken = rules.map((rule, i) => `count(*) FILTER (NOT coalesce(${rule}, false))::DOUBLE AS "${i}"`);
+    const join = name === "effects" ? "LEFT JOIN nodes n ON t.node = n.node" : "";
+    const [counts] = await this.#query<Record<string, number>>(name, `SELECT ${broken} FROM ${name} t ${join}`);
+    const at = rules.findIndex((_, i) => counts![i] !== 0);
+    if (at >= 0) throw this.#damaged(name, `rows with ${rules[at]}`, `${counts![at]} others`);
+  }
+
+  #path(name: TableName): string {
+    return join(this.#folder, `${name}.parquet`);
+  }
+
+  #damaged(name: TableName, expected: string, got: string): UserError {
+    return new UserError(
+      `table of the run: expected ${expected}, got ${got} in ${this.#path(name)}. Make the run again with --force.`,
+    );
   }
 
   close(): void {
-    this.#db.closeSync();
-    this.#instance.closeSync();
+    this.#database.close();
   }
 
   nodes(): Promise<Node[]> {
     return this.#query(
+      "nodes",
       "SELECT node, parent, position, token_id, token, patch_token_id, patch_token, weight FROM nodes",
     );
   }
@@ -416,6 +530,7 @@ class Tables {
       effect: number;
       nodes: number;
     }>(
+      "features",
       `SELECT split, "case", site, feature, effect, nodes_active::INTEGER AS nodes FROM features
        WHERE rank <= ${limit} OR feature = ${errorFeature} ORDER BY split DESC, "case", site, rank NULLS FIRST`,
     );
@@ -440,6 +555,7 @@ class Tables {
   /** By site, the features with the largest effect in either split; 0 where a feature has no row in one of them. */
   async points(limit: number): Promise<Map<SiteName, { feature: number[]; train: number[]; test: number[] }>> {
     const rows = await this.#query<{ site: SiteName; feature: number; train: number; test: number }>(
+      "features",
       `WITH effects_of AS (
          SELECT site, feature, coalesce(sum(effect) FILTER (split = 'train'), 0) AS train,
            coalesce(sum(effect) FILTER (split = 'test'), 0) AS test
@@ -463,6 +579,7 @@ class Tables {
   async sumsAt(nodes: readonly number[]): Promise<Map<string, { features: number; error: number }>> {
     if (nodes.length === 0) return new Map();
     const rows = await this.#query<{ site: SiteName; node: number; features: number; error: number }>(
+      "effects",
       `SELECT site, node, coalesce(sum(effect) FILTER (feature <> ${errorFeature}), 0) AS features,
          coalesce(sum(effect) FILTER (feature = ${errorFeature}), 0) AS error
        FROM effects WHERE node IN (${nodes.join(", ")}) GROUP BY site, node`,
@@ -483,6 +600,7 @@ class Tables {
     if (top.length === 0) return new Map();
     const asked = top.map(({ site, feature }) => `(${text(site)}, ${feature})`);
     const rows = await this.#query<ContextRow>(
+      "effects",
       `WITH asked(site, feature) AS (VALUES ${asked.join(", ")}),
        found AS (
          SELECT e.site, e.feature, e.split, e."case", e.node, e.position, e.f_clean, e.f_patch, n.token_id, n.patch_token_id,
@@ -504,12 +622,16 @@ class Tables {
     return byFeature;
   }
 
-  async #query<Row>(sql: string): Promise<Row[]> {
-    return (await this.#db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
+  /** @param name the table to name where it cannot be read */
+  async #query<Row>(name: TableName, sql: string): Promise<Row[]> {
+    try {
+      return await this.#database.rows<Row>(sql);
+    } catch (error) {
+      throw this.#damaged(name, "a Parquet file", existsSync(this.#path(name)) ? firstLine(error) : "none");
+    }
   }
 }
 
-const text = (value: string) => `'${value.replaceAll("'", "''")}'`;
 const firstLine = (error: unknown) => messageOf(error).split("\n")[0]!;
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
 

@@ -1,6 +1,5 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { openFolder } from "#file";
 import { type Folder, readJson } from "../bytes/folder.ts";
 import { UnreachableError } from "../bytes/hub.ts";
 import { memorySource } from "../bytes/memory.ts";
@@ -22,6 +21,7 @@ import {
   presetWants,
   type Want,
 } from "./hub-wants.ts";
+import { InputFiles } from "./input-files.ts";
 import { modelPreset, type PresetSae, type SaePreset, saePreset, saePresets } from "./presets.ts";
 
 /** Which sites of those that have a dictionary are wanted. */
@@ -61,6 +61,7 @@ export function defaultSaes(modelName: string): string | null {
  * without the network; otherwise what lacks is downloaded.
  *
  * @param modelName as asked, for which a preset must have been made
+ * @param inputs takes note of the files that are opened
  * @throws UserError if the source means nothing, the files cannot be had, or a dictionary is damaged; StoppedError
  */
 export async function openHubDictionaries(
@@ -69,6 +70,7 @@ export async function openHubDictionaries(
   model: Model,
   modelName: string,
   reporter: PullReporter,
+  inputs = new InputFiles(),
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const settings = await hubSettings();
   const preset = saePreset(source);
@@ -76,7 +78,7 @@ export async function openHubDictionaries(
     checkPreset(preset, model, modelName);
     const saes = chosenSaes(preset, choose);
     const snapshots = await snapshotsOf(presetWants(saes, source), settings, reporter);
-    return openPreset(saes, snapshots, settings);
+    return openPreset(saes, snapshots, settings, inputs);
   }
   const place = parseHubPath(source);
   if (!place) {
@@ -88,7 +90,7 @@ export async function openHubDictionaries(
   const [snapshot] = await snapshotsOf([folderWant(place, source, folder, choose)], settings, reporter);
   const found = dictionariesIn(await namesIn(snapshot!), place.inner, folder, choose);
   const paths = found.map(({ path }) => path);
-  return openDictionaries(await openFolder(snapshot!.folder), undefined, paths);
+  return openDictionaries(await inputs.folder(snapshot!.folder), undefined, paths);
 }
 
 /** The SAEs of a preset at the chosen sites. */
@@ -115,12 +117,13 @@ async function openPreset(
   saes: readonly PresetSae[],
   snapshots: readonly Snapshot[],
   { cache }: HubSettings,
+  inputs: InputFiles,
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const opened = new Map<SiteName, Dictionary>();
   try {
     for (const { repo, path, site, settings } of saes) {
       const snapshot = snapshots.find(({ folder }) => folder.startsWith(join(repoFolder(cache, repo), "snapshots")))!;
-      const folder = withSettings(await openFolder(snapshot.folder), settings);
+      const folder = withSettings(await inputs.folder(snapshot.folder), settings);
       for (const [found, dictionary] of await openDictionaries(folder, [site], [path])) opened.set(found, dictionary);
     }
     return opened;

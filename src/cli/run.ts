@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
@@ -21,7 +21,7 @@ import { readPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
 import { checkRuntime } from "./device.ts";
 import { estimateLine, estimateRun, plansOf, totalSeconds, workLine } from "./estimate.ts";
-import { jobProblem, writeFileAtomic, writeProblem } from "./files.ts";
+import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
 import { measureMeaning } from "./meaning.ts";
@@ -88,7 +88,7 @@ async function analyse(
   dictionaries: Dictionaries,
   reporter: Reporter,
 ): Promise<RunOutcome> {
-  const chosen = await choosePairs(opened.tokenizer, options);
+  const chosen = await choosePairs(opened.tokenizer, options, opened.inputs);
   const checked = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
   // The size of packs and where weights are kept never change results, so a run may go on with others.
   const { batch_size: _, weights: __, ...recorded } = options;
@@ -100,6 +100,7 @@ async function analyse(
   });
   if (folder.state === "finished") {
     await checkSameInputs(path, folder.manifest, opened, dictionaries, checked.kept, options.keep);
+    opened.inputs.check();
     reporter.end();
     return outcome(folder.manifest, true);
   }
@@ -110,7 +111,7 @@ async function analyse(
     for (const line of describeDropped(checked.dropped)) job.warn(`Left out ${line}.`);
     await job.work(checked.kept);
   } catch (error) {
-    const problem = jobProblem(error, path);
+    const problem = jobProblem(opened.inputs.reasonOf(error), path);
     if (!(error instanceof StoppedError)) await job.fail(messageOf(problem)).catch(() => {});
     throw problem;
   } finally {
@@ -203,7 +204,7 @@ class Job {
         plans.map(({ packs }) => packs.map((p) => [p.kind, [...p.tokens], [...p.node]])),
       ]),
     );
-    const files = fileStore(partial, planIdentity);
+    const files = fileStore(partial, planIdentity, () => this.#opened.inputs.check());
     const tables = await RunTables.open(partial);
     const codes = codeReader(session);
     try {
@@ -265,6 +266,7 @@ class Job {
     this.#reporter.end();
     const manifest = await this.#save();
     await writeReport(this.#folder.path, "finished");
+    this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
   }
 
@@ -301,7 +303,7 @@ class Job {
         await rm(join(this.#folder.path, "ablation.json"), { force: true });
         for (const other of others) await rm(join(this.#folder.partial, other), { recursive: true, force: true });
       }
-      await mkdir(partial, { recursive: true });
+      await makeFolder(partial);
     } catch (error) {
       throw writeProblem(error, partial);
     }
@@ -311,7 +313,8 @@ class Job {
   /** Effects by the method asked for, of the sites that an earlier sitting does not have. */
   async #writeEffects(setting: Omit<MethodSetting, "dictionaries">, tables: RunTables): Promise<void> {
     const { method, steps, rule } = this.#options;
-    const left = [...this.#dictionaries].filter(([site]) => !tables.hasEffects(site));
+    const left: [SiteName, Dictionary][] = [];
+    for (const entry of this.#dictionaries) if (!(await tables.hasEffects(entry[0]))) left.push(entry);
     if (left.length === 0) return;
     // Where SAEs are spliced in together, the effects of one depend on the others.
     const together = method === "sfc" || method === "spliced";
@@ -328,7 +331,8 @@ class Job {
       // The check first: a site whose effects are there is not computed again.
       if (sum) this.#addCheck(check("sum of effects", rows.site, sum.gap, sum.scale, sumTolerance));
       await this.#save();
-      if (!tables.hasEffects(rows.site)) await tables.writeEffects(rows);
+      this.#opened.inputs.check();
+      if (!(await tables.hasEffects(rows.site))) await tables.writeEffects(rows);
       if (this.#reporter.stopped()) throw new StoppedError();
       // The other methods count their passes.
       if (analytic) this.#reporter.set(++done, this.#dictionaries.size);
@@ -345,12 +349,16 @@ class Job {
     const { site } = dictionary;
     const { backward } = captured.plan.forest;
     if (this.#options.score === "gradient-activation") {
-      if (!tables.hasEffects(site)) await tables.writeEffects(await gradientActivation(captured, dictionary, codes));
+      if (await tables.hasEffects(site)) return;
+      const rows = await gradientActivation(captured, dictionary, codes);
+      this.#opened.inputs.check();
+      await tables.writeEffects(rows);
       return;
     }
-    if (tables.hasFeatureSums(site)) return;
+    if (await tables.hasFeatureSums(site)) return;
     const special = this.#opened.tokenizer.special;
     const sums = await gradientSums(captured, dictionary, (node) => special.has(backward.token[node]!));
+    this.#opened.inputs.check();
     await tables.writeFeatureSums(
       site,
       backward.groups.map((group, i) => ({ ...group, sums: sums[i]! })),

@@ -1,7 +1,6 @@
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { openFolder } from "#file";
 import { subfolder } from "../bytes/folder.ts";
 import { checkDictionary, type Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
@@ -29,6 +28,7 @@ import {
   siteName,
 } from "../site.ts";
 import { type PullReporter, silent } from "./hub-pull.ts";
+import { InputFiles } from "./input-files.ts";
 import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from "./resolve.ts";
 
 /** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
@@ -75,6 +75,8 @@ export interface OpenModel {
   readonly tokenizer: Tokenizer;
   /** The folder that holds the model's files. */
   readonly folder: string;
+  /** All files that were opened for the job: the model's, and those of SAEs and pairs that are opened with it. */
+  readonly inputs: InputFiles;
 }
 
 /**
@@ -87,7 +89,8 @@ export async function openModel(name: string, reporter: PullReporter = silent): 
   const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
   const gguf = (await isFolder(path)) ? undefined : basename(path);
   const folder = gguf === undefined ? path : dirname(path);
-  const checkpoint = await openCheckpoint(await openFolder(folder), gguf);
+  const inputs = new InputFiles();
+  const checkpoint = await openCheckpoint(await inputs.folder(folder), gguf);
   try {
     const model = modelFromConfig(checkpoint.config, path);
     const tokenizer = loadTokenizer(
@@ -95,7 +98,7 @@ export async function openModel(name: string, reporter: PullReporter = silent): 
       checkpoint.tokenizerConfig,
       gguf === undefined ? `${folder}/tokenizer.json` : path,
     );
-    return { name, model, checkpoint, tokenizer, folder };
+    return { name, model, checkpoint, tokenizer, folder, inputs };
   } catch (error) {
     await checkpoint.close();
     throw error;
@@ -187,7 +190,7 @@ function checkFits(dictionary: Dictionary, model: Model): void {
 }
 
 async function findSaes(
-  { name, model, folder }: OpenModel,
+  { name, model, folder, inputs }: OpenModel,
   source: string | null,
   kinds: readonly SiteKind[] | null,
   seed: number,
@@ -206,20 +209,20 @@ async function findSaes(
     );
   }
   if (source === null) {
-    if (await isFolder(`${folder}/saes`)) return openDictionaries(subfolder(await openFolder(folder), "saes"));
+    if (await isFolder(`${folder}/saes`)) return openDictionaries(subfolder(await inputs.folder(folder), "saes"));
     const preset = defaultSaes(name);
-    if (preset !== null) return openHubDictionaries(preset, choose, model, name, reporter);
+    if (preset !== null) return openHubDictionaries(preset, choose, model, name, reporter, inputs);
     throw new UserError(
       `SAEs: expected a folder saes in ${folder}, got none. Give the model's SAEs with --sae_source, train some with sfc train sae, or try --sae_source dummy.`,
     );
   }
   const found = await stat(source).catch(() => null);
   if (found?.isFile()) {
-    const dictionary = await openDictionary(await openFolder(dirname(source)), basename(source));
+    const dictionary = await openDictionary(await inputs.folder(dirname(source)), basename(source));
     return new Map([[dictionary.site, dictionary]]);
   }
-  if (!found) return openHubDictionaries(source, choose, model, name, reporter);
-  return openDictionaries(await openFolder(source));
+  if (!found) return openHubDictionaries(source, choose, model, name, reporter, inputs);
+  return openDictionaries(await inputs.folder(source));
 }
 
 /** `0-3,5` as layers. @throws UsageError if it is not of that form; UserError if there is no such layer */
@@ -259,13 +262,15 @@ export const generatedTask = "agreement";
  *
  * The agreement task speaks the lexicon of the embedded model where the tokenizer has its words as single tokens, else common English.
  *
+ * @param inputs takes note of the file that is read
  * @throws UserError if there is no such task or file, or the file is broken
  */
 export async function choosePairs(
   tokenizer: Tokenizer,
   { task, pairs, num_examples, seed }: Pick<JobOptions, "task" | "pairs" | "num_examples" | "seed">,
+  inputs = new InputFiles(),
 ): Promise<readonly PromptPair[]> {
-  if (pairs !== null) return limited(await readPairsFile(pairs, seed), num_examples);
+  if (pairs !== null) return limited(await readPairsFile(pairs, seed, inputs), num_examples);
   if (task === generatedTask) {
     const whole = demoLexicon.nouns.every(
       (noun) => typeof tokenizer.answerToken("The", ` ${noun.plural}`) === "number",
@@ -280,11 +285,11 @@ export async function choosePairs(
       `--task: expected agreement, determiner or pronoun, got "${task}". Give a file of your own with --pairs FILE.`,
     );
   }
-  return limited(await readPairsFile(file, seed), num_examples ?? defaultExamples);
+  return limited(await readPairsFile(file, seed, inputs), num_examples ?? defaultExamples);
 }
 
-async function readPairsFile(path: string, seed: number): Promise<readonly PromptPair[]> {
-  const text = await readFile(path, "utf8").catch((error) => {
+async function readPairsFile(path: string, seed: number, inputs: InputFiles): Promise<readonly PromptPair[]> {
+  const text = await inputs.text(path).catch((error) => {
     const why = error.code === "ENOENT" ? "which does not exist" : `which cannot be read (${error.code})`;
     throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`);
   });

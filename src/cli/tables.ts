@@ -1,11 +1,8 @@
-import { existsSync } from "node:fs";
-import { mkdir, stat } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import {
   DOUBLE,
-  type DuckDBConnection,
   DuckDBDataChunk,
-  DuckDBInstance,
   type DuckDBType,
   type DuckDBValue,
   FLOAT,
@@ -18,7 +15,9 @@ import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import { UserError } from "../errors.ts";
 import type { Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
-import { writeBeside, writeFileAtomic } from "./files.ts";
+import { Database, text } from "./database.ts";
+import { makeFolder, writeFileAtomic } from "./files.ts";
+import { isSealed, seal } from "./seal.ts";
 import {
   allCases,
   emptySums,
@@ -35,11 +34,6 @@ const splits = ["train", "test"] as const satisfies readonly Split[];
 
 /** Rows of a DuckDB vector. */
 const vectorSize = 2048;
-
-/**
- * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
- */
-const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
 
 /** Sums of the score `gradient` over the nodes of a split and case: one value for each of the F features of a site. */
 export interface FeatureSums {
@@ -73,6 +67,9 @@ export interface FeatureRow {
 }
 
 type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
+/** The files of a site's checkpoint. */
+type ChunkKind = "effects" | "sums";
+
 type Columns = Readonly<Record<string, readonly [DuckDBType, Values]>>;
 
 /**
@@ -84,14 +81,14 @@ type Columns = Readonly<Record<string, readonly [DuckDBType, Values]>>;
  */
 export class RunTables {
   readonly #partial: string;
-  readonly #instance: DuckDBInstance;
-  readonly #db: DuckDBConnection;
+  readonly #database: Database;
+  /** Checkpoints whose files are known to be whole. */
+  readonly #whole = new Set<string>();
   #nodes: NodeIndex | undefined;
 
-  private constructor(partial: string, instance: DuckDBInstance, db: DuckDBConnection) {
+  private constructor(partial: string, database: Database) {
     this.#partial = partial;
-    this.#instance = instance;
-    this.#db = db;
+    this.#database = database;
   }
 
   /**
@@ -100,17 +97,18 @@ export class RunTables {
    * @param threads how many DuckDB may use; all by default
    */
   static async open(partial: string, threads?: number): Promise<RunTables> {
-    await mkdir(partial, { recursive: true });
-    const [instance, db] = await connect({
-      temp_directory: join(partial, "spill"),
+    await makeFolder(partial);
+    const database = await Database.open({
+      // It takes most of the machine otherwise; what is larger goes through the disk.
+      memory_limit: "1GB",
       ...(threads === undefined ? {} : { threads: String(threads) }),
     });
-    return new RunTables(partial, instance, db);
+    await database.spillInto(join(partial, "spill"));
+    return new RunTables(partial, database);
   }
 
   close(): void {
-    this.#db.closeSync();
-    this.#instance.closeSync();
+    this.#database.close();
   }
 
   /**
@@ -139,9 +137,9 @@ export class RunTables {
     this.#nodes = nodes;
   }
 
-  /** Whether a site's rows of effects, and their sums, are already on the disk. */
-  hasEffects(site: SiteName): boolean {
-    return existsSync(this.#chunk("effects", site)) && existsSync(this.#chunk("sums", site));
+  /** Whether a site's rows of effects, and their sums, are already on the disk, and whole. */
+  hasEffects(site: SiteName): Promise<boolean> {
+    return this.#isWhole(site, ["effects", "sums"]);
   }
 
   /**
@@ -151,6 +149,7 @@ export class RunTables {
    */
   async writeEffects(rows: EffectRows): Promise<void> {
     const nodes = this.#known();
+    await this.#clear(rows.site);
     const length = rows.node.length;
     const group = new Uint16Array(length);
     const position = new Int32Array(length);
@@ -183,11 +182,12 @@ export class RunTables {
     );
     await this.#db.run("DROP TABLE rows");
     await this.writeSums(rows.site, sumRows(rows, nodes));
+    await this.#seal(rows.site, ["effects", "sums"]);
   }
 
-  /** Whether a site's sums of the score `gradient` are already on the disk. */
-  hasFeatureSums(site: SiteName): boolean {
-    return existsSync(this.#chunk("sums", site));
+  /** Whether a site's sums of the score `gradient` are already on the disk, and whole. */
+  hasFeatureSums(site: SiteName): Promise<boolean> {
+    return this.#isWhole(site, ["sums"]);
   }
 
   /**
@@ -212,7 +212,9 @@ export class RunTables {
       for (let i = start; i < end; i++) sums.feature[i] = i - start;
       start = end;
     }
+    await this.#clear(site);
     await this.writeSums(site, sums);
+    await this.#seal(site, ["sums"]);
   }
 
   /** Writes sums of a site's features that were taken with the index. */
@@ -238,19 +240,38 @@ export class RunTables {
    * Writes `nodes.parquet`, `effects.parquet`, `features.parquet` and `ranking.json` into the run's folder, each whole or not at all.
    *
    * @returns the ranking, and the number of rows of effects
-   * @throws UserError if the folder cannot be written
+   * @throws UserError if the folder cannot be written, or a checkpoint was damaged meanwhile
    */
   async finish(folder: string, options: FinishOptions): Promise<{ ranking: Ranking; rows: number }> {
     const sites = options.sites.toSorted(compareSites);
-    const hasRows = options.score !== "gradient";
-    const missing = sites.find((site) => !(hasRows ? this.hasEffects(site) : this.hasFeatureSums(site)));
-    if (missing !== undefined) throw new Error(`internal: ${missing} has not been written`);
+    const has = (site: SiteName) => (options.score === "gradient" ? this.hasFeatureSums(site) : this.hasEffects(site));
+    for (const site of sites) if (!(await has(site))) throw new Error(`internal: ${site} has not been written`);
+    try {
+      return await this.#finish(folder, sites, options);
+    } catch (error) {
+      this.#whole.clear();
+      for (const site of sites) {
+        if (await has(site)) continue;
+        throw new UserError(
+          `The unfinished work of ${site} was removed or damaged (${this.#partial}). Run the same command again.`,
+          { cause: error },
+        );
+      }
+      throw error;
+    }
+  }
 
+  async #finish(
+    folder: string,
+    sites: readonly SiteName[],
+    options: FinishOptions,
+  ): Promise<{ ranking: Ranking; rows: number }> {
+    const hasRows = options.score !== "gradient";
     await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
-    const chunks = hasRows ? sites.map((site) => text(this.#chunk("effects", site))) : [];
-    const rows = chunks.length > 0 ? `SELECT * FROM read_parquet([${chunks}])` : noEffects;
+    const chunks = hasRows ? sites.map((site) => this.#chunk("effects", site)) : [];
+    const rows = chunks.length > 0 ? `SELECT * FROM ${this.#database.files(...chunks)}` : noEffects;
     await this.#copy(rows, join(folder, "effects.parquet"));
-    const [count] = await this.#query<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
+    const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
 
     await this.writeFeatures(folder, sites, options.pairs);
     const present = splits.filter((split) => options.pairs.some((group) => group.split === split && group.pairs > 0));
@@ -297,7 +318,7 @@ export class RunTables {
     for (const [place, site] of sites.entries()) {
       await this.#db.run(`
         INSERT INTO features
-        WITH by_case AS MATERIALIZED (SELECT * FROM read_parquet(${text(this.#chunk("sums", site))})),
+        WITH by_case AS MATERIALIZED (SELECT * FROM ${this.#database.files(this.#chunk("sums", site))}),
         sums AS (
           SELECT split, "case", feature, total, nodes FROM by_case
           UNION ALL
@@ -353,19 +374,42 @@ export class RunTables {
     appender.closeSync();
   }
 
-  /** Writes the rows of a query to a Parquet file, in their order, whole or not at all. */
-  async #copy(query: string, path: string): Promise<void> {
-    await writeBeside(path, async (part) => {
-      await this.#db.run(`COPY (${query}) TO ${text(part)} ${parquet}`);
-    });
+  /** Whether a site's checkpoint is there and whole. */
+  async #isWhole(site: SiteName, kinds: readonly ChunkKind[]): Promise<boolean> {
+    const path = this.#sealOf(site);
+    if (this.#whole.has(path)) return true;
+    const chunks = kinds.map((kind) => this.#chunk(kind, site));
+    if (!(await isSealed(path, chunks))) return false;
+    this.#whole.add(path);
+    return true;
   }
 
-  async #query<Row>(sql: string): Promise<Row[]> {
-    return (await this.#db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
+  async #seal(site: SiteName, kinds: readonly ChunkKind[]): Promise<void> {
+    const chunks = kinds.map((kind) => this.#chunk(kind, site));
+    await seal(this.#sealOf(site), chunks);
+    this.#whole.add(this.#sealOf(site));
   }
 
-  #chunk(kind: "effects" | "sums", site: SiteName): string {
+  /** Removes what there is of a site's checkpoint, whatever it is. */
+  async #clear(site: SiteName): Promise<void> {
+    const paths = [this.#sealOf(site), this.#chunk("effects", site), this.#chunk("sums", site)];
+    for (const path of paths) await rm(path, { recursive: true, force: true });
+  }
+
+  #copy(query: string, path: string): Promise<void> {
+    return this.#database.copy(query, path);
+  }
+
+  get #db() {
+    return this.#database.db;
+  }
+
+  #chunk(kind: ChunkKind, site: SiteName): string {
     return join(this.#partial, `${kind}.${site}.${this.#known().digest}.parquet`);
+  }
+
+  #sealOf(site: SiteName): string {
+    return join(this.#partial, `${site}.${this.#known().digest}.seal`);
   }
 
   #known(): NodeIndex {
@@ -406,28 +450,14 @@ export async function readFeatures(folder: string, query: FeatureQuery = {}): Pr
     ...(query.site === undefined ? [] : [`site = ${text(query.site)}`]),
     ...(query.top === undefined ? [] : [`rank <= ${Number(query.top)}`]),
   ];
-  const [instance, db] = await connect({});
+  const database = await Database.open();
   try {
-    const result = await db.runAndReadAll(
-      `SELECT * FROM ${text(path)} ${where.length > 0 ? `WHERE ${where.join(" AND ")}` : ""}`,
+    return await database.rows<FeatureRow>(
+      `SELECT * FROM ${database.files(path)} ${where.length > 0 ? `WHERE ${where.join(" AND ")}` : ""}`,
     );
-    return result.getRowObjectsJS() as unknown as FeatureRow[];
   } finally {
-    db.closeSync();
-    instance.closeSync();
+    database.close();
   }
-}
-
-/** A database in memory that never uses the network. */
-async function connect(settings: Readonly<Record<string, string>>): Promise<[DuckDBInstance, DuckDBConnection]> {
-  const instance = await DuckDBInstance.create(":memory:", {
-    autoinstall_known_extensions: "false",
-    preserve_insertion_order: "true",
-    // It takes most of the machine otherwise; what is larger goes through the disk.
-    memory_limit: "1GB",
-    ...settings,
-  });
-  return [instance, await instance.connect()];
 }
 
 function notFinite(what: string, got: number, where: string): UserError {
@@ -435,6 +465,3 @@ function notFinite(what: string, got: number, where: string): UserError {
     `${what}: expected a finite number, got ${got} at ${where}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
   );
 }
-
-/** A text as a literal of SQL. */
-const text = (value: string) => `'${value.replaceAll("'", "''")}'`;

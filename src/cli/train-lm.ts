@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeSafetensors } from "../bytes/safetensors.ts";
 import { heldWeights } from "../capture/weights.ts";
@@ -20,7 +20,7 @@ import { type LanguageModelRecipe, trainLanguageModel } from "../training/lm.ts"
 import { meanLoss } from "../training/loss.ts";
 import { layoutOf, namedParameters } from "../training/parameters.ts";
 import { type GeneratedText, generatedText } from "../training/text.ts";
-import { readJsonFile, writeFileAtomic } from "./files.ts";
+import { makeFolder, readJsonFile, reserveFolder, writeFileAtomic } from "./files.ts";
 import { Progress } from "./progress.ts";
 import { openModel, packageRoot } from "./setting.ts";
 import { chartSvg } from "./train-curves.ts";
@@ -48,7 +48,7 @@ interface Record {
 
 /**
  * Trains the embedded model's architecture on generated English and writes a folder in Hugging Face layout, with learning curves in `training`.
- * Nothing is written before training is done.
+ * Nothing is written into it before training is done.
  *
  * @throws UserError if there is something in the folder and `force` is not set, or it cannot be written
  */
@@ -62,6 +62,7 @@ export async function trainModel(
       `--output_dir: expected a new or empty folder, got ${folder}. Choose another one, or replace the model in it with --force.`,
     );
   }
+  await reserveFolder(folder);
   const files = makeTokenizer(demoLexicon);
   const tokenizerJson: unknown = JSON.parse(files["tokenizer.json"]);
   const tokenizer = loadTokenizer(tokenizerJson);
@@ -117,7 +118,7 @@ export async function trainModel(
       cpu_seconds: Math.round((cpu.user + cpu.system) / 1e6),
       threads,
     };
-    await mkdir(join(folder, "training"), { recursive: true });
+    await makeFolder(join(folder, "training"));
     await rm(join(folder, "saes"), { recursive: true, force: true });
     for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(folder, name), text);
     await writeFileAtomic(join(folder, "config.json"), json(config));

@@ -1,4 +1,4 @@
-import { mkdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openFolder } from "#file";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
@@ -8,7 +8,8 @@ import { compareSites, parseSite, type SiteName } from "../site.ts";
 import { tokensOfBatch } from "../training/activations.ts";
 import type { DictionaryQuality } from "../training/evaluate.ts";
 import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
-import { writeFileAtomic } from "./files.ts";
+import { makeFolder, reserveFolder, writeFileAtomic } from "./files.ts";
+import type { InputFiles } from "./input-files.ts";
 import { Progress } from "./progress.ts";
 import { chartSvg } from "./train-curves.ts";
 import { json, round } from "./train-lm.ts";
@@ -20,6 +21,8 @@ export interface DictionaryTask {
   /** The model's folder. */
   readonly model: string;
   readonly modelName: string;
+  /** The files that are read. */
+  readonly inputs: InputFiles;
   readonly sites: readonly SiteName[];
   /** Where the SAEs go or lie, one folder per site. */
   readonly folder: string;
@@ -49,6 +52,7 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
       );
     }
   }
+  await reserveFolder(folder);
   const progress = new Progress();
   const curve: DictionaryProgress[] = [];
   const started = performance.now();
@@ -83,8 +87,9 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
       cpu_seconds: Math.round((cpu.user + cpu.system) / 1e6),
       threads,
     };
+    task.inputs.check();
     for (const sae of trained) {
-      await mkdir(join(folder, sae.site), { recursive: true });
+      await makeFolder(join(folder, sae.site));
       const files = saveSaeLens(sae, {
         dtype: "float16",
         metadata: {
@@ -97,7 +102,7 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
       for (const [name, bytes] of Object.entries(files)) await writeFileAtomic(join(folder, sae.site, name), bytes);
     }
     const notes = join(folder, "../training");
-    await mkdir(notes, { recursive: true });
+    await makeFolder(notes);
     curve.sort((a, b) => compareSites(a.site, b.site) || a.step - b.step);
     await writeFileAtomic(join(notes, "saes.jsonl"), curve.map((line) => `${JSON.stringify(line)}\n`).join(""));
     await writeFileAtomic(join(notes, "saes.svg"), errorChart(curve));

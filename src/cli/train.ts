@@ -1,3 +1,4 @@
+import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { UsageError, UserError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
@@ -84,9 +85,13 @@ export function addTrainCommands(program: Command): void {
       // Read here too, so that a wrong path or a broken file is found before the work begins.
       for (const file of files) await readText(file);
       const progress = new Progress();
-      const { model, checkpoint, tokenizer, folder } = await openModel(o.model_name, progressReporter(progress));
+      const { model, checkpoint, tokenizer, folder, inputs } = await openModel(
+        o.model_name,
+        progressReporter(progress),
+      );
       progress.stop();
       await checkpoint.close();
+      for (const file of files) inputs.watch(file);
       if (o.length < 2 || o.length > model.maxLength) {
         throw new UserError(
           `--length: expected 2 to ${model.maxLength} tokens, got ${o.length} in ${folder}. The model reads no longer rows.`,
@@ -98,7 +103,8 @@ export function addTrainCommands(program: Command): void {
       const large = parameterCount(model) > parametersOfCopies;
       const task = {
         model: folder,
-        modelName: o.model_name.replace(/\/+$/, "").split("/").at(-1)!,
+        inputs,
+        modelName: basename(resolve(o.model_name)),
         sites,
         folder: o.output_dir ?? ownSaes(o.model_name, folder),
         text: { files, generated: o.generated, seed: o.seed },
