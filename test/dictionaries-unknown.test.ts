@@ -349,7 +349,16 @@ describe("files whose names tell what they are:", () => {
     expect(await failure({ "layer_1.safetensors": tracer }, "layer_1.safetensors", "llama-transcoders")).toMatch(
       /got a transcoder .*Transcoders are not supported/,
     );
-    expect(await failure({ "layer_1.safetensors": tracer }, "layer_1.safetensors")).toBeUndefined();
+    const folder = memoryFolder("f", {
+      "layer_1.safetensors": tracer,
+      "s/layer_1.safetensors": tracer,
+      "s/config.yaml": Buffer.from(settings),
+    });
+    const alone = await openDictionary(folder, "layer_1.safetensors");
+    expect(alone.warning).toMatch(
+      /^Read as SAEs of resid_post: layer files in f\. .*no config\.yaml that names their hooks\.$/,
+    );
+    expect((await openDictionary(folder, "s/layer_1.safetensors")).warning).toBeUndefined();
   });
 
   test("a layer's file with W_enc[F,D] and no thresholds, as transcoders have it", async () => {

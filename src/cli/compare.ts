@@ -127,6 +127,7 @@ async function openWork({ command, options, folder: path, force }: CompareReques
         const dummy = options.sae_source === "dummy";
         const warnings = [
           ...describeDropped(dropped).map((line) => `Left out ${line}.`),
+          ...new Set([...dictionaries.values()].flatMap(({ warning = [] }) => warning)),
           ...(dummy
             ? ["DUMMY dictionaries: random directions in place of trained features. No feature here means anything."]
             : []),

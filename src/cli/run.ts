@@ -405,6 +405,7 @@ class Job {
     const described: Manifest["dictionaries"] = [];
     const dummy = this.#options.sae_source === "dummy";
     for (const d of this.#dictionaries.values()) {
+      if (d.warning !== undefined) this.warn(d.warning);
       const sha256 = dummy ? null : await this.#identityOf(d);
       described.push({
         site: d.site,

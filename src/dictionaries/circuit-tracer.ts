@@ -63,7 +63,8 @@ const largestConfig = 2 ** 20;
 /**
  * An SAE in the layout of circuit-tracer's transcoders, `layer_<block>.safetensors`: W_enc[F,D], W_dec[F,D], b_enc[F], b_dec[D] and, if it is a
  * JumpReLU, activation_function.threshold[F]. z = x W_encᵀ + b_enc, nothing is subtracted from x; without thresholds the activation is config.yaml's,
- * relu or topk. It is an SAE if config.yaml's two hooks are one. W_enc may lie the other way round where it has thresholds and no config.yaml.
+ * relu or topk. It is an SAE if config.yaml's two hooks are one. Without config.yaml, W_enc may lie the other way round; if it does not, there is a
+ * warning.
  *
  * @param site the file's, if there is no config.yaml
  * @throws UserError for a transcoder, by its hooks or, without config.yaml, its folders; for an unknown setting
@@ -79,8 +80,13 @@ export function describeCircuitTracer(
   const [rows, columns] = file.tensors.get("W_enc")?.shape ?? [];
   const [features] = file.tensors.get("b_enc")?.shape ?? [];
   const transposed = settings !== undefined || (rows === features && columns !== features);
+  const isOpen = settings === undefined && transposed;
+  const where = file.source.name.split("/").slice(0, -1).join("/");
   return {
     site: found.site,
+    ...(isOpen && {
+      warning: `Read as SAEs of resid_post: layer files in ${where || "this folder"}. They lie as circuit-tracer's transcoders do, and there is no ${circuitTracerFile} that names their hooks.`,
+    }),
     names: { ...plainNames, encoder: { tensor: "W_enc", transposed } },
     activation: threshold !== undefined ? { kind: "jumprelu", threshold } : (found.activation ?? { kind: "relu" }),
     subtractDecoderBias: false,

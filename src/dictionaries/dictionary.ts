@@ -55,6 +55,8 @@ export interface Dictionary {
   readonly kind: Activation["kind"];
   /** Mean number of active features per token, where its files tell. */
   readonly meanActive?: number;
+  /** What a reader of its effects has to know, where its files leave something open. */
+  readonly warning?: string;
   /** @throws UserError if a weight is not finite; so do the others that read */
   encoder(): Promise<Encoder>;
   /** W_dec[F,D], the decoder directions as rows. */

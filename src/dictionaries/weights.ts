@@ -64,6 +64,8 @@ export interface DictionarySource {
   readonly normalization?: Normalization;
   /** Mean number of active features per token, where files tell; TopK's own k otherwise. */
   readonly meanActive?: number;
+  /** What a reader of its effects has to know. */
+  readonly warning?: string;
   /** Names of what the file holds besides that was read, or is known not to change what the dictionary computes. All other names are refused. */
   readonly known?: readonly string[];
   /** Its identity; default the SHA-256 of the file. */
@@ -123,6 +125,7 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     width,
     kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
     ...(meanActive !== undefined && { meanActive }),
+    ...(described.warning !== undefined && { warning: described.warning }),
     async encoder() {
       const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
       const parts = await biasAndActivation(activation, names, weight, width, read, name);
