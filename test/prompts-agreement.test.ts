@@ -33,7 +33,7 @@ test.each(both)("clean and patch differ in one noun's number, and the answers ag
   for (const [third, base] of ["is are", "was were", "has have", "does do"].map((s) => s.split(" ")))
     forms.set(third!, base!);
   for (const pair of agreementPairs({ lexicon, seed: 2, perCase, split: "test" })) {
-    const changed = difference(pair.clean_prefix, pair.patch_prefix);
+    const changed = difference(pair.clean_prefix, pair.patch_prefix!);
     expect(changed).toHaveLength(1);
     const [clean, patch] = [nounIn(lexicon, changed[0]!.clean), nounIn(lexicon, changed[0]!.patch)];
     expect(clean.noun).toBe(patch.noun);
@@ -51,7 +51,7 @@ test.each(both)("train and test have no noun in common", (lexicon, perCase) => {
   const nounsOf = (split: "train" | "test") =>
     new Set(
       agreementPairs({ lexicon, seed: 3, perCase, split }).flatMap((pair) =>
-        difference(pair.clean_prefix, pair.patch_prefix).map((d) => nounIn(lexicon, d.clean).noun),
+        difference(pair.clean_prefix, pair.patch_prefix!).map((d) => nounIn(lexicon, d.clean).noun),
       ),
     );
   const [train, test] = [nounsOf("train"), nounsOf("test")];
@@ -94,7 +94,7 @@ test("held-out pairs are combinations that the generator keeps out of the constr
   const auxiliaries: Record<string, string> = { is: "be", was: "was", has: "have", does: "do" };
   for (const pair of pairs) {
     const construction = pair.case.replace(/_(singular|plural)$/, "") as Construction;
-    const { noun } = nounIn(demoLexicon, difference(pair.clean_prefix, pair.patch_prefix)[0]!.clean);
+    const { noun } = nounIn(demoLexicon, difference(pair.clean_prefix, pair.patch_prefix!)[0]!.clean);
     const third = (pair.case.endsWith("singular") ? pair.clean_answer : pair.patch_answer).trim();
     const verb = auxiliaries[third] ?? demoLexicon.verbs.find((v) => v.third === third)!.base;
     expect(heldOut(construction, noun.singular, verb)).toBe(true);

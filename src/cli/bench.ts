@@ -1,4 +1,3 @@
-import { readFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { captureAll } from "../capture/capture.ts";
 import { type Pack, type Plan, planCapture, planMetric } from "../capture/packs.ts";
@@ -10,11 +9,12 @@ import { constant, input, type Tensor } from "../graph/tensor.ts";
 import { type Model, parameterCount } from "../models/model.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
-import { readPairs } from "../prompts/read-pairs.ts";
+import { importPairs } from "../prompts/read-pairs.ts";
 import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
+import { generatedTask, noPairs, openPairs, readPairText, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
-import { checkPairs, choosePairs, type OpenModel, openModel } from "./setting.ts";
+import { type OpenModel, openModel } from "./setting.ts";
 import { table } from "./summary.ts";
 import { versions } from "./versions.ts";
 
@@ -89,8 +89,8 @@ async function measure(
   const { model, checkpoint } = opened;
   const peak = await gemmPeak(seed);
   reporter.begin("model", 1);
-  const chosen = await choosePairs(opened.tokenizer, { task: "agreement", pairs: null, num_examples: null, seed });
-  const { kept } = checkPairs(chosen, opened, "the task agreement");
+  const chosen = { ...noPairs, task: generatedTask, seed };
+  const { kept } = usablePairs(await openPairs(chosen), opened, chosen, reporter);
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
   ).flat();
@@ -388,7 +388,7 @@ function middle(values: readonly number[]): number {
 }
 
 async function pairsOf(path: string, seed: number): Promise<readonly PromptPair[]> {
-  return readPairs(await readFile(path, "utf8"), path, seed);
+  return importPairs(await readPairText(path), path, { seed }).pairs;
 }
 
 /** One token per word, BOS in front: a pair's shape as in the field's word-per-token counts, whatever the tokenizer. */
@@ -403,7 +403,7 @@ function wordsAsTokens(pairs: readonly PromptPair[], vocabulary: number): TokenP
   return pairs.map((pair) => ({
     pair,
     clean: tokens(pair.clean_prefix),
-    patch: tokens(pair.patch_prefix),
+    patch: tokens(pair.patch_prefix ?? pair.clean_prefix),
     cleanAnswer: id(pair.clean_answer.trim()),
     patchAnswer: id(pair.patch_answer.trim()),
   }));

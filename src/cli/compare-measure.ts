@@ -17,10 +17,11 @@ import { makeFolder, writeFileAtomic } from "./files.ts";
 import type { Setting } from "./flags.ts";
 import { silent } from "./hub-pull.ts";
 import { type FileState, InputFiles } from "./input-files.ts";
+import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
 import { peakBytes, resetPeak, residentBytes } from "./resident.ts";
 import { seal } from "./seal.ts";
-import { checkPairs, choosePairs, openModel, openSaes } from "./setting.ts";
+import { openModel, openSaes } from "./setting.ts";
 import { countPairs, indexNodes, type NodeIndex, nodesTable, type Sums, sumRows } from "./sums.ts";
 
 /** What a method is to do, and where its results go. */
@@ -96,8 +97,7 @@ export async function measureMethod(
   try {
     const dictionaries = await openSaes(opened, setting, { ...silent, cachedOnly: true });
     try {
-      const chosen = await choosePairs(opened.tokenizer, setting);
-      const { kept } = checkPairs(chosen, opened, setting.pairs ?? `the task ${setting.task}`);
+      const { kept } = usablePairs(await openPairs(setting), opened, setting, reporter);
       const { model, checkpoint, tokenizer } = opened;
       const began = performance.now();
       const weights =

@@ -9,7 +9,6 @@ import { closeDictionaries } from "../dictionaries/open.ts";
 import type { Rule } from "../effects/method.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
-import { describeDropped } from "../prompts/check.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
 import type { SiteName } from "../site.ts";
@@ -31,10 +30,11 @@ import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } f
 import { type Setting, taskName } from "./flags.ts";
 import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "./folder.ts";
 import type { InputFiles } from "./input-files.ts";
+import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
 import { isSealed } from "./seal.ts";
-import { checkPairs, choosePairs, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { type OpenModel, openModel, openSaes } from "./setting.ts";
 import { versions } from "./versions.ts";
 
 /** What the flags of a comparison say, one field per flag. */
@@ -114,19 +114,19 @@ type Inputs = Omit<Comparison, "status" | "accuracy" | "methods" | "agreement" |
 
 /** Opens all that is compared, to see that it can be, and the folder; closes all but the folder again. */
 async function openWork({ command, options, folder: path, force }: CompareRequest, reporter: Reporter) {
-  const opened = await openModel(options.model_name, reporter);
+  const source = await openPairs(options);
+  const opened = await openModel(options.model_name, reporter, source.inputs);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
       if (options.weights === "held") checkRoom(opened.model, { method: "analytic", precision: options.precision });
-      const chosen = await choosePairs(opened.tokenizer, options, opened.inputs);
-      const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
+      const { kept, warnings: told } = usablePairs(source, opened, options, reporter);
       const recorded = { ...options };
       const folder = await openWorkFolder(comparisonFolder, path, recorded, force);
       try {
         const dummy = options.sae_source === "dummy";
         const warnings = [
-          ...describeDropped(dropped).map((line) => `Left out ${line}.`),
+          ...told,
           ...new Set([...dictionaries.values()].flatMap(({ warning = [] }) => warning)),
           ...(dummy
             ? ["DUMMY dictionaries: random directions in place of trained features. No feature here means anything."]

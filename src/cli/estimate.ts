@@ -17,8 +17,9 @@ import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
 import { silent } from "./hub-pull.ts";
 import { duration } from "./progress.ts";
+import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
-import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { table } from "./summary.ts";
 
 /** What a run will take, told before its weights are read. */
@@ -80,7 +81,12 @@ export function plansOf(
   // Pairs spread over all of them, for which the forest is checked against example by example.
   const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
   const sample = pairs.filter((_, i) => i % every === 0).slice(0, checkedPairs);
-  return { forest, plans: [plan, ...forestCheckPlans(sample, plan.block)] };
+  return { forest, plans: [plan, ...forestCheckPlans(sample, plan.block, score === "effect" ? "changed" : "clean")] };
+}
+
+/** Tokens that go through the model without merging prefixes: clean and patch prompts forward, clean ones backward. */
+export function tokensOf(pairs: readonly TokenPair[]): number {
+  return sum(pairs.map(({ pair, clean, patch }) => 2 * clean.length + (pair.patch_prefix === null ? 0 : patch.length)));
 }
 
 const checkedPairs = 16;
@@ -235,12 +241,12 @@ export interface EstimateResult extends Estimate {
 /** Estimates a run without reading any weights (`sfc estimate`). */
 export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
   reporter.begin("estimate", 1);
-  const opened = await openModel(options.model_name, { ...silent, cachedOnly: true });
+  const source = await openPairs(options, { patchless: options.score !== "effect" });
+  const opened = await openModel(options.model_name, { ...silent, cachedOnly: true }, source.inputs);
   try {
     const dictionaries = await openSaes(opened, options, { ...silent, cachedOnly: true });
     try {
-      const pairs = await choosePairs(opened.tokenizer, options);
-      const { kept } = checkPairs(pairs, opened, options.pairs ?? `the task ${options.task}`);
+      const { kept } = usablePairs(source, opened, options, reporter);
       const { forest, plans } = plansOf(kept, options);
       const result = await estimateRun(opened, dictionaries, plans, options);
       reporter.end();
@@ -256,7 +262,7 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
         nodes: {
           forward: forest.forward.size,
           backward: forest.backward.size,
-          tokens: sum(kept.map(({ clean, patch }) => 2 * clean.length + patch.length)),
+          tokens: tokensOf(kept),
         },
         available_memory_bytes: availableMemory(),
         ...result,

@@ -1,11 +1,28 @@
 import { basename, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { embeddedModel, generatedTask, type JobOptions } from "./setting.ts";
+import { sha256OfText } from "../bytes/sha256.ts";
+import { UsageError } from "../errors.ts";
+import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
+import { checkTask, generatedTask } from "./prompt-pairs.ts";
+import { embeddedModel, type JobOptions } from "./setting.ts";
 
 /** The part of the options that says what is analysed: model, SAEs, pairs, and on what it is computed. */
 export type Setting = Pick<
   JobOptions,
-  "model_name" | "sae_source" | "layers" | "sites" | "num_examples" | "task" | "pairs" | "seed" | "precision" | "device"
+  | "model_name"
+  | "sae_source"
+  | "layers"
+  | "sites"
+  | "num_examples"
+  | "task"
+  | "pairs"
+  | "clean"
+  | "patch"
+  | "answers"
+  | "answer_tokens"
+  | "seed"
+  | "precision"
+  | "device"
 >;
 
 /** The flags behind a setting, as they come from the command line. */
@@ -17,6 +34,10 @@ export interface Flags {
   readonly num_examples?: number;
   readonly task?: string;
   readonly pairs?: string;
+  readonly clean?: string;
+  readonly patch?: string;
+  readonly answers?: string;
+  readonly answer_tokens?: AnswerTokens;
   readonly seed: number;
   readonly precision?: JobOptions["precision"];
   readonly device?: string;
@@ -26,8 +47,16 @@ export interface Flags {
 export const pairsHelp = `
 A line of --pairs:
   {"clean_prefix": "The dog", "patch_prefix": "The dogs", "clean_answer": " runs", "patch_answer": " run", "case": "simple", "split": "train"}
-Both prefixes have the same number of tokens, each answer is one token, its space in front included. The case may be left out, and so may the
-split (train or test), on all lines: then the pairs are halved, no prompt in both halves.`;
+Both prefixes have the same number of tokens, each answer is one token, its space in front included (--answer_tokens first takes longer ones). The
+case may be left out, and so may the split (train or test), on all lines: then the pairs are halved, every case by itself, no prompt in both halves.
+--score gradient and gradient-activation need no patch_prefix. A JSON array, tabs between named columns and UTF-16 are read too.
+
+Sentence pairs can be given instead: BLiMP's JSON lines (its UID is the case), or lines with tabs between case, good and bad sentence.
+The prompt is what both have in front, the answers are the words in which they differ there. The patch prompt is that of a line with the same two
+words the other way round and a prompt that differs in one word; without such a line only the two scores can be had. BLiMP's two-prefix pairs and
+those that compare whole sentences are left out: they have one answer, or none.
+
+One pair can be typed: --clean "The dogs" --patch "The dog" --answers " are, is"`;
 
 /** Adds `--model_name`. */
 export function modelFlag(command: Command): Command {
@@ -41,8 +70,19 @@ export function modelFlag(command: Command): Command {
 /** Adds the flags that choose the pairs. */
 export function pairFlags(command: Command): Command {
   return command
-    .option("--task <name>", "agreement, determiner or pronoun", generatedTask)
-    .option("--pairs <file>", "prompt pairs of your own, JSON lines; replaces --task")
+    .option("--task <name>", `agreement, determiner or pronoun (default: ${generatedTask})`)
+    .option("--pairs <file>", "prompt pairs of your own, JSON lines or sentence pairs; replaces --task")
+    .option("--clean <text>", "a clean prompt, for one pair typed here")
+    .option("--patch <text>", "its patch prompt")
+    .option("--answers <clean,patch>", "its clean and patch answer, a comma between them")
+    .addOption(
+      new Option(
+        "--answer_tokens <which>",
+        "answers of one token only, or scored at the first token in which they differ",
+      )
+        .choices(answerTokens)
+        .default("one"),
+    )
     .option("--num_examples <n>", "pairs per split and case (default: 32; all with --pairs)", wholeNumber)
     .option("--seed <n>", "seed of everything that is drawn", wholeNumberFrom0, 1);
 }
@@ -69,21 +109,65 @@ export function deviceFlags(command: Command, precision = "number format"): Comm
     );
 }
 
-/** The setting that the flags say. */
-export function settingOf(flags: Flags): Setting {
+/**
+ * The setting that the flags say.
+ *
+ * @param patchless whether a typed pair may come without a patch prompt
+ * @throws UsageError if there is no such task, or a typed pair is not whole
+ */
+export function settingOf(flags: Flags, { patchless = false } = {}): Setting {
+  checkTyped(flags, patchless);
+  const typed = flags.clean !== undefined;
+  const task = typed || flags.pairs !== undefined ? null : (flags.task ?? generatedTask);
+  // Better now than after a download.
+  if (task !== null) checkTask(task);
   return {
     model_name: flags.model_name,
     sae_source: flags.sae_source ?? null,
     layers: flags.layers ?? null,
     sites: flags.sites ?? null,
     num_examples: flags.num_examples ?? null,
-    task: flags.pairs === undefined ? (flags.task ?? generatedTask) : null,
+    task,
     pairs: flags.pairs ?? null,
+    ...(typed && { clean: flags.clean!, patch: flags.patch ?? null, answers: flags.answers! }),
+    answer_tokens: flags.answer_tokens ?? "one",
     seed: flags.seed,
     precision: flags.precision ?? "float32",
     device: flags.device ?? "cpu",
   };
 }
+
+/** Refuses a pair that is typed by halves, or beside other pairs. */
+function checkTyped(flags: Flags, patchless: boolean): void {
+  const { clean, patch, answers } = flags;
+  if (clean === undefined && patch === undefined && answers === undefined) return;
+  const missing = clean === undefined ? "--clean" : answers === undefined ? "--answers" : null;
+  if (missing !== null) {
+    throw new UsageError(
+      `${missing}: expected it with ${given(flags)}, got none. Give --clean, --patch and --answers.`,
+    );
+  }
+  if (patch === undefined && !patchless) {
+    throw new UsageError(
+      "--patch: expected it with --clean, got none. Give it, or use --score gradient, which needs no patch prompt.",
+    );
+  }
+  for (const name of ["clean", "patch", "answers"] as const) {
+    if (flags[name]?.trim() === "") throw new UsageError(`--${name}: expected text, got none. Put it in quotes.`);
+  }
+  for (const other of ["pairs", "task", "num_examples"] as const) {
+    if (flags[other] === undefined) continue;
+    throw new UsageError(
+      `--${other}: expected no --clean with it, which is one pair by itself. Leave one of them out.`,
+    );
+  }
+}
+
+const given = (flags: Flags) =>
+  (["clean", "patch", "answers"] as const)
+    .filter((name) => flags[name] !== undefined)
+    .map((name) => `--${name}`)
+    .join(" and ");
 
 /** Where results go unless `--output_dir` says otherwise: `outputs/<model>-<task or file>-<seed>`. */
 export function defaultFolder({ model_name, seed, ...setting }: Setting): string {
@@ -92,23 +176,32 @@ export function defaultFolder({ model_name, seed, ...setting }: Setting): string
   return join("outputs", [model, taskName(setting), seed].join("-").replace(/[^\w.-]+/g, "_"));
 }
 
-/** The task, or the name of the file of pairs without its ending. */
-export function taskName({ task, pairs }: Pick<Setting, "task" | "pairs">): string {
+/** The task, the name of the file of pairs without its ending, or a name of its own for the pair that was typed. */
+export function taskName({
+  task,
+  pairs,
+  clean,
+  patch,
+  answers,
+}: Pick<Setting, "task" | "pairs" | "clean" | "patch" | "answers">): string {
+  if (clean != null) return `prompt-${sha256OfText(JSON.stringify([clean, patch, answers])).slice(0, 8)}`;
   return pairs === null ? (task ?? generatedTask) : basename(pairs).replace(/\.[a-z]+$/, "");
 }
 
 /** A count. @throws InvalidArgumentError */
 export function wholeNumber(text: string): number {
-  const value = wholeNumberFrom0(text);
-  if (value < 1) throw new InvalidArgumentError("Expected a whole number from 1 up.");
-  return value;
+  return numberFrom(1, text);
 }
 
 /** A number such as a seed. @throws InvalidArgumentError */
 export function wholeNumberFrom0(text: string): number {
+  return numberFrom(0, text);
+}
+
+function numberFrom(least: number, text: string): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
-    throw new InvalidArgumentError("Expected a whole number from 0 up.");
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least) {
+    throw new InvalidArgumentError(`Expected a whole number from ${least} up.`);
   }
   return value;
 }

@@ -68,10 +68,14 @@ function program(): Command {
     .addHelpText("after", pairsHelp);
   modelFlag(pairFlags(pairs))
     .option("--output <file>", "write the pairs that can be used to this file, as JSON lines")
-    .action(async (flags: Flags) => {
-      const { model_name, task, pairs: file, num_examples, seed } = jobOptions(flags);
-      const options = { model_name, task, pairs: file, num_examples, seed };
-      console.log(await runJob("pairs", { options, output: flags.output ?? null }));
+    .option("--json", "print JSON, with every pair that cannot be used")
+    .option("--quiet", "no progress")
+    .action(async (flags: Flags & { json?: boolean }) => {
+      // What needs a patch prompt is asked when the pairs are used.
+      const options = settingOf(flags, { patchless: true });
+      const result = await runJob("pairs", { options, output: flags.output ?? null }, { quiet: flags.quiet });
+      const { pairsText } = await import("./pairs.ts");
+      console.log(flags.json ? JSON.stringify(result, null, 2) : pairsText(result));
     });
 
   sfc
@@ -225,7 +229,7 @@ function jobOptions(flags: Flags): JobOptions {
     throw new UsageError(`${flag}: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);
   }
   return {
-    ...settingOf(flags),
+    ...settingOf(flags, { patchless: score !== "effect" }),
     batch_size: flags.batch_size ?? null,
     method,
     ...(isIntegrated(method) && { steps: steps ?? defaultSteps, rule: rule ?? "midpoint" }),

@@ -1,74 +1,172 @@
 import { runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import { streamedWeights } from "../capture/weights.ts";
-import { describeDropped } from "../prompts/check.ts";
+import { excerpt } from "../prompts/excerpt.ts";
 import { prefixForest } from "../prompts/forest.ts";
-import type { PromptPair } from "../prompts/pairs.ts";
-import { writePairs } from "../prompts/read-pairs.ts";
+import type { PromptPair, Split } from "../prompts/pairs.ts";
+import { counted, writePairs } from "../prompts/read-pairs.ts";
+import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { writeFileAtomic } from "./files.ts";
+import { openPairs, type PairOptions, type Rejected, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
-import { checkPairs, choosePairs, type JobOptions, openModel } from "./setting.ts";
+import { type JobOptions, openModel } from "./setting.ts";
 import { table } from "./summary.ts";
 
 export interface PairsRequest {
-  readonly options: Pick<JobOptions, "model_name" | "task" | "pairs" | "num_examples" | "seed">;
+  readonly options: PairOptions & Pick<JobOptions, "model_name">;
   /** File for the pairs that the tokenizer can use, in the public JSON lines; null to write none. */
   readonly output: string | null;
 }
 
+/** What is known of some pairs on a model: `sfc pairs --json` prints it. */
+export interface PairsResult {
+  readonly model: string;
+  /** The file, or the task. */
+  readonly source: string;
+  readonly pairs: { readonly total: number; readonly usable: number; readonly without_patch: number };
+  /** By split and case. margin: by how many logits the clean answer is above the patch answer, on average. */
+  readonly cases: readonly {
+    readonly split: Split;
+    readonly case: string;
+    readonly pairs: number;
+    readonly correct: number;
+    readonly accuracy: number;
+    readonly margin: number;
+    readonly example: PromptPair;
+  }[];
+  readonly rejected: readonly RejectedPair[];
+  readonly warnings: readonly string[];
+  /** The file that the usable pairs were written to. */
+  readonly output: string | null;
+}
+
+/** A pair that cannot be used, with its tokens as text; the answers' tokens are those that they add to the clean prompt. */
+export interface RejectedPair {
+  readonly line: number | null;
+  readonly reason: string;
+  readonly texts: readonly string[];
+  readonly tokens: Readonly<Record<"clean_prefix" | "patch_prefix" | "clean_answer" | "patch_answer", string[]>> | null;
+}
+
+/** Rejected pairs that are shown on a terminal. */
+const shownRejected = 20;
+
 /**
  * Makes or imports prompt pairs and checks them against a model's tokenizer and the model itself (`sfc pairs`).
  *
- * @returns what to print: pairs and accuracy by split and case, what was dropped and why
+ * @throws UserError if none can be used; StoppedError if asked to stop
  */
-export async function pairs({ options, output }: PairsRequest, reporter: Reporter): Promise<string> {
-  const { chosen, kept, dropped, forest, metric } = await measured(options, reporter);
-  const rows = new Map<string, { first: PromptPair; pairs: number; correct: number; margin: number }>();
-  kept.forEach(({ pair }, i) => {
-    const key = JSON.stringify([pair.split, pair.case]);
-    const row = rows.get(key) ?? { first: pair, pairs: 0, correct: 0, margin: 0 };
-    rows.set(key, row);
-    const m = metric[forest.entryOfPair[i]!]!;
-    row.pairs++;
-    row.margin -= m;
-    if (m < 0) row.correct++;
-  });
-  const lines = table([
-    ["split", "case", "pairs", "accuracy", "margin", "for example"],
-    ...[...rows.values()].map(({ first, pairs: n, correct, margin }) => [
-      first.split,
-      first.case,
-      String(n),
-      `${((100 * correct) / n).toFixed(1)} %`,
-      (margin / n).toFixed(2),
-      `${first.clean_prefix} |${first.clean_answer} /${first.patch_answer}`,
-    ]),
-  ]);
-  lines.push("", `${kept.length} of ${chosen.length} pairs can be used with this tokenizer.`);
-  for (const line of describeDropped(dropped)) lines.push(`Left out ${line}.`);
-  lines.push("accuracy: the clean answer has the larger logit. margin: by how many logits, on average.");
-  if (output !== null) {
-    await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)));
-    lines.push(`Written to ${output}.`);
-  }
-  return lines.join("\n");
-}
-
-/** The pairs that can be used, and the metric at every end of their forest. */
-async function measured(options: PairsRequest["options"], reporter: Reporter) {
+export async function pairs({ options, output }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
   reporter.begin("reading", 1);
-  const opened = await openModel(options.model_name, reporter);
+  const source = await openPairs(options, { patchless: true });
+  const opened = await openModel(options.model_name, reporter, source.inputs);
   try {
-    const chosen = await choosePairs(opened.tokenizer, options, opened.inputs);
-    const { kept, dropped } = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
+    const { total, kept, rejected, warnings } = usablePairs(source, opened, options, reporter);
     reporter.begin("accuracy", 1);
     const forest = prefixForest(kept);
-    const weights = streamedWeights(opened.checkpoint);
-    const metric = await runMetric(opened.model, weights, planMetric(forest), { sites: [], stopped: reporter.stopped });
+    const metric = await runMetric(opened.model, streamedWeights(opened.checkpoint), planMetric(forest), {
+      sites: [],
+      stopped: reporter.stopped,
+      onProgress: (done, all) => reporter.set(done, all),
+    });
     opened.inputs.check();
+    const rows = new Map<string, { example: PromptPair; pairs: number; correct: number; sum: number }>();
+    kept.forEach(({ pair }, i) => {
+      const key = JSON.stringify([pair.split, pair.case]);
+      const row = rows.get(key) ?? { example: pair, pairs: 0, correct: 0, sum: 0 };
+      rows.set(key, row);
+      const m = metric[forest.entryOfPair[i]!]!;
+      row.pairs++;
+      row.sum -= m;
+      if (m < 0) row.correct++;
+    });
+    if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)));
+    const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
+    const none = `${counted(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
+    const result: PairsResult = {
+      model: options.model_name,
+      source: source.name,
+      pairs: { total, usable: kept.length, without_patch: without },
+      cases: [...rows.values()].map(({ example, pairs: n, correct, sum }) => ({
+        split: example.split,
+        case: example.case,
+        pairs: n,
+        correct,
+        accuracy: correct / n,
+        margin: sum / n,
+        example,
+      })),
+      rejected: rejected.map((one) => withTokens(one, opened.tokenizer)),
+      warnings: [...warnings, ...(without > 0 ? [none] : [])],
+      output,
+    };
     reporter.end();
-    return { chosen, kept, dropped, forest, metric };
+    return result;
   } finally {
     await opened.checkpoint.close();
   }
+}
+
+function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): RejectedPair {
+  if ("sentences" in pair) return { line, reason, texts: pair.sentences, tokens: null };
+  const texts = (ids: readonly number[]) => ids.map((id) => tokenizer.token(id));
+  const clean = tokenizer.encode(pair.clean_prefix);
+  // Where the prompt itself is split otherwise before the answer, the tokens from there on.
+  const added = (answer: string) => {
+    const whole = tokenizer.encode(pair.clean_prefix + answer);
+    const at = whole.findIndex((id, i) => id !== clean[i]);
+    return at < 0 ? [] : whole.slice(at);
+  };
+  return {
+    line,
+    reason,
+    texts: [
+      pair.clean_prefix,
+      ...(pair.patch_prefix === null ? [] : [pair.patch_prefix]),
+      pair.clean_answer,
+      pair.patch_answer,
+    ],
+    tokens: {
+      clean_prefix: texts(clean),
+      patch_prefix: pair.patch_prefix === null ? [] : texts(tokenizer.encode(pair.patch_prefix)),
+      clean_answer: texts(added(pair.clean_answer)),
+      patch_answer: texts(added(pair.patch_answer)),
+    },
+  };
+}
+
+/** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
+export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {
+  const lines = table([
+    ["split", "case", "pairs", "accuracy", "margin", "for example"],
+    ...cases.map(({ split, case: name, pairs: n, accuracy, margin, example }) => [
+      split,
+      excerpt(name),
+      String(n),
+      `${(100 * accuracy).toFixed(1)} %`,
+      margin.toFixed(2),
+      `${excerpt(example.clean_prefix)} |${excerpt(example.clean_answer, 40)} /${excerpt(example.patch_answer, 40)}`,
+    ]),
+  ]);
+  lines.push("", `${usable} of ${total} pairs can be used with this tokenizer.`, ...warnings);
+  if (rejected.length > 0) {
+    lines.push("", "Left out, tokens separated by |:");
+    for (const one of rejected.slice(0, shownRejected)) lines.push(`  ${rejectedText(one)}`);
+    const more = rejected.length - shownRejected;
+    if (more > 0) lines.push(`  and ${more} more; --json lists all of them.`);
+    lines.push("");
+  }
+  lines.push("accuracy: the clean answer has the larger logit. margin: by how many logits, on average.");
+  if (output !== null) lines.push(`Written to ${output}.`);
+  return lines.join("\n");
+}
+
+function rejectedText({ line, reason, texts, tokens }: RejectedPair): string {
+  const where = line === null ? "" : `line ${line}: `;
+  const quoted = (pieces: readonly string[]) => `"${excerpt(pieces.join("|"), 60)}"`;
+  if (tokens === null) return `${where}${reason}: ${texts.map((text) => quoted([text])).join(", ")}`;
+  const prompts = [tokens.clean_prefix, tokens.patch_prefix].filter((list) => list.length > 0);
+  const counts = reason.includes("numbers of tokens") ? ` (${prompts.map((list) => list.length).join(" and ")})` : "";
+  const answers = [tokens.clean_answer, tokens.patch_answer].map(quoted).join(", ");
+  return `${where}${reason}${counts}: ${prompts.map(quoted).join(" and ")} → ${answers}`;
 }

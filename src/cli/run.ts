@@ -14,21 +14,21 @@ import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf, needsOf } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
-import { describeDropped } from "../prompts/check.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
-import { readPairs } from "../prompts/read-pairs.ts";
+import { importPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
 import { checkRuntime } from "./device.ts";
-import { estimateLine, estimateRun, plansOf, totalSeconds, workLine } from "./estimate.ts";
+import { estimateLine, estimateRun, plansOf, tokensOf, totalSeconds, workLine } from "./estimate.ts";
 import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
 import { measureMeaning } from "./meaning.ts";
 import { fileStore } from "./pack-store.ts";
+import { openPairs, type PairSource, usablePairs } from "./prompt-pairs.ts";
 import { reportTemplate, writeReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
-import { checkPairs, choosePairs, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { summaryText } from "./summary.ts";
 import { countPairs, nodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
@@ -69,11 +69,12 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   // Better now than at the end of the work.
   await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
-  const opened = await openModel(options.model_name, reporter);
+  const source = await openPairs(options, { patchless: options.score !== "effect" });
+  const opened = await openModel(options.model_name, reporter, source.inputs);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
-      return await analyse(request, opened, dictionaries, reporter);
+      return await analyse(request, source, opened, dictionaries, reporter);
     } finally {
       await closeDictionaries(dictionaries);
     }
@@ -84,12 +85,12 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
 
 async function analyse(
   { command, options, folder: path, force }: RunRequest,
+  source: PairSource,
   opened: OpenModel,
   dictionaries: Dictionaries,
   reporter: Reporter,
 ): Promise<RunOutcome> {
-  const chosen = await choosePairs(opened.tokenizer, options, opened.inputs);
-  const checked = checkPairs(chosen, opened, options.pairs ?? `the task ${options.task}`);
+  const checked = usablePairs(source, opened, options, reporter);
   // The size of packs and where weights are kept never change results, so a run may go on with others.
   const { batch_size: _, weights: __, ...recorded } = options;
   const start = { command, options: recorded, seed: options.seed, versions: await versions() };
@@ -108,7 +109,7 @@ async function analyse(
   const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
     if (folder.state === "resume") reporter.line(`Going on with the interrupted run in ${path}.`);
-    for (const line of describeDropped(checked.dropped)) job.warn(`Left out ${line}.`);
+    for (const warning of checked.warnings) job.warn(warning);
     await job.work(checked.kept);
   } catch (error) {
     const problem = jobProblem(opened.inputs.reasonOf(error), path);
@@ -191,7 +192,7 @@ class Job {
       pairs: pairs.length,
       nodes_forward: forest.forward.size,
       nodes_backward: forest.backward.size,
-      tokens: pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0),
+      tokens: tokensOf(pairs),
       rows: 0,
     };
 
@@ -481,7 +482,7 @@ async function checkSameInputs(
 async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: JobOptions["keep"]): Promise<boolean> {
   const text = await readFile(join(path, "pairs.jsonl"), "utf8").catch(() => "");
   const key = (pair: PromptPair) => textOfPair(pair, {});
-  const here = readPairs(text, `${path}/pairs.jsonl`).map(key);
+  const here = text === "" ? [] : importPairs(text, `${path}/pairs.jsonl`, { patchless: true }).pairs.map(key);
   const asked = new Set(pairs.map(({ pair }) => key(pair)));
   return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
 }
@@ -490,7 +491,8 @@ async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: Job
 function pairLines(pairs: readonly TokenPair[], forest: PrefixForest, { cleanMetric, patchMetric }: Capture): string {
   const lines = pairs.map(({ pair }, i) => {
     const entry = forest.entryOfPair[i]!;
-    return textOfPair(pair, { m_clean: cleanMetric[entry], m_patch: patchMetric[entry], end: forest.endOfPair[i] });
+    const m_patch = pair.patch_prefix === null ? null : patchMetric[entry];
+    return textOfPair(pair, { m_clean: cleanMetric[entry], m_patch, end: forest.endOfPair[i] });
   });
   return `${lines.join("\n")}\n`;
 }

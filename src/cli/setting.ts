@@ -10,12 +10,7 @@ import { UsageError, UserError } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
-import { agreementPairs } from "../prompts/agreement.ts";
-import { tokenizePairs } from "../prompts/check.ts";
-import { commonLexicon } from "../prompts/lexicon-common.ts";
-import { demoLexicon } from "../prompts/lexicon-demo.ts";
-import type { PromptPair } from "../prompts/pairs.ts";
-import { readPairs } from "../prompts/read-pairs.ts";
+import type { AnswerTokens } from "../prompts/check.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
 import {
   compareSites,
@@ -39,9 +34,16 @@ export interface JobOptions {
   readonly sites: string | null;
   readonly num_examples: number | null;
   readonly batch_size: number | null;
-  /** Null where `pairs` are given, which replace it. */
+  /** Null where `pairs` or `clean` are given, which replace it. */
   readonly task: string | null;
   readonly pairs: string | null;
+  /** One pair as it was typed, in place of the task. The patch prompt may be missing with the scores that need none. */
+  readonly clean?: string | null;
+  readonly patch?: string | null;
+  /** The clean and the patch answer, a comma between them. */
+  readonly answers?: string | null;
+  /** Default: one. */
+  readonly answer_tokens?: AnswerTokens;
   readonly seed: number;
   readonly method: MethodName;
   /** Of integrated methods alone. */
@@ -83,13 +85,17 @@ export interface OpenModel {
  * Opens a model by name: `demo`, a folder in Hugging Face layout or with a GGUF file, a GGUF file, or a model of the hub (see `modelFolder`), which
  * is downloaded where it is not cached.
  *
+ * @param inputs takes note of the files that are opened
  * @throws UserError if there is no such model, it cannot be had, or it cannot be run; StoppedError
  */
-export async function openModel(name: string, reporter: PullReporter = silent): Promise<OpenModel> {
+export async function openModel(
+  name: string,
+  reporter: PullReporter = silent,
+  inputs = new InputFiles(),
+): Promise<OpenModel> {
   const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
   const gguf = (await isFolder(path)) ? undefined : basename(path);
   const folder = gguf === undefined ? path : dirname(path);
-  const inputs = new InputFiles();
   const checkpoint = await openCheckpoint(await inputs.folder(folder), gguf);
   try {
     const model = modelFromConfig(checkpoint.config, path);
@@ -252,72 +258,6 @@ function parseKinds(text: string, model: Model): SiteKind[] {
     }
     return kind;
   });
-}
-
-/** Tasks that are made from a lexicon for any model, besides the files in `tasks/`. */
-export const generatedTask = "agreement";
-
-/**
- * The prompt pairs that `--task` or `--pairs` name, before they are checked against the tokenizer.
- *
- * The agreement task speaks the lexicon of the embedded model where the tokenizer has its words as single tokens, else common English.
- *
- * @param inputs takes note of the file that is read
- * @throws UserError if there is no such task or file, or the file is broken
- */
-export async function choosePairs(
-  tokenizer: Tokenizer,
-  { task, pairs, num_examples, seed }: Pick<JobOptions, "task" | "pairs" | "num_examples" | "seed">,
-  inputs = new InputFiles(),
-): Promise<readonly PromptPair[]> {
-  if (pairs !== null) return limited(await readPairsFile(pairs, seed, inputs), num_examples);
-  if (task === generatedTask) {
-    const whole = demoLexicon.nouns.every(
-      (noun) => typeof tokenizer.answerToken("The", ` ${noun.plural}`) === "number",
-    );
-    const lexicon = whole ? demoLexicon : commonLexicon;
-    const perCase = num_examples ?? defaultExamples;
-    return (["train", "test"] as const).flatMap((split) => agreementPairs({ lexicon, seed, perCase, split }));
-  }
-  const file = `${packageRoot}tasks/${task}.jsonl`;
-  if (task === null || !/^[a-z0-9_-]+$/.test(task) || !(await stat(file).catch(() => null))) {
-    throw new UserError(
-      `--task: expected agreement, determiner or pronoun, got "${task}". Give a file of your own with --pairs FILE.`,
-    );
-  }
-  return limited(await readPairsFile(file, seed, inputs), num_examples ?? defaultExamples);
-}
-
-async function readPairsFile(path: string, seed: number, inputs: InputFiles): Promise<readonly PromptPair[]> {
-  const text = await inputs.text(path).catch((error) => {
-    const why = error.code === "ENOENT" ? "which does not exist" : `which cannot be read (${error.code})`;
-    throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`);
-  });
-  return readPairs(text, path, seed);
-}
-
-/** The first `limit` pairs of each split and case. */
-function limited(pairs: readonly PromptPair[], limit: number | null): readonly PromptPair[] {
-  if (limit === null) return pairs;
-  const taken = new Map<string, number>();
-  return pairs.filter((pair) => {
-    const key = `${pair.split}/${pair.case}`;
-    const count = (taken.get(key) ?? 0) + 1;
-    taken.set(key, count);
-    return count <= limit;
-  });
-}
-
-/** Checks pairs against a model and its tokenizer. @throws UserError if none is left */
-export function checkPairs(pairs: readonly PromptPair[], { tokenizer, model }: OpenModel, source: string) {
-  const checked = tokenizePairs(pairs, tokenizer, model.maxLength, model.vocabulary);
-  if (checked.kept.length === 0) {
-    const why = checked.dropped.map((d) => `${d.count}: ${d.reason}`).join("; ");
-    throw new UserError(
-      `pairs: expected some that this model and its tokenizer can use, got none (${why}) in ${source}. Use other prompts or answers.`,
-    );
-  }
-  return checked;
 }
 
 async function isFolder(path: string): Promise<boolean> {

@@ -4,12 +4,15 @@ import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 
+/** What is compared: the effect of a node's change, ⟨g, Δx⟩, or where there may be no patch prompts ⟨g, x⟩ at its clean prefix. */
+type Compared = "changed" | "clean";
+
 /** The largest difference between the forest's and the separate examples' effect at one site. */
 export interface ForestGap {
   readonly site: SiteName;
-  /** Largest |⟨g, Δx⟩ on the forest − the same, example by example| over nodes, in logits. */
+  /** Largest |⟨g, Δx⟩ on the forest − the same, example by example| over nodes, in logits; ⟨g, x⟩ where clean prefixes are compared. */
   readonly gap: number;
-  /** Largest Σ_d |g_d·Δx_d| of a node: what the sum's rounding is measured by, also where its terms cancel. */
+  /** Largest Σ_d |g_d·Δx_d|, or Σ_d |g_d·x_d|, of a node: what the sum's rounding is measured by, also where its terms cancel. */
   readonly scale: number;
 }
 
@@ -17,13 +20,17 @@ export interface ForestGap {
  * What has to be captured to check on some pairs that the prefix forest gives what example by example gives (METHOD, check 4): the merged forest, and
  * a path of its own for each pair.
  */
-export function forestCheckPlans(pairs: readonly TokenPair[], block?: number): [merged: Plan, separate: Plan] {
+export function forestCheckPlans(
+  pairs: readonly TokenPair[],
+  block?: number,
+  wanted: Compared = "changed",
+): [merged: Plan, separate: Plan] {
   const plan = (merge: "all" | "none") =>
-    planCapture(prefixForest(pairs, { merge }), { wanted: "changed", ...(block !== undefined && { block }) });
+    planCapture(prefixForest(pairs, { merge }), { wanted, ...(block !== undefined && { block }) });
   return [plan("all"), plan("none")];
 }
 
-/** Compares ⟨g, Δx⟩ at every site and node of the merged forest with the sums over the separate paths of the pairs that pass through it. */
+/** Compares ⟨g, Δx⟩, or ⟨g, x⟩ where the plans want clean prefixes, at every site and node of the merged forest with the sums over the separate paths of the pairs that pass through it. */
 export async function forestGaps(
   merged: Capture,
   separate: Capture,
@@ -50,14 +57,17 @@ async function effectByKey(
   site: SiteName,
 ): Promise<Map<number, { effect: number; absolute: number }>> {
   const { x, g, width: D } = await captured.site(site);
-  const { row, forest } = captured.plan;
+  const { row, forest, wanted } = captured.plan;
+  const clean = wanted === "clean";
   const sums = new Map<number, { effect: number; absolute: number }>();
-  for (const node of captured.activeNodes(site)) {
-    const [clean, patch] = [row[forest.backward.clean[node]!]! * D, row[forest.backward.patch[node]!]! * D];
+  for (const node of clean ? keys.keys() : captured.activeNodes(site)) {
+    const at = row[forest.backward.clean[node]!]! * D;
+    const patch = row[forest.backward.patch[node]!]! * D;
     const sum = sums.get(keys[node]!) ?? { effect: 0, absolute: 0 };
     sums.set(keys[node]!, sum);
     for (let d = 0; d < D; d++) {
-      const term = g[node * D + d]! * (x[patch + d]! - x[clean + d]!);
+      const value = clean ? x[at + d]! : x[patch + d]! - x[at + d]!;
+      const term = g[node * D + d]! * value;
       sum.effect += term;
       sum.absolute += Math.abs(term);
     }

@@ -1,4 +1,4 @@
-import { UserError } from "../errors.ts";
+import { StoppedError, UserError } from "../errors.ts";
 import { Random } from "../random.ts";
 import { type Construction, constructions, heldOut } from "./constructions.ts";
 import { auxiliaries, auxiliaryNames } from "./grammar-words.ts";
@@ -28,6 +28,10 @@ export interface AgreementOptions {
   readonly combinations?: "all" | "held-out";
   /** How many subject nouns a construction uses in a split, more if they do not suffice for `perCase`. Default 24. */
   readonly pool?: number;
+  /** Called with the number of pairs made so far, and of all that are to be made. */
+  readonly onProgress?: (done: number, total: number) => void;
+  /** Asked now and then; true ends the work with a StoppedError. */
+  readonly stopped?: () => boolean;
 }
 
 /**
@@ -42,15 +46,47 @@ export interface AgreementOptions {
  *
  * The verb in a subject relative clause is in the past ("The dog that chased the cats"), as its present would give the number away.
  *
- * @throws UserError if the lexicon has not enough different pairs for a case
+ * @throws UserError if the lexicon has not enough different pairs for a case; StoppedError if asked to stop
  */
 export function agreementPairs(options: AgreementOptions): PromptPair[] {
-  const cases = options.cases ?? agreementCases;
+  checkEnough(options);
+  const wanted = casesOf(options);
+  return wanted.flatMap(({ construction, number }, i) => {
+    const progress = (made: number) => {
+      if (options.stopped?.()) throw new StoppedError("Stopped.");
+      options.onProgress?.(i * options.perCase + made, wanted.length * options.perCase);
+    };
+    return pairsOfCase(options, construction, number, progress);
+  });
+}
+
+/**
+ * Sees that the lexicon can give so many pairs, by counting; pairs that are hard to come by may still be too few.
+ *
+ * @throws UserError if it cannot
+ */
+export function checkEnough(options: AgreementOptions): void {
+  const { lexicon, seed, split, perCase } = options;
+  const nouns = nounsOfSplit(lexicon, seed, split);
+  for (const { construction, number } of casesOf(options)) {
+    // Pools grow by doubling until they hold all nouns.
+    let pool = options.pool ?? 24;
+    while (pool < nouns.length) pool *= 2;
+    const words = new Vocabulary(lexicon, nouns, pool, new Random(`${seed}/${split}/${construction}`));
+    const most = words.most(construction);
+    if (most < perCase) throw tooFew(options, `${construction}_${number}`, `at most ${most}`);
+  }
+}
+
+function casesOf({ cases = agreementCases }: AgreementOptions) {
   return constructions.flatMap((construction) =>
-    numbers.flatMap((number) => {
-      const name = `${construction}_${number}` as const;
-      return cases.includes(name) ? pairsOfCase(options, construction, number) : [];
-    }),
+    numbers.flatMap((number) => (cases.includes(`${construction}_${number}`) ? [{ construction, number }] : [])),
+  );
+}
+
+function tooFew({ perCase, split, lexicon }: AgreementOptions, name: AgreementCase, found: string): UserError {
+  return new UserError(
+    `pairs: expected ${perCase} of case ${name}, got ${found} different ones for ${split} in the ${lexicon.name} lexicon. Ask for fewer pairs.`,
   );
 }
 
@@ -80,7 +116,12 @@ interface Template {
   readonly answers: readonly Answer[];
 }
 
-function pairsOfCase(options: AgreementOptions, construction: Construction, number: Grammatical): PromptPair[] {
+function pairsOfCase(
+  options: AgreementOptions,
+  construction: Construction,
+  number: Grammatical,
+  progress: (made: number) => void,
+): PromptPair[] {
   const { lexicon, seed, perCase, split } = options;
   const patchNumber = number === "singular" ? "plural" : "singular";
   const random = new Random(`${seed}/${split}/${construction}/${number}`);
@@ -90,8 +131,10 @@ function pairsOfCase(options: AgreementOptions, construction: Construction, numb
   let turn = 0;
   for (let pool = options.pool ?? 24; pairs.length < perCase; pool *= 2) {
     const words = new Vocabulary(lexicon, nouns, pool, new Random(`${seed}/${split}/${construction}`));
+    if (words.most(construction) < perCase && pool < nouns.length) continue;
     // Most draws succeed while much is left; a case that stays short after so many draws gets more nouns.
     for (let draws = 40 * perCase + 1000; draws > 0 && pairs.length < perCase; draws--) {
+      if (draws % 256 === 0) progress(pairs.length);
       const frame = words.frame(construction, random, turn);
       if (frame === undefined) continue;
       const { noun } = frame;
@@ -119,12 +162,7 @@ function pairsOfCase(options: AgreementOptions, construction: Construction, numb
     }
     if (pool >= nouns.length) break;
   }
-  if (pairs.length < perCase) {
-    throw new UserError(
-      `pairs: expected ${perCase} of case ${construction}_${number}, got ${pairs.length} different ones in the ${lexicon.name} lexicon. ` +
-        "Ask for fewer pairs.",
-    );
-  }
+  if (pairs.length < perCase) throw tooFew(options, `${construction}_${number}`, String(pairs.length));
   return pairs;
 }
 
@@ -136,6 +174,7 @@ class Vocabulary {
   readonly #prepositions: readonly string[];
   /** Verbs with an object, for the insides of relative clauses. */
   readonly #verbs: readonly Verb[];
+  readonly #answersOf = new Map<string, readonly Answer[]>();
 
   constructor(lexicon: Lexicon, nouns: readonly Noun[], pool: number, random: Random) {
     this.#lexicon = lexicon;
@@ -202,7 +241,7 @@ class Vocabulary {
       case "within_object_rc": {
         const head = other();
         if (head === undefined) return undefined;
-        const answers = this.#answers(noun).filter(({ lemma }) => this.#canTake(lemma, noun, head));
+        const answers = this.#answersWith(noun, head);
         // Without a verb for the two, "The house that the clock is" leads nowhere.
         if (answers.length <= auxiliaryNames.length) return undefined;
         return { before: `The ${head[numbers[turn & 1]!]} that the`, noun, after: "", answers };
@@ -210,8 +249,48 @@ class Vocabulary {
     }
   }
 
+  /** How many different pairs there can be: a bound from above, exact where there is no noun but the subject. */
+  most(construction: Construction): number {
+    const sum = (of: (noun: Noun) => number) => this.#subjects.reduce((total, noun) => total + of(noun), 0);
+    const answers = (noun: Noun) => this.#answers(noun).length;
+    // Attractors come in both numbers.
+    const others = (kinds?: readonly NounKind[]) =>
+      2 * this.#others.filter(({ kind }) => kinds === undefined || kinds.includes(kind)).length;
+    const [all, prepositions] = [others(), this.#prepositions.length];
+    switch (construction) {
+      case "simple":
+        return sum(answers);
+      case "nounpp":
+        return sum(answers) * prepositions * all;
+      case "coordination":
+        return sum(answers) * prepositions * all * (all - 2);
+      case "long":
+        return sum(answers) * prepositions ** 2 * all * (all - 2);
+      case "subject_rc":
+      case "object_rc": {
+        const inside = (noun: Noun) =>
+          this.#verbs.reduce((total, { subjects, objects }) => {
+            const [own, other] = construction === "subject_rc" ? [subjects, objects] : [objects, subjects];
+            return total + (own.includes(noun.kind) ? others(other) : 0);
+          }, 0);
+        return sum((noun) => answers(noun) * inside(noun));
+      }
+      case "within_subject_rc":
+        return sum((noun) => this.#answers(noun, ["intransitive", "transitive"]).length);
+      case "within_object_rc":
+        return sum((noun) => answers(noun) * all);
+    }
+  }
+
   /** Auxiliaries, and the verbs that make sense after the noun. */
-  #answers(noun: Noun, frames?: readonly Frame[]): Answer[] {
+  #answers(noun: Noun, frames?: readonly Frame[]): readonly Answer[] {
+    const key = `${noun.kind}/${frames?.join("/") ?? ""}`;
+    const known = this.#answersOf.get(key) ?? this.#answersFor(noun, frames);
+    this.#answersOf.set(key, known);
+    return known;
+  }
+
+  #answersFor(noun: Noun, frames: readonly Frame[] | undefined): Answer[] {
     const verbs = this.#lexicon.verbs.filter(
       (verb) => verb.subjects.includes(noun.kind) && (frames === undefined || frames.includes(verb.frame)),
     );
@@ -219,6 +298,15 @@ class Vocabulary {
       ...auxiliaryNames.map((name) => ({ lemma: name, ...auxiliaries[name] })),
       ...verbs.map((verb) => ({ lemma: verb.base, singular: verb.third, plural: verb.base })),
     ];
+  }
+
+  /** The answers that make sense between a subject and, before it, the object. */
+  #answersWith(subject: Noun, object: Noun): readonly Answer[] {
+    const key = `${subject.kind} with ${object.kind}`;
+    const known =
+      this.#answersOf.get(key) ?? this.#answers(subject).filter(({ lemma }) => this.#canTake(lemma, subject, object));
+    this.#answersOf.set(key, known);
+    return known;
   }
 
   #canTake(lemma: string, subject: Noun, object: Noun): boolean {

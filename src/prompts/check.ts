@@ -1,3 +1,5 @@
+import { StoppedError } from "../errors.ts";
+import { excerpt } from "./excerpt.ts";
 import type { PromptPair, TokenPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -8,6 +10,7 @@ export const dropReasons = [
   "prompt is too long",
   "answer is several tokens",
   "answer changes the tokens before it",
+  "answer is the beginning of the other answer",
   "answers are equal",
   "a token that the model does not have",
 ] as const;
@@ -25,29 +28,54 @@ export interface CheckedPairs {
   readonly kept: readonly TokenPair[];
   /** In the order of `dropReasons`; each pair counts once, under the first reason that holds. */
   readonly dropped: readonly Dropped[];
+  /** Each pair that was dropped, by its index. */
+  readonly rejected: readonly { readonly index: number; readonly reason: DropReason }[];
+}
+
+/**
+ * How many tokens an answer may have. `one`: one. `first`: any number; the metric is read at the first token in which the two answers differ, and
+ * those before it, which they share, are added to both prompts.
+ */
+export type AnswerTokens = "one" | "first";
+
+export const answerTokens: readonly AnswerTokens[] = ["one", "first"];
+
+export interface CheckOptions {
+  readonly answers?: AnswerTokens;
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly stopped?: () => boolean;
 }
 
 /**
  * Pairs as token ids, without those that the method cannot use: prompts of unequal length or equal ones, answers that are not the one token by
- * which tokens(prompt + answer) extends tokens(prompt), or that are the same token.
+ * which tokens(prompt + answer) extends tokens(prompt), or that are the same token. Of pairs without a patch prompt the clean prompt alone counts.
  *
  * @param maxTokens longest prompt, special tokens included; no limit if left out
  * @param vocabulary how many tokens the model has: a tokenizer may have more, added to it later; no limit if left out
+ * @throws StoppedError if asked to stop
  */
 export function tokenizePairs(
   pairs: readonly PromptPair[],
   tokenizer: Tokenizer,
   maxTokens = Infinity,
   vocabulary = Infinity,
+  { answers = "one", onProgress, stopped }: CheckOptions = {},
 ): CheckedPairs {
   const kept: TokenPair[] = [];
+  const rejected: { index: number; reason: DropReason }[] = [];
   const dropped = new Map<DropReason, { count: number; example: PromptPair }>();
-  for (const pair of pairs) {
-    const result = tokenize(pair, tokenizer, maxTokens, vocabulary);
+  const read = answers === "one" ? oneToken : firstTokens;
+  for (const [index, pair] of pairs.entries()) {
+    if (index % 64 === 0) {
+      if (stopped?.()) throw new StoppedError("Stopped.");
+      onProgress?.(index, pairs.length);
+    }
+    const result = tokenize(pair, tokenizer, maxTokens, vocabulary, read);
     if (typeof result !== "string") {
       kept.push(result);
       continue;
     }
+    rejected.push({ index, reason: result });
     const known = dropped.get(result);
     if (known === undefined) dropped.set(result, { count: 1, example: pair });
     else known.count++;
@@ -55,6 +83,7 @@ export function tokenizePairs(
   return {
     kept,
     dropped: dropReasons.flatMap((reason) => (dropped.has(reason) ? [{ reason, ...dropped.get(reason)! }] : [])),
+    rejected,
   };
 }
 
@@ -63,35 +92,78 @@ function tokenize(
   tokenizer: Tokenizer,
   maxTokens: number,
   vocabulary: number,
+  read: ReadAnswers,
 ): TokenPair | DropReason {
-  const clean = tokenizer.encode(pair.clean_prefix);
-  const patch = tokenizer.encode(pair.patch_prefix);
-  if (clean.length !== patch.length) return "prompts have different numbers of tokens";
-  if (clean.every((id, i) => id === patch[i])) return "prompts are equal";
-  if (clean.length > maxTokens) return "prompt is too long";
+  const cleanPrompt = tokenizer.encode(pair.clean_prefix);
+  const patchPrompt = pair.patch_prefix === null ? cleanPrompt : tokenizer.encode(pair.patch_prefix);
+  if (cleanPrompt.length !== patchPrompt.length) return "prompts have different numbers of tokens";
+  if (pair.patch_prefix !== null && cleanPrompt.every((id, i) => id === patchPrompt[i])) return "prompts are equal";
+  if (cleanPrompt.length > maxTokens) return "prompt is too long";
   // Both answers are read after the clean prompt, where the metric is; after the patch prompt they must be the same tokens.
-  const answers = [pair.clean_answer, pair.patch_answer].map((answer) => {
-    const token = tokenizer.answerToken(pair.clean_prefix, answer);
-    return token === tokenizer.answerToken(pair.patch_prefix, answer) ? token : "not an extension";
-  });
-  const [cleanAnswer, patchAnswer] = answers;
-  if (answers.includes("several tokens")) return "answer is several tokens";
-  if (typeof cleanAnswer !== "number" || typeof patchAnswer !== "number") return "answer changes the tokens before it";
-  if (cleanAnswer === patchAnswer) return "answers are equal";
+  const prompts = pair.patch_prefix === null ? [pair.clean_prefix] : [pair.clean_prefix, pair.patch_prefix];
+  const answers = read(tokenizer, prompts, [pair.clean_answer, pair.patch_answer]);
+  if (typeof answers === "string") return answers;
+  const { shared, cleanAnswer, patchAnswer } = answers;
+  const [clean, patch] = [cleanPrompt, patchPrompt].map((prompt) => [...prompt, ...shared]) as [number[], number[]];
+  if (clean.length > maxTokens) return "prompt is too long";
   if ([...clean, ...patch, cleanAnswer, patchAnswer].some((id) => id >= vocabulary)) {
     return "a token that the model does not have";
   }
   return { pair, clean, patch, cleanAnswer, patchAnswer };
 }
 
+/** The tokens of the two answers after these prompts: those that they share, and the first in which they differ. */
+type ReadAnswers = (
+  tokenizer: Tokenizer,
+  prompts: readonly string[],
+  answers: readonly [clean: string, patch: string],
+) => { readonly shared: readonly number[]; readonly cleanAnswer: number; readonly patchAnswer: number } | DropReason;
+
+const oneToken: ReadAnswers = (tokenizer, prompts, answers) => {
+  const tokens = answers.map((answer) => {
+    const [token, ...others] = prompts.map((prompt) => tokenizer.answerToken(prompt, answer));
+    return others.every((other) => other === token) ? token! : "not an extension";
+  });
+  const [cleanAnswer, patchAnswer] = tokens;
+  if (tokens.includes("several tokens")) return "answer is several tokens";
+  if (typeof cleanAnswer !== "number" || typeof patchAnswer !== "number") return "answer changes the tokens before it";
+  return cleanAnswer === patchAnswer ? "answers are equal" : { shared: [], cleanAnswer, patchAnswer };
+};
+
+const firstTokens: ReadAnswers = (tokenizer, prompts, answers) => {
+  let found: ReturnType<ReadAnswers> | undefined;
+  for (const prompt of prompts) {
+    const [clean, patch] = answers.map((answer) => addedTokens(tokenizer, prompt, answer));
+    if (clean === undefined || patch === undefined) return "answer changes the tokens before it";
+    let at = 0;
+    while (at < clean.length && clean[at] === patch[at]) at++;
+    const [cleanAnswer, patchAnswer] = [clean[at], patch[at]];
+    if (cleanAnswer === undefined && patchAnswer === undefined) return "answers are equal";
+    if (cleanAnswer === undefined || patchAnswer === undefined) return "answer is the beginning of the other answer";
+    const here = { shared: clean.slice(0, at), cleanAnswer, patchAnswer };
+    if (found !== undefined && JSON.stringify(found) !== JSON.stringify(here))
+      return "answer changes the tokens before it";
+    found = here;
+  }
+  return found!;
+};
+
+/** The tokens by which those of `prompt + answer` extend those of `prompt`; undefined if they do not. */
+function addedTokens(tokenizer: Tokenizer, prompt: string, answer: string): number[] | undefined {
+  const before = tokenizer.encode(prompt);
+  const whole = tokenizer.encode(prompt + answer);
+  return before.every((id, i) => whole[i] === id) ? whole.slice(before.length) : undefined;
+}
+
 /** What was dropped and why, one line per reason: `12 pairs: answer is several tokens, e.g. "The dog" → " goes", " go"`. */
 export function describeDropped(dropped: readonly Dropped[]): string[] {
   return dropped.map(({ reason, count, example }) => {
+    const quote = (text: string) => `"${excerpt(text, 60)}"`;
     const { clean_prefix, patch_prefix, clean_answer, patch_answer } = example;
-    const prompts = `"${clean_prefix}" and "${patch_prefix}"`;
-    const answers = `"${clean_answer}", "${patch_answer}"`;
+    const prompts = patch_prefix === null ? quote(clean_prefix) : `${quote(clean_prefix)} and ${quote(patch_prefix)}`;
+    const answers = `${quote(clean_answer)}, ${quote(patch_answer)}`;
     const quoted = reason.startsWith("answer")
-      ? `"${clean_prefix}" → ${answers}`
+      ? `${quote(clean_prefix)} → ${answers}`
       : reason.startsWith("prompt")
         ? prompts
         : `${prompts} → ${answers}`;

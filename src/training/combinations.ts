@@ -45,8 +45,8 @@ export function combinationReader(lexicon: Lexicon): (pair: PromptPair) => Combi
   }
   return (pair) => {
     // The two prompts differ in the subject alone.
-    const [clean, patch] = [pair.clean_prefix.split(" "), pair.patch_prefix.split(" ")];
-    const subject = clean.find((word, i) => word !== patch[i]) ?? "";
+    const [clean, patch] = [pair.clean_prefix.split(" "), pair.patch_prefix?.split(" ")];
+    const subject = clean.find((word, i) => word !== patch?.[i]) ?? "";
     const construction = constructions.find((name) => pair.case.replace(/_(singular|plural)$/, "") === name);
     const [noun, verb] = [nouns.get(subject), verbs.get(pair.clean_answer.trim())];
     if (construction === undefined || noun === undefined || verb === undefined) {
