@@ -199,7 +199,8 @@ describe("flags that cannot be understood", () => {
     [["--colour", "red"], 2, ["--colour", "--help"]],
     [["--output_dir"], 2, ["--output_dir"]],
     [["extra"], 2, ["argument"]],
-    [["--task", "sums"], 1, ["--task", "sums"]],
+    [["--num_examples", "-3"], 2, ["--num_examples", "from 1 up"]],
+    [["--task", "sums"], 2, ["--task", "sums"]],
   ];
   it.each(cases)("%j", async (flags, code, parts) => {
     const [command, ...rest] = runFlags(pairs, output);

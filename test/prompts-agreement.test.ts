@@ -107,6 +107,6 @@ test("the seed decides, and asking for too much is an error that says so", () =>
   expect(make(1)).toEqual(make(1));
   expect(make(1)).not.toEqual(make(2));
   expect(() => make(1, 2000)).toThrow(
-    /^pairs: expected 2000 of case simple_plural, got \d+ different ones in the common lexicon\. Ask for fewer pairs\.$/,
+    /^pairs: expected 2000 of case simple_plural, got at most \d+ different ones for test in the common lexicon\. Ask for fewer pairs\.$/,
   );
 });

@@ -59,7 +59,7 @@ export function decodePairs(bytes: Uint8Array, name: string): string {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
     throw new UserError(
-      `pairs: expected UTF-8 text, got other bytes in ${name}, line ${invalidLine(bytes)}. Save the file as UTF-8.`,
+      `pairs: expected UTF-8 text, got bytes of another encoding in ${name}, line ${invalidLine(bytes)}. Save the file as UTF-8.`,
     );
   }
 }
@@ -93,9 +93,10 @@ function lineAt(bytes: Uint8Array, end: number): number {
  * The records of a file of pairs: JSON lines, one JSON array, one JSON object over several lines, or tab-separated values.
  *
  * @param name the file's name, for errors
- * @throws UserError naming the first line that is none of these, with how many more there are
+ * @param faults lines that are none of these are added here
+ * @throws UserError if the file as a whole is none of these
  */
-export function pairRecords(text: string, name: string): PairRecord[] {
+export function pairRecords(text: string, name: string, faults: Faults): PairRecord[] {
   const lines = text.replace(/^\ufeff/, "").split(lineEnd);
   const first = lines.findIndex((line) => line.trim() !== "");
   if (first < 0) {
@@ -107,50 +108,66 @@ export function pairRecords(text: string, name: string): PairRecord[] {
   if (start.startsWith("[") || start.startsWith("{")) {
     const parsed = parsedJson(start);
     if (start.startsWith("[") && (parsed === undefined || lines.slice(first + 1).every((line) => line.trim() === ""))) {
-      return arrayRecords(text, name);
+      return arrayRecords(text, name, faults);
     }
     if (start.startsWith("{") && parsed === undefined) {
       const whole = parsedJson(text.replace(/^\ufeff/, ""));
       if (isFields(whole)) return [{ line: first + 1, fields: whole }];
     }
   } else if (start.includes("\t")) {
-    return tabbedRecords(lines, name);
+    return tabbedRecords(lines, name, faults);
   } else if (isCommaSeparated(lines.slice(first, first + 2))) {
     throw new UserError(
       `pairs: expected JSON lines, got comma-separated values (${excerpt(start, 60)}) in ${name}, line ${first + 1}. Write each pair as a JSON object on a line of its own (sfc pairs --help shows one).`,
     );
   }
-  return lineRecords(lines, name);
+  return lineRecords(lines, faults);
 }
 
-function lineRecords(lines: readonly string[], name: string): PairRecord[] {
+function lineRecords(lines: readonly string[], faults: Faults): PairRecord[] {
   const records: PairRecord[] = [];
-  const faults = new Faults(name);
-  lines.forEach((line, i) => {
-    if (line.trim() === "") return;
-    // Most broken lines are told apart without the parser, whose errors are slow.
-    const fields = line.trimStart().startsWith("{") ? parsedJson(line) : undefined;
-    if (isFields(fields)) records.push({ line: i + 1, fields });
-    else faults.add(i + 1, () => `expected one JSON object, got ${whatIs(line)}`, "Correct or remove the line.");
-  });
-  faults.throw();
+  // A million broken lines are a million errors of the parser: without their stacks they take seconds, not a minute.
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    for (const [i, line] of lines.entries()) {
+      const text = line.trim();
+      if (text === "") continue;
+      const fields = text.startsWith("{") && text.endsWith("}") ? parsedJson(text) : undefined;
+      if (isFields(fields)) records.push({ line: i + 1, fields });
+      else faults.add(i + 1, () => whatIs(text));
+    }
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
   return records;
 }
 
-/** Collects what is wrong with the lines of a file; of all but the first it is enough to know how many there are. */
+/** What is wrong with a line, and what to do about it: by default, correct or remove the line. */
+export interface Fault {
+  /** `expected <e>, got <g>` */
+  readonly wrong: string;
+  readonly advice?: string;
+}
+
+/** Collects what is wrong with the lines of a file; of all but the first one it is enough to know how many there are. */
 export class Faults {
   readonly #name: string;
   #first: string | undefined;
+  #line = Number.POSITIVE_INFINITY;
   #count = 0;
 
   constructor(name: string) {
     this.#name = name;
   }
 
-  /** @param what `expected <e>, got <g>` */
-  add(line: number, what: () => string, advice: string): void {
+  /** @param what asked only where no line above is broken */
+  add(line: number, what: () => Fault): void {
     this.#count++;
-    this.#first ??= `pairs: ${what()} in ${this.#name}, line ${line}. ${advice}`;
+    if (line >= this.#line) return;
+    this.#line = line;
+    const { wrong, advice = "Correct or remove the line." } = what();
+    this.#first = `pairs: ${wrong} in ${this.#name}, line ${line}. ${advice}`;
   }
 
   /** @throws UserError if there was a fault */
@@ -163,23 +180,35 @@ export class Faults {
   }
 }
 
-/** What a line that is no JSON object is, with the reason that the parser gives. */
-function whatIs(line: string): string {
-  const text = line.trim();
+/** What a line is that is no JSON object, with the reason that the parser gives. */
+function whatIs(text: string): Fault {
   const quoted = excerpt(text, 60);
+  const got = (what: string, advice?: string): Fault => ({
+    wrong: `expected one JSON object, got ${what}`,
+    ...(advice !== undefined && { advice }),
+  });
   try {
-    const value = JSON.parse(text) as unknown;
-    return Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
+    return got(kindOf(JSON.parse(text)));
   } catch (error) {
     if (/[}\]]\s*,$/.test(text) && parsedJson(text.replace(/,$/, "")) !== undefined) {
-      return `a comma after the object (${quoted})`;
+      return got(
+        `one with a comma after it (${quoted})`,
+        "Remove the commas between lines, or put [ and ] around all of them.",
+      );
     }
-    if (!/^[{["]/.test(text)) return quoted;
+    if (!/^[{["]/.test(text)) return got(quoted);
     if (text.startsWith("{") && endsEarly(text, messageOf(error))) {
-      return `${quoted} (an object that does not end on its line)`;
+      return got(
+        `${quoted} (an object that does not end on its line)`,
+        "Correct it, and write each object on a line of its own.",
+      );
     }
-    return `${quoted} (${reasonOf(error)})`;
+    return got(`${quoted} (${reasonOf(error)})`);
   }
+}
+
+function kindOf(value: unknown): string {
+  return Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
 }
 
 function endsEarly(text: string, message: string): boolean {
@@ -192,7 +221,7 @@ function reasonOf(error: unknown): string {
   return excerpt(messageOf(error).replace(/,? ?(\.\.\.)?".*"(\.\.\.)? is not valid JSON$/su, ""), 120);
 }
 
-function arrayRecords(text: string, name: string): PairRecord[] {
+function arrayRecords(text: string, name: string, faults: Faults): PairRecord[] {
   let values: unknown;
   try {
     values = JSON.parse(text.replace(/^\ufeff/, ""));
@@ -205,16 +234,11 @@ function arrayRecords(text: string, name: string): PairRecord[] {
   }
   const starts = elementLines(text);
   const records: PairRecord[] = [];
-  const faults = new Faults(name);
   (values as readonly unknown[]).forEach((value, i) => {
     if (isFields(value)) records.push({ line: starts[i]!, fields: value });
-    else {
-      const got = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
-      faults.add(starts[i]!, () => `expected JSON objects, got ${got} as element ${i + 1}`, "Correct or remove it.");
-    }
+    else faults.add(starts[i]!, () => ({ wrong: `expected JSON objects, got ${kindOf(value)} as element ${i + 1}` }));
   });
-  faults.throw();
-  if (records.length === 0) {
+  if ((values as readonly unknown[]).length === 0) {
     throw new UserError(`pairs: expected prompt pairs, got an empty list in ${name}. Give a file with prompt pairs.`);
   }
   return records;
@@ -246,10 +270,10 @@ function elementLines(text: string): number[] {
 /** Names of columns by which a first line is told to be a header. */
 const columns = ["clean_prefix", "sentence_good", "good", "good_sentence", "grammatical"];
 
-function tabbedRecords(lines: readonly string[], name: string): PairRecord[] {
+function tabbedRecords(lines: readonly string[], name: string, faults: Faults): PairRecord[] {
   const first = lines.findIndex((line) => line.trim() !== "");
-  const cells = (line: string) => line.split("\t").map((cell) => unquoted(cell.trim()));
-  const header = cells(lines[first]!);
+  const cells = (line: string) => line.split("\t").map(unquoted);
+  const header = cells(lines[first]!).map((cell) => cell.trim());
   const isHeader = header.some((cell) => columns.includes(cell));
   const width = header.length;
   if (!isHeader && width > 4) {
@@ -258,13 +282,12 @@ function tabbedRecords(lines: readonly string[], name: string): PairRecord[] {
     );
   }
   const records: PairRecord[] = [];
-  const faults = new Faults(name);
   for (const [i, line] of lines.entries()) {
     if (line.trim() === "" || (isHeader && i === first)) continue;
     const row = cells(line);
     if (row.length !== width) {
       const got = `${row.length} ${row.length === 1 ? "column" : "columns"}`;
-      faults.add(i + 1, () => `expected ${width} columns as in line ${first + 1}, got ${got}`, "Correct the line.");
+      faults.add(i + 1, () => ({ wrong: `expected ${width} columns as in line ${first + 1}, got ${got}` }));
       continue;
     }
     const fields = isHeader
@@ -272,7 +295,6 @@ function tabbedRecords(lines: readonly string[], name: string): PairRecord[] {
       : { sentence_good: row.at(-2), sentence_bad: row.at(-1), ...(width > 2 && { case: row.slice(0, -2).join("/") }) };
     records.push({ line: i + 1, fields });
   }
-  faults.throw();
   return records;
 }
 

@@ -1,7 +1,7 @@
 import { UserError } from "../errors.ts";
 import { excerpt } from "./excerpt.ts";
 import { halves } from "./halves.ts";
-import { Faults, type PairRecord, pairRecords } from "./pair-text.ts";
+import { type Fault, Faults, type PairRecord, pairRecords } from "./pair-text.ts";
 import type { PromptPair, Split } from "./pairs.ts";
 import { type PairLine, pairSentences, promptOf, type SentencePair, sentencesOf } from "./sentence-pairs.ts";
 
@@ -76,16 +76,16 @@ export function importPairs(
   const sentences: SentencePair[] = [];
   const rejected: RejectedLine[] = [];
   const faults = new Faults(name);
-  for (const record of pairRecords(text, name)) {
+  for (const record of pairRecords(text, name, faults)) {
     const both = sentencesOf(record.fields);
     if (both === undefined || "clean_prefix" in record.fields) {
       const parsed = parsePair(record, patchless);
-      if (parsed instanceof Fault) faults.add(record.line, () => parsed.what(), parsed.advice);
+      if ("wrong" in parsed) faults.add(record.line, () => parsed);
       else lines.push(parsed);
       continue;
     }
     const parsed = parseSentences(record, both);
-    if (parsed instanceof Fault) faults.add(record.line, () => parsed.what(), parsed.advice);
+    if ("wrong" in parsed) faults.add(record.line, () => parsed);
     else if ("reason" in parsed) rejected.push(parsed);
     else sentences.push(parsed);
   }
@@ -134,17 +134,6 @@ export function writePairs(pairs: readonly PromptPair[]): string {
     .join("");
 }
 
-/** What is wrong with a line, put into words only if it is told. */
-class Fault {
-  readonly what: () => string;
-  readonly advice: string;
-
-  constructor(what: () => string, advice = "Correct or remove the line.") {
-    this.what = what;
-    this.advice = advice;
-  }
-}
-
 function parsePair({ line, fields }: PairRecord, patchless: boolean): PairLine | Fault {
   for (const field of [...promptFields, ...answerFields]) {
     const got = fields[field];
@@ -152,19 +141,18 @@ function parsePair({ line, fields }: PairRecord, patchless: boolean): PairLine |
       if (patchless) continue;
       // A line that lacks more is broken, not one for the scores.
       const others = ["clean_prefix", ...answerFields].every((name) => isText(fields[name]));
-      return new Fault(
-        () => `expected text in "patch_prefix", got ${shown(got)}`,
-        others
-          ? "Correct or remove the line; only --score gradient and gradient-activation need no patch prompts."
-          : undefined,
-      );
+      return {
+        wrong: `expected text in "patch_prefix", got ${shown(got)}`,
+        ...(others && {
+          advice: "Correct or remove the line; only --score gradient and gradient-activation need no patch prompts.",
+        }),
+      };
     }
-    if (!isText(got)) return new Fault(() => `expected text in "${field}", got ${shown(got)}`);
-    if (/\p{Cs}/u.test(got))
-      return new Fault(() => `expected text in "${field}", got half of a character (${shown(got)})`);
+    if (!isText(got)) return { wrong: `expected text in "${field}", got ${shown(got)}` };
+    if (/\p{Cs}/u.test(got)) return { wrong: `expected text in "${field}", got half of a character (${shown(got)})` };
   }
   const about = parseAbout(fields, fields.case, "case");
-  if (about instanceof Fault) return about;
+  if ("wrong" in about) return about;
   return {
     line,
     clean_prefix: fields.clean_prefix as string,
@@ -181,12 +169,10 @@ function parseSentences(
 ): SentencePair | RejectedLine | Fault {
   const [good, bad] = both;
   if (!isText(good) || !isText(bad)) {
-    return new Fault(
-      () => `expected a good and a bad sentence, got ${shown(isText(good) ? bad : good)} for one of them`,
-    );
+    return { wrong: `expected a good and a bad sentence, got ${shown(isText(good) ? bad : good)} for one of them` };
   }
   const about = "UID" in fields ? parseAbout(fields, fields.UID, "UID") : parseAbout(fields, fields.case, "case");
-  if (about instanceof Fault) return about;
+  if ("wrong" in about) return about;
   const prompt = promptOf(fields, [good, bad]);
   return typeof prompt === "string" ? { line, reason: prompt, sentences: [good, bad] } : { line, ...prompt, ...about };
 }
@@ -198,17 +184,16 @@ function parseAbout(
   field: string,
 ): { case: string; split: Split | undefined } | Fault {
   if (named !== undefined && typeof named !== "string") {
-    return new Fault(() => `expected text in "${field}", got ${shown(named)}`, "Correct the field.");
+    return { wrong: `expected text in "${field}", got ${shown(named)}`, advice: "Correct the field." };
   }
   if (named !== undefined && (named.length > longestCase || /[\p{Cc}\p{Cs}\u2028\u2029]/u.test(named))) {
-    return new Fault(
-      () =>
-        `expected a name of at most ${longestCase} characters, none of them a control character, in "${field}", got ${shown(named)}`,
-      "Correct the field.",
-    );
+    return {
+      wrong: `expected a name of at most ${longestCase} characters, none of them a control character, in "${field}", got ${shown(named)}`,
+      advice: "Correct the field.",
+    };
   }
   if (split !== undefined && split !== "train" && split !== "test") {
-    return new Fault(() => `expected "train" or "test" in "split", got ${shown(split)}`, "Correct the field.");
+    return { wrong: `expected "train" or "test" in "split", got ${shown(split)}`, advice: "Correct the field." };
   }
   return { case: named || unnamedCase, split };
 }
