@@ -148,7 +148,7 @@ export function pairsText({ pairs: { total, usable }, cases, rejected, warnings,
       `${excerpt(example.clean_prefix)} |${excerpt(example.clean_answer, 40)} /${excerpt(example.patch_answer, 40)}`,
     ]),
   ]);
-  lines.push("", `${usable} of ${total} pairs can be used with this tokenizer.`, ...warnings);
+  lines.push("", `${usable} of ${counted(total, "pair")} can be used with this tokenizer.`, ...warnings);
   if (rejected.length > 0) {
     lines.push("", "Left out, tokens separated by |:");
     for (const one of rejected.slice(0, shownRejected)) lines.push(`  ${rejectedText(one)}`);

@@ -97,7 +97,7 @@ export async function openPairs(options: PairOptions, { patchless = false } = {}
     pairs: wanted.map((i) => imported.pairs[i]!),
     lines: pairs === null ? null : wanted.map((i) => imported.lines[i]!),
     rejected: imported.rejected,
-    notes: imported.notes,
+    notes: [...imported.notes, ...fewerThan(imported.pairs, num_examples)],
   };
   return { inputs, name: pairs ?? `the task ${task}`, choose: () => chosen };
 }
@@ -161,6 +161,18 @@ function withinLimit(pairs: readonly PromptPair[], limit: number | null): number
     taken.set(key, count);
     return limit === null || count <= limit;
   });
+}
+
+/** Tells where a file has fewer pairs of a split and case than were asked for. */
+function fewerThan(pairs: readonly PromptPair[], wanted: number | null): string[] {
+  if (wanted === null) return [];
+  const counts = new Map<string, number>();
+  for (const { split, case: name } of pairs) counts.set(`${split}/${name}`, (counts.get(`${split}/${name}`) ?? 0) + 1);
+  const few = [...counts.values()].filter((count) => count < wanted);
+  if (few.length === 0) return [];
+  return [
+    `--num_examples ${wanted}: ${few.length} of ${counts.size} splits and cases have fewer (the smallest ${Math.min(...few)}), and all of theirs are taken.`,
+  ];
 }
 
 /** A pair that cannot be used. */
@@ -229,6 +241,11 @@ export function usablePairs(
       ),
       ...describeDropped(dropped).map((line) => `Left out ${line}.`),
       ...repeated(checked, lines),
+      ...(checked.several === 0
+        ? []
+        : [
+            `${counted(checked.several, "pair")} with answers of several tokens, scored at the first token in which the two differ (--answer_tokens first).`,
+          ]),
     ],
   };
 }

@@ -30,6 +30,8 @@ export interface CheckedPairs {
   readonly dropped: readonly Dropped[];
   /** Each pair that was dropped, by its index. */
   readonly rejected: readonly { readonly index: number; readonly reason: DropReason }[];
+  /** How many of those kept have an answer of several tokens. */
+  readonly several: number;
 }
 
 /**
@@ -64,6 +66,7 @@ export function tokenizePairs(
   const kept: TokenPair[] = [];
   const rejected: { index: number; reason: DropReason }[] = [];
   const dropped = new Map<DropReason, { count: number; example: PromptPair }>();
+  let several = 0;
   const read = answers === "one" ? oneToken : firstTokens;
   for (const [index, pair] of pairs.entries()) {
     if (index % 64 === 0) {
@@ -72,7 +75,8 @@ export function tokenizePairs(
     }
     const result = tokenize(pair, tokenizer, maxTokens, vocabulary, read);
     if (typeof result !== "string") {
-      kept.push(result);
+      kept.push(result.tokens);
+      if (result.several) several++;
       continue;
     }
     rejected.push({ index, reason: result });
@@ -84,6 +88,7 @@ export function tokenizePairs(
     kept,
     dropped: dropReasons.flatMap((reason) => (dropped.has(reason) ? [{ reason, ...dropped.get(reason)! }] : [])),
     rejected,
+    several,
   };
 }
 
@@ -93,7 +98,7 @@ function tokenize(
   maxTokens: number,
   vocabulary: number,
   read: ReadAnswers,
-): TokenPair | DropReason {
+): { readonly tokens: TokenPair; readonly several: boolean } | DropReason {
   const cleanPrompt = tokenizer.encode(pair.clean_prefix);
   const patchPrompt = pair.patch_prefix === null ? cleanPrompt : tokenizer.encode(pair.patch_prefix);
   if (cleanPrompt.length !== patchPrompt.length) return "prompts have different numbers of tokens";
@@ -103,13 +108,13 @@ function tokenize(
   const prompts = pair.patch_prefix === null ? [pair.clean_prefix] : [pair.clean_prefix, pair.patch_prefix];
   const answers = read(tokenizer, prompts, [pair.clean_answer, pair.patch_answer]);
   if (typeof answers === "string") return answers;
-  const { shared, cleanAnswer, patchAnswer } = answers;
+  const { shared, cleanAnswer, patchAnswer, several } = answers;
   const [clean, patch] = [cleanPrompt, patchPrompt].map((prompt) => [...prompt, ...shared]) as [number[], number[]];
   if (clean.length > maxTokens) return "prompt is too long";
   if ([...clean, ...patch, cleanAnswer, patchAnswer].some((id) => id >= vocabulary)) {
     return "a token that the model does not have";
   }
-  return { pair, clean, patch, cleanAnswer, patchAnswer };
+  return { tokens: { pair, clean, patch, cleanAnswer, patchAnswer }, several };
 }
 
 /** The tokens of the two answers after these prompts: those that they share, and the first in which they differ. */
@@ -117,7 +122,14 @@ type ReadAnswers = (
   tokenizer: Tokenizer,
   prompts: readonly string[],
   answers: readonly [clean: string, patch: string],
-) => { readonly shared: readonly number[]; readonly cleanAnswer: number; readonly patchAnswer: number } | DropReason;
+) =>
+  | {
+      readonly shared: readonly number[];
+      readonly cleanAnswer: number;
+      readonly patchAnswer: number;
+      readonly several: boolean;
+    }
+  | DropReason;
 
 const oneToken: ReadAnswers = (tokenizer, prompts, answers) => {
   const tokens = answers.map((answer) => {
@@ -127,7 +139,7 @@ const oneToken: ReadAnswers = (tokenizer, prompts, answers) => {
   const [cleanAnswer, patchAnswer] = tokens;
   if (tokens.includes("several tokens")) return "answer is several tokens";
   if (typeof cleanAnswer !== "number" || typeof patchAnswer !== "number") return "answer changes the tokens before it";
-  return cleanAnswer === patchAnswer ? "answers are equal" : { shared: [], cleanAnswer, patchAnswer };
+  return cleanAnswer === patchAnswer ? "answers are equal" : { shared: [], cleanAnswer, patchAnswer, several: false };
 };
 
 const firstTokens: ReadAnswers = (tokenizer, prompts, answers) => {
@@ -140,7 +152,8 @@ const firstTokens: ReadAnswers = (tokenizer, prompts, answers) => {
     const [cleanAnswer, patchAnswer] = [clean[at], patch[at]];
     if (cleanAnswer === undefined && patchAnswer === undefined) return "answers are equal";
     if (cleanAnswer === undefined || patchAnswer === undefined) return "answer is the beginning of the other answer";
-    const here = { shared: clean.slice(0, at), cleanAnswer, patchAnswer };
+    const several = Math.max(clean.length, patch.length) > 1;
+    const here = { shared: clean.slice(0, at), cleanAnswer, patchAnswer, several };
     if (found !== undefined && JSON.stringify(found) !== JSON.stringify(here))
       return "answer changes the tokens before it";
     found = here;

@@ -44,7 +44,7 @@ export function decodePairs(bytes: Uint8Array, name: string): string {
   probe.forEach((byte, i) => {
     if (byte === 0) zeros[i % 2]!++;
   });
-  if (Math.max(...zeros) > 0.4 * (probe.length / 2) && Math.min(...zeros) === 0) {
+  if (Math.max(...zeros) > Math.max(8, 0.2 * probe.length) && Math.min(...zeros) === 0) {
     throw new UserError(
       `pairs: expected UTF-8 text, got UTF-16 without a byte order mark in ${name}. Save it as UTF-8.`,
     );
