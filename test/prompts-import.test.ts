@@ -141,10 +141,10 @@ describe("halves without a split", () => {
   });
 
   test("pairs that all share prompts through others are one split, and that is told", () => {
-    const chain = Array.from({ length: 50_000 }, (_, i) => pair(`a${i}`, `a${i + 1}`));
+    const chain = Array.from({ length: 300_000 }, (_, i) => pair(`a${i}`, `a${i + 1}`));
     const { pairs, notes } = importPairs(lines(chain), "chain.jsonl");
     expect(new Set(pairs.map(({ split }) => split))).toEqual(new Set(["train"]));
-    expect(notes).toEqual([expect.stringContaining("All 50000 pairs share prompts")]);
+    expect(notes).toEqual([expect.stringContaining("All 300000 pairs share prompts")]);
   });
 
   test("a case that cannot be halved is told", () => {

@@ -130,7 +130,8 @@ export function settingOf(flags: Flags, { patchless = false } = {}): Setting {
     task,
     pairs: flags.pairs ?? null,
     ...(typed && { clean: flags.clean!, patch: flags.patch ?? null, answers: flags.answers! }),
-    answer_tokens: flags.answer_tokens ?? "one",
+    // Runs of before there was a choice have the default without its name.
+    ...(flags.answer_tokens === "first" && { answer_tokens: "first" as const }),
     seed: flags.seed,
     precision: flags.precision ?? "float32",
     device: flags.device ?? "cpu",

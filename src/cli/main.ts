@@ -73,9 +73,10 @@ function program(): Command {
     .action(async (flags: Flags & { json?: boolean }) => {
       // What needs a patch prompt is asked when the pairs are used.
       const options = settingOf(flags, { patchless: true });
-      const result = await runJob("pairs", { options, output: flags.output ?? null }, { quiet: flags.quiet });
-      const { pairsText } = await import("./pairs.ts");
-      console.log(flags.json ? JSON.stringify(result, null, 2) : pairsText(result));
+      const request = { options, output: flags.output ?? null, all: flags.json === true };
+      const result = await runJob("pairs", request, { quiet: flags.quiet });
+      const { pairsJson, pairsText } = await import("./pairs.ts");
+      console.log(flags.json ? pairsJson(result) : pairsText(result));
     });
 
   sfc

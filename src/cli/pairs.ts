@@ -1,6 +1,7 @@
 import { runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import { streamedWeights } from "../capture/weights.ts";
+import { StoppedError } from "../errors.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, Split } from "../prompts/pairs.ts";
@@ -16,6 +17,8 @@ export interface PairsRequest {
   readonly options: PairOptions & Pick<JobOptions, "model_name">;
   /** File for the pairs that the tokenizer can use, in the public JSON lines; null to write none. */
   readonly output: string | null;
+  /** Whether to list every pair that cannot be used, not only the first ones. */
+  readonly all?: boolean;
 }
 
 /** What is known of some pairs on a model: `sfc pairs --json` prints it. */
@@ -34,6 +37,7 @@ export interface PairsResult {
     readonly margin: number;
     readonly example: PromptPair;
   }[];
+  /** All of them, or the first ones. */
   readonly rejected: readonly RejectedPair[];
   readonly warnings: readonly string[];
   /** The file that the usable pairs were written to. */
@@ -56,7 +60,7 @@ const shownRejected = 20;
  *
  * @throws UserError if none can be used; StoppedError if asked to stop
  */
-export async function pairs({ options, output }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
+export async function pairs({ options, output, all = false }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
   reporter.begin("reading", 1);
   const source = await openPairs(options, { patchless: true });
   const opened = await openModel(options.model_name, reporter, source.inputs);
@@ -67,7 +71,7 @@ export async function pairs({ options, output }: PairsRequest, reporter: Reporte
     const metric = await runMetric(opened.model, streamedWeights(opened.checkpoint), planMetric(forest), {
       sites: [],
       stopped: reporter.stopped,
-      onProgress: (done, all) => reporter.set(done, all),
+      onProgress: (done, packs) => reporter.set(done, packs),
     });
     opened.inputs.check();
     const rows = new Map<string, { example: PromptPair; pairs: number; correct: number; sum: number }>();
@@ -96,7 +100,10 @@ export async function pairs({ options, output }: PairsRequest, reporter: Reporte
         margin: sum / n,
         example,
       })),
-      rejected: rejected.map((one) => withTokens(one, opened.tokenizer)),
+      rejected: rejected.slice(0, all ? undefined : shownRejected).map((one) => {
+        if (reporter.stopped()) throw new StoppedError("Stopped.");
+        return withTokens(one, opened.tokenizer);
+      }),
       warnings: [...warnings, ...(without > 0 ? [none] : [])],
       output,
     };
@@ -135,6 +142,14 @@ function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): Rej
   };
 }
 
+/** A result as JSON that a terminal may show: control characters above ASCII, which JSON lets pass, as escapes. */
+export function pairsJson(result: PairsResult): string {
+  return JSON.stringify(result, null, 2).replace(
+    /[\u007f-\u009f\u2028\u2029]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
 /** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
 export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {
   const lines = table([
@@ -152,7 +167,7 @@ export function pairsText({ pairs: { total, usable }, cases, rejected, warnings,
   if (rejected.length > 0) {
     lines.push("", "Left out, tokens separated by |:");
     for (const one of rejected.slice(0, shownRejected)) lines.push(`  ${rejectedText(one)}`);
-    const more = rejected.length - shownRejected;
+    const more = total - usable - shownRejected;
     if (more > 0) lines.push(`  and ${more} more; --json lists all of them.`);
     lines.push("");
   }

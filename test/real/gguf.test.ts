@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openFile } from "../../src/bytes/file.node.ts";
 import { openSafetensors } from "../../src/bytes/safetensors.ts";
 import { heldWeights } from "../../src/capture/weights.ts";
-import { pairs } from "../../src/cli/pairs.ts";
+import { pairs, pairsText } from "../../src/cli/pairs.ts";
 import { postingReporter } from "../../src/cli/reporter.ts";
 import { type OpenModel, openModel } from "../../src/cli/setting.ts";
 import { compile, int64 } from "../../src/graph/session.ts";
@@ -92,7 +92,7 @@ describe.each([
       () => false,
     );
     const options = { model_name: path, task: "agreement", pairs: null, num_examples: 16, seed: 0 };
-    console.log(`${name}\n${await pairs({ options, output: null }, reporter)}`);
+    console.log(`${name}\n${pairsText(await pairs({ options, output: null }, reporter))}`);
   });
 });
 
