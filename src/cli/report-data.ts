@@ -243,7 +243,10 @@ function typicalPairs(pairs: readonly PairLine[], limit: number): number[] {
   const split: Split = pairs.some((pair) => pair.split === "test") ? "test" : "train";
   const cases = new Map<string, number[]>();
   for (const [i, pair] of pairs.entries()) {
-    if (pair.split === split) cases.set(pair.case, [...(cases.get(pair.case) ?? []), i]);
+    if (pair.split !== split) continue;
+    const group = cases.get(pair.case);
+    if (group === undefined) cases.set(pair.case, [i]);
+    else group.push(i);
   }
   const change = (i: number) => (pairs[i]!.m_patch ?? 0) - pairs[i]!.m_clean;
   const typical = [...cases.values()].map(
