@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
-import { cp, mkdtemp, readdir, readlink, realpath, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readlink, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { writeSafetensors } from "../src/bytes/safetensors.ts";
 import { pairs as runPairs } from "../src/cli/pairs.ts";
 import type { Reporter } from "../src/cli/reporter.ts";
 import { type RunRequest, run } from "../src/cli/run.ts";
@@ -126,6 +127,21 @@ it("a summary that cannot be shown leaves the finished run finished", async () =
   broken.summary = new Error("no summary");
   await expect(run(request, reporter)).rejects.toBe(broken.summary);
   await expectComplete(request.folder);
+});
+
+it("a run says once what files of SAEs leave open", async () => {
+  const [D, F] = [32, 40];
+  const shapes = { W_enc: [F, D], W_dec: [F, D], b_enc: [F], b_dec: [D], "activation_function.threshold": [F] };
+  const tensors = Object.entries(shapes).map(([name, shape]) => {
+    return [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b)).fill(0.1) }] as const;
+  });
+  await mkdir(join(home, "layers"));
+  for (const layer of [0, 1]) {
+    await writeFile(join(home, `layers/layer_${layer}.safetensors`), writeSafetensors(new Map(tensors)));
+  }
+  await run(withOptions({ sae_source: join(home, "layers") }), reporter);
+  const { warnings } = await manifestOf(request.folder);
+  expect(warnings.filter((line: string) => line.startsWith("Read as SAEs of resid_post: layer files in "))).toHaveLength(1);
 });
 
 it("an error in reading is not said to be one of the output folder", async () => {
