@@ -141,7 +141,9 @@ it("a run says once what files of SAEs leave open", async () => {
   }
   await run(withOptions({ sae_source: join(home, "layers") }), reporter);
   const { warnings } = await manifestOf(request.folder);
-  expect(warnings.filter((line: string) => line.startsWith("Read as SAEs of resid_post: layer files in "))).toHaveLength(1);
+  expect(
+    warnings.filter((line: string) => line.startsWith("Read as SAEs of resid_post: layer files in ")),
+  ).toHaveLength(1);
 });
 
 it("an error in reading is not said to be one of the output folder", async () => {

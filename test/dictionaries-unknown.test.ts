@@ -159,6 +159,7 @@ describe("a setting that is not understood is refused by its name:", () => {
     ["relu", { "buffer.d_submodule": 9 }, /^buffer\.d_submodule: expected 8/],
     ["relu", { "trainer.k": 4 }, /^trainer\.k: expected a field that is known/],
     ["relu", { "trainer.input_scale": 4 }, /^trainer\.input_scale: expected a field that is known/],
+    ["relu", { io: "in" }, /^io: expected out/],
     ["relu", { normalization: {} }, /^normalization: expected a field that is known/],
     ["sparsify", { signed: true }, /^signed: expected false, got true/],
     ["sparsify", { normalize_io: true }, /^normalize_io: expected a field that is known/],
@@ -307,6 +308,32 @@ describe("files whose names tell what they are:", () => {
       /^tensor input_scale: /,
     );
     expect(await failure({ "layer_0.pt": fixture("refused/list.pt") }, "layer_0.pt")).toMatch(/^tensor groups: /);
+  });
+
+  test("dictionary_learning's settings of before it had trainers", async () => {
+    const early = {
+      activation_dim: 8,
+      dictionary_size: 24,
+      lr: 1e-4,
+      sparsity_penalty: 0.1,
+      entropy: false,
+      io: "out",
+    };
+    const open = (change: Change) => {
+      const config = JSON.stringify({
+        ...early,
+        warmup_steps: 1000,
+        ghost_threshold: null,
+        device: "cuda:0",
+        ...change,
+      });
+      const files = { "ae.pt": fixture("dictionary-learning/standard/ae.pt"), "config.json": config };
+      return failure(files, "ae.pt", "mlp_out_layer1");
+    };
+    expect(await open({})).toBeUndefined();
+    expect(await open({ io: "in" })).toMatch(/^io: expected out/);
+    expect(await open({ dictionary_size: 32 })).toMatch(/^dictionary_size: expected 24/);
+    expect(await open({ scale: 2 })).toMatch(/^scale: expected a field that is known/);
   });
 
   test("Gemma Scope 2's transcoders, and an SAE without config.json and folders", async () => {

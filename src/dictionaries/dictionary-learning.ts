@@ -37,7 +37,7 @@ export async function openDictionaryLearning(source: ByteSource, folder: Folder,
   }
 }
 
-/** What trainers and buffers write into config.json about the training alone (all versions of the library). */
+/** What trainers and buffers write into config.json about the training alone (all versions of the library; at first, both in one object). */
 const harmless = {
   trainer: [
     ...[
@@ -61,7 +61,20 @@ const harmless = {
       "p_start",
       "p_end",
     ],
-    ...["anneal_start", "lambda_warm_steps", "weights_temperature", "auxk_alpha", "top_k_aux", "threshold_beta"],
+    ...[
+      "anneal_start",
+      "lambda_warm_steps",
+      "weights_temperature",
+      "steps_before_annealing",
+      "entropy",
+      "ghost_threshold",
+      "save_steps",
+      "log_steps",
+      "save_dir",
+      "auxk_alpha",
+      "top_k_aux",
+      "threshold_beta",
+    ],
     ...["threshold_start_step", "target_l0", "bandwidth", "group_fractions", "group_weights", "group_sizes"],
     // Weights are saved for activations that are not normalised.
     ...["norm_factor"],
@@ -85,16 +98,20 @@ const harmless = {
 /** @throws UserError for settings of another place or size, or that nobody knows */
 function checkConfig(config: SettingsReader, { inputWidth, width, name }: Dictionary): void {
   const [trainer, buffer] = [config.inner("trainer"), config.inner("buffer")];
-  trainer.size("activation_dim", inputWidth, name);
-  trainer.size("dict_size", width, name);
-  buffer.size("d_submodule", inputWidth, name);
-  const io = buffer.get("io");
-  if (io === "in_and_out") buffer.refuse("io", "out", io, "Transcoders are not supported.");
-  if (io !== undefined && io !== "out") buffer.refuse("io", "out (the module's output)", io);
+  for (const place of [config, trainer]) {
+    place.size("activation_dim", inputWidth, name);
+    for (const key of ["dict_size", "dictionary_size"]) place.size(key, width, name);
+    place.harmless(...harmless.trainer);
+  }
+  for (const place of [config, buffer]) {
+    place.size("d_submodule", inputWidth, name);
+    const io = place.get("io");
+    if (io === "in_and_out") place.refuse("io", "out", io, "Transcoders are not supported.");
+    if (io !== undefined && io !== "out") place.refuse("io", "out (the module's output)", io);
+    place.harmless(...harmless.buffer);
+  }
   const head = buffer.get("layer");
   if (head !== undefined) buffer.refuse("layer", "none (all heads together)", head);
-  trainer.harmless(...harmless.trainer);
-  buffer.harmless(...harmless.buffer);
   config.done();
 }
 
