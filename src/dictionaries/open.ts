@@ -38,7 +38,7 @@ export async function openDictionaries(
       } else if (other) {
         await dictionary.close();
         throw new UserError(
-          `SAEs: expected one for ${dictionary.site}, got ${other.name} and ${dictionary.name}. Name the folder of the one to use.`,
+          `SAEs: expected one for ${dictionary.site}, got ${other.name} and ${dictionary.name}. Name the folder of the one to use, or put one for each site into a folder of their own.`,
         );
       } else {
         found.set(dictionary.site, dictionary);
