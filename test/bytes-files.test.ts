@@ -90,6 +90,23 @@ describe("a folder", () => {
     await expect(node.openFolder(join(folder, "digits"))).rejects.toThrow("got a file");
   });
 
+  test("that are linked to themselves are looked through once", async () => {
+    const root = join(folder, "circles");
+    mkdirSync(join(root, "a/b"), { recursive: true });
+    mkdirSync(join(root, "c"));
+    for (const file of ["top", "a/b/deep", "c/other"]) writeFileSync(join(root, file), bytes);
+    for (let i = 0; i < 40; i++) symlinkSync(root, join(root, `a/b/up${i}`));
+    symlinkSync(".", join(root, "self"));
+    symlinkSync("../c", join(root, "a/toC"));
+    symlinkSync("../a", join(root, "c/toA"));
+    symlinkSync("circle", join(root, "circle"));
+    const list = await (await node.openFolder(root)).list();
+    // A link to a folder that does not lead back is a folder.
+    expect(list).toEqual(["a/b/deep", "a/toC/other", "c/other", "c/toA/b/deep", "top"]);
+    expect(await (await node.openFolder(join(root, "self"))).list()).toEqual(list);
+    await expect(node.openFolder(join(root, "circle"))).rejects.toThrow("folder: expected one, got ELOOP at");
+  });
+
   test("chosen in a page has the same paths", async () => {
     const file = (path: string) => Object.assign(new File(["{}"], path), { webkitRelativePath: `demo/${path}` });
     const chosen = await web.openFolder(["saes/a/cfg.json", "config.json", ".x/y"].map(file));

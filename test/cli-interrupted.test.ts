@@ -1,4 +1,6 @@
-import { mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { constants } from "node:fs";
+import { mkdtemp, open, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -62,7 +64,30 @@ it("a second Ctrl-C ends it at once", async () => {
   await until(folder, first, (files) => packsIn(files) >= 1);
   first.child.kill("SIGINT");
   first.child.kill("SIGINT");
-  expect((await first.ended).code).toBe(130);
+  // Shells call it 130.
+  expect((await first.ended).signal).toBe("SIGINT");
+});
+
+it("a second signal ends it at once even where it waits for an input that never comes", async () => {
+  const pipe = join(home, "pipe");
+  execFileSync("mkfifo", [pipe]);
+  const run = start(runFlags(pipe, join(home, "of a pipe")));
+  let stderr = "";
+  run.child.stderr!.on("data", (text: string) => (stderr += text));
+  const waitFor = async <T>(look: () => T | Promise<T>): Promise<T> => {
+    for (;;) {
+      const found = await look();
+      if (found) return found;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  // Its other end can be opened once the run reads from it.
+  const end = await waitFor(() => open(pipe, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined));
+  run.child.kill("SIGTERM");
+  await waitFor(() => stderr.includes("Stopping"));
+  run.child.kill("SIGTERM");
+  expect((await run.ended).signal).toBe("SIGTERM");
+  await end!.close();
 });
 
 it.each([

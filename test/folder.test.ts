@@ -1,11 +1,20 @@
-import { spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, lstat, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { jobProblem, writeBeside, writeFileAtomic, writeProblem } from "../src/cli/files.ts";
+import {
+  jobProblem,
+  makeFolder,
+  reserveFolder,
+  systemProblem,
+  writeBeside,
+  writeFileAtomic,
+  writeProblem,
+} from "../src/cli/files.ts";
 import {
   completeRunFolder,
   inspectRunFolder,
@@ -206,6 +215,65 @@ describe("the lock of a run's folder", () => {
     await expect(open()).rejects.toThrow("process 1 on elsewhere");
   });
 
+  const noLock: [what: string, make: (file: string) => unknown, got: string][] = [
+    ["a folder", (file) => mkdir(file), "got a folder"],
+    ["a folder with something in it", (file) => mkdir(join(file, "x"), { recursive: true }), "got a folder"],
+    ["a link that leads nowhere", (file) => symlink("/no/such/file", file), "got a link"],
+    ["a link to itself", (file) => symlink(".lock", file), "got a link"],
+    ["a pipe", (file) => void execFileSync("mkfifo", [file]), "got a device"],
+    ["another program's", (file) => writeFile(file, "4711\n"), "got something else"],
+    ["a large file", (file) => writeFile(file, Buffer.alloc(5000)), "got something else"],
+  ];
+  it.each(noLock)("is refused where %s lies in its place, which stays", async (_, make, got) => {
+    await mkdir(path, { recursive: true });
+    const file = join(path, ".lock");
+    await make(file);
+    const before = await lstat(file);
+    await expect(open()).rejects.toThrow(UserError);
+    await expect(open()).rejects.toThrow(got);
+    await expect(open()).rejects.toThrow(`at ${file}. Remove it if no other process uses the folder.`);
+    expect((await lstat(file)).ino).toBe(before.ino);
+  });
+
+  it.runIf(process.getuid?.() === 0 && existsSync("/proc/self/stat"))(
+    "is refused where it cannot be read",
+    async () => {
+      await mkdir(path, { recursive: true });
+      for (const folder of [home, join(home, "outputs"), path]) await chmod(folder, 0o777);
+      await writeFile(join(path, ".lock"), holder(1), { mode: 0o600 });
+      const lock = fileURLToPath(new URL("../dist/cli/lock.js", import.meta.url));
+      const script = `import(${JSON.stringify(lock)}).then((m) => m.tryLock(${JSON.stringify(join(path, ".lock"))})).then(console.log, (e) => console.log(e.name, e.message))`;
+      const said = execFileSync(process.execPath, ["-e", script], { uid: 65534, gid: 65534, timeout: 20_000 });
+      expect(said.toString()).toMatch(/^UserError lock: expected one that can be read, got an error \(EACCES/);
+    },
+  );
+
+  it.each(["", "\0\0\0\0", '{"pid":12', '{"pid":"x","host":1}', '{"pid":-1,"host":"here"}'])(
+    "is taken over where %j was left by a crash",
+    async (text) => {
+      await mkdir(path, { recursive: true });
+      await writeFile(join(path, ".lock"), text);
+      await (await open()).release();
+      expect(await readdir(path)).toEqual([".partial"]);
+    },
+  );
+
+  it("is taken over where others ended while they did so", async () => {
+    await mkdir(path, { recursive: true });
+    const dead = holder(spawnSync("true").pid);
+    for (const name of [".lock", ".lock.takeover", ".lock.takeover.takeover"]) await writeFile(join(path, name), dead);
+    await (await open()).release();
+    expect(await readdir(path)).toEqual([".partial"]);
+  });
+
+  it("waits for one that takes it over just now, and names its file", async () => {
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, ".lock"), "");
+    await writeFile(join(path, ".lock.takeover"), holder(1, "elsewhere"));
+    await expect(open()).rejects.toThrow(join(path, ".lock.takeover"));
+    expect((await readdir(path)).sort()).toEqual([".lock", ".lock.takeover"]);
+  });
+
   it("goes to one of many that find a dead one", async () => {
     await mkdir(path, { recursive: true });
     await writeFile(join(path, ".lock"), "");
@@ -213,6 +281,67 @@ describe("the lock of a run's folder", () => {
     const winners = opened.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
     expect(winners).toHaveLength(1);
     await winners[0]!.release();
+  });
+});
+
+describe("making a folder", () => {
+  it("makes those on the way, and takes those that are there", async () => {
+    await makeFolder(join(home, "a/b/c"));
+    await makeFolder(join(home, "a/b/c"));
+    await symlink(join(home, "a"), join(home, "link"));
+    await makeFolder(join(home, "link/b/d/"));
+    expect((await readdir(join(home, "a/b"))).sort()).toEqual(["c", "d"]);
+    await Promise.all(Array.from({ length: 8 }, () => makeFolder(join(home, "x/y/z"))));
+    expect(await readdir(join(home, "x/y"))).toEqual(["z"]);
+  });
+
+  const refused: [where: string, expected: string | RegExp][] = [
+    ["nowhere", /^A link leads nowhere \(.*nowhere\)\. Make its target, or choose another place\.$/],
+    ["nowhere/x", /^A link leads nowhere/],
+    ["circle/x", "got links in a circle (ELOOP)"],
+    ["file", "got a file among them (EEXIST)"],
+    ["file/x/y", "got a file among them (ENOTDIR)"],
+    [`${"n".repeat(300)}/x`, "got one too long (ENAMETOOLONG)"],
+    [`${"../".repeat(30)}dev/null/x`, "got a file among them (ENOTDIR)"],
+  ];
+  it.each(refused)("says why there is none at %.30s", async (where, expected) => {
+    await symlink("/no/such/folder", join(home, "nowhere"));
+    await symlink("circle", join(home, "circle"));
+    await writeFile(join(home, "file"), "");
+    await expect(reserveFolder(join(home, where))).rejects.toThrow(UserError);
+    await expect(reserveFolder(join(home, where))).rejects.toThrow(expected);
+  });
+
+  it.runIf(existsSync("/proc/self"))("ends where the system has no folders to make", async () => {
+    for (const path of ["/proc/none", "/proc/none/x/y", "/proc/self/none/x"]) {
+      await expect(reserveFolder(path)).rejects.toThrow(/^No folder can be made there \(.*none\)/);
+    }
+  });
+});
+
+describe("an error of the system", () => {
+  it("that nothing else explains is told in one line", async () => {
+    const error = await readFile(home).catch((thrown) => thrown);
+    expect(systemProblem(error)).toBe(error);
+    const missing = await readFile(join(home, "x")).catch((thrown) => thrown);
+    expect(systemProblem(missing)).toEqual(
+      new UserError(
+        `Cannot open ${join(home, "x")}: no such file or directory (ENOENT). Check the path and its permissions.`,
+      ),
+    );
+    const bug = new TypeError("x is not a function");
+    expect(systemProblem(bug)).toBe(bug);
+  });
+
+  it("met while writing is the user's, whatever it is", () => {
+    const failed = (code: string) =>
+      Object.assign(new Error(`${code}: so, write`), { code, syscall: "write", errno: -1 });
+    const told = (code: string) => (writeProblem(failed(code), "here") as Error).message;
+    expect(told("EFBIG")).toContain("expected room on the disk, got a limit on the size of files (EFBIG) at here.");
+    expect(told("EMFILE")).toContain("too many open ones");
+    expect(told("EISDIR")).toContain("got a folder");
+    for (const code of ["EIO", "ENXIO", "ESTALE"]) expect(told(code)).toContain(`got ${code} at here`);
+    expect(jobProblem(failed("EFBIG"), "here")).toBeInstanceOf(UserError);
   });
 });
 

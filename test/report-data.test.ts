@@ -1,11 +1,12 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Score } from "../src/circuit/ranking.ts";
+import { Database } from "../src/cli/database.ts";
 import { type Manifest, startManifest, writeManifest } from "../src/cli/manifest.ts";
 import { readReportData } from "../src/cli/report-data.ts";
-import { RunTables } from "../src/cli/tables.ts";
+import { RunTables, readFeatures } from "../src/cli/tables.ts";
 import { UserError } from "../src/errors.ts";
 import { type Ablation, reportLimits } from "../src/report/data.ts";
 
@@ -245,4 +246,115 @@ test("a folder that lacks a file is an error that names the file", async () => {
   expect(error).toBeInstanceOf(UserError);
   expect((error as UserError).message).toContain("effects.parquet");
   expect((error as UserError).message).not.toContain("\n");
+});
+
+describe("a folder's name is a name alone", () => {
+  const tables = ["nodes", "effects", "features"] as const;
+  const bytes = () => tables.map((name) => readFileSync(join(folder, `${name}.parquet`)).toString("base64"));
+  /** [the name, one that it would stand for as a pattern] */
+  const names = [
+    ["split=test"],
+    ["case=9", "feature=7"],
+    ["node=1/effect=2"],
+    ["a*b", "ab"],
+    ["**", "x"],
+    ["which?", "which1"],
+    ["[ab]c", "ac"],
+    ["[!x]", "y"],
+    ["{one,two}", "one"],
+    ["back\\slash*", "back\\slashx"],
+    ["it's; DROP TABLE nodes--"],
+    ["\"quoted\" 'both'"],
+    ["  spaces  "],
+    ["Übung 日本 🙂"],
+    ["-f"],
+    ["100%41#x"],
+    ["new\nline"],
+    ["~"],
+    ["$HOME"],
+  ];
+
+  test.each(names)("%j", async (name, other) => {
+    const home = folder;
+    folder = join(home, "plain");
+    mkdirSync(folder);
+    await writeRun();
+    const plain = { bytes: bytes(), data: await readReportData(folder), features: await readFeatures(folder) };
+    if (other !== undefined) {
+      folder = join(home, other);
+      mkdirSync(folder);
+      await writeRun("gradient");
+    }
+    folder = join(home, name!);
+    mkdirSync(folder, { recursive: true });
+    await writeRun();
+    expect(bytes()).toEqual(plain.bytes);
+    expect(await readReportData(folder)).toEqual(plain.data);
+    expect(await readFeatures(folder)).toEqual(plain.features);
+
+    // A run that is given such a name later.
+    rmSync(folder, { recursive: true });
+    renameSync(join(home, "plain"), folder);
+    expect(await readReportData(folder)).toEqual(plain.data);
+    folder = home;
+  });
+});
+
+describe("a table that no run wrote is refused by name", () => {
+  const change = async (table: string, query: string) => {
+    await writeRun();
+    const database = await Database.open();
+    try {
+      const path = join(folder, `${table}.parquet`);
+      await database.db.run(`CREATE TABLE t AS SELECT * FROM ${database.files(path)}`);
+      await database.copy(query, path);
+    } finally {
+      database.close();
+    }
+  };
+  const refused = async (...parts: readonly string[]) => {
+    const error = await readReportData(folder).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(UserError);
+    for (const part of parts) expect((error as UserError).message).toContain(part);
+    expect((error as UserError).message).not.toContain("\n");
+  };
+
+  test.each([
+    ["a node that is its own parent", "nodes", "* REPLACE (if(node = 2, 2, parent)::INTEGER AS parent)"],
+    ["two nodes, each the other's parent", "nodes", "* REPLACE (if(node = 2, 3, parent)::INTEGER AS parent)"],
+    ["a parent that is not there", "nodes", "* REPLACE (if(node = 6, 1000, parent)::INTEGER AS parent)"],
+    ["a position that leaves one out", "nodes", "* REPLACE (if(node = 4, 5, position)::INTEGER AS position)"],
+    ["the same node twice", "nodes", "* REPLACE (greatest(node, 1)::INTEGER AS node)"],
+    ["a negative node", "nodes", "* REPLACE (node - 1 AS node)"],
+    ["a weight that is no number", "nodes", "* REPLACE ('nan'::DOUBLE AS weight)"],
+    ["a missing column", "nodes", "* EXCLUDE (token)"],
+    ["a column of another type", "nodes", "* REPLACE (node::BIGINT AS node)"],
+    ["texts for numbers", "effects", "* REPLACE (effect::VARCHAR AS effect)"],
+    ["effects at nodes that are not there", "effects", "* REPLACE (node + 100 AS node)"],
+    ["effects at another position than their node", "effects", "* REPLACE (position + 1 AS position)"],
+    ["an effect that is no number", "effects", "* REPLACE ('nan'::DOUBLE AS effect)"],
+    ["an infinite code", "effects", "* REPLACE ('inf'::FLOAT AS f_clean)"],
+    ["a site that the ranking lacks", "effects", "* REPLACE ('no site' AS site)"],
+    ["an unknown split", "features", "* REPLACE ('dev' AS split)"],
+    ["a missing effect", "features", "* REPLACE (NULL::DOUBLE AS effect)"],
+    ["a feature below the error's", "features", "* REPLACE (feature - 5 AS feature)"],
+    ["a rank of none", "features", "* REPLACE (0 AS rank)"],
+  ])("%s", async (_, table, columns) => {
+    await change(table, `SELECT ${columns} FROM t`);
+    await refused(`${table}.parquet`);
+  });
+
+  test.each([
+    ["cut off", (bytes: Buffer) => bytes.subarray(0, bytes.length - 9)],
+    ["empty", () => Buffer.alloc(0)],
+    ["something else", () => Buffer.from("not Parquet, not at all")],
+    ["a footer that is damaged", (bytes: Buffer) => bytes.fill(0xff, bytes.length - 60, bytes.length - 8)],
+  ])("%s", async (_, damaged) => {
+    for (const table of ["nodes", "effects", "features"]) {
+      await writeRun();
+      const path = join(folder, `${table}.parquet`);
+      writeFileSync(path, damaged(readFileSync(path)));
+      await refused(path);
+    }
+  });
 });

@@ -139,6 +139,43 @@ describe(`a forest of many packs (seed ${seed})`, () => {
     }
   });
 
+  it("computes again what was damaged meanwhile, whichever part it is, to the same bits", async () => {
+    const options = { sites, dtype: "float64", waveRows: 1024 } as const;
+    const whole = watchedStore();
+    const expected = await capture(model, streamedWeights(checkpoint), plan, { ...options, store: whole.store });
+    const saves = whole.saved();
+    for (const cut of [3, saves >> 1, saves - 3, saves - 1]) {
+      const before = watchedStore(cut);
+      await expect(
+        capture(model, streamedWeights(checkpoint), plan, { ...options, store: before.store }),
+      ).rejects.toThrow("cut");
+      for (const damaged of [...before.parts]) {
+        const { store, parts } = watchedStore(cut);
+        await capture(model, streamedWeights(checkpoint), plan, { ...options, store }).catch(() => {});
+        await store.remove(damaged);
+        const result = await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+        await expectSame(result, expected, 0);
+        expect([...parts].sort()).toEqual([...whole.parts].sort());
+      }
+    }
+  });
+
+  it("does nothing again for what is done, but for a wave of which a part was damaged", async () => {
+    const options = { sites, dtype: "float64", waveRows: 256 } as const;
+    const { store, parts, saved } = watchedStore();
+    const expected = await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+    const saves = saved();
+    await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+    expect(saved()).toBe(saves);
+    for (const part of [...parts].filter((name) => name.startsWith("wave-000"))) {
+      const before = saved();
+      await store.remove(part);
+      await expectSame(await capture(model, streamedWeights(checkpoint), plan, { ...options, store }), expected, 0);
+      expect(saved() - before, part).toBeGreaterThan(0);
+      expect(saved() - before, part).toBeLessThan(saves / 2);
+    }
+  });
+
   it("stops when asked to, and keeps what is done", async () => {
     const { store, parts } = watchedStore();
     let steps = 0;

@@ -179,7 +179,7 @@ export function systemProblem(error: unknown): unknown {
   if (syscall === "uv_cwd") {
     return new UserError("The current folder was removed. Change to one that exists.", { cause: error });
   }
-  if (path === undefined && code !== "EMFILE" && code !== "ENFILE") return error;
+  if (path === undefined && !/^(EMFILE|ENFILE|EISDIR|EIO|ENOSPC|EFBIG|ESTALE)$/.test(code!)) return error;
   const reason = message.replace(/^\w+: /, "").replace(/, \w+( '.*)?$/s, "");
   const what = code === "EMFILE" || code === "ENFILE" ? "Raise ulimit -n." : "Check the path and its permissions.";
   return new UserError(`Cannot ${syscall} ${path ?? "a file"}: ${reason} (${code}). ${what}`, { cause: error });

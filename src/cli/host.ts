@@ -18,8 +18,15 @@ export async function runJob<J extends JobName>(
   const worker = new Worker(new URL("./worker.js", import.meta.url), {
     workerData: { job, request, stop: stop.buffer },
   });
-  const interrupt = () => {
-    if (Atomics.exchange(stop, 0, 1) !== 0) process.exit(130);
+  const interrupt = (signal: NodeJS.Signals) => {
+    if (Atomics.exchange(stop, 0, 1) !== 0) {
+      // An exit would wait for a read that never ends, as from a pipe that nobody writes to; the signal itself waits for nothing.
+      progress.stop();
+      process.off("SIGINT", interrupt);
+      process.off("SIGTERM", interrupt);
+      process.kill(process.pid, signal);
+      process.exit(130);
+    }
     progress.line("Stopping after the current step; press Ctrl-C again to stop at once.");
   };
   process.on("SIGINT", interrupt);

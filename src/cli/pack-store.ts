@@ -75,7 +75,7 @@ export function fileStore(
       inTurn(async () => {
         const tensors = await file(part).catch((error) => {
           throw new UserError(
-            `unfinished work: expected a part of it at ${path(part)}, got an error (${messageOf(error)}). Remove ${folder} to start anew.`,
+            `The unfinished work was removed or damaged (${path(part)}: ${messageOf(error)}). Run the same command again.`,
           );
         });
         return tensors.tensors.has(tensor) ? tensors.read(tensor) : undefined;

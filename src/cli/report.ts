@@ -50,14 +50,14 @@ export async function writeReport(folder: string, status?: string): Promise<stri
 }
 
 /**
- * Writes `report.html` into a comparison's folder.
+ * Writes `report.html` into a comparison's folder: the same page whether the comparison was just made or read from its file.
  *
  * @returns the report's path
  * @throws UserError if the folder cannot be written
  */
 export async function writeComparisonReport(folder: string, comparison: Comparison, template: string): Promise<string> {
   const path = join(folder, reportFile);
-  await writeFileAtomic(path, reportPage(template, comparison));
+  await writeFileAtomic(path, reportPage(template, comparisonSchema.parse(comparison)));
   return path;
 }
 
