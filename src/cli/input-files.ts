@@ -1,5 +1,4 @@
 import { type BigIntStats, statSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { openFolder } from "#file";
 import type { Folder } from "../bytes/folder.ts";
@@ -46,12 +45,6 @@ export class InputFiles {
         return folder.open(inner);
       },
     };
-  }
-
-  /** The text of a file, watched. */
-  async text(path: string): Promise<string> {
-    this.watch(path);
-    return readFile(path, "utf8");
   }
 
   /**
