@@ -322,7 +322,11 @@ describe("making a folder", () => {
 describe("an error of the system", () => {
   it("that nothing else explains is told in one line", async () => {
     const error = await readFile(home).catch((thrown) => thrown);
-    expect(systemProblem(error)).toBe(error);
+    expect(systemProblem(error)).toEqual(
+      new UserError(
+        "Cannot read a file: illegal operation on a directory (EISDIR). Check the path and its permissions.",
+      ),
+    );
     const missing = await readFile(join(home, "x")).catch((thrown) => thrown);
     expect(systemProblem(missing)).toEqual(
       new UserError(
