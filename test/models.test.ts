@@ -28,8 +28,10 @@ interface Expected {
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
 const names = [
-  ...["llama-mha", "llama-gqa", "llama-mqa-headdim", "llama-scaled", "qwen2", "gemma", "gemma2", "gemma3_text"],
-  ...["gpt2", "gpt_neox", "gpt_neox-sequential"],
+  ...["llama-mha", "llama-gqa", "llama-mqa-headdim", "llama-scaled", "llama-bias", "llama-yarn", "mistral"],
+  ...["mistral-yarn", "qwen2", "qwen3", "qwen3-bias", "gemma", "gemma-untied", "gemma2", "gemma2-untied"],
+  ...["gemma3_text", "gemma3_text-untied", "gemma3", "gpt2", "gpt2-scaled", "gpt_neox", "gpt_neox-sequential"],
+  "gpt_neox-relu",
 ];
 
 it("every architecture has a fixture", async () => {
@@ -69,6 +71,14 @@ describe.each(names)("%s gives what transformers gives", (name) => {
 
 describe("a config in the spelling of transformers 4 means the same", () => {
   const gone = { dtype: undefined, rope_parameters: undefined, layer_types: undefined };
+  const yarnOfQwen3 = { factor: 4, original_max_position_embeddings: 256 };
+  // As published: what is transformers' default is left out.
+  const gemma3 = {
+    ...{ model_type: "gemma3_text", head_dim: 12, hidden_size: 18, intermediate_size: 20, num_attention_heads: 2 },
+    ...{ num_hidden_layers: 6, num_key_value_heads: 1, query_pre_attn_scalar: 12, sliding_window: 4, vocab_size: 64 },
+    ...{ sliding_window_pattern: 3, rope_theta: 100, rope_local_base_freq: 10 },
+    rope_scaling: { factor: 8, rope_type: "linear" },
+  };
   it.each<[string, Config]>([
     ["llama-gqa", { ...gone, torch_dtype: "float32", rope_theta: 500_000, rope_scaling: null }],
     [
@@ -85,15 +95,43 @@ describe("a config in the spelling of transformers 4 means the same", () => {
         },
       },
     ],
+    ["llama-bias", { ...gone, rope_theta: 100, rope_scaling: { type: "linear", factor: 2.5 } }],
+    [
+      "llama-yarn",
+      {
+        ...gone,
+        rope_theta: 100,
+        rope_scaling: {
+          ...{ type: "yarn", factor: 8, original_max_position_embeddings: 32, beta_fast: 3, beta_slow: 0.5 },
+          ...{ mscale: 0.7, mscale_all_dim: 1.5, truncate: false, finetuned: true, attention_factor: null },
+        },
+      },
+    ],
+    ["mistral", { ...gone, rope_theta: 1000, head_dim: 6 }],
     ["qwen2", { ...gone, rope_theta: 1000 }],
+    ["qwen3", { ...gone, rope_theta: 1000 }],
+    ["qwen3-bias", { ...gone, rope_theta: 100, rope_scaling: { rope_type: "yarn", ...yarnOfQwen3 } }],
     ["gemma", { ...gone, torch_dtype: "bfloat16", rope_theta: 1000, hidden_act: "gelu", hidden_activation: null }],
     ["gemma2", { ...gone, rope_theta: 1000, sliding_window_size: 4, cache_implementation: "hybrid" }],
     [
       "gemma3_text",
       { ...gone, torch_dtype: "bfloat16", rope_theta: 1000, rope_local_base_freq: 10, sliding_window_pattern: 6 },
     ],
+    ["gemma3", { ...gone, torch_dtype: "bfloat16", tie_word_embeddings: undefined, text_config: gemma3 }],
     ["gpt2", { ...gone, n_ctx: 24, tie_word_embeddings: undefined, task_specific_params: {} }],
     ["gpt_neox", { ...gone, rotary_emb_base: 1000, rotary_pct: 0.25, rope_theta: 1000, attention_bias: undefined }],
+    [
+      "gpt_neox-relu",
+      {
+        ...{ ...gone, rotary_emb_base: 100, rotary_pct: 0.5 },
+        rope_scaling: { type: "yarn", factor: 4, original_max_position_embeddings: 32, beta_fast: 8 },
+      },
+    ],
+    // Other names of the same functions.
+    ["gpt_neox-sequential", { hidden_act: "gelu_fast" }],
+    ["gpt_neox-sequential", { hidden_act: "gelu_pytorch_tanh" }],
+    ["gpt_neox", { hidden_act: "gelu_python" }],
+    ["gpt2-scaled", { reorder_and_upcast_attn: false }],
   ])("%s", async (name, change) => {
     const { weights, config, expected, tensors } = await load(name, "float32");
     const old = JSON.parse(JSON.stringify({ ...config, ...change }));
@@ -103,10 +141,26 @@ describe("a config in the spelling of transformers 4 means the same", () => {
 });
 
 describe("the fixtures notice when a field is read wrongly", () => {
+  const yarn = (numbers: Config, rope_theta = 100, factor = 8) => ({
+    rope_parameters: {
+      ...{ rope_type: "yarn", rope_theta, factor, original_max_position_embeddings: 32, beta_fast: 3, beta_slow: 0.5 },
+      ...{ mscale: 0.7, mscale_all_dim: 1.5, truncate: false, ...numbers },
+    },
+  });
   const rope = (numbers: Config) => ({ rope_parameters: { rope_type: "default", rope_theta: 1000, ...numbers } });
   it.each<[string, Config]>([
     ["llama-scaled", rope({ rope_theta: 100 })],
+    ["llama-bias", { rope_parameters: { rope_type: "linear", rope_theta: 100, factor: 2 } }],
+    ["llama-yarn", yarn({ truncate: true })],
+    ["llama-yarn", yarn({ mscale: 0.8 })],
+    ["llama-yarn", yarn({ beta_fast: 4 })],
+    ["llama-yarn", yarn({ beta_slow: 1 })],
+    ["mistral", { sliding_window: null }],
+    ["mistral", { sliding_window: 5 }],
+    ["mistral-yarn", yarn({ beta_fast: 4, attention_factor: 1.2 }, 200, 4)],
     ["qwen2", { use_sliding_window: false }],
+    ["qwen3", { use_sliding_window: false }],
+    ["qwen3", { rms_norm_eps: 0.01 }],
     ["gemma", { dtype: "float32" }],
     ["gemma2", { attn_logit_softcapping: null }],
     ["gemma2", { final_logit_softcapping: null }],
@@ -115,6 +169,11 @@ describe("the fixtures notice when a field is read wrongly", () => {
     ["gemma3_text", { layer_types: Array(7).fill("sliding_attention") }],
     ["gemma3_text", { rope_parameters: { full_attention: { rope_theta: 10 }, sliding_attention: { rope_theta: 10 } } }],
     ["gemma3_text", { dtype: "float32" }],
+    ["gemma3", { dtype: "float32" }],
+    ["gemma2-untied", { tie_word_embeddings: true }],
+    ["gpt2-scaled", { scale_attn_by_inverse_layer_idx: false }],
+    ["gpt2-scaled", { scale_attn_weights: false }],
+    ["gpt2-scaled", { activation_function: "gelu_fast" }],
     ["gpt_neox", { use_parallel_residual: false }],
     ["gpt_neox", { hidden_act: "gelu_new" }],
     ["gpt_neox", rope({ partial_rotary_factor: 0.5 })],
@@ -126,12 +185,21 @@ describe("the fixtures notice when a field is read wrongly", () => {
   });
 });
 
-it("GPT-2 is read with and without the prefix of its weights' names, GPT-NeoX with either name of its unembedding", async () => {
-  const spellings = new Map([
-    ["gpt2", (name: string) => name.replace("transformer.", "")],
-    ["gpt_neox", (name: string) => name.replace("embed_out.", "lm_head.")],
-  ]);
-  for (const [name, rename] of spellings) {
+describe("weights are found under other names too:", () => {
+  it.each<[string, string, RegExp, string]>([
+    ["gpt2", "without the prefix", /^transformer\./, ""],
+    ["gpt_neox", "as transformers 5 calls the unembedding", /^embed_out\./, "lm_head."],
+    ["gemma3", "as transformers 5 has them in memory", /^language_model\.model\./, "model.language_model."],
+    ["gemma3", "of the text model alone", /^language_model\.model\./, "model."],
+    ["gemma3", "with one prefix", /^language_model\.model\./, "language_model."],
+    [
+      "gemma3_text-untied",
+      "with an unembedding of their own within a larger model",
+      /^(?=model\.|lm_head\.)/,
+      "language_model.",
+    ],
+  ])("%s %s", async (name, _, from, to) => {
+    const rename = (name: string) => name.replace(from, to);
     const folder = await openFolder(`${fixtures}${name}`);
     const checkpoint = await openCheckpoint(folder);
     const model = modelFromConfig(checkpoint.config, name);
@@ -146,7 +214,17 @@ it("GPT-2 is read with and without the prefix of its weights' names, GPT-NeoX wi
       expect(await respelled.tensor(parameter, shape)).toEqual(await checkpoint.tensor(parameter, shape));
     }
     await checkpoint.close();
-  }
+  });
+});
+
+it("what Gemma 3 has for pictures is known, and nothing else", async () => {
+  const checkpoint = await openCheckpoint(await openFolder(`${fixtures}gemma3`));
+  const { parameters, unused } = modelFromConfig(checkpoint.config, "gemma3");
+  const text = [...parameters.keys()].map((name) => `language_model.${name}`);
+  const rest = checkpoint.names.filter((name) => !text.includes(name));
+  expect(rest.length).toBeGreaterThan(20);
+  expect(rest.filter((name) => !unused!.some((start) => name.startsWith(start)))).toEqual([]);
+  await checkpoint.close();
 });
 
 /** config.json of published models as their authors wrote them, and the parameters that they count. */
@@ -186,6 +264,64 @@ describe("published configs are understood, and have as many parameters as their
         ...{ max_position_embeddings: 32_768, max_window_layers: 24, num_attention_heads: 14, num_hidden_layers: 24 },
         ...{ num_key_value_heads: 2, rms_norm_eps: 1e-6, rope_theta: 1_000_000, sliding_window: 32_768 },
         ...{ tie_word_embeddings: true, use_sliding_window: false, vocab_size: 151_936 },
+      },
+    ],
+    [
+      "Qwen3-0.6B",
+      596_049_920,
+      {
+        ...{ model_type: "qwen3", attention_bias: false, head_dim: 128, hidden_act: "silu", hidden_size: 1024 },
+        ...{ intermediate_size: 3072, max_position_embeddings: 40_960, max_window_layers: 28, num_attention_heads: 16 },
+        ...{ num_hidden_layers: 28, num_key_value_heads: 8, rms_norm_eps: 1e-6, rope_scaling: null },
+        ...{ rope_theta: 1_000_000, sliding_window: null, tie_word_embeddings: true, use_sliding_window: false },
+        vocab_size: 151_936,
+      },
+    ],
+    [
+      "Mistral-7B-v0.1",
+      7_241_732_096,
+      {
+        ...{ model_type: "mistral", hidden_act: "silu", hidden_size: 4096, intermediate_size: 14_336 },
+        ...{ max_position_embeddings: 32_768, num_attention_heads: 32, num_hidden_layers: 32, num_key_value_heads: 8 },
+        ...{ rms_norm_eps: 1e-5, rope_theta: 10_000, sliding_window: 4096, tie_word_embeddings: false },
+        vocab_size: 32_000,
+      },
+    ],
+    [
+      "Mistral-Nemo-Base-2407",
+      12_247_782_400,
+      {
+        ...{ model_type: "mistral", head_dim: 128, hidden_act: "silu", hidden_size: 5120, intermediate_size: 14_336 },
+        ...{ max_position_embeddings: 128_000, num_attention_heads: 32, num_hidden_layers: 40, num_key_value_heads: 8 },
+        ...{ rms_norm_eps: 1e-5, rope_theta: 1_000_000, sliding_window: null, tie_word_embeddings: false },
+        vocab_size: 131_072,
+      },
+    ],
+    [
+      "gemma-3-4b-pt, without what it has for pictures",
+      3_880_263_168,
+      {
+        ...{ model_type: "gemma3", boi_token_index: 255_999, eoi_token_index: 256_000, eos_token_id: [1, 106] },
+        ...{ image_token_index: 262_144, initializer_range: 0.02, mm_tokens_per_image: 256, torch_dtype: "bfloat16" },
+        text_config: {
+          ...{ hidden_size: 2560, intermediate_size: 10_240, model_type: "gemma3_text", num_hidden_layers: 34 },
+          ...{ rope_scaling: { factor: 8, rope_type: "linear" }, sliding_window: 1024 },
+        },
+        vision_config: { hidden_size: 1152, image_size: 896, model_type: "siglip_vision_model", patch_size: 14 },
+      },
+    ],
+    [
+      "gemma-3-27b-pt, likewise",
+      27_009_346_304,
+      {
+        ...{ model_type: "gemma3", boi_token_index: 255_999, eoi_token_index: 256_000, eos_token_id: [1, 106] },
+        ...{ image_token_index: 262_144, initializer_range: 0.02, mm_tokens_per_image: 256, torch_dtype: "bfloat16" },
+        text_config: {
+          ...{ head_dim: 128, hidden_size: 5376, intermediate_size: 21_504, model_type: "gemma3_text" },
+          ...{ num_attention_heads: 32, num_hidden_layers: 62, num_key_value_heads: 16, query_pre_attn_scalar: 168 },
+          ...{ rope_scaling: { factor: 8, rope_type: "linear" }, sliding_window: 1024 },
+        },
+        vision_config: { hidden_size: 1152, image_size: 896, model_type: "siglip_vision_model", patch_size: 14 },
       },
     ],
     [
@@ -246,30 +382,48 @@ describe("published configs are understood, and have as many parameters as their
 
 describe("a config that is not understood is refused by name", () => {
   it.each([
-    ["llama-mha", { rope_scaling: { rope_type: "yarn", factor: 4 } }, "rope_scaling.rope_type"],
+    ["llama-mha", { rope_scaling: { rope_type: "yarn" } }, "rope_scaling.factor"],
+    [
+      "llama-mha",
+      { rope_scaling: { rope_type: "yarn", factor: 4, extrapolation_factor: 2 } },
+      "rope_scaling.extrapolation_factor",
+    ],
+    ["llama-mha", { rope_scaling: { rope_type: "linear", factor: 4, beta_fast: 32 } }, "rope_scaling.beta_fast"],
+    ["llama-mha", { rope_scaling: { rope_type: "linear", factor: 4, truncate: false } }, "rope_scaling.truncate"],
+    ["llama-mha", { rope_scaling: { rope_type: "linear", factor: "4" } }, "rope_scaling.factor"],
     ["llama-mha", { rope_scaling: { type: "dynamic", factor: 4 } }, "rope_scaling.rope_type"],
     ["llama-mha", { rope_parameters: { rope_type: "longrope", rope_theta: 1e4 } }, "rope_parameters.rope_type"],
     ["llama-mha", { rope_scaling: { rope_type: "llama3", factor: 8 } }, "rope_scaling.low_freq_factor"],
     ["llama-mha", { rope_parameters: { rope_theta: 1e4, beta_fast: 32 } }, "rope_parameters.beta_fast"],
     ["llama-mha", { hidden_act: "gelu" }, "hidden_act"],
-    ["llama-mha", { attention_bias: true }, "attention_bias"],
+    ["llama-mha", { attention_bias: "true" }, "attention_bias"],
     ["llama-mha", { sliding_window: 128 }, "sliding_window"],
     ["llama-mha", { hidden_size: "64" }, "hidden_size"],
     ["llama-mha", { head_dim: 7 }, "head_dim"],
     ["llama-mha", { model_type: "mamba" }, "model_type"],
     ["llama-mha", { model_type: "toString" }, "model_type"],
     ["qwen2", { layer_types: ["full_attention"] }, "layer_types"],
-    ["qwen2", { rope_scaling: { rope_type: "yarn", factor: 4 } }, "rope_scaling.rope_type"],
-    ["gemma", { tie_word_embeddings: false }, "tie_word_embeddings"],
+    ["mistral", { rope_parameters: { rope_type: "dynamic", factor: 4, rope_theta: 1e4 } }, "rope_parameters.rope_type"],
+    ["mistral", { sliding_window: 0 }, "sliding_window"],
+    ["mistral", { layer_types: ["full_attention", "full_attention"] }, "layer_types"],
+    ["qwen2", { rope_scaling: { rope_type: "mrope", mrope_section: [1, 1, 1] } }, "rope_scaling.rope_type"],
+    ["qwen3", { rope_scaling: { rope_type: "longrope", factor: 4 } }, "rope_scaling.rope_type"],
+    ["qwen3", { num_experts: 8 }, "num_experts"],
     ["gemma", { use_bidirectional_attention: true }, "use_bidirectional_attention"],
     ["gemma2", { layer_types: ["chunked_attention", "a", "b", "c"] }, "layer_types"],
     ["gemma2", { hidden_activation: "gelu" }, "hidden_activation"],
-    ["gemma3_text", { rope_scaling: { rope_type: "linear", factor: 8 } }, "rope_scaling.rope_type"],
+    ["gemma3_text", { rope_scaling: { rope_type: "dynamic", factor: 8 } }, "rope_scaling.rope_type"],
+    ["gemma3_text", { rope_scaling: { rope_type: "yarn", factor: 8, truncate: false } }, "rope_scaling.truncate"],
     ["gemma3_text", { rope_parameters: { rope_type: "default", rope_theta: 1e4 } }, "rope_parameters.rope_type"],
     ["gemma3_text", { attn_logit_softcapping: 50 }, "attn_logit_softcapping"],
-    ["gpt2", { scale_attn_by_inverse_layer_idx: true }, "scale_attn_by_inverse_layer_idx"],
+    ["gemma3", { text_config: null }, "text_config"],
+    ["gemma3", { text_config: { model_type: "gemma3n_text" } }, "model_type"],
+    ["gemma3", { text_config: { residual_scale: 2 } }, "residual_scale"],
+    ["gemma3", { text_config: { tie_word_embeddings: false } }, "tie_word_embeddings"],
+    ["gemma3", { audio_config: {} }, "audio_config"],
+    ["gpt2", { activation_function: "gelu_10" }, "activation_function"],
     ["gpt2", { n_embd: 22 }, "head_dim"],
-    ["gpt_neox", { hidden_act: "relu" }, "hidden_act"],
+    ["gpt_neox", { hidden_act: "mish" }, "hidden_act"],
     ["gpt_neox", { attention_bias: false }, "attention_bias"],
   ])("%s %j", async (name, change, field) => {
     const config = await configOf(name);

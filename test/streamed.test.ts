@@ -25,8 +25,10 @@ import type { SiteName } from "../src/site.ts";
 const seed = 20261124;
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
 const names = [
-  ...["llama-mha", "llama-gqa", "llama-mqa-headdim", "llama-scaled", "qwen2", "gemma", "gemma2", "gemma3_text"],
-  ...["gpt2", "gpt_neox", "gpt_neox-sequential"],
+  ...["llama-mha", "llama-gqa", "llama-mqa-headdim", "llama-scaled", "llama-bias", "llama-yarn", "mistral"],
+  ...["mistral-yarn", "qwen2", "qwen3", "qwen3-bias", "gemma", "gemma-untied", "gemma2", "gemma2-untied"],
+  ...["gemma3_text", "gemma3_text-untied", "gemma3", "gpt2", "gpt2-scaled", "gpt_neox", "gpt_neox-sequential"],
+  "gpt_neox-relu",
 ];
 
 /** The fixtures' figures come from transformers in float64 (test/oracles/make_models.py). */

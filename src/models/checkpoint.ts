@@ -57,9 +57,20 @@ export type StoredType = "float32" | "bfloat16" | "float16";
 /** Bytes of a number. */
 export const storedBytes: Readonly<Record<StoredType, number>> = { float32: 4, bfloat16: 2, float16: 2 };
 
-/** A weight's name and its other spellings: published GPT-2 leaves `transformer.` out, and transformers 5 calls GPT-NeoX's unembedding `lm_head`. */
+/**
+ * A weight's name and its other spellings: published GPT-2 leaves `transformer.` out, transformers 5 calls GPT-NeoX's unembedding `lm_head`, and where
+ * a model sees pictures too its text model is one part of it, by the name of `language_model`.
+ */
 function spellings(name: string): readonly string[] {
-  return [name, name.replace(/^transformer\./, ""), name.replace(/^embed_out\./, "lm_head.")];
+  const [, rest] = /^model\.(.*)$/.exec(name) ?? [];
+  return [
+    name,
+    name.replace(/^transformer\./, ""),
+    name.replace(/^embed_out\./, "lm_head."),
+    ...(rest === undefined ? [] : [`model.language_model.${rest}`]),
+    `language_model.${name}`,
+    ...(rest === undefined ? [] : [`language_model.${rest}`]),
+  ];
 }
 
 /**

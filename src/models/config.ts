@@ -1,4 +1,5 @@
 import { UserError } from "../errors.ts";
+import { type Rope, ropeForms } from "./rope.ts";
 
 /** Fields of config.json that say nothing about the computation, in any architecture. */
 const harmless = new Set([
@@ -18,22 +19,13 @@ const harmless = new Set([
   ...["task_specific_params", "id2label", "label2id", "_num_labels", "is_llama_config", "transformers.js_config"],
 ]);
 
-/** Rotary positions as a config describes them. */
-export interface Rope {
-  /** `default` (no scaling) or the name of a scaled form. */
-  readonly type: string;
-  readonly base: number;
-  /** The form's own numbers. */
-  readonly numbers: Readonly<Record<string, number>>;
-}
-
 export interface RopeOptions {
   /** The old field of the base. */
   readonly field?: string;
   /** Where a config describes one form for each kind of layer: the kind. */
   readonly kind?: "full_attention" | "sliding_attention";
-  /** The forms that the architecture computes, with the names of their numbers and the defaults of those that may be absent. */
-  readonly forms?: Readonly<Record<string, Readonly<Record<string, number | undefined>>>>;
+  /** Where the config says which part of a head's axes turns: its default. */
+  readonly part?: number;
 }
 
 /**
@@ -72,6 +64,13 @@ export class ConfigReader {
     const value = this.#value(field) ?? byDefault;
     if (typeof value !== "boolean") this.#refuse(field, "true or false", value);
     return value as boolean;
+  }
+
+  /** The fields of a config within this one. */
+  fields(field: string): Readonly<Record<string, unknown>> {
+    const value = this.#value(field);
+    if (typeof value !== "object" || Array.isArray(value)) this.#refuse(field, "fields of its own", value);
+    return value as Record<string, unknown>;
   }
 
   /** One of several named things. */
@@ -120,12 +119,15 @@ export class ConfigReader {
   }
 
   /**
-   * Rotary positions: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`.
+   * Rotary positions: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`. Where there are two kinds of layers, `rope_scaling` is
+   * that of full attention.
    *
-   * @throws UserError by name for a scaled form (dynamic, yarn, longrope, …) or a number that the architecture does not compute
+   * @param maxLength `max_position_embeddings`
+   * @throws UserError by name for a form (dynamic, longrope, …) or a number that is not understood
    */
-  rope(byDefault: number, { field = "rope_theta", kind, forms = { default: {} } }: RopeOptions = {}): Rope {
-    const scaling = this.#value("rope_scaling") as Record<string, unknown> | undefined;
+  rope(byDefault: number, maxLength: number, { field = "rope_theta", kind, part }: RopeOptions = {}): Rope {
+    const both = this.#value("rope_scaling") as Record<string, unknown> | undefined;
+    const scaling = kind === "sliding_attention" ? undefined : both;
     let parameters = this.#value("rope_parameters") as Record<string, unknown> | undefined;
     if (kind !== undefined && parameters !== undefined) {
       const other = Object.keys(parameters).find((key) => key !== "full_attention" && key !== "sliding_attention");
@@ -133,18 +135,30 @@ export class ConfigReader {
       parameters = (parameters[kind] ?? {}) as Record<string, unknown>;
     }
     const name = scaling === undefined ? "rope_parameters" : "rope_scaling";
-    const { rope_type, type: oldType, rope_theta, ...given } = scaling ?? parameters ?? {};
+    const { rope_type, type: oldType, rope_theta, truncate, finetuned, ...given } = scaling ?? parameters ?? {};
     const type = String(rope_type ?? oldType ?? "default");
-    const form = Object.hasOwn(forms, type) ? forms[type]! : undefined;
-    if (!form) return this.#refuse(`${name}.rope_type`, `"${Object.keys(forms).join('" or "')}"`, type);
-    const unknown = Object.keys(given).find((key) => !Object.hasOwn(form, key));
+    const forms = ropeForms(maxLength);
+    if (!Object.hasOwn(forms, type)) {
+      return this.#refuse(`${name}.rope_type`, `"${Object.keys(forms).join('" or "')}"`, type);
+    }
+    const form = part === undefined ? forms[type]! : { ...forms[type], partial_rotary_factor: part };
+    // transformers itself overlooks `truncate` where there is a form for each kind of layer.
+    const truncates = type === "yarn" && kind === undefined ? [true, false] : [true];
+    if (!truncates.includes((truncate ?? true) as boolean)) {
+      this.#refuse(`${name}.truncate`, truncates.join(" or "), truncate);
+    }
+    // Says how a model came to be.
+    if (typeof (finetuned ?? true) !== "boolean") this.#refuse(`${name}.finetuned`, "true or false", finetuned);
+    const unknown = Object.keys(given).find((key) => !Object.hasOwn(form, key) && given[key] !== null);
     if (unknown !== undefined) this.#refuse(`${name}.${unknown}`, "no such field", given[unknown]);
     const numbers: Record<string, number> = {};
     for (const [key, standard] of Object.entries(form)) {
-      numbers[key] = this.#positiveNumber(`${name}.${key}`, given[key] ?? standard);
+      const value = given[key] ?? (typeof standard === "number" ? standard : undefined);
+      if (standard === "optional" && !value) continue;
+      numbers[key] = this.#positiveNumber(`${name}.${key}`, value);
     }
     const base = this.#positiveNumber(field, rope_theta ?? parameters?.rope_theta ?? this.#value(field) ?? byDefault);
-    return { type, base, numbers };
+    return { type, base, numbers, truncate: truncate !== false };
   }
 
   /** @throws UserError for the first field that nobody asked for and that is not known to be harmless */

@@ -1,20 +1,11 @@
 import type { Tensor } from "../graph/tensor.ts";
 import { ConfigReader } from "./config.ts";
-import {
-  attention,
-  geluTanh,
-  linear,
-  oncePerContext,
-  rmsNorm,
-  rotary,
-  rotaryFrequencies,
-  rotate,
-  unembedding,
-} from "./layers.ts";
+import { attention, geluTanh, linear, oncePerContext, rmsNorm, rotary, rotate, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
+import { turning } from "./rope.ts";
 
 /**
- * Gemma (arXiv:2403.08295): embeddings times √D, RMSNorm whose weight counts from 1, rotary positions, GeGLU, unembedding tied to the embedding.
+ * Gemma (arXiv:2403.08295): embeddings times √D, RMSNorm whose weight counts from 1, rotary positions, GeGLU, unembedding as a rule tied to the embedding.
  *
  * @param config config.json of a checkpoint with `model_type` gemma
  * @throws UserError for a field that is not understood
@@ -31,16 +22,16 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
   const maxLength = c.count("max_position_embeddings", 8192);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const embeddingScale = c.rounded(Math.sqrt(D));
-  const { base } = c.rope(10_000);
+  const turns = turning(c.rope(10_000, maxLength), E);
   // The first configs say "gelu" and mean its approximation.
   c.only("hidden_act", "gelu", "gelu_pytorch_tanh");
   c.only("hidden_activation", "gelu_pytorch_tanh");
   c.only("attention_bias", false);
   c.only("use_bidirectional_attention", false);
-  c.only("tie_word_embeddings", true);
+  const tied = c.flag("tie_word_embeddings", true);
   c.done();
 
-  const ropeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(E, base)));
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const norm = (w: Weights, name: string, x: Tensor) => rmsNorm(x, w(`${name}.weight`).add(1), epsilon);
 
   return {
@@ -50,7 +41,7 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
-    tokenTables: ["model.embed_tokens.weight"],
+    tokenTables: ["model.embed_tokens.weight", "lm_head.weight"],
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {
@@ -67,7 +58,7 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
           "mlp.up_proj.weight": [F, D],
           "mlp.down_proj.weight": [D, F],
         },
-        after: { "model.norm.weight": [D] },
+        after: { "model.norm.weight": [D], ...(tied ? {} : { "lm_head.weight": [V, D] }) },
       },
       L,
     ),
@@ -91,6 +82,6 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
       return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", gated))));
     },
 
-    ...unembedding("model.embed_tokens.weight", (w, x) => norm(w, "model.norm", x)),
+    ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) => norm(w, "model.norm", x)),
   };
 }

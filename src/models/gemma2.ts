@@ -7,12 +7,12 @@ import {
   oncePerContext,
   rmsNorm,
   rotary,
-  rotaryFrequencies,
   rotate,
   unembedding,
   windowed,
 } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
+import { turning } from "./rope.ts";
 
 /**
  * Gemma 2 (arXiv:2408.00118): Gemma with a second norm after attention and MLP, before they are added; soft-caps of attention scores and logits;
@@ -33,7 +33,7 @@ export function gemma2(config: Readonly<Record<string, unknown>>, where: string)
   const maxLength = c.count("max_position_embeddings", 8192);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const embeddingScale = c.rounded(Math.sqrt(D));
-  const { base } = c.rope(10_000);
+  const turns = turning(c.rope(10_000, maxLength), E);
   const scale = c.positive("query_pre_attn_scalar", 256) ** -0.5;
   const scoreCap = c.positiveOrNone("attn_logit_softcapping", 50);
   const logitCap = c.positiveOrNone("final_logit_softcapping", 30);
@@ -44,10 +44,10 @@ export function gemma2(config: Readonly<Record<string, unknown>>, where: string)
   c.only("hidden_activation", "gelu_pytorch_tanh");
   c.only("attention_bias", false);
   c.only("use_bidirectional_attention", false);
-  c.only("tie_word_embeddings", true);
+  const tied = c.flag("tie_word_embeddings", true);
   c.done();
 
-  const ropeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(E, base)));
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const windowedOf = oncePerContext((context) => windowed(context, window));
   const norm = (w: Weights, name: string, x: Tensor) => rmsNorm(x, w(`${name}.weight`).add(1), epsilon);
 
@@ -58,7 +58,7 @@ export function gemma2(config: Readonly<Record<string, unknown>>, where: string)
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
-    tokenTables: ["model.embed_tokens.weight"],
+    tokenTables: ["model.embed_tokens.weight", "lm_head.weight"],
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {
@@ -77,7 +77,7 @@ export function gemma2(config: Readonly<Record<string, unknown>>, where: string)
           "mlp.down_proj.weight": [D, F],
           "post_feedforward_layernorm.weight": [D],
         },
-        after: { "model.norm.weight": [D] },
+        after: { "model.norm.weight": [D], ...(tied ? {} : { "lm_head.weight": [V, D] }) },
       },
       L,
     ),
@@ -103,6 +103,6 @@ export function gemma2(config: Readonly<Record<string, unknown>>, where: string)
       return site("resid_post", middle.add(site("mlp_out", mlp)));
     },
 
-    ...unembedding("model.embed_tokens.weight", (w, x) => norm(w, "model.norm", x), logitCap),
+    ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) => norm(w, "model.norm", x), logitCap),
   };
 }

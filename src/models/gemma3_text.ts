@@ -7,34 +7,36 @@ import {
   oncePerContext,
   rmsNorm,
   rotary,
-  rotaryFrequencies,
   rotate,
   unembedding,
   windowed,
 } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
+import { turning } from "./rope.ts";
 
 /**
  * The text model of Gemma 3 (arXiv:2503.19786): Gemma 2 with norms of queries and keys in place of soft-caps; one block in six attends to everything,
- * with slower rotations than the windowed ones.
+ * with slower rotations than the windowed ones, slower still in models of 4B and up.
  *
  * @param config config.json of a checkpoint with `model_type` gemma3_text
  * @throws UserError for a field that is not understood
  */
 export function gemma3Text(config: Readonly<Record<string, unknown>>, where: string): Model {
   const c = new ConfigReader(config, where);
-  const D = c.count("hidden_size");
-  const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
-  const H = c.count("num_attention_heads");
-  const K = c.count("num_key_value_heads");
+  // Gemma 3's published configs leave out what transformers has as defaults.
+  const D = c.count("hidden_size", 2304);
+  const F = c.count("intermediate_size", 9216);
+  const L = c.count("num_hidden_layers", 26);
+  const H = c.count("num_attention_heads", 8);
+  const K = c.count("num_key_value_heads", 4);
   const E = c.even("head_dim", 256);
-  const V = c.count("vocab_size");
+  const V = c.count("vocab_size", 262_208);
   const maxLength = c.count("max_position_embeddings", 131_072);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const embeddingScale = c.rounded(Math.sqrt(D));
-  const base = c.rope(1_000_000, { kind: "full_attention" }).base;
-  const windowedBase = c.rope(10_000, { kind: "sliding_attention", field: "rope_local_base_freq" }).base;
+  const turns = turning(c.rope(1_000_000, maxLength, { kind: "full_attention" }), E);
+  const windowedRope = c.rope(10_000, maxLength, { kind: "sliding_attention", field: "rope_local_base_freq" });
+  const windowedTurns = turning(windowedRope, E);
   const scale = c.positive("query_pre_attn_scalar", 256) ** -0.5;
   const window = c.count("sliding_window", 4096);
   const period = c.count("sliding_window_pattern", c.count("_sliding_window_pattern", 6));
@@ -44,11 +46,11 @@ export function gemma3Text(config: Readonly<Record<string, unknown>>, where: str
   c.only("hidden_activation", "gelu_pytorch_tanh");
   c.only("attention_bias", false);
   c.only("use_bidirectional_attention", false);
-  c.only("tie_word_embeddings", true);
+  const tied = c.flag("tie_word_embeddings", true);
   c.done();
 
-  const ropeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(E, base)));
-  const windowedRopeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(E, windowedBase)));
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
+  const windowedRopeOf = oncePerContext((context) => rotary(context, E, windowedTurns));
   const windowedOf = oncePerContext((context) => windowed(context, window));
   const norm = (w: Weights, name: string, x: Tensor) => rmsNorm(x, w(`${name}.weight`).add(1), epsilon);
   const perHead = (w: Weights, name: string, x: Tensor) => {
@@ -63,7 +65,7 @@ export function gemma3Text(config: Readonly<Record<string, unknown>>, where: str
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
-    tokenTables: ["model.embed_tokens.weight"],
+    tokenTables: ["model.embed_tokens.weight", "lm_head.weight"],
     attentionFlops: 4 * L * H * E,
     ...blockParameters(
       {
@@ -84,7 +86,7 @@ export function gemma3Text(config: Readonly<Record<string, unknown>>, where: str
           "mlp.down_proj.weight": [D, F],
           "post_feedforward_layernorm.weight": [D],
         },
-        after: { "model.norm.weight": [D] },
+        after: { "model.norm.weight": [D], ...(tied ? {} : { "lm_head.weight": [V, D] }) },
       },
       L,
     ),
@@ -110,6 +112,6 @@ export function gemma3Text(config: Readonly<Record<string, unknown>>, where: str
       return site("resid_post", middle.add(site("mlp_out", mlp)));
     },
 
-    ...unembedding("model.embed_tokens.weight", (w, x) => norm(w, "model.norm", x)),
+    ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) => norm(w, "model.norm", x)),
   };
 }

@@ -1,6 +1,6 @@
 import type { Tensor } from "../graph/tensor.ts";
 import { ConfigReader } from "./config.ts";
-import { attention, geluTanh, layerNorm, unembedding } from "./layers.ts";
+import { activations, attention, layerNorm, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
 
 /**
@@ -22,11 +22,11 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
   const epsilon = c.positive("layer_norm_epsilon", 1e-5);
   c.only("head_dim", D / H);
   c.only("n_ctx", maxLength);
-  c.only("activation_function", "gelu_new", "gelu_pytorch_tanh");
-  c.only("scale_attn_weights", true);
-  c.only("scale_attn_by_inverse_layer_idx", false);
+  const activation = c.choice("activation_function", "gelu_new", activations);
+  const scale = c.flag("scale_attn_weights", true) ? E ** -0.5 : 1;
+  const byDepth = c.flag("scale_attn_by_inverse_layer_idx", false);
   c.only("add_cross_attention", false);
-  c.only("tie_word_embeddings", true);
+  const tied = c.flag("tie_word_embeddings", true);
   // Says in which order and format transformers computes the scores, not what they are.
   c.without("reorder_and_upcast_attn");
   c.done();
@@ -40,7 +40,7 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
     maxLength,
     sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
     heads: H,
-    tokenTables: ["transformer.wte.weight"],
+    tokenTables: ["transformer.wte.weight", "lm_head.weight"],
     attentionFlops: 4 * L * D,
     ...blockParameters(
       {
@@ -60,7 +60,11 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
           "mlp.c_proj.weight": [F, D],
           "mlp.c_proj.bias": [D],
         },
-        after: { "transformer.ln_f.weight": [D], "transformer.ln_f.bias": [D] },
+        after: {
+          "transformer.ln_f.weight": [D],
+          "transformer.ln_f.bias": [D],
+          ...(tied ? {} : { "lm_head.weight": [V, D] }),
+        },
       },
       L,
     ),
@@ -74,13 +78,18 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
 
       const qkv = projection(w, "attn.c_attn", layerNorm(w, "ln_1", x, epsilon));
       const [q, k, v] = [0, D, 2 * D].map((start) => qkv.slice(-1, start, start + D));
-      const z = site("attn_z", attention(q!, k!, v!, context, { heads: H, scale: E ** -0.5 }));
+      const z = site(
+        "attn_z",
+        attention(q!, k!, v!, context, { heads: H, scale: byDepth ? scale / (layer + 1) : scale }),
+      );
       const middle = x.add(site("attn_out", projection(w, "attn.c_proj", z)));
 
-      const h = geluTanh(projection(w, "mlp.c_fc", layerNorm(w, "ln_2", middle, epsilon)));
+      const h = activation(projection(w, "mlp.c_fc", layerNorm(w, "ln_2", middle, epsilon)));
       return site("resid_post", middle.add(site("mlp_out", projection(w, "mlp.c_proj", h))));
     },
 
-    ...unembedding("transformer.wte.weight", (w, x) => layerNorm(w, "transformer.ln_f", x, epsilon)),
+    ...unembedding(tied ? "transformer.wte.weight" : "lm_head.weight", (w, x) =>
+      layerNorm(w, "transformer.ln_f", x, epsilon),
+    ),
   };
 }

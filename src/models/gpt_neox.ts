@@ -1,18 +1,8 @@
 import type { Tensor } from "../graph/tensor.ts";
 import { ConfigReader } from "./config.ts";
-import {
-  attention,
-  gelu,
-  geluTanh,
-  layerNorm,
-  linear,
-  oncePerContext,
-  rotary,
-  rotaryFrequencies,
-  rotate,
-  unembedding,
-} from "./layers.ts";
+import { activations, attention, layerNorm, linear, oncePerContext, rotary, rotate, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model } from "./model.ts";
+import { turning } from "./rope.ts";
 
 /**
  * GPT-NeoX (arXiv:2204.06745), the architecture of Pythia: attention and MLP side by side on the same input (or one after the other, as the config
@@ -32,9 +22,9 @@ export function gptNeox(config: Readonly<Record<string, unknown>>, where: string
   const maxLength = c.count("max_position_embeddings", 2048);
   const epsilon = c.positive("layer_norm_eps", 1e-5);
   const part = c.positive("rotary_pct", 0.25);
-  const rope = c.rope(10_000, { field: "rotary_emb_base", forms: { default: { partial_rotary_factor: part } } });
+  const rope = c.rope(10_000, maxLength, { field: "rotary_emb_base", part });
   const parallel = c.flag("use_parallel_residual", true);
-  const activation = c.choice("hidden_act", "gelu", { gelu, gelu_new: geluTanh, gelu_fast: geluTanh });
+  const activation = c.choice("hidden_act", "gelu", activations);
   const tied = c.flag("tie_word_embeddings", false);
   c.only("head_dim", D / H);
   c.only("rope_theta", rope.base);
@@ -42,8 +32,8 @@ export function gptNeox(config: Readonly<Record<string, unknown>>, where: string
   c.only("attention_bias", true);
   c.done();
 
-  const R = Math.floor(E * rope.numbers.partial_rotary_factor!);
-  const ropeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(R, rope.base)));
+  const turns = turning(rope, Math.floor(E * rope.numbers.partial_rotary_factor!));
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
 
   return {
     modelType: "gpt_neox",
@@ -86,14 +76,14 @@ export function gptNeox(config: Readonly<Record<string, unknown>>, where: string
     block(weights, layer, x, context, tap) {
       const w = (name: string) => weights(`gpt_neox.layers.${layer}.${name}`);
       const site = blockTap(tap, layer);
-      const turns = ropeOf(context);
+      const turned = ropeOf(context);
       const N = x.shape[0]!;
 
       const h = layerNorm(w, "input_layernorm", x, epsilon);
       const qkv = linear(w, "attention.query_key_value", h, { bias: true }).reshape(N, H, 3, E);
       const [q, k, v] = [0, 1, 2].map((i) => qkv.slice(2, i, i + 1).reshape(N, D)) as [Tensor, Tensor, Tensor];
       const heads = { heads: H, scale: E ** -0.5 };
-      const z = site("attn_z", attention(rotate(q, H, turns), rotate(k, H, turns), v, context, heads));
+      const z = site("attn_z", attention(rotate(q, H, turned), rotate(k, H, turned), v, context, heads));
       const middle = x.add(site("attn_out", linear(w, "attention.dense", z, { bias: true })));
 
       const m = layerNorm(w, "post_attention_layernorm", parallel ? x : middle, epsilon);

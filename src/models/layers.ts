@@ -41,6 +41,20 @@ export function silu(x: Tensor): Tensor {
   return x.silu();
 }
 
+/** Activations by transformers' names, for the architectures that leave the choice to the config. Several names mean the same function. */
+export const activations: Readonly<Record<string, (x: Tensor) => Tensor>> = {
+  gelu,
+  gelu_python: gelu,
+  gelu_new: geluTanh,
+  gelu_fast: geluTanh,
+  gelu_accurate: geluTanh,
+  gelu_pytorch_tanh: geluTanh,
+  gelu_python_tanh: geluTanh,
+  relu: (x) => x.relu(),
+  silu,
+  swish: silu,
+};
+
 /** Rotary positions (arXiv:2104.09864) for heads of width E, of which R axes turn, as Hugging Face pairs them: i with i + R/2. */
 export interface Rotary {
   /** cos and sin of the angles of the tokens' positions, [N,1,E]. */
@@ -50,19 +64,29 @@ export interface Rotary {
   readonly turn: Tensor;
 }
 
+/** How a head's first axes turn with the position. */
+export interface Turning {
+  /** Angles per position of each pair of axes. */
+  readonly frequencies: readonly number[];
+  /** What the turned axes of queries and keys are multiplied by. */
+  readonly scale: number;
+}
+
 /** Angles per position of the pairs of axes that turn, R axes together: base^(−2i/R). An odd R is rounded up, as transformers does. */
 export function rotaryFrequencies(R: number, base: number): number[] {
   return Array.from({ length: Math.ceil(R / 2) }, (_, i) => base ** ((-2 * i) / R));
 }
 
-/** Rotary positions of the context's tokens, from the angles per position of each pair of axes; axes beyond them stay as they are. */
-export function rotary({ positions, block, dtype }: Context, E: number, frequencies: readonly number[]): Rotary {
+/** Rotary positions of the context's tokens for heads of width E; axes beyond those that turn stay as they are. */
+export function rotary({ positions, block, dtype }: Context, E: number, { frequencies, scale }: Turning): Rotary {
   const half = frequencies.length;
-  const angles = Array.from({ length: block * E }, (_, at) => {
-    const axis = at % E;
-    return axis < 2 * half ? Math.floor(at / E) * frequencies[axis % half]! : 0;
-  });
-  const table = (f: (angle: number) => number) => constant(numbers(angles.map(f), dtype), dtype, [block, 1, E]);
+  const table = (f: (angle: number) => number) => {
+    const values = Array.from({ length: block * E }, (_, at) => {
+      const axis = at % E;
+      return axis < 2 * half ? scale * f(Math.floor(at / E) * frequencies[axis % half]!) : f(0);
+    });
+    return constant(numbers(values, dtype), dtype, [block, 1, E]);
+  };
   const turn = new Float64Array(E * E);
   for (let i = 0; i < half; i++) {
     turn[(i + half) * E + i] = -1;

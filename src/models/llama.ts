@@ -1,20 +1,11 @@
-import { ConfigReader, type Rope } from "./config.ts";
-import {
-  attention,
-  linear,
-  oncePerContext,
-  rmsNorm,
-  rotary,
-  rotaryFrequencies,
-  rotate,
-  silu,
-  unembedding,
-} from "./layers.ts";
+import { ConfigReader } from "./config.ts";
+import { attention, linear, oncePerContext, rmsNorm, rotary, rotate, silu, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model } from "./model.ts";
+import { turning } from "./rope.ts";
 
 /**
- * Llama (arXiv:2302.13971) and its likes: RMSNorm before each part, rotary positions, grouped keys (arXiv:2305.13245), SwiGLU. Llama 3.1 and later
- * stretch the slow rotations (arXiv:2407.21783).
+ * Llama (arXiv:2302.13971) and its likes: RMSNorm before each part, rotary positions, grouped keys (arXiv:2305.13245), SwiGLU. Some
+ * have biases.
  *
  * @param config config.json of a checkpoint with `model_type` llama
  * @throws UserError for a field that is not understood
@@ -30,15 +21,15 @@ export function llama(config: Readonly<Record<string, unknown>>, where: string):
   const V = c.count("vocab_size");
   const maxLength = c.count("max_position_embeddings", 2048);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
-  const frequencies = scaledFrequencies(c.rope(10_000, { forms: { default: {}, llama3: llama3Numbers } }), E);
+  const turns = turning(c.rope(10_000, maxLength), E);
   const tied = c.flag("tie_word_embeddings", false);
+  const attentionBias = c.flag("attention_bias", false);
+  const mlpBias = c.flag("mlp_bias", false);
   c.only("hidden_act", "silu");
-  c.only("attention_bias", false);
-  c.only("mlp_bias", false);
   c.only("rope_interleaved", false);
   c.done();
 
-  const ropeOf = oncePerContext((context) => rotary(context, E, frequencies));
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
 
   return {
     modelType: "llama",
@@ -63,6 +54,15 @@ export function llama(config: Readonly<Record<string, unknown>>, where: string):
           "mlp.gate_proj.weight": [F, D],
           "mlp.up_proj.weight": [F, D],
           "mlp.down_proj.weight": [D, F],
+          ...(attentionBias
+            ? {
+                "self_attn.q_proj.bias": [H * E],
+                "self_attn.k_proj.bias": [K * E],
+                "self_attn.v_proj.bias": [K * E],
+                "self_attn.o_proj.bias": [D],
+              }
+            : {}),
+          ...(mlpBias ? { "mlp.gate_proj.bias": [F], "mlp.up_proj.bias": [F], "mlp.down_proj.bias": [D] } : {}),
         },
         after: { "model.norm.weight": [D], ...(tied ? {} : { "lm_head.weight": [V, D] }) },
       },
@@ -77,42 +77,21 @@ export function llama(config: Readonly<Record<string, unknown>>, where: string):
       const rope = ropeOf(context);
 
       const h = rmsNorm(x, w("input_layernorm.weight"), epsilon);
-      const q = rotate(linear(w, "self_attn.q_proj", h), H, rope);
-      const k = rotate(linear(w, "self_attn.k_proj", h), K, rope);
-      const v = linear(w, "self_attn.v_proj", h);
+      const q = rotate(linear(w, "self_attn.q_proj", h, { bias: attentionBias }), H, rope);
+      const k = rotate(linear(w, "self_attn.k_proj", h, { bias: attentionBias }), K, rope);
+      const v = linear(w, "self_attn.v_proj", h, { bias: attentionBias });
       const z = site("attn_z", attention(q, k, v, context, { heads: H, keyHeads: K, scale: E ** -0.5 }));
-      const middle = x.add(site("attn_out", linear(w, "self_attn.o_proj", z)));
+      const middle = x.add(site("attn_out", linear(w, "self_attn.o_proj", z, { bias: attentionBias })));
 
       const m = rmsNorm(middle, w("post_attention_layernorm.weight"), epsilon);
-      const gated = silu(linear(w, "mlp.gate_proj", m)).mul(linear(w, "mlp.up_proj", m));
-      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", gated))));
+      const gated = silu(linear(w, "mlp.gate_proj", m, { bias: mlpBias })).mul(
+        linear(w, "mlp.up_proj", m, { bias: mlpBias }),
+      );
+      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", gated, { bias: mlpBias }))));
     },
 
     ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) =>
       rmsNorm(x, w("model.norm.weight"), epsilon),
     ),
   };
-}
-
-/** Numbers of a `llama3` rope scaling; all of them have to be given. */
-const llama3Numbers = {
-  factor: undefined,
-  low_freq_factor: undefined,
-  high_freq_factor: undefined,
-  original_max_position_embeddings: undefined,
-};
-
-/**
- * Llama 3.1's frequencies: those that turn fewer than `low_freq_factor` times within the original context are divided by `factor`, those that turn
- * more than `high_freq_factor` times stay, and between the two the share that stays grows linearly.
- */
-function scaledFrequencies({ type, base, numbers }: Rope, E: number): number[] {
-  const frequencies = rotaryFrequencies(E, base);
-  if (type !== "llama3") return frequencies;
-  const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: length } = numbers;
-  return frequencies.map((frequency) => {
-    const turns = (length! * frequency) / (2 * Math.PI);
-    const stays = Math.min(1, Math.max(0, (turns - low!) / (high! - low!)));
-    return frequency * (stays + (1 - stays) / factor!);
-  });
 }

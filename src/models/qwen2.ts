@@ -1,17 +1,7 @@
 import { ConfigReader } from "./config.ts";
-import {
-  attention,
-  linear,
-  oncePerContext,
-  rmsNorm,
-  rotary,
-  rotaryFrequencies,
-  rotate,
-  silu,
-  unembedding,
-  windowed,
-} from "./layers.ts";
+import { attention, linear, oncePerContext, rmsNorm, rotary, rotate, silu, unembedding, windowed } from "./layers.ts";
 import { blockParameters, blockTap, type Model } from "./model.ts";
+import { turning } from "./rope.ts";
 
 /**
  * Qwen 2 and 2.5 (arXiv:2407.10671): Llama with biases on queries, keys and values, and the upper blocks' attention windowed if the config says so.
@@ -30,7 +20,7 @@ export function qwen2(config: Readonly<Record<string, unknown>>, where: string):
   const V = c.count("vocab_size");
   const maxLength = c.count("max_position_embeddings", 32_768);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
-  const { base } = c.rope(10_000);
+  const turns = turning(c.rope(10_000, maxLength), E);
   const tied = c.flag("tie_word_embeddings", false);
   const windows = c.flag("use_sliding_window", false);
   const window = windows ? c.count("sliding_window", 4096) : Number.POSITIVE_INFINITY;
@@ -41,7 +31,7 @@ export function qwen2(config: Readonly<Record<string, unknown>>, where: string):
   c.only("use_mrope", false);
   c.done();
 
-  const ropeOf = oncePerContext((context) => rotary(context, E, rotaryFrequencies(E, base)));
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const windowedOf = oncePerContext((context) => windowed(context, window));
 
   return {

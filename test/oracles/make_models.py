@@ -182,6 +182,230 @@ MODELS = {
         use_parallel_residual=False,
         rope_parameters=dict(rope_type="default", rope_theta=1000.0, partial_rotary_factor=0.5),
     ),
+    # Windowed in all blocks; heads that are together wider than the model.
+    "mistral": dict(
+        model_type="mistral",
+        vocab_size=64,
+        hidden_size=20,
+        intermediate_size=36,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        sliding_window=4,
+        max_position_embeddings=64,
+        rope_parameters=dict(rope_type="default", rope_theta=1000.0),
+    ),
+    # The last block's attention is windowed; heads that are together narrower than the model.
+    "qwen3": dict(
+        model_type="qwen3",
+        vocab_size=64,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=10,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=2,
+        rope_parameters=dict(rope_type="default", rope_theta=1000.0),
+    ),
+    # Sees pictures too. Blocks 2 and 5 see everything. In bfloat16, where √18 is 4.25.
+    "gemma3": dict(
+        model_type="gemma3",
+        dtype="bfloat16",
+        text_config=dict(
+            model_type="gemma3_text",
+            vocab_size=64,
+            hidden_size=18,
+            intermediate_size=20,
+            num_hidden_layers=6,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=12,
+            query_pre_attn_scalar=12,
+            sliding_window=4,
+            sliding_window_pattern=3,
+            max_position_embeddings=64,
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", factor=8.0, rope_theta=100.0),
+                sliding_attention=dict(rope_type="default", rope_theta=10.0),
+            ),
+        ),
+        vision_config=dict(
+            model_type="siglip_vision_model",
+            hidden_size=4,
+            intermediate_size=6,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            image_size=8,
+            patch_size=4,
+            vision_use_head=False,
+        ),
+        mm_tokens_per_image=4,
+        image_token_index=60,
+        boi_token_index=61,
+        eoi_token_index=62,
+    ),
+    # From here on what some configs ask for: biases, scaled frequencies, other activations, unembeddings of their own.
+    "llama-bias": dict(
+        model_type="llama",
+        vocab_size=64,
+        hidden_size=24,
+        intermediate_size=36,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.5),
+    ),
+    "llama-yarn": dict(
+        model_type="llama",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        rope_parameters=dict(
+            rope_type="yarn",
+            rope_theta=100.0,
+            factor=8.0,
+            original_max_position_embeddings=32,
+            beta_fast=3.0,
+            beta_slow=0.5,
+            mscale=0.7,
+            mscale_all_dim=1.5,
+            truncate=False,
+        ),
+    ),
+    "mistral-yarn": dict(
+        model_type="mistral",
+        vocab_size=64,
+        hidden_size=24,
+        intermediate_size=36,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=None,
+        max_position_embeddings=128,
+        rope_parameters=dict(
+            rope_type="yarn",
+            rope_theta=200.0,
+            factor=4.0,
+            original_max_position_embeddings=32,
+            beta_fast=4.0,
+            beta_slow=1.0,
+            attention_factor=1.25,
+        ),
+    ),
+    "qwen3-bias": dict(
+        model_type="qwen3",
+        vocab_size=64,
+        hidden_size=24,
+        intermediate_size=28,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=256),
+    ),
+    "gemma-untied": dict(
+        model_type="gemma",
+        vocab_size=64,
+        hidden_size=20,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=12,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="linear", rope_theta=1000.0, factor=3.0),
+    ),
+    "gemma2-untied": dict(
+        model_type="gemma2",
+        vocab_size=64,
+        hidden_size=20,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=12,
+        query_pre_attn_scalar=10,
+        final_logit_softcapping=2.5,
+        sliding_window=4,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="default", rope_theta=1000.0),
+    ),
+    "gemma3_text-untied": dict(
+        model_type="gemma3_text",
+        vocab_size=64,
+        hidden_size=18,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=12,
+        query_pre_attn_scalar=10,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        rope_parameters=dict(
+            full_attention=dict(
+                rope_type="yarn",
+                rope_theta=100.0,
+                factor=4.0,
+                original_max_position_embeddings=32,
+                beta_fast=4.0,
+            ),
+            sliding_attention=dict(rope_type="default", rope_theta=10.0),
+        ),
+    ),
+    "gpt2-scaled": dict(
+        model_type="gpt2",
+        vocab_size=64,
+        n_embd=20,
+        n_layer=3,
+        n_head=2,
+        n_positions=24,
+        activation_function="relu",
+        scale_attn_by_inverse_layer_idx=True,
+        reorder_and_upcast_attn=True,
+        tie_word_embeddings=False,
+    ),
+    "gpt_neox-relu": dict(
+        model_type="gpt_neox",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        hidden_act="relu",
+        tie_word_embeddings=True,
+        rope_parameters=dict(
+            rope_type="yarn",
+            rope_theta=100.0,
+            partial_rotary_factor=0.5,
+            factor=4.0,
+            original_max_position_embeddings=32,
+            beta_fast=8.0,
+        ),
+    ),
 }
 
 # The second prompt begins with the first three tokens of the first one.
@@ -226,11 +450,14 @@ def blocks(model):
         return [(b, b.attn.c_proj, b.attn.c_proj, b.mlp) for b in model.transformer.h]
     if kind == "gpt_neox":
         return [(b, b.attention.dense, b.attention.dense, b.mlp) for b in model.gpt_neox.layers]
-    if kind in ("gemma2", "gemma3_text"):
-        return [
-            (b, b.self_attn.o_proj, b.post_attention_layernorm, b.post_feedforward_layernorm) for b in model.model.layers
-        ]
+    if kind in ("gemma2", "gemma3_text", "gemma3"):
+        text = model.model.language_model if kind == "gemma3" else model.model
+        return [(b, b.self_attn.o_proj, b.post_attention_layernorm, b.post_feedforward_layernorm) for b in text.layers]
     return [(b, b.self_attn.o_proj, b.self_attn.o_proj, b.mlp) for b in model.model.layers]
+
+
+def vocabulary_of(model):
+    return model.config.get_text_config().vocab_size
 
 
 def sites(model):
@@ -308,9 +535,9 @@ def make(name, settings, seed):
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(config.dtype).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    word_tokenizer(config.vocab_size).save(str(folder / "tokenizer.json"), pretty=False)
+    word_tokenizer(vocabulary_of(model)).save(str(folder / "tokenizer.json"), pretty=False)
 
-    examples = prompts(config.vocab_size, generator)
+    examples = prompts(vocabulary_of(model), generator)
     with torch.no_grad():
         plain = [model(torch.tensor([e["tokens"]])).logits[0, -1] for e in examples]
 

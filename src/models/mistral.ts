@@ -1,0 +1,84 @@
+import { ConfigReader } from "./config.ts";
+import { attention, linear, oncePerContext, rmsNorm, rotary, rotate, silu, unembedding, windowed } from "./layers.ts";
+import { blockParameters, blockTap, type Model } from "./model.ts";
+import { turning } from "./rope.ts";
+
+/**
+ * Mistral (arXiv:2310.06825): Llama with windowed attention in all blocks, in the first release; later ones, whose window is null, see everything.
+ *
+ * @param config config.json of a checkpoint with `model_type` mistral
+ * @throws UserError for a field that is not understood
+ */
+export function mistral(config: Readonly<Record<string, unknown>>, where: string): Model {
+  const c = new ConfigReader(config, where);
+  const D = c.count("hidden_size");
+  const F = c.count("intermediate_size");
+  const L = c.count("num_hidden_layers");
+  const H = c.count("num_attention_heads");
+  const K = c.count("num_key_value_heads", 8);
+  const E = c.even("head_dim", D / H);
+  const V = c.count("vocab_size");
+  const maxLength = c.count("max_position_embeddings", 131_072);
+  const epsilon = c.positive("rms_norm_eps", 1e-6);
+  const turns = turning(c.rope(10_000, maxLength), E);
+  const tied = c.flag("tie_word_embeddings", false);
+  const window = config.sliding_window === null ? undefined : c.count("sliding_window", 4096);
+  c.only("hidden_act", "silu");
+  c.done();
+
+  const ropeOf = oncePerContext((context) => rotary(context, E, turns));
+  const seenBy = oncePerContext((context) => (window === undefined ? context : windowed(context, window)));
+
+  return {
+    modelType: "mistral",
+    width: D,
+    vocabulary: V,
+    maxLength,
+    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
+    heads: H,
+    tokenTables: ["model.embed_tokens.weight", "lm_head.weight"],
+    attentionFlops: 4 * L * H * E,
+    ...blockParameters(
+      {
+        before: { "model.embed_tokens.weight": [V, D] },
+        prefix: "model.layers",
+        block: {
+          "input_layernorm.weight": [D],
+          "self_attn.q_proj.weight": [H * E, D],
+          "self_attn.k_proj.weight": [K * E, D],
+          "self_attn.v_proj.weight": [K * E, D],
+          "self_attn.o_proj.weight": [D, H * E],
+          "post_attention_layernorm.weight": [D],
+          "mlp.gate_proj.weight": [F, D],
+          "mlp.up_proj.weight": [F, D],
+          "mlp.down_proj.weight": [D, F],
+        },
+        after: { "model.norm.weight": [D], ...(tied ? {} : { "lm_head.weight": [V, D] }) },
+      },
+      L,
+    ),
+
+    embed: (w, { tokens }) => w("model.embed_tokens.weight").gather(tokens),
+
+    block(weights, layer, x, context, tap) {
+      const w = (name: string) => weights(`model.layers.${layer}.${name}`);
+      const site = blockTap(tap, layer);
+      const rope = ropeOf(context);
+
+      const h = rmsNorm(x, w("input_layernorm.weight"), epsilon);
+      const q = rotate(linear(w, "self_attn.q_proj", h), H, rope);
+      const k = rotate(linear(w, "self_attn.k_proj", h), K, rope);
+      const v = linear(w, "self_attn.v_proj", h);
+      const z = site("attn_z", attention(q, k, v, seenBy(context), { heads: H, keyHeads: K, scale: E ** -0.5 }));
+      const middle = x.add(site("attn_out", linear(w, "self_attn.o_proj", z)));
+
+      const m = rmsNorm(middle, w("post_attention_layernorm.weight"), epsilon);
+      const gated = silu(linear(w, "mlp.gate_proj", m)).mul(linear(w, "mlp.up_proj", m));
+      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", gated))));
+    },
+
+    ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) =>
+      rmsNorm(x, w("model.norm.weight"), epsilon),
+    ),
+  };
+}
