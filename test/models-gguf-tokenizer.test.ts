@@ -38,16 +38,31 @@ describe("byte-level BPE", () => {
     const tokenizer = loadTokenizer(await tokenizerOf({ ...bytes, pre, add_bos_token: false }));
     for (const [i, text] of made.texts.entries()) {
       expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(made.bytes.ids[pre]![i]);
-      // Qwen's composes accents.
-      if (text !== "" && pre !== "qwen2") expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+      // Qwen's and GPT-NeoX's compose accents.
+      if (text !== "" && pre !== "qwen2" && pre !== "olmo") expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
     }
     expect([...tokenizer.special]).toEqual([0]);
     expect(tokenizer.bos).toBeUndefined();
   });
 
+  test.each([
+    ["llama-v3", "llama-bpe"],
+    ["llama3", "llama-bpe"],
+    ["falcon3", "llama-bpe"],
+    ["refact", "smollm"],
+    ["minerva-7b", "smollm"],
+    ["mellum", "gpt-2"],
+    ["mpt", "olmo"],
+    ["deepseek-r1-qwen", "qwen2"],
+  ])("%s is another name of %s", async (name, known) => {
+    expect(await tokenizerOf({ ...bytes, pre: name })).toEqual(await tokenizerOf({ ...bytes, pre: known }));
+  });
+
   it("puts BOS first if the file or the kind says so, and never EOS last", async () => {
     const bosOf = async (more: Values) => loadTokenizer(await tokenizerOf({ ...bytes, bos_token_id: 0, ...more })).bos;
     expect(await bosOf({ pre: "llama-bpe" })).toBe(0);
+    expect(await bosOf({ pre: "llama-v3" })).toBe(0);
+    expect(await bosOf({ pre: "smaug-bpe" })).toBeUndefined();
     expect(await bosOf({ pre: "llama-bpe", add_bos_token: false })).toBeUndefined();
     expect(await bosOf({ pre: "gpt-2" })).toBeUndefined();
     expect(await bosOf({ pre: "gpt-2", add_bos_token: true, add_eos_token: true, eos_token_id: 5 })).toBe(0);
@@ -55,7 +70,7 @@ describe("byte-level BPE", () => {
 
   it("of an unknown kind is refused by name; without one it is split as GPT-2's", async () => {
     await expect(tokenizerOf({ ...bytes, pre: "falcon" })).rejects.toThrow(
-      /^tokenizer\.ggml\.pre: expected one of default, gpt-2, smollm, llama-bpe, llama3, qwen2, got "falcon" in model\.gguf\. Put the model's tokenizer\.json beside the file\.$/,
+      /^tokenizer\.ggml\.pre: expected one of default, gpt-2, [^"]*, llama-bpe, [^"]*, deepseek-r1-qwen, got "falcon" in model\.gguf\. Put the model's tokenizer\.json beside the file\.$/,
     );
     const tokenizer = loadTokenizer(await tokenizerOf(bytes));
     expect(made.texts.map((text) => tokenizer.encode(text))).toEqual(made.bytes.ids["gpt-2"]);

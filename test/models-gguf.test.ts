@@ -17,7 +17,10 @@ import { contextInputs, forward, type Model, type Weights } from "../src/models/
 import { makeGguf, type Tensor, type Value } from "./make-gguf.ts";
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
-const names = ["llama-gqa", "llama-scaled", "qwen2", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"];
+const names = [
+  ...["llama-gqa", "llama-scaled", "llama-bias", "mistral", "mistral-yarn", "qwen2", "qwen3", "qwen3-bias"],
+  ...["gemma", "gemma2", "gemma3_text", "gemma3", "gpt2", "gpt_neox"],
+];
 
 /** llama.cpp's converter made the files, transformers the logits, from the weights as they are rounded in the files (test/oracles/make_gguf.py). */
 describe.each(names)("%s as llama.cpp stores it", (name) => {
@@ -59,7 +62,8 @@ describe.each(names)("%s as llama.cpp stores it", (name) => {
 it("the config that the metadata give is the twin's, as far as it bears on the computation", async () => {
   for (const name of names) {
     const checkpoint = await openCheckpoint(await openFolder(`${fixtures}gguf`), `${name}.gguf`);
-    const twin = JSON.parse(await readFile(`${fixtures}${name}/config.json`, "utf8"));
+    const whole = JSON.parse(await readFile(`${fixtures}${name}/config.json`, "utf8"));
+    const twin = whole.text_config ?? whole;
     const rope = twin.rope_parameters ?? {};
     const spelled: Record<string, unknown> = {
       ...twin,
@@ -71,7 +75,9 @@ it("the config that the metadata give is the twin's, as far as it bears on the c
       head_dim: twin.head_dim ?? twin.hidden_size / twin.num_attention_heads,
       // What the files cannot say.
       ...(name.startsWith("gemma") ? { query_pre_attn_scalar: 12 } : {}),
-      ...(name === "qwen2" ? { use_sliding_window: false } : {}),
+      ...(name.startsWith("qwen") ? { use_sliding_window: false } : {}),
+      // To llama.cpp it is a Llama.
+      ...(name.startsWith("mistral") ? { model_type: "llama", attention_bias: false, mlp_bias: false } : {}),
     };
     for (const [field, value] of Object.entries(checkpoint.config)) {
       if (field === "rope_scaling" || field.endsWith("_token_id")) continue;
@@ -80,6 +86,29 @@ it("the config that the metadata give is the twin's, as far as it bears on the c
       else expect(value, `${name} ${field}`).toEqual(expected);
     }
     await checkpoint.close();
+  }
+});
+
+it("a config.json beside the file may say what the file cannot: Mistral's window, Gemma 3 of which the text model is a part", async () => {
+  for (const name of ["mistral", "gemma3"]) {
+    const config = await readFile(`${fixtures}${name}/config.json`);
+    const gguf = await readFile(`${fixtures}gguf/${name}.gguf`);
+    const files = { "config.json": new Uint8Array(config), "model.gguf": new Uint8Array(gguf) };
+    const checkpoint = await openCheckpoint(memoryFolder(name, files));
+    const model = modelFromConfig(checkpoint.config, name);
+    expect(model.modelType).toBe(name);
+    const { prompts } = JSON.parse(await readFile(`${fixtures}${name}/expected.json`, "utf8"));
+    const expected = await openSafetensors(await openFile(`${fixtures}${name}/expected.safetensors`));
+    const weights = await heldWeights(model, checkpoint);
+    const gapOf = async (model: Model) =>
+      relativeGap(await lastLogits(model, weights, prompts[2].tokens), await expected.read("p2/logits"));
+    // float16 rounds the weights.
+    expect(await gapOf(model), name).toBeLessThan(0.01);
+    if (name === "mistral") {
+      const all = modelFromConfig({ ...checkpoint.config, sliding_window: null }, name);
+      expect(await gapOf(all)).toBeGreaterThan(0.05);
+    }
+    await expected.source.close();
   }
 });
 
@@ -187,6 +216,17 @@ describe("what would not be computed correctly is refused by name:", () => {
       layer_types: ["full_attention"],
       rope_local_base_freq: 10_000,
     });
+    const linear = { factor: 4, rope_type: "linear" };
+    expect((await opening(added({ "llama.rope.scaling.factor": 4 }))).config.rope_scaling).toEqual(linear);
+    expect((await opening(added({ "llama.rope.scale_linear": 4 }))).config.rope_scaling).toEqual(linear);
+    const yarn = {
+      ...{ "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4, "llama.rope.scaling.finetuned": true },
+      ...{ "llama.rope.scaling.yarn_attn_factor": 1.5, "llama.rope.scaling.yarn_beta_slow": 2 },
+    };
+    expect((await opening(added(yarn))).config.rope_scaling).toEqual({
+      ...{ rope_type: "yarn", factor: 4, attention_factor: 1.5, beta_fast: 32, beta_slow: 2 },
+      original_max_position_embeddings: 16,
+    });
     const ones = { tensors: [{ name: "rope_freqs.weight", ne: [2], type: 0, offset: 256 }], data: numbers(1, 1) };
     expect((await opening(llama, ones)).config.rope_scaling).toBeUndefined();
   });
@@ -203,11 +243,24 @@ describe("what would not be computed correctly is refused by name:", () => {
     ["a key that is not known", added({ "llama.residual_scale": 0.5 }), "llama.residual_scale: expected a key that"],
     [
       "scaled positions",
-      added({ "llama.rope.scaling.type": "yarn" }),
-      'llama.rope.scaling.type: expected "none" or "linear", got "yarn"',
+      added({ "llama.rope.scaling.type": "longrope" }),
+      'llama.rope.scaling.type: expected "none" or "linear" or "yarn", got "longrope"',
     ],
-    ["linear scaling", added({ "llama.rope.scaling.factor": 4 }), "llama.rope.scaling.factor: expected 0 or 1, got 4"],
-    ["the old key for it", added({ "llama.rope.scale_linear": 2 }), "llama.rope.scale_linear: expected 0 or 1, got 2"],
+    [
+      "YaRN as DeepSeek has it",
+      added({ "llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_log_multiplier": 0.1 }),
+      "llama.rope.scaling.yarn_log_multiplier: expected 0, got 0.1",
+    ],
+    [
+      "a scaling that is no number",
+      added({ "llama.rope.scaling.factor": "4" }),
+      'llama.rope.scaling.factor: expected a number from 0 up, got "4"',
+    ],
+    [
+      "YaRN's numbers where it is not",
+      added({ "llama.rope.scaling.yarn_beta_fast": 16 }),
+      "llama.rope.scaling.yarn_beta_fast: expected a key that",
+    ],
     ["experts", added({ "llama.expert_count": 8 }), "llama.expert_count: expected 0, got 8"],
     [
       "a part of the axes that turns",
@@ -279,9 +332,9 @@ describe("what would not be computed correctly is refused by name:", () => {
   });
 
   it("a tensor that is not known", async () => {
-    const tensors = [{ name: "blk.0.attn_q.bias", ne: [8], type: 0, offset: 256 }];
+    const tensors = [{ name: "blk.0.attn_q_norm.weight", ne: [8], type: 0, offset: 256 }];
     await expect(opening(llama, { tensors })).rejects.toThrow(
-      "tensor blk.0.attn_q.bias: expected one that llama is known to have, got another in models/x/model.gguf.",
+      "tensor blk.0.attn_q_norm.weight: expected one that llama is known to have, got another in models/x/model.gguf.",
     );
   });
 
@@ -291,6 +344,14 @@ describe("what would not be computed correctly is refused by name:", () => {
     await expect(opening(llama, { tensors, data: numbers(1, 3) })).rejects.toThrow(message);
     await expect(opening(llama, { tensors, data: numbers(1, Number.NaN) })).rejects.toThrow(
       "rope_freqs.weight: expected finite",
+    );
+  });
+
+  it("factors of the frequencies beside another scaling", async () => {
+    const tensors = [{ name: "rope_freqs.weight", ne: [2], type: 0, offset: 256 }];
+    const scaled = added({ "llama.rope.scaling.factor": 4 });
+    await expect(opening(scaled, { tensors, data: numbers(1, 3) })).rejects.toThrow(
+      "tensor rope_freqs.weight: expected",
     );
   });
 

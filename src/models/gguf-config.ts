@@ -6,8 +6,19 @@ type Config = Record<string, unknown>;
 
 /** The architectures by `general.architecture`, each with the config.json of a model of it. */
 const architectures: Readonly<Record<string, (m: MetadataReader) => Config>> = {
-  llama: (m) => ({ model_type: "llama", ...decoder(m) }),
+  llama: (m) => ({
+    model_type: "llama",
+    ...decoder(m),
+    attention_bias: m.hasTensor("blk.0.attn_q.bias"),
+    mlp_bias: m.hasTensor("blk.0.ffn_up.bias"),
+  }),
   qwen2: (m) => ({ model_type: "qwen2", ...decoder(m), use_sliding_window: false }),
+  qwen3: (m) => ({
+    model_type: "qwen3",
+    ...decoder(m),
+    attention_bias: m.hasTensor("blk.0.attn_q.bias"),
+    use_sliding_window: false,
+  }),
   gemma: (m) => ({ model_type: "gemma", ...decoder(m), ...gegluTanh }),
   gemma2,
   gemma3,
@@ -22,7 +33,7 @@ const architectures: Readonly<Record<string, (m: MetadataReader) => Config>> = {
  */
 export function configFromMetadata({ values, tensors, source }: GgufFile): Config {
   const architecture = architectureOf(values, source.name);
-  const m = new MetadataReader(values, architecture, source.name);
+  const m = new MetadataReader(values, architecture, source.name, tensors);
   m.atMost("block_count", tensors.size);
   const config = architectures[architecture]!(m);
   m.done();
@@ -73,7 +84,6 @@ function decoder(m: MetadataReader): Config {
   m.only("expert_used_count", 0);
   m.only("tensor_data_layout", "Meta AI original pth");
   m.without("vocab_size");
-  plainRope(m);
   return {
     hidden_size: D,
     intermediate_size: m.count("feed_forward_length"),
@@ -84,17 +94,34 @@ function decoder(m: MetadataReader): Config {
     max_position_embeddings: m.count("context_length"),
     rms_norm_eps: m.number("attention.layer_norm_rms_epsilon"),
     rope_theta: m.number("rope.freq_base", 10_000),
+    ...ropeScaling(m),
   };
 }
 
-/** Refuses scaled rotary positions. A scaling without a type is linear; a factor of 0 says that there is none. */
-function plainRope(m: MetadataReader): void {
-  m.only("rope.scaling.type", "none", "linear");
-  if (m.value("rope.scaling.type") !== "none") {
-    m.only("rope.scaling.factor", 0, 1);
-    m.only("rope.scale_linear", 0, 1);
-  }
-  m.without("rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned");
+/**
+ * Scaled rotary positions as `rope_scaling`, if they are. A scaling without a type is linear; a factor of 0 says that there is none. What llama.cpp's
+ * converter writes as `yarn_attn_factor` is transformers' `attention_factor`.
+ */
+function ropeScaling(m: MetadataReader): Config {
+  m.only("rope.scaling.type", "none", "linear", "yarn");
+  const type = m.value("rope.scaling.type") ?? "linear";
+  const factor = m.number("rope.scaling.factor", m.number("rope.scale_linear", 0));
+  m.without("rope.scaling.original_context_length", "rope.scaling.finetuned");
+  if (type === "linear") return factor === 0 || factor === 1 ? {} : { rope_scaling: { rope_type: type, factor } };
+  if (type === "none") return {};
+  m.only("rope.scaling.attn_factor", 1);
+  m.only("rope.scaling.yarn_ext_factor", 1);
+  m.only("rope.scaling.yarn_log_multiplier", 0);
+  return {
+    rope_scaling: {
+      rope_type: type,
+      factor: factor === 0 ? 1 : factor,
+      original_max_position_embeddings: m.count("rope.scaling.original_context_length", m.count("context_length")),
+      attention_factor: m.value("rope.scaling.yarn_attn_factor") ?? null,
+      beta_fast: m.number("rope.scaling.yarn_beta_fast", 32),
+      beta_slow: m.number("rope.scaling.yarn_beta_slow", 1),
+    },
+  };
 }
 
 const gegluTanh = { hidden_activation: "gelu_pytorch_tanh" };
@@ -158,7 +185,6 @@ function gptneox(m: MetadataReader): Config {
   const H = m.count("attention.head_count");
   m.only("attention.head_count_kv", H);
   m.without("vocab_size");
-  plainRope(m);
   return {
     model_type: "gpt_neox",
     hidden_size: D,
@@ -170,6 +196,7 @@ function gptneox(m: MetadataReader): Config {
     use_parallel_residual: m.value("use_parallel_residual") ?? true,
     rotary_pct: m.count("rope.dimension_count", D / H) / (D / H),
     rotary_emb_base: m.number("rope.freq_base", 10_000),
+    ...ropeScaling(m),
     // No key names it. Pythia's is the exact one; llama.cpp computes the approximation by a tanh.
     hidden_act: "gelu",
   };
@@ -183,12 +210,24 @@ class MetadataReader {
   readonly #values: ReadonlyMap<string, GgufValue>;
   readonly #prefix: string;
   readonly #where: string;
+  readonly #tensors: GgufFile["tensors"];
   readonly #asked = new Set<string>();
 
-  constructor(values: ReadonlyMap<string, GgufValue>, architecture: string, where: string) {
+  constructor(
+    values: ReadonlyMap<string, GgufValue>,
+    architecture: string,
+    where: string,
+    tensors: GgufFile["tensors"],
+  ) {
+    this.#tensors = tensors;
     this.#values = values;
     this.#prefix = `${architecture}.`;
     this.#where = where;
+  }
+
+  /** Whether the file has a tensor of that name: options that no key names are told by them. */
+  hasTensor(name: string): boolean {
+    return this.#tensors.has(name);
   }
 
   /** A value as it is; where a list has one number for each block and all are the same, that number. */

@@ -26,31 +26,35 @@ const llama: Names = {
   outside: { "model.embed_tokens": "token_embd", "model.norm": "output_norm", lm_head: "output" },
   inside: { ...decoder, post_attention_layernorm: "ffn_norm" },
 };
+const perHead = { "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm" };
 const gemma2: Names = {
   ...llama,
   inside: {
     ...decoder,
+    ...perHead,
     post_attention_layernorm: "post_attention_norm",
     pre_feedforward_layernorm: "ffn_norm",
     post_feedforward_layernorm: "post_ffw_norm",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
   },
 };
 
 /** By Hugging Face's `model_type`. */
 const names: Readonly<Record<string, Names>> = {
   llama,
+  mistral: llama,
   qwen2: llama,
+  qwen3: { ...llama, inside: { ...llama.inside, ...perHead } },
   gemma: llama,
   gemma2,
   gemma3_text: gemma2,
+  gemma3: gemma2,
   gpt2: {
     blocks: "transformer.h",
     outside: {
       "transformer.wte": "token_embd",
       "transformer.wpe": "position_embd",
       "transformer.ln_f": "output_norm",
+      lm_head: "output",
     },
     inside: {
       ln_1: "attn_norm",
@@ -121,7 +125,7 @@ export function ggufWeights(file: GgufFile, model: Model, config: Readonly<Recor
   }
   const known = new Set([...places.values()].map((place) => place.name));
   // They are in the config already.
-  if (model.modelType === "llama") known.add(ropeFactors);
+  if (model.modelType === "llama" || model.modelType === "mistral") known.add(ropeFactors);
   const other = [...file.tensors.keys()].find((name) => !known.has(name));
   if (other !== undefined) {
     throw new UserError(
@@ -173,10 +177,12 @@ function placeOf(name: string, modelType: string, config: Readonly<Record<string
   const place = `${spelled}.${kind}`;
   switch (modelType) {
     case "llama":
+    case "mistral":
       return { name: place, row: interleaved(module, config) };
     case "gemma":
     case "gemma2":
     case "gemma3_text":
+    case "gemma3":
       return { name: place, added: module.endsWith("norm") ? 1 : 0 };
     case "gpt2":
       return { name: place, transposed: kind === "weight" && /\.c_\w+$/.test(module) };

@@ -134,6 +134,16 @@ const bpe = {
   ignore_merges: false,
 };
 
+/** How a text is split before byte-level BPE. */
+interface Split {
+  readonly pre_tokenizer: Json;
+  readonly normalizer: Json | null;
+  /** Whether a word that is a token stays whole. */
+  readonly whole: boolean;
+  /** Whether BOS is added by default. */
+  readonly addsBos: boolean;
+}
+
 /** Splits a text before byte-level BPE. */
 const bytes = (useRegex: boolean) => ({
   type: "ByteLevel",
@@ -147,8 +157,8 @@ const splitAt = (regex: string, useRegex: boolean) => ({
 });
 const words = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+";
 const rest = " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const gpt2Split = { pre_tokenizer: bytes(true), normalizer: null, whole: false, addsBos: false };
-const llama3Split = {
+const gpt2Split: Split = { pre_tokenizer: bytes(true), normalizer: null, whole: false, addsBos: false };
+const llama3Split: Split = {
   pre_tokenizer: splitAt(`${words}|\\p{N}{1,3}|${rest}`, false),
   normalizer: null,
   whole: true,
@@ -156,24 +166,24 @@ const llama3Split = {
 };
 
 /**
- * How a text is split before byte-level BPE, by `tokenizer.ggml.pre`; whether a word that is a token stays whole; whether BOS is added by default.
- * `default` says that the converter did not know; transformers takes GPT-2's for it.
+ * Splits by `tokenizer.ggml.pre`, as llama.cpp has them: of its names, those of tokenizers that models of our architectures have. `default` says that
+ * the converter did not know; transformers takes GPT-2's for it. Qwen's and GPT-NeoX's own tokenizers compose accents, which no file says.
  */
-const splits: Readonly<
-  Record<string, { pre_tokenizer: Json; normalizer: Json | null; whole: boolean; addsBos: boolean }>
-> = {
-  default: gpt2Split,
-  "gpt-2": gpt2Split,
-  smollm: { ...gpt2Split, pre_tokenizer: splitAt("\\p{N}", true) },
-  "llama-bpe": llama3Split,
-  llama3: llama3Split,
-  qwen2: {
-    ...gpt2Split,
-    pre_tokenizer: splitAt(`${words}|\\p{N}|${rest}`, false),
-    // Not in the file: Qwen's own tokenizer composes accents.
-    normalizer: { type: "NFC" },
-  },
+const splits: Readonly<Record<string, Split>> = {
+  ...named(gpt2Split, "default", "gpt-2", "mellum", "a.x-4.0", "trillion"),
+  ...named({ ...gpt2Split, normalizer: { type: "NFC" } }, "olmo", "mpt"),
+  ...named({ ...gpt2Split, pre_tokenizer: splitAt("\\p{N}", true) }, "smollm", "starcoder", "refact", "minerva-7b"),
+  ...named(llama3Split, "llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"),
+  ...named({ ...llama3Split, whole: false, addsBos: false }, "smaug-bpe"),
+  ...named(
+    { ...gpt2Split, pre_tokenizer: splitAt(`${words}|\\p{N}|${rest}`, false), normalizer: { type: "NFC" } },
+    ...["qwen2", "deepseek-r1-qwen"],
+  ),
 };
+
+function named(split: Split, ...names: readonly string[]): Readonly<Record<string, Split>> {
+  return Object.fromEntries(names.map((name) => [name, split]));
+}
 
 function byteLevel({ tokens, merges, pre }: Vocabulary, fail: Fail): Kind {
   const split = Object.hasOwn(splits, pre) ? splits[pre]! : undefined;

@@ -34,7 +34,7 @@ export async function openGgufModel(folder: Folder, path: string): Promise<GgufM
     const [ownConfig, ownTokenizer] = [await readJson(folder, "config.json"), await readJson(folder, "tokenizer.json")];
     const config = ownConfig ?? (await withRopeFactors(file, configFromMetadata(file)));
     const model = modelFromConfig(config, ownConfig ? folder.name : source.name);
-    if ((typesOf[architecture] ?? architecture) !== model.modelType) {
+    if (!(typesOf[architecture] ?? [architecture]).includes(model.modelType)) {
       throw new UserError(
         `model_type: expected ${architecture} as in ${path}, got ${model.modelType} in config.json of ${folder.name}. ` +
           "Keep the files of one model in a folder.",
@@ -53,8 +53,12 @@ export async function openGgufModel(folder: Folder, path: string): Promise<GgufM
   }
 }
 
-/** Hugging Face's `model_type` of the architectures that llama.cpp calls otherwise. */
-const typesOf: Readonly<Record<string, string>> = { gemma3: "gemma3_text", gptneox: "gpt_neox" };
+/** Hugging Face's `model_type`s of what llama.cpp calls otherwise: to it Mistral is a Llama, and Gemma 3 its text model. */
+const typesOf: Readonly<Record<string, readonly string[]>> = {
+  llama: ["llama", "mistral"],
+  gemma3: ["gemma3_text", "gemma3"],
+  gptneox: ["gpt_neox"],
+};
 
 /**
  * A Llama's config with the rope scaling that the factors of its frequencies come from, if the file has any: Llama 3.1's, whose share of a
@@ -70,7 +74,7 @@ async function withRopeFactors(file: GgufFile, config: Json): Promise<Json> {
   const frequencies = rotaryFrequencies(Number(config.head_dim), Number(config.rope_theta));
   const scaling = llama3Scaling(factors, frequencies);
   if (scaling === null) return config;
-  if (scaling === undefined) {
+  if (scaling === undefined || config.rope_scaling !== undefined) {
     throw new UserError(
       `tensor ${ropeFactors}: expected factors as Llama 3.1 scales its ${frequencies.length} frequencies, got others in ${file.source.name}. ` +
         "This model would not be computed correctly; put its config.json beside the file.",

@@ -89,6 +89,12 @@ MODELS = {
     "gemma3_text": (F16, dict(query_pre_attn_scalar=12), {}, {}),
     "gpt2": (F32, {}, dict(n_ctx=24), {"feed_forward_length": 36}),
     "gpt_neox": (F16, {}, dict(rotary_pct=0.25), {"rope.freq_base": 1000.0}),
+    "mistral": (F16, dict(sliding_window=None), {}, {}),
+    "mistral-yarn": (F16, {}, {}, {}),
+    "qwen3": (F16, dict(use_sliding_window=False, layer_types=["full_attention"] * 3), {}, {}),
+    "qwen3-bias": (F16, {}, {}, {}),
+    "gemma3": (BF16, {}, {}, {"attention.sliding_window_pattern": 3}),
+    "llama-bias": (F16, {}, {}, {}),
 }
 
 # Of those that transformers reads from GGUF, it understands these completely.
@@ -186,12 +192,14 @@ def split_by(regex):
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(regex), "isolated"), bytes_only])
 
 
-# As the tokenizer.json of SmolLM2, GPT-2, Llama 3 and Qwen 2 have it: splits, normaliser, whether whole words that are tokens need no merges.
+# As the tokenizer.json of SmolLM2, GPT-2, Llama 3, Qwen 2, GPT-NeoX and, before Llama 3's had ignore_merges, Smaug have it: splits, normaliser, whether whole words that are tokens need no merges.
 BYTE_LEVEL = {
     "smollm": (pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), GPT2_WORDS]), None, False),
     "gpt-2": (GPT2_WORDS, None, False),
     "llama-bpe": (split_by(rf"{WORDS}|\p{{N}}{{1,3}}|{REST}"), None, True),
     "qwen2": (split_by(rf"{WORDS}|\p{{N}}|{REST}"), normalizers.NFC(), False),
+    "olmo": (GPT2_WORDS, normalizers.NFC(), False),
+    "smaug-bpe": (split_by(rf"{WORDS}|\p{{N}}{{1,3}}|{REST}"), None, False),
 }
 
 TEXTS = [
