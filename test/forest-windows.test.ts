@@ -113,26 +113,29 @@ async function setting(name: string, change: object = {}) {
   return { model, weights, sites };
 }
 
-describe.each(["gemma2", "gemma3_text", "qwen2"])("windowed attention on the prefix forest, %s", async (name) => {
-  const examples = pairs();
-  const model = await setting(name);
-  const separate = new Rows();
-  const passes = tracePasses(model.model, model.weights, { block: 11, sites: model.sites, dtype: "float64" });
-  for (const example of examples) await separate.add(model, [example], { block: 11 }, passes);
+describe.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
+  "windowed attention on the prefix forest, %s",
+  async (name) => {
+    const examples = pairs();
+    const model = await setting(name);
+    const separate = new Rows();
+    const passes = tracePasses(model.model, model.weights, { block: 11, sites: model.sites, dtype: "float64" });
+    for (const example of examples) await separate.add(model, [example], { block: 11 }, passes);
 
-  it.each([
-    ["in blocks of the default size", {}],
-    ["in blocks just large enough for the longest prompt", { block: 11 }],
-    ["in odd blocks, one per pack", { block: 17, nodes: 17 }],
-    ["three pairs per pack", { batchSize: 3 }],
-  ])(`activations and summed gradients equal example by example, %s (seed ${seed})`, async (_, options) => {
-    expect((await new Rows().add(model, examples, options)).gap(separate)).toBeLessThan(1e-9);
-  });
+    it.each([
+      ["in blocks of the default size", {}],
+      ["in blocks just large enough for the longest prompt", { block: 11 }],
+      ["in odd blocks, one per pack", { block: 17, nodes: 17 }],
+      ["three pairs per pack", { batchSize: 3 }],
+    ])(`activations and summed gradients equal example by example, %s (seed ${seed})`, async (_, options) => {
+      expect((await new Rows().add(model, examples, options)).gap(separate)).toBeLessThan(1e-9);
+    });
 
-  it("they differ without the window, and with one that is wider by a token", async () => {
-    for (const sliding_window of [5, 64]) {
-      const other = await new Rows().add(await setting(name, { sliding_window }), examples);
-      expect(other.gap(separate)).toBeGreaterThan(1e-3);
-    }
-  });
-});
+    it("they differ without the window, and with one that is wider by a token", async () => {
+      for (const sliding_window of [5, 64]) {
+        const other = await new Rows().add(await setting(name, { sliding_window }), examples);
+        expect(other.gap(separate)).toBeGreaterThan(1e-3);
+      }
+    });
+  },
+);

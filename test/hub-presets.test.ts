@@ -243,6 +243,12 @@ describe("the presets", () => {
     const sites = (name: string) => saePreset(name)!.saes.map(({ site }) => site);
     expect(sites("gemma-scope-2-270m-pt-16k")).toHaveLength(3 * 18);
     expect(sites("gemma-scope-2-1b-pt-att-16k").at(-1)).toBe("attn_z.25");
+    expect(sites("gemma-scope-2-4b-pt-16k")).toHaveLength(3 * 34);
+    expect(saePreset("gemma-scope-2-4b-pt-res-16k")!.saes[33]).toMatchObject({
+      site: "resid_post.33",
+      repo: "google/gemma-scope-2-4b-pt",
+      files: ["resid_post_all/layer_33_width_16k_l0_big/params.safetensors"],
+    });
     expect(sites("qwen-scope-1.7b-base-l0-100")).toHaveLength(28);
     expect(saePreset("qwen-scope-8b-base-l0-50")!.saes[35]).toMatchObject({
       site: "resid_post.35",

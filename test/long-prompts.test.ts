@@ -73,7 +73,10 @@ async function gap(a: Capture, b: Capture): Promise<number> {
   return worst;
 }
 
-const names = ["llama-gqa", "llama-mqa-headdim", "gemma2", "gemma3_text", "qwen2", "gpt2", "gpt_neox"];
+const names = [
+  ...["llama-gqa", "llama-mqa-headdim", "mistral", "gemma2", "gemma3_text", "gemma3", "qwen2", "qwen3", "gpt2"],
+  "gpt_neox",
+];
 
 describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
   const erf = name === "gpt_neox";
@@ -96,14 +99,17 @@ describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
   });
 });
 
-it.each(["gemma2", "gemma3_text", "qwen2"])("windows of %s make a difference part by part", async (name) => {
-  const plan = planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "both", block: 640 });
-  const [own, wider] = [await open(name), await open(name, "float64", { sliding_window: 5 })];
-  const [a, b] = [own, wider].map(({ model, weights }) =>
-    capture(model, weights, plan, { sites: ["embed"], dtype: "float64" }),
-  );
-  expect(await gap(await a!, await b!)).toBeGreaterThan(1e-4);
-});
+it.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
+  "windows of %s make a difference part by part",
+  async (name) => {
+    const plan = planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "both", block: 640 });
+    const [own, wider] = [await open(name), await open(name, "float64", { sliding_window: 5 })];
+    const [a, b] = [own, wider].map(({ model, weights }) =>
+      capture(model, weights, plan, { sites: ["embed"], dtype: "float64" }),
+    );
+    expect(await gap(await a!, await b!)).toBeGreaterThan(1e-4);
+  },
+);
 
 describe("methods, with attention part by part", () => {
   const sites: SiteName[] = ["resid_post.0", "attn_z.1"];

@@ -22,7 +22,7 @@ import { randomDictionary } from "./random-dictionary.ts";
 
 const seed = "20261124/methods";
 const F = 96;
-const shapes = ["llama-gqa", "gemma2", "gpt2", "gpt_neox"];
+const shapes = ["llama-gqa", "qwen3", "gemma2", "gpt2", "gpt_neox"];
 /** Several sites at once, one of every kind. */
 const sites = ["attn_out.0", "resid_post.0", "attn_z.1", "mlp_out.1", "resid_post.1"];
 

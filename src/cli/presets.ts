@@ -47,6 +47,9 @@ export const modelPresets: readonly ModelPreset[] = [
   preset("tinyllama", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "1.1 B"),
   { ...preset("gemma-3-270m", "google/gemma-3-270m", "270 M", "gemma-scope-2-270m-pt-res-16k"), gated: true },
   { ...preset("gemma-3-1b", "google/gemma-3-1b-pt", "1 B", "gemma-scope-2-1b-pt-res-16k"), gated: true },
+  { ...preset("gemma-3-4b", "google/gemma-3-4b-pt", "4.3 B", "gemma-scope-2-4b-pt-res-16k"), gated: true },
+  { ...preset("mistral-7b", "mistralai/Mistral-7B-v0.1", "7.2 B"), gated: true },
+  preset("qwen3-0.6b", "Qwen/Qwen3-0.6B", "0.6 B"),
   preset("qwen3-1.7b-base", "Qwen/Qwen3-1.7B-Base", "1.7 B", "qwen-scope-1.7b-base-l0-50"),
   preset("qwen3-8b-base", "Qwen/Qwen3-8B-Base", "8.2 B", "qwen-scope-8b-base-l0-50"),
   { ...preset("gemma-2b", "google/gemma-2b", "2.5 B", "gemma-2b-res-jb"), gated: true },
@@ -127,10 +130,11 @@ function gemmaScope(name: string, releases: readonly Release[], width: Width): S
   };
 }
 
-/** Models that Gemma Scope 2 has SAEs of: layers, D, and what goes into the output projection, 4 heads of 256. */
+/** Models that Gemma Scope 2 has SAEs of: layers, D, and what goes into the output projection, 4 or 8 heads of 256. */
 const gemma3 = {
   "270m": { layers: 18, width: 640, heads: 1024 },
   "1b": { layers: 26, width: 1152, heads: 1024 },
+  "4b": { layers: 34, width: 2560, heads: 2048 },
 } as const;
 
 /** Gemma Scope 2's kinds, by the names of ours in a preset, with their folders of SAEs at all layers. */
@@ -233,6 +237,10 @@ export const saePresets: readonly SaePreset[] = [
   gemmaScope2("1b", ["mlp"]),
   gemmaScope2("1b", ["att"]),
   gemmaScope2("1b", ["att", "mlp", "res"]),
+  gemmaScope2("4b", ["res"]),
+  gemmaScope2("4b", ["mlp"]),
+  gemmaScope2("4b", ["att"]),
+  gemmaScope2("4b", ["att", "mlp", "res"]),
   qwenScope("1.7b", 50),
   qwenScope("1.7b", 100),
   qwenScope("8b", 50),
