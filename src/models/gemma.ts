@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/tensor.ts";
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { attention, geluTanh, linear, oncePerContext, rmsNorm, rotary, rotate, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
 import { turning } from "./rope.ts";
@@ -7,19 +7,18 @@ import { turning } from "./rope.ts";
 /**
  * Gemma (arXiv:2403.08295): embeddings times √D, RMSNorm whose weight counts from 1, rotary positions, GeGLU, unembedding as a rule tied to the embedding.
  *
- * @param config config.json of a checkpoint with `model_type` gemma
+ * @param c reads config.json of a checkpoint with `model_type` gemma
  * @throws UserError for a field that is not understood
  */
-export function gemma(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function gemma(c: ConfigReader): Model {
   const D = c.count("hidden_size");
   const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
+  const L = c.layers("num_hidden_layers");
   const H = c.count("num_attention_heads");
-  const K = c.count("num_key_value_heads");
+  const K = c.divisor("num_key_value_heads", H);
   const E = c.even("head_dim", 256);
   const V = c.count("vocab_size");
-  const maxLength = c.count("max_position_embeddings", 8192);
+  const maxLength = c.length("max_position_embeddings", 8192);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const embeddingScale = c.rounded(Math.sqrt(D));
   const turns = turning(c.rope(10_000, maxLength), E);
@@ -29,7 +28,6 @@ export function gemma(config: Readonly<Record<string, unknown>>, where: string):
   c.only("attention_bias", false);
   c.only("use_bidirectional_attention", false);
   const tied = c.flag("tie_word_embeddings", true);
-  c.done();
 
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const norm = (w: Weights, name: string, x: Tensor) => rmsNorm(x, w(`${name}.weight`).add(1), epsilon);

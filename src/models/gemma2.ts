@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/tensor.ts";
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import {
   attention,
   geluTanh,
@@ -18,26 +18,25 @@ import { turning } from "./rope.ts";
  * Gemma 2 (arXiv:2408.00118): Gemma with a second norm after attention and MLP, before they are added; soft-caps of attention scores and logits;
  * every other block's attention windowed, from the first.
  *
- * @param config config.json of a checkpoint with `model_type` gemma2
+ * @param c reads config.json of a checkpoint with `model_type` gemma2
  * @throws UserError for a field that is not understood
  */
-export function gemma2(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function gemma2(c: ConfigReader): Model {
   const D = c.count("hidden_size");
   const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
+  const L = c.layers("num_hidden_layers");
   const H = c.count("num_attention_heads");
-  const K = c.count("num_key_value_heads");
+  const K = c.divisor("num_key_value_heads", H);
   const E = c.even("head_dim", 256);
   const V = c.count("vocab_size");
-  const maxLength = c.count("max_position_embeddings", 8192);
+  const maxLength = c.length("max_position_embeddings", 8192);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const embeddingScale = c.rounded(Math.sqrt(D));
   const turns = turning(c.rope(10_000, maxLength), E);
   const scale = c.positive("query_pre_attn_scalar", 256) ** -0.5;
   const scoreCap = c.positiveOrNone("attn_logit_softcapping", 50);
   const logitCap = c.positiveOrNone("final_logit_softcapping", 30);
-  const window = c.count("sliding_window", 4096);
+  const window = c.length("sliding_window", 4096);
   const isWindowed = c.windowed(L, (layer) => layer % 2 === 0);
   c.only("sliding_window_size", window);
   c.only("hidden_act", "gelu_pytorch_tanh");
@@ -45,7 +44,6 @@ export function gemma2(config: Readonly<Record<string, unknown>>, where: string)
   c.only("attention_bias", false);
   c.only("use_bidirectional_attention", false);
   const tied = c.flag("tie_word_embeddings", true);
-  c.done();
 
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const windowedOf = oncePerContext((context) => windowed(context, window));

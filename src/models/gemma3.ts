@@ -1,19 +1,17 @@
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { gemma3Text } from "./gemma3_text.ts";
 import type { Model } from "./model.ts";
 
 /**
  * Gemma 3 of 4B and up (arXiv:2503.19786), which also sees pictures: its text model, for prompts of text alone.
  *
- * @param config config.json of a checkpoint with `model_type` gemma3, the text model's within `text_config`
+ * @param c reads config.json of a checkpoint with `model_type` gemma3, the text model's within `text_config`
  * @throws UserError for a field that is not understood
  */
-export function gemma3(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
-  const text = c.fields("text_config");
-  const within = new ConfigReader(text, `${where}, text_config`);
-  within.only("model_type", "gemma3_text");
-  const tied = within.flag("tie_word_embeddings", c.flag("tie_word_embeddings", true));
+export function gemma3(c: ConfigReader): Model {
+  const own = c.within("text_config");
+  own.only("model_type", "gemma3_text");
+  const tied = own.flag("tie_word_embeddings", c.flag("tie_word_embeddings", true));
   c.only("tie_word_embeddings", tied);
   c.without("vision_config", "mm_tokens_per_image");
   c.without(
@@ -24,10 +22,8 @@ export function gemma3(config: Readonly<Record<string, unknown>>, where: string)
     "boi_token_id",
     "eoi_token_id",
   );
-  c.done();
   // Both parts are loaded in the format that the whole names.
-  const dtype = config.dtype ?? config.torch_dtype ?? text.dtype ?? text.torch_dtype;
-  const model = gemma3Text({ ...text, dtype, tie_word_embeddings: tied }, `${where}, text_config`);
+  const text = c.within("text_config", { tie_word_embeddings: tied, ...c.format() });
   const unused = ["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
-  return { ...model, modelType: "gemma3", unused };
+  return { ...gemma3Text(text), modelType: "gemma3", unused };
 }

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/tensor.ts";
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import {
   attention,
   geluTanh,
@@ -18,28 +18,27 @@ import { turning } from "./rope.ts";
  * The text model of Gemma 3 (arXiv:2503.19786): Gemma 2 with norms of queries and keys in place of soft-caps; one block in six attends to everything,
  * with slower rotations than the windowed ones, slower still in models of 4B and up.
  *
- * @param config config.json of a checkpoint with `model_type` gemma3_text
+ * @param c reads config.json of a checkpoint with `model_type` gemma3_text
  * @throws UserError for a field that is not understood
  */
-export function gemma3Text(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function gemma3Text(c: ConfigReader): Model {
   // Gemma 3's published configs leave out what transformers has as defaults.
   const D = c.count("hidden_size", 2304);
   const F = c.count("intermediate_size", 9216);
-  const L = c.count("num_hidden_layers", 26);
+  const L = c.layers("num_hidden_layers", 26);
   const H = c.count("num_attention_heads", 8);
-  const K = c.count("num_key_value_heads", 4);
+  const K = c.divisor("num_key_value_heads", H, 4);
   const E = c.even("head_dim", 256);
   const V = c.count("vocab_size", 262_208);
-  const maxLength = c.count("max_position_embeddings", 131_072);
+  const maxLength = c.length("max_position_embeddings", 131_072);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const embeddingScale = c.rounded(Math.sqrt(D));
   const turns = turning(c.rope(1_000_000, maxLength, { kind: "full_attention" }), E);
   const windowedRope = c.rope(10_000, maxLength, { kind: "sliding_attention", field: "rope_local_base_freq" });
   const windowedTurns = turning(windowedRope, E);
   const scale = c.positive("query_pre_attn_scalar", 256) ** -0.5;
-  const window = c.count("sliding_window", 4096);
-  const period = c.count("sliding_window_pattern", c.count("_sliding_window_pattern", 6));
+  const window = c.length("sliding_window", 4096);
+  const period = c.length("sliding_window_pattern", c.length("_sliding_window_pattern", 6));
   const isWindowed = c.windowed(L, (layer) => (layer + 1) % period !== 0);
   c.only("attn_logit_softcapping", null);
   c.only("final_logit_softcapping", null);
@@ -47,7 +46,6 @@ export function gemma3Text(config: Readonly<Record<string, unknown>>, where: str
   c.only("attention_bias", false);
   c.only("use_bidirectional_attention", false);
   const tied = c.flag("tie_word_embeddings", true);
-  c.done();
 
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const windowedRopeOf = oncePerContext((context) => rotary(context, E, windowedTurns));

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/tensor.ts";
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { activations, attention, layerNorm, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
 
@@ -7,14 +7,13 @@ import { blockParameters, blockTap, type Model, type Weights } from "./model.ts"
  * GPT-2 (Radford et al. 2019): LayerNorm before each part, learned positions, biases everywhere, queries, keys and values from one matrix. Matrices
  * are stored as [in,out].
  *
- * @param config config.json of a checkpoint with `model_type` gpt2
+ * @param c reads config.json of a checkpoint with `model_type` gpt2
  * @throws UserError for a field that is not understood
  */
-export function gpt2(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function gpt2(c: ConfigReader): Model {
   const D = c.count("n_embd", 768);
   const F = c.count("n_inner", 4 * D);
-  const L = c.count("n_layer", 12);
+  const L = c.layers("n_layer", 12);
   const H = c.count("n_head", 12);
   const E = c.count("head_dim", D / H);
   const V = c.count("vocab_size", 50_257);
@@ -29,7 +28,6 @@ export function gpt2(config: Readonly<Record<string, unknown>>, where: string): 
   const tied = c.flag("tie_word_embeddings", true);
   // Says in which order and format transformers computes the scores, not what they are.
   c.without("reorder_and_upcast_attn");
-  c.done();
 
   const projection = (w: Weights, name: string, x: Tensor) => x.matmul(w(`${name}.weight`)).add(w(`${name}.bias`));
 

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/tensor.ts";
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { activations, attention, layerNorm, linear, oncePerContext, rotary, rotate, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model } from "./model.ts";
 import { turning } from "./rope.ts";
@@ -8,21 +8,23 @@ import { turning } from "./rope.ts";
  * GPT-NeoX (arXiv:2204.06745), the architecture of Pythia: attention and MLP side by side on the same input (or one after the other, as the config
  * says), a part of each head's axes turns with the position, queries, keys and values from one matrix, head by head.
  *
- * @param config config.json of a checkpoint with `model_type` gpt_neox
+ * @param c reads config.json of a checkpoint with `model_type` gpt_neox
  * @throws UserError for a field that is not understood
  */
-export function gptNeox(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function gptNeox(c: ConfigReader): Model {
   const D = c.count("hidden_size");
   const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
+  const L = c.layers("num_hidden_layers");
   const H = c.count("num_attention_heads");
   const E = c.count("head_dim", D / H);
   const V = c.count("vocab_size");
-  const maxLength = c.count("max_position_embeddings", 2048);
+  const maxLength = c.length("max_position_embeddings", 2048);
   const epsilon = c.positive("layer_norm_eps", 1e-5);
-  const part = c.positive("rotary_pct", 0.25);
-  const rope = c.rope(10_000, maxLength, { field: "rotary_emb_base", part });
+  const rope = c.rope(10_000, maxLength, {
+    field: "rotary_emb_base",
+    part: { field: "rotary_pct", byDefault: 0.25 },
+  });
+  const part = rope.numbers.partial_rotary_factor!;
   const parallel = c.flag("use_parallel_residual", true);
   const activation = c.choice("hidden_act", "gelu", activations);
   const tied = c.flag("tie_word_embeddings", false);
@@ -30,9 +32,8 @@ export function gptNeox(config: Readonly<Record<string, unknown>>, where: string
   c.only("rope_theta", rope.base);
   c.only("partial_rotary_factor", part);
   c.only("attention_bias", true);
-  c.done();
 
-  const turns = turning(rope, Math.floor(E * rope.numbers.partial_rotary_factor!));
+  const turns = turning(rope, Math.floor(E * part));
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
 
   return {

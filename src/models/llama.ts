@@ -1,4 +1,4 @@
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { attention, linear, oncePerContext, rmsNorm, rotary, rotate, silu, unembedding } from "./layers.ts";
 import { blockParameters, blockTap, type Model } from "./model.ts";
 import { turning } from "./rope.ts";
@@ -7,19 +7,18 @@ import { turning } from "./rope.ts";
  * Llama (arXiv:2302.13971) and its likes: RMSNorm before each part, rotary positions, grouped keys (arXiv:2305.13245), SwiGLU. Some
  * have biases.
  *
- * @param config config.json of a checkpoint with `model_type` llama
+ * @param c reads config.json of a checkpoint with `model_type` llama
  * @throws UserError for a field that is not understood
  */
-export function llama(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function llama(c: ConfigReader): Model {
   const D = c.count("hidden_size");
   const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
+  const L = c.layers("num_hidden_layers");
   const H = c.count("num_attention_heads");
-  const K = c.count("num_key_value_heads", H);
+  const K = c.divisor("num_key_value_heads", H, H);
   const E = c.even("head_dim", D / H);
   const V = c.count("vocab_size");
-  const maxLength = c.count("max_position_embeddings", 2048);
+  const maxLength = c.length("max_position_embeddings", 2048);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const turns = turning(c.rope(10_000, maxLength), E);
   const tied = c.flag("tie_word_embeddings", false);
@@ -27,7 +26,6 @@ export function llama(config: Readonly<Record<string, unknown>>, where: string):
   const mlpBias = c.flag("mlp_bias", false);
   c.only("hidden_act", "silu");
   c.only("rope_interleaved", false);
-  c.done();
 
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
 

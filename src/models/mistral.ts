@@ -1,4 +1,4 @@
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { attention, linear, oncePerContext, rmsNorm, rotary, rotate, silu, unembedding, windowed } from "./layers.ts";
 import { blockParameters, blockTap, type Model } from "./model.ts";
 import { turning } from "./rope.ts";
@@ -6,25 +6,25 @@ import { turning } from "./rope.ts";
 /**
  * Mistral (arXiv:2310.06825): Llama with windowed attention in all blocks, in the first release; later ones, whose window is null, see everything.
  *
- * @param config config.json of a checkpoint with `model_type` mistral
+ * @param c reads config.json of a checkpoint with `model_type` mistral
  * @throws UserError for a field that is not understood
  */
-export function mistral(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function mistral(c: ConfigReader): Model {
   const D = c.count("hidden_size");
   const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
+  const L = c.layers("num_hidden_layers");
   const H = c.count("num_attention_heads");
-  const K = c.count("num_key_value_heads", 8);
+  const K = c.divisor("num_key_value_heads", H, 8);
   const E = c.even("head_dim", D / H);
   const V = c.count("vocab_size");
-  const maxLength = c.count("max_position_embeddings", 131_072);
+  const maxLength = c.length("max_position_embeddings", 131_072);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const turns = turning(c.rope(10_000, maxLength), E);
   const tied = c.flag("tie_word_embeddings", false);
-  const window = config.sliding_window === null ? undefined : c.count("sliding_window", 4096);
+  const window = c.isNone("sliding_window") ? undefined : c.length("sliding_window", 4096);
   c.only("hidden_act", "silu");
-  c.done();
+  c.only("attention_bias", false);
+  c.only("mlp_bias", false);
 
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const seenBy = oncePerContext((context) => (window === undefined ? context : windowed(context, window)));

@@ -22,6 +22,8 @@ export interface Model {
   readonly parameters: ReadonlyMap<string, readonly number[]>;
   /** How names of tensors begin that a checkpoint holds beside the parameters and that text has no use for. */
   readonly unused?: readonly string[];
+  /** Fields of config.json that are not understood, and were allowed. */
+  readonly ignoredFields?: readonly string[];
   /** Those of the parameters that have a row per token of the vocabulary, of which only the rows of the tokens at hand are used. */
   readonly tokenTables: readonly string[];
   /** Floating-point operations of the matrix products of one token's forward pass, attention and unembedding left out. */

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/tensor.ts";
-import { ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import { attention, linear, oncePerContext, rmsNorm, rotary, rotate, silu, unembedding, windowed } from "./layers.ts";
 import { blockParameters, blockTap, type Model, type Weights } from "./model.ts";
 import { turning } from "./rope.ts";
@@ -7,30 +7,29 @@ import { turning } from "./rope.ts";
 /**
  * Qwen 3 (arXiv:2505.09388): Llama with norms of each head's queries and keys, and the upper blocks' attention windowed if the config says so.
  *
- * @param config config.json of a checkpoint with `model_type` qwen3
+ * @param c reads config.json of a checkpoint with `model_type` qwen3
  * @throws UserError for a field that is not understood
  */
-export function qwen3(config: Readonly<Record<string, unknown>>, where: string): Model {
-  const c = new ConfigReader(config, where);
+export function qwen3(c: ConfigReader): Model {
   const D = c.count("hidden_size");
   const F = c.count("intermediate_size");
-  const L = c.count("num_hidden_layers");
+  const L = c.layers("num_hidden_layers");
   const H = c.count("num_attention_heads");
-  const K = c.count("num_key_value_heads", H);
+  const K = c.divisor("num_key_value_heads", H, H);
   const E = c.even("head_dim", 128);
   const V = c.count("vocab_size");
-  const maxLength = c.count("max_position_embeddings", 32_768);
+  const maxLength = c.length("max_position_embeddings", 32_768);
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const turns = turning(c.rope(10_000, maxLength), E);
   const tied = c.flag("tie_word_embeddings", false);
   const windows = c.flag("use_sliding_window", false);
-  const window = windows ? c.count("sliding_window", 4096) : Number.POSITIVE_INFINITY;
-  const firstWindowed = windows ? c.count("max_window_layers", 28) : L;
+  const window = windows ? c.length("sliding_window", 4096) : Number.POSITIVE_INFINITY;
+  const firstWindowed = windows ? c.length("max_window_layers", 28) : L;
   const isWindowed = c.windowed(L, (layer) => layer >= firstWindowed);
   c.without("sliding_window", "max_window_layers");
   const bias = c.flag("attention_bias", false);
   c.only("hidden_act", "silu");
-  c.done();
+  c.only("mlp_bias", false);
 
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
   const windowedOf = oncePerContext((context) => windowed(context, window));
