@@ -6,13 +6,12 @@ import { openSafetensors } from "../src/bytes/safetensors.ts";
 import { capture } from "../src/capture/capture.ts";
 import { planCapture } from "../src/capture/packs.ts";
 import { heldWeights } from "../src/capture/weights.ts";
-import { compile, int64 } from "../src/graph/session.ts";
 import { modelFromConfig, modelTypes } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
-import { contextInputs, forward, type Model, type Weights } from "../src/models/model.ts";
 import { prefixForest } from "../src/prompts/forest.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import type { SiteName } from "../src/site.ts";
+import { lastLogits, relativeGap } from "./last-logits.ts";
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -449,20 +448,6 @@ async function load(name: string, dtype: "float32" | "float64") {
   return { model, weights, config, expected, tensors };
 }
 
-/** The logits after a prompt. */
-async function lastLogits(model: Model, weights: Weights, tokens: readonly number[]): Promise<Float32Array> {
-  const T = tokens.length;
-  const x = forward(model, weights, contextInputs(T, "float32"), (_, value) => value);
-  const session = await compile({ logits: model.logits(weights, x) });
-  const mask = Float32Array.from({ length: T * T }, (_, i) => (i % T <= Math.floor(i / T) ? 0 : -Infinity));
-  const { logits } = await session.run({
-    tokens: int64(tokens, T),
-    positions: int64([...tokens.keys()], T),
-    mask: { dtype: "float32", data: mask, shape: [1, T, T] },
-  });
-  return (logits.data as Float32Array).subarray((T - 1) * model.vocabulary);
-}
-
 /** A safetensors file with the names of its tensors changed, and how many were. */
 async function withRenamed(path: string, rename: (name: string) => string) {
   const file = new Uint8Array(await readFile(path));
@@ -490,15 +475,4 @@ function pairOf({ tokens, clean_answer, patch_answer }: Expected["prompts"][numb
   } as const;
   const patch = tokens.map((t) => (t + 1) % 60);
   return { pair, clean: tokens, patch, cleanAnswer: clean_answer, patchAnswer: patch_answer };
-}
-
-/** Largest difference over the largest expected number. */
-function relativeGap(got: ArrayLike<number>, expected: ArrayLike<number>): number {
-  expect(got.length).toBeGreaterThanOrEqual(expected.length);
-  let [gap, scale] = [0, 0];
-  for (let i = 0; i < expected.length; i++) {
-    gap = Math.max(gap, Math.abs(got[i]! - expected[i]!));
-    scale = Math.max(scale, Math.abs(expected[i]!));
-  }
-  return gap / scale;
 }

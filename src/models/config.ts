@@ -1,5 +1,5 @@
 import { UserError } from "../errors.ts";
-import { type Rope, ropeForms } from "./rope.ts";
+import { type Rope, ropeForms, turning } from "./rope.ts";
 
 /**
  * Fields of config.json that say nothing about the logits, in any architecture: those of transformers' PretrainedConfig in all its versions, and what
@@ -378,9 +378,10 @@ function isNeutral(field: string, value: unknown): boolean {
   return Object.hasOwn(neutral, field) && neutral[field]!.some((one) => JSON.stringify(one) === JSON.stringify(value));
 }
 
+/** Whether two descriptions of positions come to the same numbers. */
 function isSame(a: Rope, b: Rope): boolean {
-  const text = ({ type, base, numbers, truncate }: Rope) =>
-    JSON.stringify([type, base, Object.entries(numbers).sort(), truncate]);
+  const axes = 128;
+  const text = (rope: Rope) => JSON.stringify([rope.numbers.partial_rotary_factor, turning(rope, axes)]);
   return text(a) === text(b);
 }
 
