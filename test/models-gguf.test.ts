@@ -19,7 +19,7 @@ import { makeGguf, type Tensor, type Value } from "./make-gguf.ts";
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
 const names = [
   ...["llama-gqa", "llama-scaled", "llama-bias", "mistral", "mistral-yarn", "qwen2", "qwen3", "qwen3-bias"],
-  ...["gemma", "gemma2", "gemma3_text", "gemma3", "gpt2", "gpt_neox"],
+  ...["gemma", "gemma2", "gemma3_text", "gemma3", "gpt2", "gpt2-scaled", "gpt_neox"],
 ];
 
 /** llama.cpp's converter made the files, transformers the logits, from the weights as they are rounded in the files (test/oracles/make_gguf.py). */
@@ -69,6 +69,7 @@ it("the config that the metadata give is the twin's, as far as it bears on the c
       ...twin,
       rope_theta: rope.full_attention?.rope_theta ?? rope.rope_theta,
       rope_local_base_freq: rope.sliding_attention?.rope_theta,
+      n_inner: twin.n_inner ?? 4 * twin.n_embd,
       rotary_emb_base: rope.rope_theta,
       rotary_pct: rope.partial_rotary_factor,
       hidden_activation: twin.hidden_activation ?? twin.hidden_act,

@@ -106,6 +106,14 @@ describe("a config in the spelling of transformers 4 means the same", () => {
         },
       },
     ],
+    // The context is the original one where no other is named.
+    [
+      "mistral-yarn",
+      {
+        ...{ ...gone, rope_theta: 200, max_position_embeddings: 32 },
+        rope_scaling: { type: "yarn", factor: 4, beta_fast: 4, beta_slow: null, attention_factor: 1.25 },
+      },
+    ],
     ["mistral", { ...gone, rope_theta: 1000, head_dim: 6 }],
     ["qwen2", { ...gone, rope_theta: 1000 }],
     ["qwen3", { ...gone, rope_theta: 1000 }],
@@ -171,7 +179,7 @@ describe("the fixtures notice when a field is read wrongly", () => {
     ["gemma3", { dtype: "float32" }],
     ["gemma2-untied", { tie_word_embeddings: true }],
     ["gpt2-scaled", { scale_attn_by_inverse_layer_idx: false }],
-    ["gpt2-scaled", { scale_attn_weights: false }],
+    ["gpt2-scaled", { scale_attn_weights: true }],
     ["gpt2-scaled", { activation_function: "gelu_fast" }],
     ["gpt_neox", { use_parallel_residual: false }],
     ["gpt_neox", { hidden_act: "gelu_new" }],
@@ -382,6 +390,7 @@ describe("published configs are understood, and have as many parameters as their
 describe("a config that is not understood is refused by name", () => {
   it.each([
     ["llama-mha", { rope_scaling: { rope_type: "yarn" } }, "rope_scaling.factor"],
+    ["llama-mha", { rope_parameters: { rope_type: "yarn", factor: 4, rope_theta: 1 } }, "rope_parameters.rope_theta"],
     [
       "llama-mha",
       { rope_scaling: { rope_type: "yarn", factor: 4, extrapolation_factor: 2 } },

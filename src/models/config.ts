@@ -300,6 +300,7 @@ export class ConfigReader {
       if (standard === "optional" && !value) continue;
       numbers[key] = this.#positiveNumber(`${name}.${key}`, value);
     }
+    if (type === "yarn" && base <= 1) this.#refuse(`${name}.rope_theta`, "a number above 1", base);
     return { type, base, numbers, truncate: truncate !== false };
   }
 

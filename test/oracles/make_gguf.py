@@ -95,6 +95,12 @@ MODELS = {
     "qwen3-bias": (F16, {}, {}, {}),
     "gemma3": (BF16, {}, {}, {"attention.sliding_window_pattern": 3}),
     "llama-bias": (F16, {}, {}, {}),
+    "gpt2-scaled": (
+        F32,
+        dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, activation_function="gelu_new"),
+        dict(n_ctx=24),
+        {},
+    ),
 }
 
 # Of those that transformers reads from GGUF, it understands these completely.

@@ -383,6 +383,7 @@ MODELS = {
         n_head=2,
         n_positions=24,
         activation_function="relu",
+        scale_attn_weights=False,
         scale_attn_by_inverse_layer_idx=True,
         reorder_and_upcast_attn=True,
         tie_word_embeddings=False,
