@@ -41,6 +41,7 @@ const encode = (text: string): number[] => {
 const tokenizer: Tokenizer = {
   vocabularySize: pieces.length,
   bos: undefined,
+  bosToken: undefined,
   special: new Set(),
   encode,
   decode: (ids) => ids.map((id) => pieces[id]).join(""),

@@ -1,6 +1,12 @@
-import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { messageOf, UserError } from "../errors.ts";
+import { UserError } from "../errors.ts";
 import { byteCharacters } from "./byte-level.ts";
+import { addedTokensOf, sectionsOf } from "./tokenizer/added-tokens.ts";
+import { decoderOf } from "./tokenizer/decoders.ts";
+import { tokenModelOf } from "./tokenizer/models.ts";
+import { normalizerOf, shortensBeginnings } from "./tokenizer/normalizers.ts";
+import { Part } from "./tokenizer/part.ts";
+import { frameOf } from "./tokenizer/post-processors.ts";
+import { looksAtBeginnings, preTokenizerOf } from "./tokenizer/pre-tokenizers.ts";
 
 /** Text to token ids and back, exactly as a model's tokenizer.json says. */
 export interface Tokenizer {
@@ -8,6 +14,8 @@ export interface Tokenizer {
   readonly vocabularySize: number;
   /** The token that the tokenizer puts first, if it puts one. */
   readonly bos: number | undefined;
+  /** BOS by its name in tokenizer_config.json, or else `bos`: also where the tokenizer does not put it. */
+  readonly bosToken: number | undefined;
   /** Ids of special tokens: BOS, EOS, padding and the like. */
   readonly special: ReadonlySet<number>;
   /** Token ids of a text as the post-processor makes them, BOS first where the model has one. */
@@ -24,50 +32,79 @@ export interface Tokenizer {
 }
 
 /**
- * A tokenizer from the parsed tokenizer.json and tokenizer_config.json of a model.
+ * A tokenizer from the parsed tokenizer.json and tokenizer_config.json of a model. It gives the ids of the Rust library `tokenizers`, which made the
+ * file; truncation and padding, which transformers sets anew for every call, are left aside.
  *
  * @param where names the files in errors
- * @throws UserError if the file is not a tokenizer that can be used, or if it ends every text with a special token (EOS): then the prompt's
- *   last position would not be the one that predicts the answer
+ * @throws UserError if the file is not a tokenizer or has a part that is not understood, and if it puts a token (EOS) behind every text: then the
+ *   prompt's last position would not be the one that predicts the answer
  */
 export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, where = "tokenizer.json"): Tokenizer {
-  const inner = open(tokenizerJson, config, where);
-  const special = specialIds(tokenizerJson);
-  // Never the length of the map: ids of added tokens may leave gaps.
+  const file = new Part(tokenizerJson, "", where);
+  const model = tokenModelOf(file.part("model") ?? file.fail("an object with a model", undefined, "none"));
+  const added = addedTokensOf(file, model.vocabulary);
+  const ids = new Map([...model.vocabulary, ...added.map(({ content, id }) => [content, id] as const)]);
+  const texts = new Map(Array.from(ids, ([text, id]) => [id, text]));
+  // Never the number of tokens: ids may leave gaps.
   let vocabularySize = 0;
-  for (const id of inner.get_vocab(true).values()) vocabularySize = Math.max(vocabularySize, id + 1);
-  const ids = (text: string): number[] => Array.from(inner.encode(text).ids, Number);
-  const probe = ids("a");
-  const last = probe.at(-1);
-  if (last === undefined || special.has(last)) {
+  for (const id of texts.keys()) vocabularySize = Math.max(vocabularySize, id + 1);
+
+  const postProcessor = file.part("post_processor");
+  const frame = postProcessor ? frameOf(postProcessor, vocabularySize) : { before: [], behind: [] };
+  if (frame.behind.length > 0) {
     throw new UserError(
       `tokenizer: expected prompts that end with their last word, got a special token at the end of every text in ${where}. ` +
         "Take the end-of-text token out of its post-processor.",
     );
   }
-  const first = probe[0];
-  const bos = first !== undefined && special.has(first) ? first : undefined;
+  const bos = frame.before[0];
+  const special = new Set([...frame.before, ...added.filter((token) => token.special).map(({ id }) => id)]);
+
+  const normalizer = file.part("normalizer");
+  const preTokenizer = file.part("pre_tokenizer");
+  if (normalizer && preTokenizer && shortensBeginnings(normalizer) && looksAtBeginnings(preTokenizer)) {
+    preTokenizer.fail("no prepend_scheme first behind a normalizer that may take away a text's beginning");
+  }
+  const normalize = normalizer && normalizerOf(normalizer);
+  const split = preTokenizer && preTokenizerOf(preTokenizer);
+  const sections = sectionsOf(added, normalize, file);
+  const encode = (text: string): number[] => {
+    const made = [...frame.before];
+    for (const section of sections(text)) {
+      if ("id" in section) made.push(section.id);
+      else
+        for (const piece of split ? split([section]) : [section])
+          for (const id of model.encode(piece.text)) made.push(id);
+    }
+    return made;
+  };
   const cache = new Map<string, number[]>();
   const cached = (text: string): number[] => {
     const known = cache.get(text);
     if (known !== undefined) return known;
     // Prefixes come again with every answer; a bound keeps long runs small.
     if (cache.size > 4096) cache.clear();
-    const made = ids(text);
+    const made = encode(text);
     cache.set(text, made);
     return made;
   };
+
+  const decoder = file.part("decoder");
+  const join = decoder ? decoderOf(decoder) : (tokens: readonly string[]) => [tokens.join(" ")];
+  const forms = new Map(texts);
+  if (normalize) for (const { id, content, normalized } of added) if (normalized) forms.set(id, normalize(content));
   const bytes = new Map(byteCharacters().map((character, byte) => [character, byte]));
   return {
     vocabularySize,
     bos,
+    bosToken: ids.get(bosTextOf(config) ?? "") ?? bos,
     special,
-    encode: ids,
-    decode: (list) => inner.decode([...list], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
-    token: (id) => readable(inner, id, special, bytes),
+    encode,
+    decode: (list) => join(list.flatMap((id) => forms.get(id) ?? [])).join(""),
+    token: (id) => readable(texts.get(id), id, special, bytes),
     answerToken(prefix, answer) {
       const before = cached(prefix);
-      const whole = ids(prefix + answer);
+      const whole = encode(prefix + answer);
       if (before.some((id, i) => whole[i] !== id)) return "not an extension";
       const token = whole[before.length];
       return whole.length === before.length + 1 && token !== undefined ? token : "several tokens";
@@ -75,37 +112,20 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
   };
 }
 
-function open(tokenizerJson: unknown, config: unknown, where: string): HuggingFaceTokenizer {
-  if (typeof tokenizerJson !== "object" || tokenizerJson === null || !("model" in tokenizerJson)) {
-    throw new UserError(
-      `tokenizer: expected an object with a model, got ${Array.isArray(tokenizerJson) ? "a list" : typeof tokenizerJson} in ${where}. ` +
-        "Take tokenizer.json from the model's own folder.",
-    );
-  }
-  try {
-    return new HuggingFaceTokenizer(tokenizerJson, config ?? {});
-  } catch (error) {
-    throw new UserError(
-      `tokenizer: expected a tokenizer.json in Hugging Face's format, got "${messageOf(error)}" in ${where}. ` +
-        "Take tokenizer.json from the model's own folder.",
-    );
-  }
-}
-
-function specialIds(tokenizerJson: unknown): Set<number> {
-  const added = (tokenizerJson as { added_tokens?: unknown }).added_tokens;
-  const list = Array.isArray(added) ? (added as { id: number; special?: boolean }[]) : [];
-  return new Set(list.filter((token) => token.special === true).map((token) => token.id));
+/** BOS as tokenizer_config.json names it: as a text, or as an added token. */
+function bosTextOf(config: unknown): string | undefined {
+  const token = (config as { bos_token?: unknown } | null)?.bos_token;
+  const content = typeof token === "object" ? (token as { content?: unknown } | null)?.content : token;
+  return typeof content === "string" ? content : undefined;
 }
 
 /** One token as text. A leading space is dropped by some decoders (Llama 2), so the marks for spaces are read from the token itself. */
 function readable(
-  inner: HuggingFaceTokenizer,
+  token: string | undefined,
   id: number,
   special: ReadonlySet<number>,
   bytes: ReadonlyMap<string, number>,
 ): string {
-  const token = inner.id_to_token(id);
   if (token === undefined) return `<${id}>`;
   if (special.has(id) || /^<0x[0-9A-F]{2}>$/.test(token)) return token;
   if (token.includes("▁")) return token.replaceAll("▁", " ");

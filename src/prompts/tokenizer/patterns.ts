@@ -1,0 +1,105 @@
+import { type AlternativeElementNode, type AlternativeNode, parse, type QuantifierNode } from "oniguruma-parser/parser";
+import { toRegExp } from "oniguruma-to-es";
+import { messageOf } from "../../errors.ts";
+import { excerpt } from "../excerpt.ts";
+import { type Part, quoted } from "./part.ts";
+
+/** A stretch of a text, and whether a pattern matches it. */
+export interface Span {
+  readonly start: number;
+  readonly end: number;
+  readonly matched: boolean;
+}
+
+/**
+ * The pattern of a part as a regular expression of JavaScript: `{"String": …}` is looked for as it stands, `{"Regex": …}` is of Oniguruma's kind.
+ *
+ * @throws UserError if it is neither, cannot be translated, or could take time that grows without bound
+ */
+export function patternOf(part: Part): RegExp {
+  const pattern = part.part("pattern") ?? part.fail("a String or a Regex", "pattern");
+  if (pattern.has("String")) return new RegExp(pattern.text("String").replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "gu");
+  const source = pattern.text("Regex");
+  try {
+    const ways = Math.max(...parse(source).body.map(waysOfAll));
+    if (ways <= mostWays) return toRegExp(source, { global: true });
+  } catch (error) {
+    const got = `${quoted(source)} (${excerpt(messageOf(error), 80)})`;
+    return pattern.fail("a pattern that can be translated to JavaScript", "Regex", got);
+  }
+  return pattern.fail(
+    "a pattern that takes bounded time",
+    "Regex",
+    `${quoted(source)}, which can match one text in too many ways`,
+    "Write it without repetitions of what itself repeats, is optional or has alternatives.",
+  );
+}
+
+/** A pattern may match one stretch of text in so many ways; three repetitions one after another still may. */
+const mostWays = 1e6;
+/** Stands for the many lengths that a repetition without end can have. */
+const manyLengths = 100;
+
+/**
+ * In how many ways one stretch of text can be matched, at most: what a backtracking engine may try before it gives up. Infinite where ways multiply
+ * with the length of the text: repetitions of what can itself match in several ways.
+ */
+function waysOfAll({ body }: AlternativeNode): number {
+  return body.reduce((product, node) => product * waysOf(node), 1);
+}
+
+function waysOf(node: AlternativeElementNode): number {
+  switch (node.type) {
+    case "Quantifier":
+      return waysOfRepetition(node);
+    case "CapturingGroup":
+    case "Group":
+    case "LookaroundAssertion": {
+      const ways = node.body.reduce((sum, alternative) => sum + waysOfAll(alternative), 0);
+      // What stands in them is tried once and never again, but all of its ways may be tried then.
+      const isTriedOnce = node.type === "LookaroundAssertion" || (node.type === "Group" && node.atomic === true);
+      return isTriedOnce && ways <= mostWays ? 1 : ways;
+    }
+    case "Backreference":
+    case "Subroutine":
+    case "AbsenceFunction":
+    case "NamedCallout":
+      return Infinity;
+    default:
+      return 1;
+  }
+}
+
+function waysOfRepetition({ kind, min, max, body }: QuantifierNode): number {
+  const each = waysOf(body);
+  if (each > 1 && max === Infinity) return Infinity;
+  let ways = max === Infinity ? manyLengths : 0;
+  if (max !== Infinity) {
+    if (each === 1) ways = max - min + 1;
+    else for (let count = min; count <= max && ways <= mostWays; count++) ways += each ** count;
+  }
+  return kind === "possessive" && ways <= mostWays ? 1 : ways;
+}
+
+/**
+ * A text cut into what a pattern matches and what lies between, in order and without gaps. As in Oniguruma, an empty match counts unless it follows a
+ * match at once.
+ */
+export function spansOf(text: string, pattern: RegExp): Span[] {
+  const spans: Span[] = [];
+  let previous = 0;
+  pattern.lastIndex = 0;
+  for (let match = pattern.exec(text); match !== null; match = pattern.exec(text)) {
+    const start = match.index;
+    const end = start + match[0].length;
+    if (start === end) {
+      pattern.lastIndex = end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1);
+      if (end === previous && spans.at(-1)?.matched) continue;
+    }
+    if (previous < start) spans.push({ start: previous, end: start, matched: false });
+    spans.push({ start, end, matched: true });
+    previous = end;
+  }
+  if (previous < text.length) spans.push({ start: previous, end: text.length, matched: false });
+  return spans;
+}
