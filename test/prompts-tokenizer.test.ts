@@ -69,7 +69,7 @@ test("a tokenizer that ends texts with EOS is refused, and so is a file that is 
     /^tokenizer: expected an object with a model, got a list in m/,
   );
   expect(() => loadTokenizer({ model: { type: "Nonsense" } }, {}, "m/t.json")).toThrow(
-    /^tokenizer: expected .* in m\/t\.json\. Take/,
+    /^tokenizer model\.type: expected .*, got "Nonsense" in m\/t\.json\. This/,
   );
 });
 

@@ -16,8 +16,8 @@ interface Vocabulary {
   readonly scores: GgufNumbers | undefined;
   readonly merges: readonly string[] | undefined;
   readonly architecture: string;
-  /** `tokenizer.ggml.pre`. */
-  readonly pre: string;
+  /** `tokenizer.ggml.pre`; some files lack it. */
+  readonly pre: string | undefined;
   readonly addSpace: boolean | undefined;
   readonly idOf: IdOf;
 }
@@ -53,6 +53,14 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
   };
   const value = (key: string) => values.get(`tokenizer.ggml.${key}`);
   const tokens = textsOf(value("tokens")) ?? fail("tokens", "a list of texts", "none");
+  const seen = new Map<string, number>();
+  for (const [id, token] of tokens.entries()) {
+    // Rows that pad the vocabulary may all be empty.
+    if (token === "") continue;
+    if (seen.has(token))
+      fail("tokens", "different texts", `${JSON.stringify(token.slice(0, 40))} at ${seen.get(token)} and ${id}`);
+    seen.set(token, id);
+  }
   const idOf: IdOf = (name) => {
     const id = value(`${name}_token_id`) ?? (value("model") === "llama" ? sentencePieceIds[name] : undefined);
     if (id === undefined) return undefined;
@@ -63,7 +71,9 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
     const list = value(key);
     if (list === undefined) return undefined;
     const fits = typeof list === "object" && !Array.isArray(list) && list.length === tokens.length;
-    return fits ? (list as GgufNumbers) : fail(key, `a list of ${tokens.length} numbers`, "another value");
+    if (!fits) return fail(key, `a list of ${tokens.length} numbers`, "another value");
+    const found = list as GgufNumbers;
+    return found.some((number) => Number.isNaN(Number(number))) ? fail(key, "numbers", "NaN") : found;
   };
   const name = value("model");
   const make = typeof name === "string" && Object.hasOwn(kinds, name) ? kinds[name]! : undefined;
@@ -74,20 +84,24 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
       scores: numbers("scores"),
       merges: textsOf(value("merges")),
       architecture: String(values.get("general.architecture")),
-      pre: String(value("pre") ?? "default"),
+      pre: value("pre") === undefined ? undefined : String(value("pre")),
       addSpace: value("add_space_prefix") as boolean | undefined,
       idOf,
     },
     fail,
   );
-  const { addsBos, written, ...parts } = kind;
+  const { addsBos, written, model, ...parts } = kind;
+  const added = addedTokens(written, numbers("token_type"), idOf);
+  // Those of SentencePiece have spaces in a text, and marks where they are joined from others.
+  const spellings = Object.fromEntries(added.map(({ content, id }) => [content, id]));
   const bos = (value("add_bos_token") ?? addsBos) ? idOf("bos") : undefined;
   return {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: addedTokens(written, numbers("token_type"), idOf),
+    added_tokens: added,
     ...parts,
+    model: { ...model, vocab: { ...(model.vocab as Json), ...spellings } },
     post_processor: bos === undefined ? null : withFirst(written[bos]!, bos),
   };
 }
@@ -166,11 +180,10 @@ const llama3Split: Split = {
 };
 
 /**
- * Splits by `tokenizer.ggml.pre`, as llama.cpp has them: of its names, those of tokenizers that models of our architectures have. `default` says that
- * the converter did not know; transformers takes GPT-2's for it. Qwen's and GPT-NeoX's own tokenizers compose accents, which no file says.
+ * Splits by `tokenizer.ggml.pre`, as llama.cpp has them: of its names, those of tokenizers that models of our architectures have. Qwen's and GPT-NeoX's own tokenizers compose accents, which no file says.
  */
 const splits: Readonly<Record<string, Split>> = {
-  ...named(gpt2Split, "default", "gpt-2", "mellum", "a.x-4.0", "trillion"),
+  ...named(gpt2Split, "gpt-2", "mellum", "a.x-4.0", "trillion"),
   ...named({ ...gpt2Split, normalizer: { type: "NFC" } }, "olmo", "mpt"),
   ...named({ ...gpt2Split, pre_tokenizer: splitAt("\\p{N}", true) }, "smollm", "starcoder", "refact", "minerva-7b"),
   ...named(llama3Split, "llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"),
@@ -185,9 +198,18 @@ function named(split: Split, ...names: readonly string[]): Readonly<Record<strin
   return Object.fromEntries(names.map((name) => [name, split]));
 }
 
-function byteLevel({ tokens, merges, pre }: Vocabulary, fail: Fail): Kind {
-  const split = Object.hasOwn(splits, pre) ? splits[pre]! : undefined;
-  if (!split) return fail("pre", `one of ${Object.keys(splits).join(", ")}`, JSON.stringify(pre));
+/**
+ * The split of a file that names none, or `default`, as converters write that do not know it: llama.cpp then splits in a way that no model was trained
+ * with, and warns. Models of GPT-2's architecture have GPT-2's.
+ */
+const splitOfArchitecture: Readonly<Record<string, string>> = { gpt2: "gpt-2" };
+
+function byteLevel({ tokens, merges, pre, architecture }: Vocabulary, fail: Fail): Kind {
+  const isNamed = pre !== undefined && pre !== "default";
+  const name = isNamed ? pre : splitOfArchitecture[architecture];
+  if (name === undefined) return fail("pre", "how a text is split into words", pre ? `"${pre}"` : "nothing");
+  const split = Object.hasOwn(splits, name) ? splits[name]! : undefined;
+  if (!split) return fail("pre", `one of ${Object.keys(splits).join(", ")}`, JSON.stringify(name.slice(0, 40)));
   if (!merges) return fail("merges", "a list of texts", "none");
   const { whole, ...parts } = split;
   const model = { ...bpe, ignore_merges: whole, vocab: vocabularyOf(tokens), merges };

@@ -44,7 +44,8 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
   const model = tokenModelOf(file.part("model") ?? file.fail("an object with a model", undefined, "none"));
   const added = addedTokensOf(file, model.vocabulary);
   const ids = new Map([...model.vocabulary, ...added.map(({ content, id }) => [content, id] as const)]);
-  const texts = new Map(Array.from(ids, ([text, id]) => [id, text]));
+  const texts = new Map<number, string>();
+  for (const [text, id] of ids) if (!texts.has(id)) texts.set(id, text);
   // Never the number of tokens: ids may leave gaps.
   let vocabularySize = 0;
   for (const id of texts.keys()) vocabularySize = Math.max(vocabularySize, id + 1);
@@ -58,7 +59,7 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
     );
   }
   const bos = frame.before[0];
-  const special = new Set([...frame.before, ...added.filter((token) => token.special).map(({ id }) => id)]);
+  const special = new Set([...added.filter((token) => token.special).map(({ id }) => id), ...frame.before]);
 
   const normalizer = file.part("normalizer");
   const preTokenizer = file.part("pre_tokenizer");

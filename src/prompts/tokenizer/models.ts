@@ -49,7 +49,7 @@ function vocabularyOf(part: Part): ReadonlyMap<string, number> {
       return part.fail(`whole numbers from 0 to ${mostTokens - 1}`, "vocab", got);
     }
     const other = tokens.get(id);
-    if (other !== undefined) {
+    if (other !== undefined && spaced(other) !== spaced(token)) {
       return part.fail("one token for each id", "vocab", `${id} for ${quoted(other)} and ${quoted(token)}`);
     }
     tokens.set(id, token);
@@ -57,6 +57,9 @@ function vocabularyOf(part: Part): ReadonlyMap<string, number> {
   }
   return vocabulary;
 }
+
+/** One token may be spelled with SentencePiece's marks and with spaces. */
+const spaced = (token: string): string => token.replaceAll("▁", " ");
 
 /** A piece is a token, or unknown. */
 function wordLevel(part: Part): TokenModel {

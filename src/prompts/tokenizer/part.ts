@@ -18,7 +18,7 @@ export class Part {
     readonly file: string,
   ) {
     if (typeof fields !== "object" || fields === null || Array.isArray(fields)) {
-      refuse(place || "tokenizer", place === "" ? "an object with a model" : "an object", shown(fields), file);
+      refuse(place, place === "" ? "an object with a model" : "an object", shown(fields), file);
     }
     this.#fields = fields as Readonly<Record<string, unknown>>;
   }
@@ -87,7 +87,7 @@ export class Part {
   /** @throws UserError that says what was expected of a field, or of the part itself, and what it is */
   fail(expected: string, key?: string, what?: string, todo = advice): never {
     const got = what ?? shown(key === undefined ? this.#fields : this.get(key));
-    return refuse(key === undefined ? this.place || "tokenizer" : this.#name(key), expected, got, this.file, todo);
+    return refuse(key === undefined ? this.place : this.#name(key), expected, got, this.file, todo);
   }
 
   #name(key: string): string {
@@ -95,8 +95,10 @@ export class Part {
   }
 }
 
-function refuse(what: string, expected: string, got: string, file: string, todo = advice): never {
-  throw new UserError(`${what}: expected ${expected}, got ${got} in ${file}. ${todo}`);
+function refuse(place: string, expected: string, got: string, file: string, todo = advice): never {
+  throw new UserError(
+    `tokenizer${place === "" ? "" : ` ${place}`}: expected ${expected}, got ${got} in ${file}. ${todo}`,
+  );
 }
 
 /** A text from the file as an error quotes it. */
