@@ -8,6 +8,7 @@ import { captureCost } from "../src/capture/estimate.ts";
 import { planCapture } from "../src/capture/packs.ts";
 import { memoryStore, type Store } from "../src/capture/store.ts";
 import { heldWeights, streamedWeights } from "../src/capture/weights.ts";
+import { checkFits } from "../src/cli/estimate.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
 import type { Model } from "../src/models/model.ts";
@@ -72,6 +73,19 @@ describe("the cost of a capture", () => {
     expect(flops("streamed", [last])).toBeCloseTo((forward + backward) * (one + seen), -1);
   });
 
+  it.each(["held", "streamed"] as const)("%s: long prompts take memory in proportion to their length", (where) => {
+    const memory = (T: number) => {
+      const draw = (i: number) => Array.from({ length: T }, (_, t) => 4 + ((t * (i + 1)) % 20));
+      const long = Array.from({ length: 4 }, (_, i) => ({ ...pairs[i]!, clean: draw(i), patch: draw(i + 4) }));
+      const one = planCapture(prefixForest(long), { wanted: "changed" });
+      return captureCost(model, [one], sites, where, checkpoint.storedType).memory;
+    };
+    const [short, middle, long] = [memory(1024), memory(2048), memory(4096)];
+    expect(middle! - short!).toBeGreaterThan(0);
+    // Four times as much for the second step would be the square of the length.
+    expect((long! - middle!) / (middle! - short!)).toBeLessThan(2.2);
+  });
+
   /** A store that knows how many bytes of activations and gradients are in it; metric values do not count. */
   function weighedStore() {
     const inner = memoryStore();
@@ -126,11 +140,42 @@ describe("sfc estimate", () => {
       expect(text).toMatch(new RegExp(`^${word} `, "m"));
   });
 
-  /** The small Llama with a hidden layer that makes it 2.4 GB: the file has holes in place of its numbers. */
-  async function largeModel(where: string): Promise<string> {
-    const path = join(where, "large");
+  it("tells the memory of prompts of 1,000 tokens, which the run then takes", async () => {
+    const model = join(folder, "long");
+    await mkdir(model);
+    const config = JSON.parse(await readFile(join(llama, "config.json"), "utf8"));
+    await writeFile(join(model, "config.json"), JSON.stringify({ ...config, max_position_embeddings: 1024 }));
+    for (const file of ["tokenizer.json", "model.safetensors"]) await copyFile(join(llama, file), join(model, file));
+    const words = (await readFile(await writeExamples(join(folder, "words.jsonl"), examples(2)), "utf8")).split("\n");
+    const long = words.filter(Boolean).map((line) => {
+      const pair = JSON.parse(line);
+      const filler = Array(Math.floor(990 / pair.clean_prefix.split(" ").length))
+        .fill(pair.clean_prefix)
+        .join(" ");
+      return JSON.stringify({
+        ...pair,
+        clean_prefix: `${pair.clean_prefix} ${filler}`,
+        patch_prefix: `${pair.patch_prefix} ${filler}`,
+      });
+    });
+    await writeFile(join(folder, "long.jsonl"), long.slice(0, 4).join("\n"));
+    const flags = ["--model_name", model, "--sae_source", "dummy", "--pairs", join(folder, "long.jsonl")];
+    for (const weights of ["held", "streamed"]) {
+      const output = join(folder, `long-${weights}`);
+      await succeeds(["run", ...flags, "--weights", weights, "--output_dir", output, "--quiet"]);
+      const { estimate, peak_rss_bytes, counts } = await manifestOf(output);
+      expect(counts.tokens / counts.pairs / 3).toBeGreaterThan(900);
+      expect(peak_rss_bytes).toBeLessThan(600e6);
+      expect(estimate!.memory_bytes / peak_rss_bytes).toBeGreaterThan(0.7);
+      expect(estimate!.memory_bytes / peak_rss_bytes).toBeLessThan(1.4);
+    }
+  });
+
+  /** The small Llama with a hidden layer that makes it 2.4 GB, or larger: the file has holes in place of its numbers. */
+  async function largeModel(where: string, intermediate_size = 3_000_000): Promise<string> {
+    const path = join(where, `large-${intermediate_size}`);
     await mkdir(path);
-    const config = { ...JSON.parse(await readFile(join(llama, "config.json"), "utf8")), intermediate_size: 3_000_000 };
+    const config = { ...JSON.parse(await readFile(join(llama, "config.json"), "utf8")), intermediate_size };
     await writeFile(join(path, "config.json"), JSON.stringify(config));
     await copyFile(join(llama, "tokenizer.json"), join(path, "tokenizer.json"));
     const header: Record<string, object> = {};
@@ -161,6 +206,43 @@ describe("sfc estimate", () => {
       output,
     ]);
     expect(again.stdout).toContain("holds the finished run");
+  });
+
+  it("refuses a run that takes more memory than there is, before it begins", async () => {
+    // Some terabytes for the activations of one block.
+    const large = await largeModel(folder, 100_000_000);
+    const file = await writeExamples(join(folder, "pairs-large.jsonl"), examples(2));
+    const flags = ["--model_name", large, "--sae_source", "dummy", "--pairs", file, "--sites", "resid_post"];
+    expect((await succeeds(["estimate", ...flags])).stdout).toMatch(/^memory .*: too little$/m);
+    const output = join(folder, "too-large");
+    const refused = await sfc("run", ...flags, "--output_dir", output);
+    expectError(
+      refused,
+      1,
+      "memory: expected about",
+      "Use shorter prompts, fewer pairs (--num_examples) or fewer sites",
+    );
+    expect((await manifestOf(output)).status).toBe("failed");
+  });
+
+  it("says what takes less memory than what was asked for", () => {
+    const draw = (first: number) => [1, first, 5, 6, 7];
+    const prompts = { clean_prefix: "", patch_prefix: "", clean_answer: "", patch_answer: "", case: "a" };
+    const pairs = Array.from({ length: 60 }, (_, i) => ({
+      pair: { ...prompts, split: "train" as const },
+      clean: draw(10 + i),
+      patch: draw(90 - i),
+      cleanAnswer: 1,
+      patchAnswer: 2,
+    }));
+    const plans = [planCapture(prefixForest(pairs), { wanted: "changed" })];
+    const refusal = (weights: "held" | "streamed", method: "analytic" | "sfc") => () =>
+      checkFits({ memory_bytes: 1e15, weights }, plans, method);
+    expect(refusal("held", "analytic")).toThrow("Use --weights streamed, a small --batch_size, shorter prompts");
+    expect(refusal("held", "sfc")).toThrow("to be free for sfc, got");
+    expect(refusal("held", "sfc")).toThrow("Use --method analytic, a small --batch_size");
+    expect(refusal("streamed", "analytic")).toThrow("Use a small --batch_size");
+    expect(() => checkFits({ memory_bytes: 1e6, weights: "held" }, plans, "analytic")).not.toThrow();
   });
 
   it("fetches nothing", async () => {

@@ -1,7 +1,13 @@
+import { type RunMemory, runMemory } from "../graph/memory.ts";
+import { writeOnnx } from "../graph/onnx.ts";
+import { sameBytes } from "../graph/session.ts";
+import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import type { Plan } from "./packs.ts";
+import type { Pack, Plan } from "./packs.ts";
+import { blockOf, passOutputs } from "./passes.ts";
+import { pieceGraphs } from "./piece-graphs.ts";
 import { gradientRows } from "./runner.ts";
 import { defaultWaveRows, lowestBlock } from "./streamed.ts";
 
@@ -13,6 +19,8 @@ export interface CaptureCost {
   readonly read: number;
   /** Bytes of memory at the peak, besides the program itself. */
   readonly memory: number;
+  /** Those of them that stay until the end: weights that are held. */
+  readonly held: number;
   /** Bytes in the store: at the peak, and of the rows that stay until the effects are computed. */
   readonly stored: { readonly peak: number; readonly end: number };
   /** Bytes of graphs with weights inside that have to be compiled; 0 where the runtime reads weights in place. */
@@ -26,10 +34,12 @@ export interface CaptureCost {
 const heldCopies = { inPlace: 1, compiled: 5.6 };
 
 /**
- * Numbers per row that a block's graph has in memory at its peak, as multiples of the widths of its matrices' results; backward needs what forward
- * saves as well. Measured on blocks of Gemma 2's and SmolLM2's shape.
+ * Memory of a session as multiples of what its run needs at the peak and of the results: the runtime keeps memory in pieces that do not fit together
+ * without gaps, and results of runs before wait to be collected. Measured on passes and blocks of the shapes of Llama, Gemma 2, GPT-2 and NeoX.
  */
-const liveShare = { forward: 1, backward: 2 };
+const sessionShare = { peak: 1.4, results: 1.5 };
+/** Bytes of a session per operation of its graph. */
+const operationBytes = 13_000;
 
 /** The arrays of a wave's stream that are in memory at a time: what goes in and comes out, what is saved, and what waits to be collected. */
 const liveStreams = 5;
@@ -53,7 +63,6 @@ export function captureCost(
   const rowsOf = (kind: "forward" | "backward") =>
     packs.reduce((sum, { pack }) => sum + (pack.kind === kind ? pack.tokens.length : 0), 0);
   const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
-  const largest = packs.reduce((most, { pack }) => Math.max(most, pack.tokens.length), 0);
   const block = plans[0]?.block ?? 0;
 
   const linear = model.flopsPerToken;
@@ -65,7 +74,7 @@ export function captureCost(
   const passes = weights === "held" ? 1 + share : 1 + 2 * share;
   const flops = (forward + passes * backward) * linear + (forward + (passes + share) * backward) * attention;
 
-  const { parameters, widths } = shapesOf(model, storedType);
+  const parameters = parametersOf(model, storedType);
   const width = (site: SiteName) => model.sites[parseSite(site).kind]!;
   const kept = packs.reduce((sum, { pack }) => sum + pack.keep.length, 0);
   const gradients = packs.reduce(
@@ -75,14 +84,15 @@ export function captureCost(
   const siteBytes = number * sites.reduce((sum, site) => sum + width(site), 0);
   const end = siteBytes * (kept + gradients);
 
-  const scores = 3 * largest * block * model.heads;
-  const rows = (kind: "forward" | "backward") => number * (largest * liveShare[kind] * widths + scores);
+  const dtype = number === 8 ? "float64" : "float32";
+  const allPacks = packs.map(({ pack }) => pack);
   if (weights === "held") {
-    const saved = number * largest * (L * widths + sites.reduce((sum, site) => sum + 2 * width(site), 0));
+    const held = heldCopies[inPlace ? "inPlace" : "compiled"] * number * parameters.count;
     return {
       flops,
       read: parameters.stored,
-      memory: heldCopies[inPlace ? "inPlace" : "compiled"] * number * parameters.count + saved + rows("backward"),
+      memory: held + heldSessions(model, allPacks, sites, dtype),
+      held,
       stored: { peak: end, end },
       compiled: inPlace ? 0 : 2 * number * parameters.count,
     };
@@ -90,30 +100,90 @@ export function captureCost(
   const wave = Math.min(defaultWaveRows, forward + backward);
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
   const ofBlocks = parameters.blocks / L;
-  const session = number * (parameters.blockCount / L) + rows(backward > 0 ? "backward" : "forward");
+  const sessions = streamedSessions(model, allPacks, sites, dtype, storedType);
   const stream = number * wave * model.width;
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
-    memory: 2 * ofBlocks + session + liveStreams * stream,
+    memory: 2 * ofBlocks + sessions + liveStreams * stream,
+    held: 0,
     // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
   };
 }
 
-/** Numbers and stored bytes of all parameters and of those in blocks, and the widths of all results of a block's matrices together. */
-function shapesOf(model: Model, storedType: (name: string) => StoredType) {
-  let [count, stored, blocks, blockCount, widths] = [0, 0, 0, 0, 0];
+/** Bytes of the sessions of held weights, which are all there at the end: for each kind and size of packs as `packSessions` makes them. */
+function heldSessions(
+  model: Model,
+  packs: readonly Pack[],
+  sites: readonly SiteName[],
+  dtype: "float32" | "float64",
+): number {
+  const sessions = new Map<string, { pack: Pack; answers: number }>();
+  const first = new Map<string, number>();
+  for (const pack of packs) {
+    const key = `${pack.kind}/${blockOf(pack)}`;
+    if (!first.has(key)) first.set(key, pack.blocks);
+    const own = first.get(key) === pack.blocks ? key : `${key}/any`;
+    const known = sessions.get(own);
+    sessions.set(own, {
+      pack: known && known.pack.blocks > pack.blocks ? known.pack : pack,
+      answers: Math.max(known?.answers ?? 1, pack.metric.row.length),
+    });
+  }
+  const weights = (name: string) => input(name, dtype, model.parameters.get(name)!);
+  const graphs = new Map<string, readonly Tensor[]>();
+  let bytes = 0;
+  for (const { pack, answers } of sessions.values()) {
+    const key = `${pack.kind}/${blockOf(pack)}`;
+    const graph =
+      graphs.get(key) ?? Object.values(passOutputs(model, weights, pack.kind, blockOf(pack), { sites, dtype }));
+    graphs.set(key, graph);
+    bytes += sessionBytes(runMemory(graph, { B: pack.blocks, P: answers }));
+  }
+  return bytes;
+}
+
+/** Bytes of the sessions of streamed weights: those of all kinds of blocks in the direction that takes more. */
+function streamedSessions(
+  model: Model,
+  packs: readonly Pack[],
+  sites: readonly SiteName[],
+  dtype: "float32" | "float64",
+  storedType: (name: string) => StoredType,
+): number {
+  if (packs.length === 0) return 0;
+  const block = blockOf(packs[0]!);
+  const graphs = pieceGraphs(model, storedType, { block, sites, dtype });
+  const bytes = (direction: "forward" | "backward", low: number) => {
+    // Packs of both kinds go forward, backward ones alone go back.
+    const gone = packs.filter(({ kind }) => direction === "forward" || kind === "backward");
+    const B = gone.reduce((most, { blocks }) => Math.max(most, blocks), 0);
+    if (B === 0) return 0;
+    const kinds: { readonly file: Uint8Array; readonly outputs: readonly Tensor[] }[] = [];
+    for (let layer = low; layer < model.layers; layer++) {
+      const { outputs } = graphs[direction](layer);
+      const file = writeOnnx(outputs);
+      if (!kinds.some((kind) => sameBytes(kind.file, file))) kinds.push({ file, outputs: Object.values(outputs) });
+    }
+    return kinds.reduce((sum, { outputs }) => sum + sessionBytes(runMemory(outputs, { B })), 0);
+  };
+  return Math.max(bytes("forward", 0), bytes("backward", lowestBlock(model, sites)));
+}
+
+const sessionBytes = ({ peak, results, operations }: RunMemory) =>
+  sessionShare.peak * peak + sessionShare.results * results + operationBytes * operations;
+
+/** Numbers and stored bytes of all parameters, and stored bytes of those in blocks. */
+function parametersOf(model: Model, storedType: (name: string) => StoredType) {
+  let [count, stored, blocks] = [0, 0, 0];
   for (const [name, shape] of model.parameters) {
     const size = shape.reduce((a, b) => a * b, 1);
     const bytes = size * storedBytes[storedType(name)];
     count += size;
     stored += bytes;
-    if (!/\.\d+\./.test(name)) continue;
-    blocks += bytes;
-    blockCount += size;
-    if (shape.length === 2) widths += Math.max(shape[0]!, shape[1]!) / model.layers;
+    if (/\.\d+\./.test(name)) blocks += bytes;
   }
-  return { parameters: { count, stored, blocks, blockCount }, widths };
+  return { count, stored, blocks };
 }

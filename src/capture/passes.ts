@@ -39,30 +39,11 @@ export interface Passes {
  * metric rows, at the activation that the rest of the model sees.
  */
 export function tracePasses(model: Model, weights: Weights, options: PassOptions): Passes {
-  const { sites, dtype = "float32", splice = (_, x) => x } = options;
+  const { sites, dtype = "float32" } = options;
   const sessions = packSessions();
 
-  const trace = (kind: Pack["kind"], n: number, sizes: Sizes): Promise<Session> => {
-    const context = contextInputs(n, dtype);
-    const seen = new Map<SiteName, Tensor>();
-    const last = forward(model, weights, context, (site, x) => {
-      const y = splice(site, x, context);
-      seen.set(site, y);
-      return y;
-    });
-    const { metric, total } = traceMetric(model, weights, last);
-    const outputs: Record<string, Tensor> = { metric };
-    const taps = sites.map((site) => {
-      const x = seen.get(site);
-      if (!x) throw new Error(`internal: the model has no site ${site}`);
-      return x;
-    });
-    for (const [i, site] of sites.entries()) outputs[`x/${site}`] = taps[i]!;
-    if (kind === "backward") {
-      for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
-    }
-    return compile(outputs, options, { sizes });
-  };
+  const trace = (kind: Pack["kind"], n: number, sizes: Sizes): Promise<Session> =>
+    compile(passOutputs(model, weights, kind, n, options), options, { sizes });
 
   return {
     async run(pack) {
@@ -81,6 +62,35 @@ export function tracePasses(model: Model, weights: Weights, options: PassOptions
     },
     release: () => sessions.release(),
   };
+}
+
+/** The results of a model's pass over blocks of n nodes, traced: `metric`[P], `x/<site>`[N,D], and of a backward pass `g/<site>`[N,D]. */
+export function passOutputs(
+  model: Model,
+  weights: Weights,
+  kind: Pack["kind"],
+  n: number,
+  { sites, dtype = "float32", splice = (_, x) => x }: Pick<PassOptions, "sites" | "dtype" | "splice">,
+): Record<string, Tensor> {
+  const context = contextInputs(n, dtype);
+  const seen = new Map<SiteName, Tensor>();
+  const last = forward(model, weights, context, (site, x) => {
+    const y = splice(site, x, context);
+    seen.set(site, y);
+    return y;
+  });
+  const { metric, total } = traceMetric(model, weights, last);
+  const outputs: Record<string, Tensor> = { metric };
+  const taps = sites.map((site) => {
+    const x = seen.get(site);
+    if (!x) throw new Error(`internal: the model has no site ${site}`);
+    return x;
+  });
+  for (const [i, site] of sites.entries()) outputs[`x/${site}`] = taps[i]!;
+  if (kind === "backward") {
+    for (const [i, g] of gradients(total, taps).entries()) outputs[`g/${sites[i]}`] = g;
+  }
+  return outputs;
 }
 
 /**

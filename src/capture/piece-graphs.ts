@@ -46,9 +46,10 @@ export function pieceGraphs(
   typeOf: (name: string) => StoredType,
   { block: n, sites, dtype = "float32", splice = (_, x) => x }: PassOptions,
 ): PieceGraphs {
+  // One context for all blocks: what models make once for a context, as tables of rotary positions, serves all of them.
+  const context = contextInputs(n, dtype);
   const traceBlock = (layer: number) => {
     const { weights, ...asked } = weightInputs(model, typeOf, dtype);
-    const context = contextInputs(n, dtype);
     const x = input("x", dtype, [times(n, "B"), model.width]);
     const seen = new Map<SiteName, Tensor>();
     const tap: Tap = (site, value) => {
@@ -73,7 +74,6 @@ export function pieceGraphs(
   return {
     embed() {
       const { weights, ...asked } = weightInputs(model, typeOf, dtype);
-      const context = contextInputs(n, dtype);
       const tokens = input("rows", "int64", context.tokens.shape);
       return { outputs: { y: splice("embed", model.embed(weights, { ...context, tokens }), context) }, ...asked };
     },

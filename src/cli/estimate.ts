@@ -1,4 +1,5 @@
-import { freemem } from "node:os";
+import { readFileSync } from "node:fs";
+import { freemem, totalmem } from "node:os";
 import { type Device, readsInPlace } from "#session";
 import { type CaptureCost, captureCost } from "../capture/estimate.ts";
 import { type Plan, planCapture } from "../capture/packs.ts";
@@ -6,6 +7,7 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { effectsCost, methodCost } from "../effects/estimate.ts";
 import { forestCheckPlans } from "../effects/forest-check.ts";
+import type { MethodName } from "../effects/method.ts";
 import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import { compile, float32 } from "../graph/session.ts";
@@ -37,8 +39,9 @@ export interface Estimate {
   readonly capture_gflop: number;
 }
 
-/** The program itself with its libraries, as resident memory. */
-const programBytes = 290e6;
+/** The program itself with its libraries, as resident memory, and per node of the plans. */
+const programBytes = 235e6;
+const nodeBytes = 700;
 /** What a machine's matrix products are taken to reach where the work is too small to measure them. */
 const assumedGflops = 150;
 /** Work that is worth a measurement of the machine, in floating-point operations. */
@@ -62,8 +65,8 @@ const rates = {
   least: 1,
 } as const;
 
-/** Bytes of memory per row of effects while the tables are put together. */
-const tableBytes = 100;
+/** Bytes of memory while the tables are put together, per row of effects.parquet and of features.parquet; beyond a limit they go through the disk. */
+const tableBytes = { effects: 50, features: 130, most: 1.1e9 };
 
 /** Bytes of a row of effects.parquet, and of a feature's rows in features.parquet, per split and case. */
 const rowBytes = { effects: 20, features: 5 };
@@ -140,21 +143,27 @@ export async function estimateRun(
   if (chosen === held) checkRoom(model, options);
   // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
   const inMemory = number === 8;
-  const kept = (chosen === held ? chosen.memory : 0) + (inMemory ? chosen.stored.end : 0);
+  const kept = chosen.held + (inMemory ? chosen.stored.end : 0);
+  // All methods but `analytic` run the model's passes once more.
+  const passes = method === "analytic" ? 0 : chosen.memory - chosen.held;
+  const nodes = sum(plans.map(({ forest }) => forest.forward.size + forest.backward.size));
   const onDisk = inMemory ? { peak: 0, end: 0 } : chosen.stored;
 
   const rows = sum(effects.map((e) => e.rows));
   const groups = plans[0]!.forest.backward.groups.length + 2;
   const features = sum([...dictionaries.values()].map(({ width }) => Math.min(width, rows / dictionaries.size)));
-  const tables = rowBytes.effects * rows + rowBytes.features * groups * features;
+  // A row of effects counts for its case, for its split, and for all cases.
+  const featureRows = Math.min(groups * features, 3 * rows);
+  const tables = rowBytes.effects * rows + rowBytes.features * featureRows;
   return {
     weights: chosen.weights,
     memory_bytes:
       programBytes +
+      nodeBytes * nodes +
       Math.max(
         chosen.memory + (inMemory ? chosen.stored.peak : 0),
-        ...effects.map(({ memory }) => kept + memory + work.memory),
-        kept + tableBytes * rows,
+        ...effects.map(({ memory }) => kept + passes + memory + work.memory),
+        kept + Math.min(tableBytes.most, tableBytes.effects * rows + tableBytes.features * featureRows),
       ),
     disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
     seconds: {
@@ -193,9 +202,47 @@ export function checkRoom(model: Model, { method, precision }: Pick<JobOptions, 
   );
 }
 
+/**
+ * Refuses work that needs more memory than there is.
+ *
+ * @param plans what it runs
+ * @throws UserError saying what to do instead
+ */
+export function checkFits(
+  { memory_bytes: needed, weights }: Pick<Estimate, "memory_bytes" | "weights">,
+  plans: readonly Plan[],
+  method: MethodName,
+): void {
+  // What macOS calls free leaves out what it gives back when asked.
+  const free = process.platform === "darwin" ? totalmem() : availableMemory();
+  if (needed <= free) return;
+  const instead = [
+    ...(weights === "streamed" ? [] : [method === "analytic" ? "--weights streamed" : "--method analytic"]),
+    ...(plans.some(({ packs }) => packs.some(({ blocks }) => blocks > 1)) ? ["a small --batch_size"] : []),
+    "shorter prompts",
+    "fewer pairs (--num_examples)",
+  ];
+  throw new UserError(
+    `memory: expected about ${size(needed)} to be free for ${method}, got ${size(free)}. Use ${instead.join(", ")} or fewer sites (--layers, --sites).`,
+  );
+}
+
 /** Memory that can be had without pushing others out, within the limits of a container. Older Nodes know the system's alone. */
 export function availableMemory(): number {
-  return process.availableMemory?.() ?? freemem();
+  const free = process.availableMemory?.() ?? freemem();
+  const limit = process.constrainedMemory?.() ?? 0;
+  return limit > 0 && limit < totalmem() ? Math.min(limit, freemem(), free + cachedFiles()) : free;
+}
+
+/** Bytes of files that a container has cached: they count as its own, and make room when it is needed. */
+function cachedFiles(): number {
+  for (const path of ["/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"]) {
+    try {
+      const lines = readFileSync(path, "utf8").matchAll(/^(?:in)?active_file (\d+)$/gm);
+      return [...lines].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
+    } catch {}
+  }
+  return 0;
 }
 
 export function totalSeconds({ seconds }: Estimate): number {
@@ -287,7 +334,10 @@ export function estimateText(e: EstimateResult): string {
       `${e.pairs}; ${e.nodes.forward} forward and ${e.nodes.backward} backward nodes for ${e.nodes.tokens} tokens example by example`,
     ],
     ["weights", where],
-    ["memory", `${size(e.memory_bytes)} at the peak; ${size(e.available_memory_bytes)} are free here`],
+    [
+      "memory",
+      `${size(e.memory_bytes)} at the peak; ${size(e.available_memory_bytes)} are free here${e.memory_bytes > e.available_memory_bytes ? ": too little" : ""}`,
+    ],
     [
       "disk",
       `${size(e.disk_bytes.peak)} in the run's folder while it works, ${size(e.disk_bytes.end)} when it is complete`,

@@ -19,7 +19,7 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
 import { checkRuntime } from "./device.ts";
-import { estimateLine, estimateRun, plansOf, tokensOf, totalSeconds, workLine } from "./estimate.ts";
+import { checkFits, estimateLine, estimateRun, plansOf, tokensOf, totalSeconds, workLine } from "./estimate.ts";
 import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "./files.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
@@ -166,6 +166,7 @@ class Job {
       weights: this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights,
     });
     this.manifest.estimate = estimated;
+    checkFits(estimated, all.plans, this.#options.method);
     if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };

@@ -17,7 +17,10 @@ export async function captureFor(
 }
 
 /** The work of a setting: on its forest, or in padded batches. */
-export function planFor({ forest, batch, captured }: MethodSetting, wanted: Wanted): Plan {
+export function planFor(
+  { forest, batch, captured }: Pick<MethodSetting, "forest" | "batch" | "captured">,
+  wanted: Wanted,
+): Plan {
   if (batch !== undefined) return planBatches(forest, { wanted, batch });
   return captured?.plan.wanted === wanted ? captured.plan : planCapture(forest, { wanted });
 }
