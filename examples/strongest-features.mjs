@@ -2,8 +2,7 @@
 import * as sfc from "analytic-sfc";
 
 const folder = await sfc.openFolder(process.argv[2] ?? "models/demo");
-const checkpoint = await sfc.openCheckpoint(folder);
-const model = sfc.modelFromConfig(checkpoint.config, folder.name);
+const { model, checkpoint } = await sfc.fittedModel(await sfc.openCheckpoint(folder));
 const weights = await sfc.heldWeights(model, checkpoint);
 const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
 const saes = await sfc.openDictionaries(sfc.subfolder(folder, "saes"), ["resid_post.3"]);

@@ -18,6 +18,7 @@ export { gradientActivation, gradientSums } from "./effects/scores.ts";
 export { UserError } from "./errors.ts";
 export { modelFromConfig } from "./models/architectures.ts";
 export { type Checkpoint, openCheckpoint } from "./models/checkpoint.ts";
+export { type FittedModel, fittedModel } from "./models/fitted.ts";
 export type { Model } from "./models/model.ts";
 export { agreementCases, agreementPairs } from "./prompts/agreement.ts";
 export { tokenizePairs } from "./prompts/check.ts";

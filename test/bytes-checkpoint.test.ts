@@ -58,7 +58,7 @@ describe("a checkpoint", () => {
     const here = await hash("here", whole);
     expect(here).toMatch(/^[0-9a-f]{64}$/);
     expect(await hash("there", whole)).toBe(here);
-    expect(await hash("here", { ...whole, "config.json": json({ model_type: "other" }) })).not.toBe(here);
+    expect(await hash("here", { ...whole, "config.json": json({ model_type: "gemma" }) })).not.toBe(here);
     expect(await hash("here", { ...whole, "model.safetensors": weights({ a: tensor(1, 2), b: tensor(4) }) })).not.toBe(
       here,
     );
@@ -111,5 +111,92 @@ describe("a checkpoint", () => {
     await expect(checkpoint.tensor("b", [1])).rejects.toThrow(
       "tensor b: expected finite numbers, got NaN at 0 in models/x/model.safetensors.",
     );
+  });
+});
+
+describe("a folder that holds something else than a checkpoint says what", () => {
+  const config = { ...base };
+  const shard = (name: string, tensors: Record<string, ReturnType<typeof tensor>>) => ({ [name]: weights(tensors) });
+  const pointer = new TextEncoder().encode(
+    `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 12345\n`,
+  );
+  const withDtype = (dtype: string) => {
+    const header = new TextEncoder().encode(JSON.stringify({ a: { dtype, shape: [2], data_offsets: [0, 2] } }));
+    const bytes = new Uint8Array(8 + header.length + 2);
+    new DataView(bytes.buffer).setBigUint64(0, BigInt(header.length), true);
+    bytes.set(header, 8);
+    return bytes;
+  };
+
+  test.each<[string, Record<string, Uint8Array>, string]>([
+    ["a pointer for weights", { ...whole, "model.safetensors": pointer }, "model.safetensors. Run git lfs pull"],
+    ["a pointer for a shard", { ...sharded, "model-2.safetensors": pointer }, "model-2.safetensors. Run git lfs pull"],
+    ["a pointer for the tokenizer", { ...whole, "tokenizer.json": pointer }, "tokenizer.json. Run git lfs pull"],
+    ["a pointer for config.json", { ...whole, "config.json": pointer }, "config.json. Run git lfs pull"],
+    ["a pointer for a GGUF file", { "m.gguf": pointer }, "m.gguf. Run git lfs pull"],
+    [
+      "an architecture that we do not have, and no tokenizer",
+      { "config.json": json({ model_type: "mamba" }) },
+      'model_type: expected one of llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gemma3, gpt2, gpt_neox, got "mamba"',
+    ],
+    [
+      "numbers of 8 bits",
+      { ...whole, "model.safetensors": withDtype("F8_E4M3") },
+      'got "F8_E4M3" in models/x/model.safetensors. This number format is not read; save the file in bfloat16',
+    ],
+    [
+      "a shard of two",
+      { ...config, ...shard("model-00001-of-00002.safetensors", { a: tensor(1) }) },
+      "shards: expected 2 files like model-00001-of-00002.safetensors, got 1, without model-00002-of-00002.safetensors, in models/x.",
+    ],
+    [
+      "a tensor in two shards",
+      {
+        ...config,
+        ...shard("model-00001-of-00002.safetensors", { a: tensor(1) }),
+        ...shard("model-00002-of-00002.safetensors", { a: tensor(1) }),
+      },
+      "weight a: expected it in one file, got it in models/x/model-00001-of-00002.safetensors and models/x/model-00002-of-00002.safetensors.",
+    ],
+    ["an index of nothing", { ...config, "model.safetensors.index.json": json({ weight_map: {} }) }, "got none in"],
+    ["pickled weights", { ...config, "pytorch_model.bin": pointer }, "got only pytorch_model.bin in models/x. Save"],
+    [
+      "pickled shards",
+      { ...config, "pytorch_model.bin.index.json": json({}), "pytorch_model-00001-of-00002.bin": pointer },
+      "got only pytorch_model-00001-of-00002.bin in models/x. Save the model as safetensors, with AutoModelForCausalLM",
+    ],
+    ["weights of a variant", { ...config, "model.fp16.safetensors": pointer }, "got model.fp16.safetensors"],
+    ["another layout", { ...config, "consolidated.safetensors": pointer }, "got only consolidated.safetensors"],
+    [
+      "an adapter",
+      { "adapter_config.json": json({}), "adapter_model.safetensors": pointer },
+      "got an adapter (adapter_config.json) in models/x. Merge the adapter into its model",
+    ],
+    [
+      "an adapter beside a config.json",
+      { ...config, "adapter_config.json": json({}), "adapter_model.bin": pointer },
+      "got an adapter (adapter_config.json) in models/x. Merge",
+    ],
+  ])("%s", async (_, files, message) => {
+    await expect(opening(files)).rejects.toThrow(message);
+    await expect(opening(files)).rejects.toThrow(/^[^\n]{1,500}$/);
+  });
+
+  test("whole shards without an index are read", async () => {
+    const checkpoint = await opening({
+      ...config,
+      ...shard("model-00001-of-00002.safetensors", { a: tensor(1, 2) }),
+      ...shard("model-00002-of-00002.safetensors", { b: tensor(3) }),
+    });
+    expect(checkpoint.names).toEqual(["a", "b"]);
+    expect(await checkpoint.tensor("b", [1])).toEqual(Float32Array.of(3));
+  });
+
+  test.each(["I8", "U8", "BOOL"])("a weight of whole numbers (%s) is refused, not read as it lies", async (dtype) => {
+    const checkpoint = await opening({ ...whole, "model.safetensors": withDtype(dtype) });
+    const message = `number format of weight a: expected floating point, got ${dtype} in models/x/model.safetensors.`;
+    expect(() => checkpoint.check("a", [2])).toThrow(message);
+    await expect(checkpoint.tensor("a", [2])).rejects.toThrow(message);
+    await expect(checkpoint.stored("a", [2])).rejects.toThrow(message);
   });
 });

@@ -4,6 +4,7 @@ import { type FileHandle, open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 import type { Folder } from "./folder.ts";
+import { withoutPointer } from "./lfs.ts";
 import { checkRange } from "./memory.ts";
 import type { ByteSource } from "./source.ts";
 
@@ -82,7 +83,7 @@ export async function openFolder(path: string): Promise<Folder> {
       }
       const full = join(path, inner);
       const exists = await stat(full).catch(() => undefined);
-      return exists?.isFile() ? openFile(full) : undefined;
+      return exists?.isFile() ? withoutPointer(await openFile(full)) : undefined;
     },
   };
 }

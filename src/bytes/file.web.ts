@@ -1,5 +1,6 @@
 import { UserError } from "../errors.ts";
 import type { Folder } from "./folder.ts";
+import { withoutPointer } from "./lfs.ts";
 import { checkRange } from "./memory.ts";
 import type { ByteSource } from "./source.ts";
 
@@ -33,7 +34,7 @@ export async function openFolder(files: readonly File[]): Promise<Folder> {
     list: async () => [...held.keys()].filter((path) => !path.split("/").some((part) => part.startsWith("."))).sort(),
     async open(path) {
       const file = held.get(path);
-      return file && { ...(await openFile(file)), name: `${name}/${path}` };
+      return file && withoutPointer({ ...(await openFile(file)), name: `${name}/${path}` });
     },
   };
 }

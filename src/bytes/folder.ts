@@ -1,4 +1,5 @@
 import { messageOf, UserError } from "../errors.ts";
+import { withoutPointer } from "./lfs.ts";
 import { memorySource } from "./memory.ts";
 import type { ByteSource } from "./source.ts";
 
@@ -8,7 +9,7 @@ export interface Folder {
   readonly name: string;
   /** Paths of the files in it and in its subfolders, sorted. Hidden folders and what lies deeper than six levels are left out. */
   list(): Promise<readonly string[]>;
-  /** The file, or undefined if there is none. The caller closes it. */
+  /** The file, or undefined if there is none. The caller closes it. @throws UserError if it is a pointer of Git LFS */
   open(path: string): Promise<ByteSource | undefined>;
 }
 
@@ -20,7 +21,7 @@ export function memoryFolder(name: string, files: Readonly<Record<string, Uint8A
     list: async () => [...held.keys()].sort(),
     async open(path) {
       const bytes = held.get(path);
-      return bytes && memorySource(`${name}/${path}`, bytes);
+      return bytes && withoutPointer(memorySource(`${name}/${path}`, bytes));
     },
   };
 }

@@ -20,10 +20,8 @@ export async function openSafetensors(source: ByteSource): Promise<TensorFile> {
 type Header = Pick<TensorFile, "metadata" | "tensors">;
 
 async function readHeader(source: ByteSource): Promise<Header> {
-  const fail = (what: string, expected: string, got: string): never => {
-    throw new UserError(
-      `${oneLine(what)}: expected ${expected}, got ${got} in ${source.name}. The file is cut short or damaged; fetch it again.`,
-    );
+  const fail: Fail = (what, expected, got, advice = "The file is cut short or damaged; fetch it again.") => {
+    throw new UserError(`${oneLine(what)}: expected ${expected}, got ${got} in ${source.name}. ${advice}`);
   };
   if (source.size < 8) fail("safetensors file", "at least 8 bytes", `${source.size}`);
   const lengthBytes = await source.read(0, 8);
@@ -48,7 +46,7 @@ async function readHeader(source: ByteSource): Promise<Header> {
   return { metadata, tensors };
 }
 
-type Fail = (what: string, expected: string, got: string) => never;
+type Fail = (what: string, expected: string, got: string, advice?: string) => never;
 
 function parseHeader(bytes: Uint8Array, fail: Fail): Record<string, unknown> {
   let header: unknown;
@@ -87,7 +85,12 @@ function checkEntry(name: string, entry: unknown, start: number, fail: Fail): Te
   const { dtype, shape, data_offsets: offsets } = entry;
   const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
   if (!isDType(dtype)) {
-    return fail(`dtype of tensor ${name}`, `one of ${Object.keys(bytesOf).join(", ")}`, shown(dtype));
+    return fail(
+      `dtype of tensor ${name}`,
+      `one of ${Object.keys(bytesOf).join(", ")}`,
+      shown(dtype),
+      typeof dtype === "string" ? "This number format is not read; save the file in bfloat16 or float32." : undefined,
+    );
   }
   if (!Array.isArray(shape) || !shape.every(isCount)) {
     return fail(`shape of tensor ${name}`, "a list of whole numbers from 0 up", shown(shape));

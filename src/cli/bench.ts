@@ -20,6 +20,7 @@ import { versions } from "./versions.ts";
 
 export interface BenchRequest {
   readonly model_name: string;
+  readonly allow_config_field?: readonly string[];
   /** A file of pairs to time besides the default ones; null for none. Its words are taken as tokens, whatever the tokenizer. */
   readonly pairs: string | null;
   readonly seed: number;
@@ -71,8 +72,9 @@ const repeats = 15;
 /** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
 export async function bench(request: BenchRequest, reporter: Reporter): Promise<BenchResult> {
   reporter.begin("machine", 1);
-  const opened = await openModel(request.model_name, reporter);
+  const opened = await openModel(request.model_name, reporter, undefined, request.allow_config_field);
   try {
+    for (const warning of opened.warnings) reporter.line(warning);
     const result = await measure(request, opened, reporter);
     reporter.end();
     return result;

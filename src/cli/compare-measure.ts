@@ -95,9 +95,10 @@ export async function measureMethod(
 ): Promise<void> {
   const { setting } = request;
   reporter.begin("reading", 1);
-  const opened = await openModel(setting.model_name, { ...silent, cachedOnly: true });
+  const cached = { ...silent, cachedOnly: true };
+  const opened = await openModel(setting.model_name, cached, undefined, setting.allow_config_field);
   try {
-    const dictionaries = await openSaes(opened, setting, { ...silent, cachedOnly: true });
+    const dictionaries = await openSaes(opened, setting, cached);
     try {
       const { kept } = usablePairs(await openPairs(setting), opened, setting, reporter);
       const { model, checkpoint, tokenizer } = opened;

@@ -115,7 +115,7 @@ type Inputs = Omit<Comparison, "status" | "accuracy" | "methods" | "agreement" |
 /** Opens all that is compared, to see that it can be, and the folder; closes all but the folder again. */
 async function openWork({ command, options, folder: path, force }: CompareRequest, reporter: Reporter) {
   const source = await openPairs(options);
-  const opened = await openModel(options.model_name, reporter, source.inputs);
+  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
@@ -126,6 +126,7 @@ async function openWork({ command, options, folder: path, force }: CompareReques
       try {
         const dummy = options.sae_source === "dummy";
         const warnings = [
+          ...opened.warnings,
           ...told,
           ...new Set([...dictionaries.values()].flatMap(({ warning = [] }) => warning)),
           ...(dummy

@@ -289,9 +289,11 @@ export interface EstimateResult extends Estimate {
 export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
   reporter.begin("estimate", 1);
   const source = await openPairs(options, { patchless: options.score !== "effect" });
-  const opened = await openModel(options.model_name, { ...silent, cachedOnly: true }, source.inputs);
+  const cached = { ...silent, cachedOnly: true };
+  const opened = await openModel(options.model_name, cached, source.inputs, options.allow_config_field);
   try {
-    const dictionaries = await openSaes(opened, options, { ...silent, cachedOnly: true });
+    for (const warning of opened.warnings) reporter.line(warning);
+    const dictionaries = await openSaes(opened, options, cached);
     try {
       const { kept } = usablePairs(source, opened, options, reporter);
       const { forest, plans } = plansOf(kept, options);

@@ -10,6 +10,7 @@ import { embeddedModel, type JobOptions } from "./setting.ts";
 export type Setting = Pick<
   JobOptions,
   | "model_name"
+  | "allow_config_field"
   | "sae_source"
   | "layers"
   | "sites"
@@ -28,6 +29,7 @@ export type Setting = Pick<
 /** The flags behind a setting, as they come from the command line. */
 export interface Flags {
   readonly model_name: string;
+  readonly allow_config_field?: string[];
   readonly sae_source?: string;
   readonly layers?: string;
   readonly sites?: string;
@@ -58,13 +60,19 @@ those that compare whole sentences are left out: they have one answer, or none.
 
 One pair can be typed: --clean "The dogs" --patch "The dog" --answers " are, is"`;
 
-/** Adds `--model_name`. */
+/** Adds `--model_name` and `--allow_config_field`. */
 export function modelFlag(command: Command): Command {
-  return command.option(
-    "--model_name <name>",
-    "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset (sfc models) or organisation/name of the hub",
-    embeddedModel,
-  );
+  return command
+    .option(
+      "--model_name <name>",
+      "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset (sfc models) or organisation/name of the hub",
+      embeddedModel,
+    )
+    .option(
+      "--allow_config_field <names>",
+      "go on without these fields of config.json, which sfc does not know; only where they change nothing that the model computes",
+      (text: string, before: string[] = []) => [...new Set([...before, ...text.split(",").map((name) => name.trim())])],
+    );
 }
 
 /** Adds the flags that choose the pairs. */
@@ -123,6 +131,7 @@ export function settingOf(flags: Flags, { patchless = false } = {}): Setting {
   if (task !== null) checkTask(task);
   return {
     model_name: flags.model_name,
+    ...(flags.allow_config_field && { allow_config_field: flags.allow_config_field.toSorted() }),
     sae_source: flags.sae_source ?? null,
     layers: flags.layers ?? null,
     sites: flags.sites ?? null,

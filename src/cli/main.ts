@@ -131,7 +131,12 @@ function program(): Command {
     .option("--seed <n>", "seed of the pairs", wholeNumberFrom0, 1)
     .option("--json", "print JSON")
     .action(async (flags: Flags & { json?: boolean }) => {
-      const request = { model_name: flags.model_name, pairs: flags.pairs ?? null, seed: flags.seed };
+      const request = {
+        model_name: flags.model_name,
+        ...(flags.allow_config_field && { allow_config_field: flags.allow_config_field }),
+        pairs: flags.pairs ?? null,
+        seed: flags.seed,
+      };
       const result = await runJob("bench", request);
       if (flags.json) return console.log(JSON.stringify(result, null, 2));
       const { benchText } = await import("./bench.ts");

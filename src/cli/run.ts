@@ -70,7 +70,7 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
   const source = await openPairs(options, { patchless: options.score !== "effect" });
-  const opened = await openModel(options.model_name, reporter, source.inputs);
+  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
@@ -109,7 +109,7 @@ async function analyse(
   const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
     if (folder.state === "resume") reporter.line(`Going on with the interrupted run in ${path}.`);
-    for (const warning of checked.warnings) job.warn(warning);
+    for (const warning of [...opened.warnings, ...checked.warnings]) job.warn(warning);
     await job.work(checked.kept);
   } catch (error) {
     const problem = jobProblem(opened.inputs.reasonOf(error), path);

@@ -7,8 +7,8 @@ import { dummyDictionary } from "../dictionaries/dummy.ts";
 import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
 import type { MethodName, Rule } from "../effects/method.ts";
 import { UsageError, UserError } from "../errors.ts";
-import { modelFromConfig } from "../models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
+import { fittedModel } from "../models/fitted.ts";
 import type { Model } from "../models/model.ts";
 import type { AnswerTokens } from "../prompts/check.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
@@ -29,6 +29,8 @@ import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from 
 /** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
 export interface JobOptions {
   readonly model_name: string;
+  /** Fields of config.json that are not understood and left out; missing where there are none. */
+  readonly allow_config_field?: string[];
   readonly sae_source: string | null;
   readonly layers: string | null;
   readonly sites: string | null;
@@ -79,6 +81,8 @@ export interface OpenModel {
   readonly folder: string;
   /** All files that were opened for the job: the model's, and those of SAEs and pairs that are opened with it. */
   readonly inputs: InputFiles;
+  /** What whoever reads the numbers has to know of the model. */
+  readonly warnings: readonly string[];
 }
 
 /**
@@ -86,27 +90,29 @@ export interface OpenModel {
  * is downloaded where it is not cached.
  *
  * @param inputs takes note of the files that are opened
+ * @param allowedFields unknown fields of config.json to go on with
  * @throws UserError if there is no such model, it cannot be had, or it cannot be run; StoppedError
  */
 export async function openModel(
   name: string,
   reporter: PullReporter = silent,
   inputs = new InputFiles(),
+  allowedFields: readonly string[] = [],
 ): Promise<OpenModel> {
   const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
   const gguf = (await isFolder(path)) ? undefined : basename(path);
   const folder = gguf === undefined ? path : dirname(path);
-  const checkpoint = await openCheckpoint(await inputs.folder(folder), gguf);
+  const opened = await openCheckpoint(await inputs.folder(folder), gguf, allowedFields);
   try {
-    const model = modelFromConfig(checkpoint.config, path);
+    const { model, checkpoint, warnings } = await fittedModel(opened, path, allowedFields);
     const tokenizer = loadTokenizer(
       checkpoint.tokenizer,
       checkpoint.tokenizerConfig,
       gguf === undefined ? `${folder}/tokenizer.json` : path,
     );
-    return { name, model, checkpoint, tokenizer, folder, inputs };
+    return { name, model, checkpoint, tokenizer, folder, inputs, warnings };
   } catch (error) {
-    await checkpoint.close();
+    await opened.close();
     throw error;
   }
 }

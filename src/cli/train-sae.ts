@@ -20,6 +20,8 @@ import { reportEvery } from "./train-worker.ts";
 export interface DictionaryTask {
   /** The model's folder. */
   readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
   readonly modelName: string;
   /** The files that are read. */
   readonly inputs: InputFiles;
@@ -62,6 +64,7 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
       {
         kind: "dictionaries",
         model: task.model,
+        allowedFields: task.allowedFields,
         sites,
         recipe,
         text,
@@ -134,6 +137,7 @@ export async function evaluateSaes(
     {
       kind: "evaluation",
       model: task.model,
+      allowedFields: task.allowedFields,
       saes: folder,
       sites,
       text,

@@ -43,6 +43,8 @@ export interface DictionaryJob {
   readonly kind: "dictionaries";
   /** The model's folder. */
   readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
   readonly sites: readonly SiteName[];
   readonly recipe: DictionaryRecipe;
   readonly text: TextChoice;
@@ -60,6 +62,8 @@ export interface CaptureJob extends Omit<DictionaryJob, "kind" | "recipe"> {
 export interface EvaluationJob {
   readonly kind: "evaluation";
   readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
   /** The folder that holds the SAEs. */
   readonly saes: string;
   readonly sites: readonly SiteName[];
@@ -97,7 +101,7 @@ async function gradients(job: GradientJob): Promise<void> {
 }
 
 async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeights[]> {
-  const { model, checkpoint } = await openModel(job.model);
+  const { model, checkpoint } = await openModel(job.model, undefined, undefined, job.allowedFields);
   await checkpoint.close();
   const ahead = Math.floor(job.threads / 2);
   const reader =
@@ -114,7 +118,7 @@ async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeight
 }
 
 async function openReader(job: Omit<CaptureJob, "kind">): Promise<ActivationReader> {
-  const { model, checkpoint, tokenizer } = await openModel(job.model);
+  const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
   const text = await openText(job.text, "train", tokenizer);
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();
@@ -131,7 +135,7 @@ function capture(job: CaptureJob): void {
 }
 
 async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQuality[]> {
-  const { model, checkpoint, tokenizer } = await openModel(job.model);
+  const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
   const text = await openText(job.text, "held-out", tokenizer);
   const found = await openDictionaries(await openFolder(job.saes), job.sites);
   const weights = await heldWeights(model, checkpoint);

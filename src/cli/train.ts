@@ -4,6 +4,7 @@ import { UsageError, UserError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
+import { modelFlag } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
@@ -48,14 +49,10 @@ export function addTrainCommands(program: Command): void {
       );
     });
 
-  train
+  const sae = train
     .command("sae")
-    .description("train JumpReLU SAEs of a model's sites on plain text or on generated English")
-    .option(
-      "--model_name <model>",
-      "the embedded model, a folder in Hugging Face layout, a GGUF file, a preset or organisation/name",
-      embeddedModel,
-    )
+    .description("train JumpReLU SAEs of a model's sites on plain text or on generated English");
+  modelFlag(sae)
     .option("--sites <kinds>", "kinds of sites", "attn_out,mlp_out,resid_post")
     .option("--layers <blocks>", "0-based blocks, e.g. 0-3,5 (default: all)")
     .option(
@@ -85,10 +82,13 @@ export function addTrainCommands(program: Command): void {
       // Read here too, so that a wrong path or a broken file is found before the work begins.
       for (const file of files) await readText(file);
       const progress = new Progress();
-      const { model, checkpoint, tokenizer, folder, inputs } = await openModel(
+      const { model, checkpoint, tokenizer, folder, inputs, warnings } = await openModel(
         o.model_name,
         progressReporter(progress),
+        undefined,
+        o.allow_config_field,
       );
+      for (const warning of warnings) progress.line(warning);
       progress.stop();
       await checkpoint.close();
       for (const file of files) inputs.watch(file);
@@ -103,6 +103,7 @@ export function addTrainCommands(program: Command): void {
       const large = parameterCount(model) > parametersOfCopies;
       const task = {
         model: folder,
+        allowedFields: o.allow_config_field ?? [],
         inputs,
         modelName: basename(resolve(o.model_name)),
         sites,
@@ -137,6 +138,7 @@ interface LmFlags {
 
 interface SaeFlags {
   readonly model_name: string;
+  readonly allow_config_field?: string[];
   readonly sites: string;
   readonly layers?: string;
   readonly output_dir?: string;

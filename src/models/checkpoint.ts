@@ -4,6 +4,7 @@ import { sha256OfFiles } from "../bytes/sha256.ts";
 import type { ByteSource } from "../bytes/source.ts";
 import { checkFinite, checkFiniteBits } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
+import { checkModelType } from "./architectures.ts";
 import { openGgufModel } from "./gguf.ts";
 import type { WeightFile } from "./gguf-names.ts";
 
@@ -21,14 +22,21 @@ export interface Checkpoint {
   readonly names: readonly string[];
   /** Length of all weight files in bytes. */
   readonly bytes: number;
-  /** Whether there is a weight of that name, or of another spelling of it (so for all that follow). */
+  /** A weight's name as the files spell it; undefined if they have none of that name, or of another spelling of it (so for all that follow). */
+  spelling(name: string): string | undefined;
   has(name: string): boolean;
+  /**
+   * Looks whether a weight can be read, without reading it.
+   *
+   * @throws UserError if there is no such tensor, its shape is another one, or its numbers are whole ones
+   */
+  check(name: string, expectedShape: readonly number[]): void;
   /** @throws UserError if there is no such tensor */
   shape(name: string): readonly number[];
   /**
    * A weight as float32, in row-major order.
    *
-   * @throws UserError if there is no such tensor, its shape is another one, or a number is not finite
+   * @throws UserError as `check`, or if a number is not finite
    */
   tensor(name: string, expectedShape: readonly number[]): Promise<Float32Array>;
   /**
@@ -58,41 +66,62 @@ export type StoredType = "float32" | "bfloat16" | "float16";
 export const storedBytes: Readonly<Record<StoredType, number>> = { float32: 4, bfloat16: 2, float16: 2 };
 
 /**
- * A weight's name and its other spellings: published GPT-2 leaves `transformer.` out, transformers 5 calls GPT-NeoX's unembedding `lm_head`, and where
- * a model sees pictures too its text model is one part of it, by the name of `language_model`.
+ * A weight's name and its other spellings: a model that was saved without its unembedding, as published GPT-2 was, leaves out what stands in front of
+ * all others; transformers 5 calls GPT-NeoX's unembedding `lm_head`; and where a model sees pictures too its text model is one part of it, by the
+ * name of `language_model`.
  */
 function spellings(name: string): readonly string[] {
-  const [, rest] = /^model\.(.*)$/.exec(name) ?? [];
+  const [, base, rest] = /^(model|transformer|gpt_neox)\.(.*)$/.exec(name) ?? [];
   return [
     name,
-    name.replace(/^transformer\./, ""),
     name.replace(/^embed_out\./, "lm_head."),
-    ...(rest === undefined ? [] : [`model.language_model.${rest}`]),
+    ...(base === "model" ? [`model.language_model.${rest}`] : []),
     `language_model.${name}`,
-    ...(rest === undefined ? [] : [`language_model.${rest}`]),
+    ...(base === "model" ? [`language_model.${rest}`] : []),
+    ...(rest === undefined ? [] : [rest]),
   ];
 }
+
+/** Number formats that no weight has by itself: what holds them is quantised. */
+const wholeNumbers = new Set(["I64", "I32", "I16", "I8", "U8", "BOOL"]);
 
 /**
  * Opens a model: a folder in Hugging Face layout (config.json, tokenizer.json and either model.safetensors or the shards that
  * model.safetensors.index.json names), or with a GGUF file in place of all these.
  *
  * @param gguf the GGUF file to read, whatever else is in the folder; by default the only one of a folder without safetensors
- * @throws UserError if a file is missing or damaged
+ * @param allowedFields unknown fields of config.json to go on with, as for `modelFromConfig`
+ * @throws UserError if a file is missing or damaged, or the model is of an architecture that cannot be run
  */
-export async function openCheckpoint(folder: Folder, gguf?: string): Promise<Checkpoint> {
+export async function openCheckpoint(
+  folder: Folder,
+  gguf?: string,
+  allowedFields: readonly string[] = [],
+): Promise<Checkpoint> {
   const path = gguf ?? (await onlyGguf(folder));
   const { config, tokenizer, tokenizerConfig, files, texts } = await (path === undefined
     ? openHuggingFace(folder)
-    : openOneFile(folder, path));
-  const tensors = new Map([...files.values()].flatMap((file) => [...file.tensors.keys()].map((name) => [name, file])));
+    : openOneFile(folder, path, allowedFields));
+  const tensors = new Map<string, WeightFile>();
+  for (const file of files.values()) {
+    for (const name of file.tensors.keys()) {
+      const other = tensors.get(name);
+      if (other !== undefined) {
+        await closeAll([...files.values()].map(({ source }) => source));
+        throw new UserError(
+          `weight ${name}: expected it in one file, got it in ${other.source.name} and ${file.source.name}. Remove the file that does not belong to the model.`,
+        );
+      }
+      tensors.set(name, file);
+    }
+  }
 
-  const spelled = (name: string) => spellings(name).find((spelling) => tensors.has(spelling)) ?? name;
+  const spelled = (name: string) => spellings(name).find((spelling) => tensors.has(spelling));
   const find = (name: string) => {
     const spelling = spelled(name);
-    const file = tensors.get(spelling);
-    const info = file?.tensors.get(spelling);
-    if (!file || !info) {
+    const file = tensors.get(spelling ?? name);
+    const info = file?.tensors.get(spelling ?? name);
+    if (!file || !info || spelling === undefined) {
       throw new UserError(
         `weight ${name}: expected one of that name, got none in ${folder.name}. The model is of another kind, or its files are not complete.`,
       );
@@ -101,7 +130,12 @@ export async function openCheckpoint(folder: Folder, gguf?: string): Promise<Che
   };
   const shaped = (name: string, expectedShape: readonly number[]) => {
     const found = find(name);
-    const { shape } = found.info;
+    const { shape, dtype } = found.info;
+    if (wholeNumbers.has(dtype)) {
+      throw new UserError(
+        `number format of weight ${name}: expected floating point, got ${dtype} in ${found.file.source.name}. ${notQuantised}`,
+      );
+    }
     if (shape.length !== expectedShape.length || shape.some((n, i) => n !== expectedShape[i])) {
       throw new UserError(
         `shape of weight ${name}: expected [${expectedShape}], got [${shape}] in ${found.file.source.name}. config.json and weights do not belong together.`,
@@ -127,7 +161,9 @@ export async function openCheckpoint(folder: Folder, gguf?: string): Promise<Che
     tokenizerConfig,
     names: [...tensors.keys()].sort(),
     bytes: [...files.values()].reduce((sum, file) => sum + file.source.size, 0),
-    has: (name) => tensors.has(spelled(name)),
+    spelling: spelled,
+    has: (name) => spelled(name) !== undefined,
+    check: (name, expectedShape) => void shaped(name, expectedShape),
     shape: (name) => find(name).info.shape,
     async tensor(name, expectedShape) {
       const { file, spelling } = shaped(name, expectedShape);
@@ -187,23 +223,28 @@ interface Parts extends Pick<Checkpoint, "config" | "tokenizer" | "tokenizerConf
 
 async function openHuggingFace(folder: Folder): Promise<Parts> {
   const config = await wantedJson(folder, "config.json", "Name a folder in Hugging Face layout, or a GGUF file.");
-  const tokenizer = await wantedJson(folder, "tokenizer.json", "Save the model's fast tokenizer into it.");
+  // Whoever has to bring more files should know that they would be of use.
+  checkModelType(config, folder.name);
+  const tokenizer = await wantedJson(
+    folder,
+    "tokenizer.json",
+    "Save the model's fast tokenizer into it, with AutoTokenizer.from_pretrained and save_pretrained of transformers.",
+  );
   const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
   const files = await openWeights(folder);
   return { config, tokenizer, tokenizerConfig, files, texts: ["config.json", "tokenizer.json"] };
 }
 
-async function openOneFile(folder: Folder, path: string): Promise<Parts> {
-  const { weights, ...parts } = await openGgufModel(folder, path);
+async function openOneFile(folder: Folder, path: string, allowedFields: readonly string[]): Promise<Parts> {
+  const { weights, ...parts } = await openGgufModel(folder, path, allowedFields);
   return { ...parts, files: new Map([[path, weights]]) };
 }
 
 /** The GGUF file of a folder without safetensors. @throws UserError if there are several */
 async function onlyGguf(folder: Folder): Promise<string | undefined> {
-  const weights = await openAll(folder, ["model.safetensors", "model.safetensors.index.json"]);
-  await closeAll(weights.values());
-  if (weights.size > 0) return undefined;
-  const [path, ...others] = (await folder.list()).filter((name) => /^[^/]+\.gguf$/i.test(name));
+  const names = await folder.list();
+  if (names.some((name) => name === wholeFile || name === indexFile || shardName.test(name))) return undefined;
+  const [path, ...others] = names.filter((name) => /^[^/]+\.gguf$/i.test(name));
   if (others.length > 0) {
     throw new UserError(
       `model: expected one GGUF file, got ${[path, ...others].join(", ")} in ${folder.name}. Name the file itself.`,
@@ -214,23 +255,76 @@ async function onlyGguf(folder: Folder): Promise<string | undefined> {
 
 async function wantedJson(folder: Folder, path: string, advice: string): Promise<Record<string, unknown>> {
   const value = await readJson(folder, path);
-  if (!value) throw new UserError(`model: expected a file ${path}, got none in ${folder.name}. ${advice}`);
-  return value;
+  if (value) return value;
+  const adapter = (await folder.list()).find((name) => adapterName.test(name));
+  const [got, what] = adapter === undefined ? ["none", advice] : [`an adapter (${adapter})`, mergeAdapter];
+  throw new UserError(`model: expected a file ${path}, got ${got} in ${folder.name}. ${what}`);
 }
 
-/** The weight files by path, headers read: the single file if there is one, else the shards of the index. */
-async function openWeights(folder: Folder): Promise<ReadonlyMap<string, WeightFile>> {
-  const single = await openAll(folder, ["model.safetensors"]);
-  if (single.size > 0) return openHeaders(single);
+const wholeFile = "model.safetensors";
+const indexFile = "model.safetensors.index.json";
+const shardName = /^model-(\d{5})-of-(\d{5})\.safetensors$/;
+const adapterName = /^adapter_(config\.json|model\.\w+)$/;
 
-  const indexPath = "model.safetensors.index.json";
-  const index = await readJson(folder, indexPath);
-  if (!index) {
+/** What to do with weights that are quantised. */
+export const notQuantised = "The weights are quantised: name the model that they were made from, or a GGUF file.";
+/** What to do with an adapter. */
+export const mergeAdapter =
+  "Merge the adapter into its model (merge_and_unload of peft), save the model and name that folder.";
+
+/** The weight files by path, headers read: the single file if there is one, else the shards of the index, or as their names count them. */
+async function openWeights(folder: Folder): Promise<ReadonlyMap<string, WeightFile>> {
+  const single = await openAll(folder, [wholeFile]);
+  if (single.size > 0) return openHeaders(single);
+  const index = await readJson(folder, indexFile);
+  if (index) return openIndexed(folder, index);
+  const names = await folder.list();
+  const shards = countedShards(names, folder.name);
+  if (shards.length > 0) return openHeaders(await openAll(folder, shards));
+  throw noWeights(names, folder.name);
+}
+
+/** Shards without an index, whose names say how many there are; none if there is none. @throws UserError if some of them lack */
+function countedShards(names: readonly string[], where: string): readonly string[] {
+  const there = new Set(names);
+  const first = names.find((name) => shardName.test(name));
+  if (first === undefined) return [];
+  const count = Number(shardName.exec(first)![2]);
+  const shards = Array.from({ length: count }, (_, i) => first.replace(/\d{5}/, String(i + 1).padStart(5, "0")));
+  const missing = shards.filter((name) => !there.has(name));
+  if (missing.length > 0 || count === 0) {
     throw new UserError(
-      `model: expected model.safetensors or ${indexPath}, got neither in ${folder.name}. Convert its weights to safetensors.`,
+      `shards: expected ${count} files like ${first}, got ${count - missing.length}, without ${missing[0] ?? "any"}, in ${where}. The files are not complete; fetch the others.`,
     );
   }
-  const fail = (expected: string, got: string, where = indexPath): never => {
+  return shards;
+}
+
+/** The error of a folder without weights that can be read, by what it has instead. */
+function noWeights(names: readonly string[], where: string): UserError {
+  const refusal = (got: string, advice: string) =>
+    new UserError(`model: expected ${wholeFile} or ${indexFile}, got ${got} in ${where}. ${advice}`);
+  const find = (pattern: RegExp) => names.find((name) => pattern.test(name));
+  const adapter = find(adapterName);
+  if (adapter !== undefined) return refusal(`an adapter (${adapter})`, mergeAdapter);
+  const variant = find(/^model[.-][^/]*\.safetensors$/);
+  if (variant !== undefined) return refusal(variant, `Rename it to ${wholeFile}, or save the model again.`);
+  const other = find(/^[^/]*\.(safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx|nemo)(\.index\.json)?$/);
+  if (other !== undefined) {
+    return refusal(
+      `only ${other}`,
+      "Save the model as safetensors, with AutoModelForCausalLM.from_pretrained and save_pretrained of transformers.",
+    );
+  }
+  return refusal("neither", "Fetch the model's weights, as safetensors.");
+}
+
+/** The shards that an index names. @throws UserError if the index is damaged, or a file or tensor that it names is missing */
+async function openIndexed(
+  folder: Folder,
+  index: Readonly<Record<string, unknown>>,
+): Promise<ReadonlyMap<string, WeightFile>> {
+  const fail = (expected: string, got: string, where = indexFile): never => {
     throw new UserError(
       `shards: expected ${expected}, got ${got} in ${folder.name}/${where}. The files are not complete; fetch them again.`,
     );
@@ -238,6 +332,7 @@ async function openWeights(folder: Folder): Promise<ReadonlyMap<string, WeightFi
   const places = index.weight_map;
   if (typeof places !== "object" || places === null) return fail("a weight_map", "none");
   const paths = [...new Set(Object.values(places) as unknown[])].sort();
+  if (paths.length === 0) return fail("tensors in weight_map", "none");
   if (!paths.every((path) => typeof path === "string")) return fail("file names in weight_map", "other values");
 
   const sources = await openAll(folder, paths);

@@ -116,7 +116,8 @@ export interface WeightFile extends Pick<TensorFile, "source" | "tensors"> {
 export function ggufWeights(file: GgufFile, model: Model, config: Readonly<Record<string, unknown>>): WeightFile {
   const tensors = new Map<string, TensorInfo>();
   const places = new Map<string, Place>();
-  for (const name of model.parameters.keys()) {
+  // An unembedding may be there that the config does not announce.
+  for (const name of new Set([...model.parameters.keys(), ...model.tokenTables])) {
     const place = placeOf(name, model.modelType, config);
     const info = file.tensors.get(place.name);
     if (!info) continue;

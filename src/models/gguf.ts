@@ -23,9 +23,14 @@ export interface GgufModel {
 /**
  * Opens a GGUF file of a folder. A config.json, a tokenizer.json and a tokenizer_config.json beside it win over what its metadata say.
  *
+ * @param allowedFields unknown fields of config.json to go on with
  * @throws UserError if it is damaged or not a model that can be run
  */
-export async function openGgufModel(folder: Folder, path: string): Promise<GgufModel> {
+export async function openGgufModel(
+  folder: Folder,
+  path: string,
+  allowedFields: readonly string[] = [],
+): Promise<GgufModel> {
   const source = await folder.open(path);
   if (!source) throw new UserError(`model: expected a file ${path}, got none in ${folder.name}. Check the path.`);
   try {
@@ -33,7 +38,7 @@ export async function openGgufModel(folder: Folder, path: string): Promise<GgufM
     const architecture = architectureOf(file.values, source.name);
     const [ownConfig, ownTokenizer] = [await readJson(folder, "config.json"), await readJson(folder, "tokenizer.json")];
     const config = ownConfig ?? (await withRopeFactors(file, configFromMetadata(file)));
-    const model = modelFromConfig(config, ownConfig ? folder.name : source.name);
+    const model = modelFromConfig(config, ownConfig ? folder.name : source.name, allowedFields);
     if (!(typesOf[architecture] ?? [architecture]).includes(model.modelType)) {
       throw new UserError(
         `model_type: expected ${architecture} as in ${path}, got ${model.modelType} in config.json of ${folder.name}. ` +

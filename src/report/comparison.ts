@@ -26,7 +26,7 @@ export const comparisonSchema = z.strictObject({
   format: z.literal(1),
   status: z.enum(["finished", "running"]),
   command: z.string(),
-  options: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
+  options: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null(), z.array(z.string())])),
   versions: z.record(z.string(), z.string()),
   machine: z.strictObject({ cpu: z.string(), cores: count, memory_bytes: count }),
   model: z.strictObject({ name: z.string(), model_type: z.string(), parameters: count }),

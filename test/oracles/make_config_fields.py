@@ -3,15 +3,17 @@
     python3 test/oracles/make_config_fields.py
 
 Writes test/fixtures/config-fields.json: a list of {model, change, agrees, same}. `change` is put over the fixture's config.json, a field that is null in
-it is removed; `agrees` says whether the config then says one thing; `same` whether transformers' logits are still those of the fixture.
+it is removed; `agrees` says whether the config then says one thing; `same` whether transformers' logits are still those of the fixture. And
+weight-names.json: {model, change, pattern, by, same}, where `pattern` is replaced `by` something in the names of the tensors.
 """
 
 import json
-import shutil
+import re
 import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -114,6 +116,32 @@ HARMLESS = dict(
 )
 
 
+# Names of tensors: [model, change of config.json, what is replaced in the names, by what].
+UNTIED = dict(tie_word_embeddings=True)
+WEIGHTS = [
+    # An unembedding of its own beside a config that ties it.
+    ("llama-gqa", UNTIED, "", ""),
+    ("gemma2-untied", UNTIED, "", ""),
+    ("gemma3_text-untied", UNTIED, "", ""),
+    ("gpt2-scaled", UNTIED, "", ""),
+    ("gpt_neox", UNTIED, "", ""),
+    # Saved from the model without its unembedding, or with it and the names of the one without.
+    ("llama-scaled", {}, r"^model\.", ""),
+    ("llama-gqa", {}, r"^model\.", ""),
+    ("qwen3", {}, r"^model\.", ""),
+    ("gemma", {}, r"^model\.", ""),
+    ("gpt2", {}, r"^transformer\.", ""),
+    ("gpt_neox-relu", {}, r"^gpt_neox\.", ""),
+    # Of two names of the same numbers the other one.
+    ("llama-scaled", {}, r"^model\.embed_tokens", "lm_head"),
+    ("gpt_neox-relu", {}, r"^gpt_neox\.embed_in", "embed_out"),
+    # What the config denies, transformers leaves out.
+    ("llama-bias", dict(attention_bias=False), "", ""),
+    ("llama-bias", dict(mlp_bias=False), "", ""),
+    ("qwen3-bias", dict(attention_bias=False), "", ""),
+]
+
+
 def logits(folder, tokens):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
@@ -121,13 +149,15 @@ def logits(folder, tokens):
         return model(torch.tensor([tokens])).logits[0, -1]
 
 
-def changed(name, change):
-    """The logits with a changed config.json; None where transformers refuses it."""
+def changed(name, change, pattern="", by=""):
+    """The logits with a changed config.json and other names of tensors; None where transformers refuses it."""
     source = FIXTURES / name
     config = json.loads((source / "config.json").read_text()) | change
     prompt = json.loads((source / "expected.json").read_text())["prompts"][2]["tokens"]
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(source / "model.safetensors", folder)
+        tensors = load_file(source / "model.safetensors")
+        renamed = {re.sub(pattern, by, tensor): values for tensor, values in tensors.items()}
+        save_file(renamed, Path(folder) / "model.safetensors", metadata=dict(format="pt"))
         (Path(folder) / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
         try:
             return logits(folder, prompt)
@@ -135,15 +165,27 @@ def changed(name, change):
             return None
 
 
-def same(name, change):
-    wanted, found = changed(name, {}), changed(name, change)
+def same(name, change, pattern="", by=""):
+    wanted, found = changed(name, {}), changed(name, change, pattern, by)
     return None if found is None else bool((found - wanted).abs().max() < 1e-4 * wanted.abs().max())
 
 
 AGREE += [(name, {field: value}) for field, value in HARMLESS.items() for name in ("llama-gqa", "gpt2")]
-lines = [
-    json.dumps(dict(model=name, change=change, agrees=agrees, same=same(name, change)))
-    for agrees, cases in ((True, AGREE), (False, CONTRADICT))
-    for name, change in cases
-]
-(FIXTURES / "config-fields.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def write(file, lines):
+    (FIXTURES / file).write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n")
+
+
+write(
+    "config-fields.json",
+    [
+        dict(model=name, change=change, agrees=agrees, same=same(name, change))
+        for agrees, cases in ((True, AGREE), (False, CONTRADICT))
+        for name, change in cases
+    ],
+)
+write(
+    "weight-names.json",
+    [dict(model=case[0], change=case[1], pattern=case[2], by=case[3], same=same(*case)) for case in WEIGHTS],
+)
