@@ -208,21 +208,18 @@ describe("sfc estimate", () => {
     expect(again.stdout).toContain("holds the finished run");
   });
 
-  it("refuses a run that takes more memory than there is, before it begins", async () => {
-    // Some terabytes for the activations of one block.
-    const large = await largeModel(folder, 100_000_000);
-    const file = await writeExamples(join(folder, "pairs-large.jsonl"), examples(2));
+  it("refuses a run and a comparison that take more memory than there is, before it begins", async () => {
+    // Hundreds of gigabytes for the activations of one block.
+    const large = await largeModel(folder, 2 ** 24);
+    const file = await writeExamples(join(folder, "pairs-large.jsonl"), examples(200));
     const flags = ["--model_name", large, "--sae_source", "dummy", "--pairs", file, "--sites", "resid_post"];
     expect((await succeeds(["estimate", ...flags])).stdout).toMatch(/^memory .*: too little$/m);
     const output = join(folder, "too-large");
     const refused = await sfc("run", ...flags, "--output_dir", output);
-    expectError(
-      refused,
-      1,
-      "memory: expected about",
-      "Use shorter prompts, fewer pairs (--num_examples) or fewer sites",
-    );
+    expectError(refused, 1, "memory: expected about", "Use a small --batch_size, shorter prompts");
     expect((await manifestOf(output)).status).toBe("failed");
+    const comparison = ["--weights", "streamed", "--methods", "analytic", "--output_dir", join(folder, "compared")];
+    expectError(await sfc("compare", ...flags, ...comparison), 1, "memory: expected about");
   });
 
   it("says what takes less memory than what was asked for", () => {

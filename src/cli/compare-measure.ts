@@ -5,16 +5,14 @@ import { z } from "zod";
 import { type Device, runtimeName } from "#session";
 import { heldWeights, streamedWeights } from "../capture/weights.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
-import { planFor } from "../effects/capture-for.ts";
 import type { MethodSetting } from "../effects/method.ts";
-import { effectsOf, needsOf } from "../effects/methods.ts";
+import { effectsOf } from "../effects/methods.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSpec } from "./compare-methods.ts";
-import { checkFits, estimateRun } from "./estimate.ts";
 import { makeFolder, writeFileAtomic } from "./files.ts";
 import type { Setting } from "./flags.ts";
 import { silent } from "./hub-pull.ts";
@@ -102,19 +100,13 @@ export async function measureMethod(
     try {
       const { kept } = usablePairs(await openPairs(setting), opened, setting, reporter);
       const { model, checkpoint, tokenizer } = opened;
-      const { batch, method, steps } = request.spec;
-      const forest = prefixForest(kept, {
-        merge: batch !== null ? "none" : request.byPair ? "forward" : "all",
-      });
-      const plan = planFor({ forest, ...(batch !== null && { batch }) }, needsOf(method, []).wanted);
-      const work = { method, weights: request.weights, score: "effect", ...(steps !== null && { steps }) } as const;
-      checkFits(await estimateRun(opened, dictionaries, [plan], { ...setting, ...work }), [plan], method);
       const began = performance.now();
       const weights =
         request.weights === "held"
           ? await heldWeights(model, checkpoint, setting.precision)
           : streamedWeights(checkpoint);
       const loading = (performance.now() - began) / 1000;
+      const forest = forestOf(kept, request.spec, request.byPair);
       const index = indexNodes(
         nodesTable(forest, () => ""),
         [...tokenizer.special],
@@ -141,6 +133,11 @@ export async function measureMethod(
   } finally {
     await opened.checkpoint.close();
   }
+}
+
+/** The forest on which a method works: in batches nothing is merged, and effects by pair need a path for each. */
+export function forestOf(pairs: readonly TokenPair[], { batch }: MethodSpec, byPair: boolean): PrefixForest {
+  return prefixForest(pairs, { merge: batch !== null ? "none" : byPair ? "forward" : "all" });
 }
 
 async function measure(

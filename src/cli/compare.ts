@@ -6,7 +6,9 @@ import type { Device } from "#session";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
+import { planFor } from "../effects/capture-for.ts";
 import type { Rule } from "../effects/method.ts";
+import { needsOf } from "../effects/methods.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
@@ -14,6 +16,7 @@ import { type Comparison, comparisonSchema } from "../report/comparison.ts";
 import type { SiteName } from "../site.ts";
 import {
   featuresFile,
+  forestOf,
   type MethodRequest,
   type MethodResult,
   methodResultSchema,
@@ -25,7 +28,7 @@ import { measureInProcess } from "./compare-process.ts";
 import { featuresToPatch, findingsOf } from "./compare-results.ts";
 import { comparisonText } from "./compare-text.ts";
 import { checkRuntime } from "./device.ts";
-import { checkRoom, gemmGflops, workLine } from "./estimate.ts";
+import { checkFits, checkRoom, estimateRun, gemmGflops, workLine } from "./estimate.ts";
 import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { type Setting, taskName } from "./flags.ts";
 import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "./folder.ts";
@@ -85,7 +88,7 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
   // Better now than at the end of the work.
   const template = await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
-  const { folder, inputs, files, width } = await openWork(request, reporter);
+  const { folder, inputs, files, width } = await openWork(request, specs, reporter);
   if ("comparison" in folder) {
     reporter.end();
     const { comparison } = folder;
@@ -109,11 +112,34 @@ function checkStreamed(specs: readonly MethodSpec[], { weights }: CompareOptions
   );
 }
 
+/** Refuses methods that need more memory than there is. @throws UserError saying what to do instead */
+async function checkMethodsFit(
+  specs: readonly MethodSpec[],
+  { by_pair, ...options }: CompareOptions,
+  opened: OpenModel,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  pairs: readonly TokenPair[],
+): Promise<void> {
+  for (const spec of specs) {
+    const { method, batch, steps } = spec;
+    const plan = planFor(
+      { forest: forestOf(pairs, spec, by_pair), ...(batch !== null && { batch }) },
+      needsOf(method, []).wanted,
+    );
+    const work = { ...options, method, score: "effect", ...(steps !== null && { steps }) } as const;
+    checkFits(await estimateRun(opened, dictionaries, [plan], work), [plan], method);
+  }
+}
+
 /** What is known of a comparison before any method has run. */
 type Inputs = Omit<Comparison, "status" | "accuracy" | "methods" | "agreement" | "scatter" | "sums" | "exactness">;
 
 /** Opens all that is compared, to see that it can be, and the folder; closes all but the folder again. */
-async function openWork({ command, options, folder: path, force }: CompareRequest, reporter: Reporter) {
+async function openWork(
+  { command, options, folder: path, force }: CompareRequest,
+  specs: readonly MethodSpec[],
+  reporter: Reporter,
+) {
   const source = await openPairs(options);
   const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field);
   try {
@@ -124,6 +150,7 @@ async function openWork({ command, options, folder: path, force }: CompareReques
       const recorded = { ...options };
       const folder = await openWorkFolder(comparisonFolder, path, recorded, force);
       try {
+        if (folder.state !== "finished") await checkMethodsFit(specs, options, opened, dictionaries, kept);
         const dummy = options.sae_source === "dummy";
         const warnings = [
           ...opened.warnings,
