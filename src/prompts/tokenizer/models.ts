@@ -1,5 +1,5 @@
 import { bpe, byteTokens } from "./bpe.ts";
-import { byType, Part, quoted } from "./part.ts";
+import { byType, type Part, quoted } from "./part.ts";
 
 /** Turns pieces of text into token ids. */
 export interface TokenModel {
@@ -15,17 +15,13 @@ export interface TokenModel {
  * @throws UserError naming a kind, field or id that is not understood
  */
 export function tokenModelOf(part: Part): TokenModel {
-  return byType(
-    part.has("type")
-      ? part
-      : new Part({ ...Object.fromEntries(part.entries()), type: typeOf(part) }, part.place, part.file),
-    {
-      BPE: (model) => bpe(model, vocabularyOf(model)),
-      Unigram: unigram,
-      WordLevel: wordLevel,
-      WordPiece: wordPiece,
-    },
-  );
+  const kinds = {
+    BPE: (model: Part) => bpe(model, vocabularyOf(model)),
+    Unigram: unigram,
+    WordLevel: wordLevel,
+    WordPiece: wordPiece,
+  };
+  return byType(part, kinds, part.has("type") ? undefined : typeOf(part));
 }
 
 /** The kind of a model that does not say it, as old files. */
@@ -116,10 +112,10 @@ function unigram(part: Part): TokenModel {
   const vocabulary = new Map<string, number>();
   const scores: number[] = [];
   let longest = 0;
-  for (const { value, place } of part.list("vocab")) {
+  for (const { value, key } of part.list("vocab")) {
     const [token, score] = Array.isArray(value) && value.length === 2 ? (value as unknown[]) : [];
     if (typeof token !== "string" || typeof score !== "number") {
-      return part.fail("a list of tokens with their scores", "vocab", `${quoted(JSON.stringify(value))} at ${place}`);
+      return part.fail("a token and its score", key, quoted(JSON.stringify(value)));
     }
     if (vocabulary.has(token)) return part.fail("different tokens", "vocab", `${quoted(token)} twice`);
     vocabulary.set(token, scores.length);

@@ -32,7 +32,7 @@ export class Part {
     return this.get(key) !== undefined;
   }
 
-  /** The fields and their values, in the order of the file. */
+  /** The fields and their values. */
   entries(): [string, unknown][] {
     return Object.entries(this.#fields);
   }
@@ -42,16 +42,16 @@ export class Part {
     return this.has(key) ? new Part(this.get(key), this.#name(key), this.file) : undefined;
   }
 
-  /** The values of a list, each with its place. */
-  list(key: string): { readonly value: unknown; readonly place: string }[] {
+  /** The values of a list, each with the key that `fail` takes for it. */
+  list(key: string): { readonly value: unknown; readonly key: string }[] {
     const list = this.get(key);
     if (!Array.isArray(list)) return this.fail("a list", key);
-    return list.map((value: unknown, i) => ({ value, place: `${this.#name(key)}[${i}]` }));
+    return list.map((value: unknown, i) => ({ value, key: `${key}[${i}]` }));
   }
 
   /** The parts of a list. */
   parts(key: string): Part[] {
-    return this.list(key).map(({ value, place }) => new Part(value, place, this.file));
+    return this.list(key).map((item) => new Part(item.value, this.#name(item.key), this.file));
   }
 
   text(key: string, fallback?: string): string {
@@ -114,13 +114,17 @@ function shown(value: unknown): string {
 }
 
 /**
- * What one of several kinds makes of a part, by its `type`.
+ * What one of several kinds makes of a part.
  *
  * @param kinds by type
+ * @param type of the part, if it does not say it itself
  * @throws UserError naming the type if it is none of these
  */
-export function byType<T>(part: Part, kinds: Readonly<Record<string, (part: Part) => T>>): T {
-  const type = part.get("type");
+export function byType<T>(
+  part: Part,
+  kinds: Readonly<Record<string, (part: Part) => T>>,
+  type: unknown = part.get("type"),
+): T {
   if (typeof type === "string" && Object.hasOwn(kinds, type)) return kinds[type]!(part);
   return part.fail(
     `one of ${Object.keys(kinds).join(", ")}`,

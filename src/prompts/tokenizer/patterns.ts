@@ -1,4 +1,12 @@
-import { type AlternativeElementNode, type AlternativeNode, parse, type QuantifierNode } from "oniguruma-parser/parser";
+import { generate } from "oniguruma-parser/generator";
+import {
+  type AlternativeElementNode,
+  type AlternativeNode,
+  type Node,
+  type OnigurumaAst,
+  parse,
+  type QuantifierNode,
+} from "oniguruma-parser/parser";
 import { toRegExp } from "oniguruma-to-es";
 import { messageOf } from "../../errors.ts";
 import { excerpt } from "../excerpt.ts";
@@ -21,8 +29,12 @@ export function patternOf(part: Part): RegExp {
   if (pattern.has("String")) return new RegExp(pattern.text("String").replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "gu");
   const source = pattern.text("Regex");
   try {
-    const ways = Math.max(...parse(source).body.map(waysOfAll));
-    if (ways <= mostWays) return toRegExp(source, { global: true });
+    const { body, ...rest } = parse(source);
+    const ways = Math.max(...body.map(waysOfAll));
+    if (ways <= mostWays) {
+      const spelled = { ...rest, body: body.map((node) => withWords(node)) };
+      return toRegExp(generate(spelled as OnigurumaAst).pattern, { global: true });
+    }
   } catch (error) {
     const got = `${quoted(source)} (${excerpt(messageOf(error), 80)})`;
     return pattern.fail("a pattern that can be translated to JavaScript", "Regex", got);
@@ -33,6 +45,31 @@ export function patternOf(part: Part): RegExp {
     `${quoted(source)}, which can match one text in too many ways`,
     "Write it without repetitions of what itself repeats, is optional or has alternatives.",
   );
+}
+
+const wordInClass = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+const word = `${wordInClass}²³¹¼½¾`;
+const nodeOf = (source: string): Node => parse(source).body[0]!.body[0]!;
+const boundary = (negate: boolean) =>
+  negate
+    ? nodeOf(`(?:(?<=[${word}])(?=[${word}])|(?<![${word}])(?![${word}]))`)
+    : nodeOf(`(?:(?<=[${word}])(?![${word}])|(?<![${word}])(?=[${word}]))`);
+
+/**
+ * A pattern with characters of words spelled out, for Oniguruma has others than the translation: no numbers but decimal ones, six of Latin 1 excepted,
+ * and these not in classes.
+ */
+function withWords(node: Node, isInClass = false): Node {
+  if (node.type === "CharacterSet" && (node.kind === "word" || (node.kind === "posix" && node.value === "word"))) {
+    return nodeOf(`[${node.negate ? "^" : ""}${isInClass ? wordInClass : word}]`);
+  }
+  if (node.type === "Assertion" && node.kind === "word_boundary") return boundary(node.negate === true);
+  if (!("body" in node)) return node;
+  const inside = isInClass || node.type === "CharacterClass";
+  const body: unknown = Array.isArray(node.body)
+    ? node.body.map((part) => withWords(part, inside))
+    : withWords(node.body, inside);
+  return { ...node, body } as Node;
 }
 
 /** A pattern may match one stretch of text in so many ways; three repetitions one after another still may. */
