@@ -100,6 +100,13 @@ describe("a model that cannot be used", () => {
     expectError(await run("--model_name", "no-such-model"), 1, '"no-such-model"', "--model_name");
   });
 
+  it.each(["./nope", "../no/such/folder", "nope.gguf", "~/nope", "nope/"])(
+    "a local path of nothing: %s",
+    async (path) => {
+      expectError(await run("--model_name", path), 1, `No such folder or file (${path}). Check --model_name.`);
+    },
+  );
+
   it("a folder without config.json", async () => {
     const folder = join(home, "empty");
     await mkdir(folder);

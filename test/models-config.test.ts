@@ -102,6 +102,13 @@ describe("fields that change something unless they have one value", () => {
   });
 });
 
+describe("null", () => {
+  it("in place of a window is none", () => {
+    const config = { ...json("qwen2/config.json"), sliding_window: null, layer_types: null };
+    expect(() => modelFromConfig(config, "x")).not.toThrow();
+  });
+});
+
 describe("numbers that no model has are refused at once, in a line of bounded length", () => {
   it.each<[string, string, unknown]>([
     ["llama-gqa", "num_hidden_layers", 1_000_000],
@@ -115,6 +122,10 @@ describe("numbers that no model has are refused at once, in a line of bounded le
     ["llama-gqa", "num_key_value_heads", 3],
     ["llama-gqa", "head_dim", 0.5],
     ["llama-gqa", "rms_norm_eps", Number.POSITIVE_INFINITY],
+    ["gemma2", "final_logit_softcapping", 1e300],
+    ["gemma2", "sliding_window", null],
+    ["gpt2", "tie_word_embeddings", null],
+    ["llama-yarn", "rope_parameters", { rope_type: "yarn", factor: 1e-38, rope_theta: 1e4 }],
     ["gemma3_text", "layer_types", Array(100_000).fill("full_attention")],
     ["gemma3", "text_config", [1, 2]],
     ["llama-gqa", "rope_scaling", 4],
@@ -124,7 +135,7 @@ describe("numbers that no model has are refused at once, in a line of bounded le
     ["llama-gqa", "hidden_act", { silu: true }],
     ["llama-gqa", "residual_scale", "x".repeat(10_000)],
   ])("%s: %s %j", (name, field, value) => {
-    const config = changed(name, { [field]: value });
+    const config = { ...changed(name, {}), [field]: value };
     expect(() => modelFromConfig(config, "x")).toThrow(/^[^\n]{1,500}$/);
     expect(() => modelFromConfig(config, "x")).toThrow(`${field}: expected`);
   });

@@ -41,14 +41,22 @@ export async function modelFolder(name: string, reporter: PullReporter): Promise
       `model: expected a folder with config.json or a GGUF file, got a file of another kind at ${name}. Check --model_name.`,
     );
   }
+  if (/^(\.{0,2}|~)[/\\]|^[A-Za-z]:\\|^\.{1,2}$|\/$|\.(gguf|safetensors|json)$/i.test(name)) {
+    throw new UserError(`No such folder or file (${name}). Check --model_name.`);
+  }
   const place = modelPlace(name);
   if (!place) {
     throw new UserError(
       `model: expected demo, a folder with config.json, a GGUF file, ${presetNames}, or organisation/name of the hub, got "${name}". Check --model_name.`,
     );
   }
-  const [snapshot] = await snapshotsOf([modelWant(place, name)], await hubSettings(), reporter);
-  return snapshot!.folder;
+  try {
+    const [snapshot] = await snapshotsOf([modelWant(place, name)], await hubSettings(), reporter);
+    return snapshot!.folder;
+  } catch (error) {
+    if (!(error instanceof UserError) || modelPreset(name)) throw error;
+    throw new UserError(`${error.message} There is no folder ${name} here either.`, { cause: error });
+  }
 }
 
 /** The SAEs of a model that has none in its folder: those of its preset; null if there are none. */

@@ -65,8 +65,8 @@ const neutral: Readonly<Record<string, readonly unknown[]>> = {
 /** Fields that say that the weights are not numbers by themselves. */
 const quantised = new Set(["quantization_config", "compression_config"]);
 
-/** No model has more layers, or more of anything else that is counted: a larger number is damage, and would be allocated for. */
-const most = { layers: 10_000, count: 2 ** 24 };
+/** No model has more layers, more of anything else that is counted, or turns faster: a larger number is damage, and would be allocated for. */
+const most = { layers: 10_000, count: 2 ** 24, frequency: 1e6 };
 
 export interface RopeOptions {
   /** The old field of the base. */
@@ -113,9 +113,10 @@ export class ConfigReader {
     return this.#whole(field, this.#value(field) ?? byDefault, most.layers);
   }
 
-  /** A number of tokens, as `count`, but of any size: nothing is allocated for them. */
+  /** A number of tokens, as `count`, but of any size: nothing is allocated for them. Null is none. */
   length(field: string, byDefault?: number): number {
-    return this.#whole(field, this.#value(field) ?? byDefault, Number.POSITIVE_INFINITY);
+    const value = this.#value(field) ?? (this.isNone(field) ? null : byDefault);
+    return this.#whole(field, value, Number.POSITIVE_INFINITY);
   }
 
   /** A whole even number above 0. */
@@ -135,8 +136,9 @@ export class ConfigReader {
     return this.#positiveNumber(field, this.#value(field) ?? byDefault);
   }
 
+  /** True or false. Null is false in Python, so it stands for a default of false alone. */
   flag(field: string, byDefault: boolean): boolean {
-    const value = this.#value(field) ?? byDefault;
+    const value = this.#value(field) ?? (this.isNone(field) && byDefault ? null : byDefault);
     if (typeof value !== "boolean") this.#refuse(field, "true or false", value, damaged);
     return value as boolean;
   }
@@ -301,7 +303,12 @@ export class ConfigReader {
       numbers[key] = this.#positiveNumber(`${name}.${key}`, value);
     }
     if (type === "yarn" && base <= 1) this.#refuse(`${name}.rope_theta`, "a number above 1", base);
-    return { type, base, numbers, truncate: truncate !== false };
+    const rope = { type, base, numbers, truncate: truncate !== false };
+    const { frequencies, scale } = turning(rope, comparedAxes);
+    if (![...frequencies, scale].every((x) => x <= most.frequency)) {
+      this.#refuse(name, `numbers by which no axis turns more than ${most.frequency} per token`, given, damaged);
+    }
+    return rope;
   }
 
   /**
@@ -345,7 +352,8 @@ export class ConfigReader {
   }
 
   #positiveNumber(field: string, value: unknown): number {
-    return typeof value === "number" && value > 0 && Number.isFinite(value)
+    // What float32 makes 0 or infinite would make NaN of the activations.
+    return typeof value === "number" && Math.fround(value) > 0 && Number.isFinite(Math.fround(value))
       ? value
       : this.#refuse(field, "a number above 0", value, damaged);
   }
@@ -375,14 +383,16 @@ const contradiction = "Leave out the one that is wrong: it is not clear which of
 /** Numbers of a form that change nothing where they are 1. */
 const noScaling = new Set(["factor", "partial_rotary_factor"]);
 
+/** A head's width for which frequencies are looked at. */
+const comparedAxes = 128;
+
 function isNeutral(field: string, value: unknown): boolean {
   return Object.hasOwn(neutral, field) && neutral[field]!.some((one) => JSON.stringify(one) === JSON.stringify(value));
 }
 
 /** Whether two descriptions of positions come to the same numbers. */
 function isSame(a: Rope, b: Rope): boolean {
-  const axes = 128;
-  const text = (rope: Rope) => JSON.stringify([rope.numbers.partial_rotary_factor, turning(rope, axes)]);
+  const text = (rope: Rope) => JSON.stringify([rope.numbers.partial_rotary_factor, turning(rope, comparedAxes)]);
   return text(a) === text(b);
 }
 

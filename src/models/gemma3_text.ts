@@ -38,7 +38,7 @@ export function gemma3Text(c: ConfigReader): Model {
   const windowedTurns = turning(windowedRope, E);
   const scale = c.positive("query_pre_attn_scalar", 256) ** -0.5;
   const window = c.length("sliding_window", 4096);
-  const period = c.length("sliding_window_pattern", c.length("_sliding_window_pattern", 6));
+  const period = c.count("sliding_window_pattern", c.count("_sliding_window_pattern", 6));
   const isWindowed = c.windowed(L, (layer) => (layer + 1) % period !== 0);
   c.only("attn_logit_softcapping", null);
   c.only("final_logit_softcapping", null);

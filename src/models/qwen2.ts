@@ -21,7 +21,7 @@ export function qwen2(c: ConfigReader): Model {
   const epsilon = c.positive("rms_norm_eps", 1e-6);
   const turns = turning(c.rope(10_000, maxLength), E);
   const tied = c.flag("tie_word_embeddings", false);
-  const windows = c.flag("use_sliding_window", false);
+  const windows = c.flag("use_sliding_window", false) && !c.isNone("sliding_window");
   const window = windows ? c.length("sliding_window", 4096) : Number.POSITIVE_INFINITY;
   const firstWindowed = windows ? c.length("max_window_layers", 28) : L;
   const isWindowed = c.windowed(L, (layer) => layer >= firstWindowed);
