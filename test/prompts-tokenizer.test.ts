@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { agreementPairs } from "../src/prompts/agreement.ts";
-import { describeDropped, tokenizePairs } from "../src/prompts/check.ts";
+import { describeDoubled, describeDropped, tokenizePairs } from "../src/prompts/check.ts";
 import { generateSentence } from "../src/prompts/english.ts";
 import { wordForms } from "../src/prompts/lexicon.ts";
 import { commonLexicon } from "../src/prompts/lexicon-common.ts";
@@ -113,6 +113,29 @@ test("pairs that do not fit are counted by reason", () => {
     '1 pair: answer changes the tokens before it, e.g. "The" → "dog", "dogs"',
     '1 pair: answers are equal, e.g. "The dog" → " is", " is"',
   ]);
+});
+
+test("BOS twice is told of, whether the prompts bring one or the tokenizer puts two", () => {
+  const pair = (begin: string, subject: string): PromptPair => {
+    const answers = { clean_answer: " is", patch_answer: " are", case: "c", split: "test" as const };
+    return { clean_prefix: `${begin}The ${subject}`, patch_prefix: `${begin}The ${subject}s`, ...answers };
+  };
+  const told = (pairs: readonly PromptPair[], used = tokenizer) =>
+    describeDoubled(tokenizePairs(pairs, used).kept, used);
+  expect(told([pair("", "dog"), pair("", "cat")])).toEqual([]);
+  expect(told([pair("", "dog"), pair("<|begin_of_text|>", "cat")])).toEqual([
+    '1 of 2 pairs begin with "<|begin_of_text|>" twice, since the tokenizer puts one in front: models are trained with one. Take it out of the prompts.',
+  ]);
+  const [bos, text] = json.post_processor.single;
+  const doubled = loadTokenizer({ ...json, post_processor: { ...json.post_processor, single: [bos, bos, text] } });
+  expect(told([pair("", "dog")], doubled)).toEqual([
+    'Every prompt begins with "<|begin_of_text|>" twice, since the tokenizer puts two in front: models are trained with one.',
+  ]);
+  const without = loadTokenizer({ ...json, post_processor: null });
+  expect(told([pair("<|begin_of_text|>", "cat")], without)).toEqual([]);
+  expect(
+    describeDropped(tokenizePairs([{ ...pair("", "dog"), clean_prefix: "", patch_prefix: null }], without).dropped),
+  ).toEqual(['1 pair: prompt has no tokens, e.g. ""']);
 });
 
 test("pairs of the common lexicon whose words the tokenizer lacks are dropped, not broken", () => {

@@ -9,7 +9,7 @@ import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { activationBatches, readAhead } from "../src/training/activations.ts";
 import { demoConfig } from "../src/training/demo.ts";
 import { documentsOf, mixedText, partOf, plainText, type TextPart } from "../src/training/plain-text.ts";
-import { generatedText, type TextSource } from "../src/training/text.ts";
+import { generatedText, type TextSource, withinVocabulary } from "../src/training/text.ts";
 import { expectError, sfc, succeeds } from "./cli-harness.ts";
 
 const json = JSON.parse(makeTokenizer(demoLexicon)["tokenizer.json"]);
@@ -103,6 +103,31 @@ describe.each([
   });
 });
 
+it("rows begin with all that the tokenizer puts in front, and none of it stands between documents", () => {
+  const single = [...json.post_processor.single.slice(0, 1), ...json.post_processor.single];
+  const doubled = loadTokenizer({ ...json, post_processor: { ...json.post_processor, single } });
+  const { tokens } = plainText(doubled, documents, "train", 1, "a.txt").rows(0, 200, 24);
+  for (let row = 0; row < 200; row++) {
+    const ids = [...tokens.slice(row * 25, row * 25 + 25)];
+    expect(ids.slice(0, 2)).toEqual([special, special]);
+    expect(ids.indexOf(special, 2)).toBe(-1);
+  }
+  expect(() => plainText(doubled, documents, "train", 1, "a.txt").rows(0, 1, 1)).toThrow(/shorter rows|more text/);
+});
+
+it("tokens that the model does not have are refused by name, and words without tokens do not go on for ever", () => {
+  const text = plainText(withBos, documents, "train", 1, "a.txt");
+  const most = Math.max(...text.rows(0, 8, 24).tokens);
+  expect(withinVocabulary(text, withBos, most + 1).rows(0, 8, 24)).toEqual(text.rows(0, 8, 24));
+  expect(() => withinVocabulary(text, withBos, most).rows(0, 8, 24)).toThrow(
+    `text: expected tokens that the model has, below ${most}, got ${most} ("${withBos.token(most)}"). Leave it out of the text.`,
+  );
+  const wordless = loadTokenizer({ model: { type: "BPE", vocab: { "1": 0 }, merges: [] } });
+  expect(() => generatedText(wordless, demoLexicon, 1).rows(0, 1, 16)).toThrow(
+    /^text: expected a tokenizer with tokens for English words, got fewer than 17 tokens for \d+ sentences\. Train/,
+  );
+});
+
 it("a reader that reads ahead gives the same pieces in order, each read once, and none beyond the last", async () => {
   const read: (string | number)[] = [];
   const inner = {
@@ -122,7 +147,10 @@ it("a reader that reads ahead gives the same pieces in order, each read once, an
 });
 
 it("batches leave out attention sinks, tokens whose activations are far longer than the median", async () => {
-  const model = modelFromConfig({ ...demoConfig(64), hidden_size: 2, num_attention_heads: 1, head_dim: 2 }, "test");
+  const model = modelFromConfig(
+    { ...demoConfig(64), hidden_size: 2, num_attention_heads: 1, num_key_value_heads: 1, head_dim: 2 },
+    "test",
+  );
   const row = (n: number) => [n % 3 === 0 ? 3 : -3, 4];
   const read = async () => {
     const values = Float32Array.from(Array.from({ length: 40 }, (_, n) => (n === 8 ? [101, 0] : row(n))).flat());

@@ -1,7 +1,7 @@
 import { createReadStream, existsSync } from "node:fs";
 import { UsageError, UserError } from "../errors.ts";
 import { agreementPairs, checkEnough } from "../prompts/agreement.ts";
-import { type CheckedPairs, describeDropped, tokenizePairs } from "../prompts/check.ts";
+import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } from "../prompts/check.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import { inlinePair } from "../prompts/inline.ts";
 import { commonLexicon } from "../prompts/lexicon-common.ts";
@@ -241,6 +241,7 @@ export function usablePairs(
       ),
       ...describeDropped(dropped).map((line) => `Left out ${line}.`),
       ...repeated(checked, lines),
+      ...describeDoubled(kept, tokenizer),
       ...(checked.several === 0
         ? []
         : [

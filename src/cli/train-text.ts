@@ -4,7 +4,7 @@ import { UserError } from "../errors.ts";
 import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { documentsOf, mixedText, plainText, type TextPart } from "../training/plain-text.ts";
-import { generatedText, type TextSource } from "../training/text.ts";
+import { generatedText, type TextSource, withinVocabulary } from "../training/text.ts";
 import { heldOutText } from "./train-lm.ts";
 
 /** Which text SAEs are trained or measured on. */
@@ -31,19 +31,21 @@ function percent(share: number): string {
 /**
  * Reads the files of a text and makes the rows of one of its parts.
  *
+ * @param vocabulary how many tokens the model has
  * @throws UserError if a file cannot be read, is not UTF-8 text or has no words
  */
 export async function openText(
   { files, generated, seed }: TextChoice,
   part: TextPart,
   tokenizer: Tokenizer,
+  vocabulary: number,
 ): Promise<TextSource> {
   const name = part === "train" ? `${seed}/dictionaries` : heldOutText(seed);
-  const made = generatedText(tokenizer, demoLexicon, name);
+  const made = withinVocabulary(generatedText(tokenizer, demoLexicon, name), tokenizer, vocabulary);
   if (files.length === 0) return made;
   const documents: string[] = [];
   for (const file of files) documents.push(...documentsOf(await readText(file)));
-  const plain = plainText(tokenizer, documents, part, name, files.join(", "));
+  const plain = withinVocabulary(plainText(tokenizer, documents, part, name, files.join(", ")), tokenizer, vocabulary);
   return generated === 0 ? plain : mixedText(plain, made, generated);
 }
 

@@ -119,7 +119,7 @@ async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeight
 
 async function openReader(job: Omit<CaptureJob, "kind">): Promise<ActivationReader> {
   const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
-  const text = await openText(job.text, "train", tokenizer);
+  const text = await openText(job.text, "train", tokenizer, model.vocabulary);
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();
   return activationReader(model, weights, job.sites, text, job.length, { threads: job.threads });
@@ -136,7 +136,7 @@ function capture(job: CaptureJob): void {
 
 async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQuality[]> {
   const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
-  const text = await openText(job.text, "held-out", tokenizer);
+  const text = await openText(job.text, "held-out", tokenizer, model.vocabulary);
   const found = await openDictionaries(await openFolder(job.saes), job.sites);
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();

@@ -8,6 +8,7 @@ export const dropReasons = [
   "prompts are equal",
   "prompts have different numbers of tokens",
   "prompt is too long",
+  "prompt has no tokens",
   "answer is several tokens",
   "answer changes the tokens before it",
   "answer is the beginning of the other answer",
@@ -104,6 +105,7 @@ function tokenize(
   if (cleanPrompt.length !== patchPrompt.length) return "prompts have different numbers of tokens";
   if (pair.patch_prefix !== null && cleanPrompt.every((id, i) => id === patchPrompt[i])) return "prompts are equal";
   if (cleanPrompt.length > maxTokens) return "prompt is too long";
+  if (cleanPrompt.length === 0) return "prompt has no tokens";
   // Both answers are read after the clean prompt, where the metric is; after the patch prompt they must be the same tokens.
   const prompts = pair.patch_prefix === null ? [pair.clean_prefix] : [pair.clean_prefix, pair.patch_prefix];
   const answers = read(tokenizer, prompts, [pair.clean_answer, pair.patch_answer]);
@@ -166,6 +168,23 @@ function addedTokens(tokenizer: Tokenizer, prompt: string, answer: string): numb
   const before = tokenizer.encode(prompt);
   const whole = tokenizer.encode(prompt + answer);
   return before.every((id, i) => whole[i] === id) ? whole.slice(before.length) : undefined;
+}
+
+/**
+ * What to tell of pairs whose prompts begin with BOS twice, a sentence: models are trained with one. Either the tokenizer puts two, or it puts one and
+ * the prompts' own text begins with another, as that of chat templates.
+ */
+export function describeDoubled(kept: readonly TokenPair[], tokenizer: Tokenizer): string[] {
+  const bos = tokenizer.bosToken;
+  const begins = (ids: readonly number[]) => bos !== undefined && ids[0] === bos && ids[1] === bos;
+  const count = kept.filter(({ clean, patch }) => begins(clean) || begins(patch)).length;
+  if (bos === undefined || count === 0) return [];
+  const name = `"${excerpt(tokenizer.token(bos), 40)}"`;
+  return begins(tokenizer.encode(""))
+    ? [`Every prompt begins with ${name} twice, since the tokenizer puts two in front: models are trained with one.`]
+    : [
+        `${count} of ${kept.length} pairs begin with ${name} twice, since the tokenizer puts one in front: models are trained with one. Take it out of the prompts.`,
+      ];
 }
 
 /** What was dropped and why, one line per reason: `12 pairs: answer is several tokens, e.g. "The dog" → " goes", " go"`. */

@@ -28,7 +28,7 @@ export function partOf(document: string): TextPart {
 
 /**
  * A part of plain text in rows. Its documents, in order and with blank lines between them, are one stream of tokens, which is cut into stretches;
- * each makes a row, with BOS in front where the tokenizer has one, and may begin in the middle of a sentence. Numbered pieces go through all rows
+ * each makes a row, behind what the tokenizer puts in front (BOS), and may begin in the middle of a sentence. Numbered pieces go through all rows
  * in an order that the seed decides and then begin again; named pieces draw their rows.
  *
  * @param where names the text in errors
@@ -45,12 +45,13 @@ export function plainText(
     tokenizer,
     documents.filter((document) => partOf(document) === part),
   );
+  const front = tokenizer.encode("");
   const orders = new Map<number, readonly number[]>();
   const orderOf = (length: number): readonly number[] => {
     const known = orders.get(length);
     if (known) return known;
-    const width = tokenizer.bos === undefined ? length + 1 : length;
-    const rows = Math.floor(stream.length / width);
+    const width = length + 1 - front.length;
+    const rows = width < 1 ? 0 : Math.floor(stream.length / width);
     if (rows === 0) {
       throw new UserError(
         `text: expected at least ${width} tokens for the part "${part}", got ${stream.length} in ${where}. Give more text, or shorter rows.`,
@@ -65,12 +66,12 @@ export function plainText(
       const order = orderOf(length);
       const random = new Random(`${seed}/text/${piece}`);
       const tokens = new Int32Array(count * (length + 1));
-      const [first, width] = tokenizer.bos === undefined ? [0, length + 1] : [1, length];
+      const width = length + 1 - front.length;
       for (let b = 0; b < count; b++) {
         const place = typeof piece === "number" ? piece * count + b : random.below(order.length);
         const from = order[place % order.length]! * width;
-        if (tokenizer.bos !== undefined) tokens[b * (length + 1)] = tokenizer.bos;
-        tokens.set(stream.subarray(from, from + width), b * (length + 1) + first);
+        tokens.set(front, b * (length + 1));
+        tokens.set(stream.subarray(from, from + width), b * (length + 1) + front.length);
       }
       return { count, length, tokens };
     },
@@ -80,7 +81,7 @@ export function plainText(
 
 /** The tokens of documents one after another, two line breaks in front of each and no BOS anywhere. */
 function streamOf(tokenizer: Tokenizer, documents: readonly string[]): Int32Array {
-  const first = tokenizer.bos === undefined ? 0 : 1;
+  const first = tokenizer.encode("").length;
   const pieces = documents.map((document) => Int32Array.from(tokenizer.encode(`\n\n${document}`).slice(first)));
   const stream = new Int32Array(pieces.reduce((sum, { length }) => sum + length, 0));
   let at = 0;

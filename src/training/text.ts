@@ -1,4 +1,6 @@
+import { UserError } from "../errors.ts";
 import { describeSentence, type Sentence } from "../prompts/english.ts";
+import { excerpt } from "../prompts/excerpt.ts";
 import type { Lexicon } from "../prompts/lexicon.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { Random } from "../random.ts";
@@ -10,6 +12,26 @@ export interface TextSource {
   rows(piece: string | number, count: number, length: number): Rows;
   /** How many rows of that length there are before they come again, if pieces are numbered from 0. */
   distinct(length: number): number;
+}
+
+/**
+ * A text whose tokens the model has.
+ *
+ * @param vocabulary how many tokens the model has; a tokenizer may have more, added to it later
+ * @throws UserError naming a token of it that the model does not have, when its row is asked for
+ */
+export function withinVocabulary(text: TextSource, tokenizer: Tokenizer, vocabulary: number): TextSource {
+  return {
+    rows(piece, count, length) {
+      const rows = text.rows(piece, count, length);
+      const other = rows.tokens.find((id) => id >= vocabulary);
+      if (other === undefined) return rows;
+      throw new UserError(
+        `text: expected tokens that the model has, below ${vocabulary}, got ${other} ("${excerpt(tokenizer.token(other), 40)}"). Leave it out of the text.`,
+      );
+    },
+    distinct: (length) => text.distinct(length),
+  };
 }
 
 export interface GeneratedText extends TextSource {
@@ -41,10 +63,13 @@ export function generatedText(tokenizer: Tokenizer, lexicon: Lexicon, seed: numb
   };
 }
 
+/** So many sentences for each token of a row are no longer a text that is too short, but words without tokens. */
+const mostSentences = 8;
+
 function rowOf(random: Random, tokenizer: Tokenizer, lexicon: Lexicon, length: number) {
   const sentences: Sentence[] = [];
-  // A word is at least one token in every tokenizer met so far, so the first text is long enough.
-  for (let words = 0; ; words = 0) {
+  // A word is at least one token in almost every tokenizer, so the first text is long enough.
+  for (let words = 0; sentences.length <= mostSentences * length; words = 0) {
     while (words < length) {
       const sentence = describeSentence(random, lexicon);
       sentences.push(sentence);
@@ -53,4 +78,8 @@ function rowOf(random: Random, tokenizer: Tokenizer, lexicon: Lexicon, length: n
     const ids = tokenizer.encode(sentences.map(({ text }) => text).join(" "));
     if (ids.length > length) return { sentences, ids: ids.slice(0, length + 1) };
   }
+  throw new UserError(
+    `text: expected a tokenizer with tokens for English words, got fewer than ${length + 1} tokens for ${sentences.length} sentences. ` +
+      "Train on text of your own with --text.",
+  );
 }
