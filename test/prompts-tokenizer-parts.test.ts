@@ -139,9 +139,9 @@ describe("what is not understood is refused by name", () => {
       "pre_tokenizer.pretokenizers[0].type: expected one of BertPreTokenizer, ",
     ],
     [
-      "a compiled normalizer",
-      { ...bpe({}), normalizer: { type: "Precompiled", precompiled_charsmap: "" } },
-      "normalizer.type: expected one of BertNormalizer, ",
+      "compiled rules cut short",
+      { ...bpe({}), normalizer: { type: "Precompiled", precompiled_charsmap: "ABCD" } },
+      "normalizer.precompiled_charsmap: expected rules as SentencePiece compiles them, got a trie that does not fit",
     ],
     [
       "a behaviour of its own",

@@ -3,7 +3,7 @@ import { byteCharacters } from "./byte-level.ts";
 import { addedTokensOf, sectionsOf } from "./tokenizer/added-tokens.ts";
 import { decoderOf } from "./tokenizer/decoders.ts";
 import { tokenModelOf } from "./tokenizer/models.ts";
-import { normalizerOf, shortensBeginnings } from "./tokenizer/normalizers.ts";
+import { cutsBeginnings, normalizerOf } from "./tokenizer/normalizers.ts";
 import { Part } from "./tokenizer/part.ts";
 import { frameOf } from "./tokenizer/post-processors.ts";
 import { looksAtBeginnings, preTokenizerOf } from "./tokenizer/pre-tokenizers.ts";
@@ -63,7 +63,7 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
 
   const normalizer = file.part("normalizer");
   const preTokenizer = file.part("pre_tokenizer");
-  if (normalizer && preTokenizer && shortensBeginnings(normalizer) && looksAtBeginnings(preTokenizer)) {
+  if (normalizer && preTokenizer && cutsBeginnings(normalizer) && looksAtBeginnings(preTokenizer)) {
     preTokenizer.fail("no prepend_scheme first behind a normalizer that may take away a text's beginning");
   }
   const normalize = normalizer && normalizerOf(normalizer);

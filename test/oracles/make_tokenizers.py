@@ -1,8 +1,11 @@
 """Texts as the Rust library `tokenizers` splits them, for every kind of part that a tokenizer.json may have, into test/fixtures/tokenizers.json."""
 
 import json
+import tempfile
 from pathlib import Path
 
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 OUT = Path(__file__).resolve().parents[1] / "fixtures" / "tokenizers.json"
@@ -62,7 +65,26 @@ SPLITTERS = {
     ),
 }
 
+RULES = {"ﬁ": "fi", "\u00a0": " ", "\u200b": "", "\ufeff": "", "e\u0301": "É", "n": "N", "½": "1/2", "😀": ":)", "\t": " ", "カ": "ガ", "A": "", "ÅB": "x"}
+
+
+def charsmap():
+    """RULES as SentencePiece compiles them. A character with its marks is looked up as a whole, and the shortest rule that fits its beginning wins."""
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Path(folder) / "rules.tsv"
+        points = lambda text: " ".join(f"{ord(character):X}" for character in text)
+        rules.write_text("".join(f"{points(source)}\t{points(target)}\n" for source, target in RULES.items()))
+        (Path(folder) / "text").write_text("the cat sat on the table\n" * 9)
+        sentencepiece.SentencePieceTrainer.train(
+            input=f"{folder}/text", model_prefix=f"{folder}/m", vocab_size=16, normalization_rule_tsv=str(rules), minloglevel=9
+        )
+        model = sentencepiece_model_pb2.ModelProto()
+        model.ParseFromString((Path(folder) / "m.model").read_bytes())
+        return model.normalizer_spec.precompiled_charsmap
+
+
 NORMALIZERS = {
+    "precompiled": normalizers.Precompiled(charsmap()),
     "bert": normalizers.BertNormalizer(),
     "bert, cased": normalizers.BertNormalizer(lowercase=False),
     "bert, accents kept": normalizers.BertNormalizer(strip_accents=False, handle_chinese_chars=False),
@@ -90,6 +112,7 @@ ADDED = {
     "rstrip": [added("<tag>", rstrip=True), added(" "), added("<mask>", rstrip=True)],
     "single word": [added("mask", single_word=True), added("c", single_word=True), added("the", single_word=True)],
     "longest": [added("a"), added("as"), added("ask"), added("  "), added("   ")],
+    "beginning": [added("<mask>", special=True)],
     "normalized": [added("Mask", normalized=True), added("<END>", normalized=True, special=True), added("É", normalized=True)],
 }
 FRAMES = {
@@ -187,6 +210,8 @@ def main():
         parts = {"pre_tokenizer": pre_tokenizers.Metaspace("▁", prepend_scheme="first")}
         if name == "normalized":
             parts = {"normalizer": normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()]), **parts}
+        if name == "beginning":
+            parts = {"normalizer": normalizers.Sequence([normalizers.Strip(), normalizers.BertNormalizer(lowercase=False)]), **parts}
         tokenizer = base(**parts)
         tokenizer.add_tokens(tokens)
         file = json.loads(tokenizer.to_str())

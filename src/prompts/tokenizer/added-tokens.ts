@@ -76,8 +76,10 @@ export function sectionsOf(
   return (text) =>
     plain({ text, first: true }).flatMap((section) => {
       if ("id" in section) return [section];
-      const made = normalize === undefined ? section.text : normalize(section.text);
-      return inNormalized({ text: made, first: section.first });
+      if (normalize === undefined) return inNormalized(section);
+      // Of a text whose first character is taken away, nothing stands at the beginning.
+      const first = section.first && normalize(String.fromCodePoint(section.text.codePointAt(0)!)) !== "";
+      return inNormalized({ text: normalize(section.text), first });
     });
 }
 

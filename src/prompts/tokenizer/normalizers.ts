@@ -14,12 +14,10 @@ export function normalizerOf(part: Part): Normalizer {
   return byType(part, kinds);
 }
 
-/** Whether a normalizer may take away a text's beginning, so that what is left does not begin where the text does. */
-export function shortensBeginnings(part: Part): boolean {
-  const type = part.get("type");
-  if (type === "Sequence") return part.parts("normalizers").some(shortensBeginnings);
-  if (type === "Replace") return part.text("content") === "";
-  return ["BertNormalizer", "Nmt", "Strip", "StripAccents"].includes(type as string);
+/** Whether a normalizer may take away a text's beginning in other ways than character by character. */
+export function cutsBeginnings(part: Part): boolean {
+  if (part.get("type") === "Sequence") return part.parts("normalizers").some(cutsBeginnings);
+  return part.get("type") === "Replace" && part.text("content") === "";
 }
 
 const kinds: Readonly<Record<string, (part: Part) => Normalizer>> = {
@@ -31,6 +29,7 @@ const kinds: Readonly<Record<string, (part: Part) => Normalizer>> = {
   NFKC: () => (text) => text.normalize("NFKC"),
   NFKD: () => (text) => text.normalize("NFKD"),
   Nmt: () => nmt,
+  Precompiled: precompiled,
   Prepend: (part) => {
     const prefix = part.text("prepend");
     return (text) => (text === "" ? "" : prefix + text);
@@ -100,6 +99,48 @@ function bert(part: Part): Normalizer {
   return (text) => steps.reduce((made, step) => step(made), text);
 }
 
+/**
+ * SentencePiece's compiled rules: the size of a double-array trie in bytes, the trie, and the texts that its values point to, each up to a zero. A
+ * character is looked up together with its marks if these are few bytes, and as the Rust library does it, what a rule replaces is then all of it,
+ * though the rule may fit only its beginning.
+ */
+function precompiled(part: Part): Normalizer {
+  const fail = (got: string) => part.fail("rules as SentencePiece compiles them", "precompiled_charsmap", got);
+  let bytes: Uint8Array;
+  try {
+    bytes = Uint8Array.from(atob(part.text("precompiled_charsmap")), (character) => character.charCodeAt(0));
+  } catch {
+    return fail("no base 64");
+  }
+  const size = bytes.length < 4 ? 0 : new DataView(bytes.buffer).getUint32(0, true);
+  if (size === 0 || size % 4 !== 0 || 4 + size > bytes.length) return fail("a trie that does not fit");
+  const trie = new Uint32Array(bytes.slice(4, 4 + size).buffer);
+  const texts = bytes.subarray(4 + size);
+  const offset = (unit: number) => (unit >>> 10) << ((unit & 0x200) >>> 6);
+
+  const rule = (text: string): string | undefined => {
+    let at = offset(trie[0]!);
+    for (const byte of encoder.encode(text)) {
+      at ^= byte;
+      const unit = trie[at] ?? 0;
+      if (byte === 0 || (unit & 0x800000ff) >>> 0 !== byte) return undefined;
+      at ^= offset(unit);
+      if ((unit & 0x100) === 0) continue;
+      const start = (trie[at] ?? 0) & 0x7fffffff;
+      const end = texts.indexOf(0, start);
+      return decoder.decode(texts.subarray(start, end < 0 ? texts.length : end));
+    }
+    return undefined;
+  };
+  return (text) =>
+    Array.from(graphemes.segment(text), ({ segment }) => {
+      const whole = encoder.encode(segment).length < 6 ? rule(segment) : undefined;
+      return whole ?? Array.from(segment, (character) => rule(character) ?? character).join("");
+    }).join("");
+}
+
+const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 const characters = byteCharacters();
 const encoder = new TextEncoder();
 
