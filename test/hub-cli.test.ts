@@ -127,6 +127,23 @@ describe("sfc pull", () => {
     expectError(await sfc(["pull", "tiny/half"]), 1, "model-00002-of-00002.safetensors", "tiny/half");
   });
 
+  it("fetches shards without an index, as their names count them", async () => {
+    const shards = { "model-00001-of-00002.safetensors": "one", "model-00002-of-00002.safetensors": "two" };
+    const { "model.safetensors": _, ...rest } = files;
+    hub.repos.set("tiny/counted", { files: { ...rest, ...shards } });
+    await succeeds(["pull", "tiny/counted"]);
+    expect((await filesIn("tiny/counted")).sort()).toEqual(
+      ["config.json", "tokenizer.json", ...Object.keys(shards)].sort(),
+    );
+  });
+
+  it("an architecture that cannot be run is refused before its weights are fetched", async () => {
+    hub.repos.set("tiny/mamba", { files: { ...files, "config.json": '{"model_type": "mamba"}' } });
+    const refused = await sfc(["pairs", "--model_name", "tiny/mamba", "--pairs", pairs]);
+    expectError(refused, 1, "model_type: expected one of", 'got "mamba" in config.json of tiny/mamba');
+    expect(await filesIn("tiny/mamba")).not.toContain("model.safetensors");
+  });
+
   it("a model without safetensors says what it has instead", async () => {
     expectError(await sfc(["pull", "tiny/pickled"]), 1, "got only pytorch_model.bin in tiny/pickled", "safetensors");
   });

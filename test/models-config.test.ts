@@ -109,6 +109,13 @@ describe("null", () => {
   });
 });
 
+/** Lists within lists. */
+function nested(depth: number): unknown {
+  let value: unknown = 1;
+  for (let i = 0; i < depth; i++) value = [value];
+  return value;
+}
+
 describe("numbers that no model has are refused at once, in a line of bounded length", () => {
   it.each<[string, string, unknown]>([
     ["llama-gqa", "num_hidden_layers", 1_000_000],
@@ -134,7 +141,10 @@ describe("numbers that no model has are refused at once, in a line of bounded le
     ["llama-gqa", "model_type", ["llama"]],
     ["llama-gqa", "hidden_act", { silu: true }],
     ["llama-gqa", "residual_scale", "x".repeat(10_000)],
-  ])("%s: %s %j", (name, field, value) => {
+    ["llama-gqa", "residual_scale", nested(100_000)],
+    ["llama-gqa", "auto_map", nested(100_000)],
+    ["llama-gqa", "model_type", nested(100_000)],
+  ])("%s: %s, case %#", (name, field, value) => {
     const config = { ...changed(name, {}), [field]: value };
     expect(() => modelFromConfig(config, "x")).toThrow(/^[^\n]{1,500}$/);
     expect(() => modelFromConfig(config, "x")).toThrow(`${field}: expected`);

@@ -6,6 +6,7 @@ import { StoppedError, UserError } from "../errors.ts";
 import { fetchBlob, partOf } from "./hub-blob.ts";
 import { blobPath, cachePlace, hasFile, keepListing, linkFile, repoFolder, type Snapshot } from "./hub-cache.ts";
 import type { HubSettings } from "./hub-settings.ts";
+import type { Want } from "./hub-wants.ts";
 import type { Reporter } from "./reporter.ts";
 
 /** What work with the hub tells. */
@@ -24,6 +25,8 @@ export interface PullPlan {
   readonly listing: HubListing;
   /** Where the files go. */
   readonly folder: string;
+  /** Looks at a file that has come, before larger ones are fetched. @throws UserError if these would be of no use */
+  readonly check?: Want["check"];
   /** All files that are wanted. */
   readonly files: readonly HubFile[];
   /** Those that the snapshot does not have yet. */
@@ -99,6 +102,7 @@ export async function pull(
       });
       done += there;
       await linkFile(settings, plan.id, plan.folder, file);
+      await plan.check?.(file.path, join(plan.folder, file.path));
     }
     reporter.end();
   }

@@ -1,7 +1,9 @@
 import { checkRepo, checkRevision } from "../bytes/hub.ts";
 import { listDictionaries, lookedFor } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
+import { checkModelType } from "../models/architectures.ts";
 import type { SiteName } from "../site.ts";
+import { readJsonFile } from "./files.ts";
 import { modelPreset, modelPresets, type PresetSae } from "./presets.ts";
 
 /** A place on the hub: a repository, perhaps a folder or file in it, perhaps a revision. */
@@ -56,6 +58,8 @@ export interface Want {
   choose(there: readonly string[]): Choice;
   /** Whether what is cached tells all that is wanted, so that the list of the hub's files is not needed. */
   isTold(cached: readonly string[]): boolean;
+  /** Looks at a file once it is on the disk. @throws UserError if the others would be of no use */
+  check?(path: string, file: string): Promise<void>;
   /** The error of a repository that lacks something. */
   refuse(there: readonly string[], missing: string): UserError;
 }
@@ -85,6 +89,9 @@ export function modelWant({ id, revision }: HubPath, pull: string): Want {
       };
     },
     isTold: (cached) => cached.includes(tokenizerConfig),
+    async check(path, file) {
+      if (path === "config.json") checkModelType(Object(await readJsonFile(file)), id);
+    },
     refuse(there, missing) {
       const others = there.filter((path) => /\.(bin|pt|pth|msgpack|h5|gguf)$/.test(path));
       if (missing !== "model.safetensors") return missingFile(id, missing, "Choose another model.");
@@ -96,12 +103,13 @@ export function modelWant({ id, revision }: HubPath, pull: string): Want {
   };
 }
 
-/** model.safetensors, or the index and all shards, whose names say how many there are. */
+/** model.safetensors, or all shards, whose names say how many there are, with the index if there is one. */
 function weightFiles(there: readonly string[]): string[] {
-  if (there.includes("model.safetensors") || !there.includes(shardIndex)) return ["model.safetensors"];
   const counts = there.flatMap((path) => /^model-\d{5}-of-(\d{5})\.safetensors$/.exec(path)?.[1] ?? []);
+  const hasIndex = there.includes(shardIndex);
+  if (there.includes("model.safetensors") || !(hasIndex || counts.length > 0)) return ["model.safetensors"];
   const name = (i: number) => `model-${String(i + 1).padStart(5, "0")}-of-${counts[0] ?? "?"}.safetensors`;
-  return [shardIndex, ...Array.from({ length: Number(counts[0] ?? 1) }, (_, i) => name(i))];
+  return [...(hasIndex ? [shardIndex] : []), ...Array.from({ length: Number(counts[0] ?? 1) }, (_, i) => name(i))];
 }
 
 /** The files of SAEs of a preset, per repository. */

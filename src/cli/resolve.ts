@@ -206,7 +206,7 @@ async function snapshotsOf(wants: readonly Want[], settings: HubSettings, report
   try {
     return await stoppable(settings, reporter, async (s) => {
       const plans: PullPlan[] = [];
-      for (const want of wants) plans.push(await planWant(s, want));
+      for (const want of wants) plans.push({ ...(await planWant(s, want)), check: want.check });
       const fetched = await pull(s, plans, reporter);
       // What was going on before.
       reporter.begin("reading", 1);

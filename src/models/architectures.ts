@@ -1,5 +1,5 @@
 import { UserError } from "../errors.ts";
-import { ConfigReader } from "./config.ts";
+import { ConfigReader, shown } from "./config.ts";
 import { gemma } from "./gemma.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3 } from "./gemma3.ts";
@@ -58,7 +58,7 @@ export function modelFromConfig(
 export function checkModelType(config: Readonly<Record<string, unknown>>, where: string): void {
   const type = config.model_type;
   if (typeof type === "string" && Object.hasOwn(architectures, type)) return;
-  const got = (JSON.stringify(type) ?? "nothing").slice(0, 100);
+  const got = shown(type);
   throw new UserError(
     `model_type: expected one of ${modelTypes.join(", ")}, got ${got} in config.json of ${where}. ` +
       "Choose a model of a supported architecture.",

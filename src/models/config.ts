@@ -387,7 +387,15 @@ const noScaling = new Set(["factor", "partial_rotary_factor"]);
 const comparedAxes = 128;
 
 function isNeutral(field: string, value: unknown): boolean {
-  return Object.hasOwn(neutral, field) && neutral[field]!.some((one) => JSON.stringify(one) === JSON.stringify(value));
+  return Object.hasOwn(neutral, field) && neutral[field]!.some((one) => textOf(one) === textOf(value));
+}
+
+function textOf(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? "nothing";
+  } catch {
+    return "something nested too deeply";
+  }
 }
 
 /** Whether two descriptions of positions come to the same numbers. */
@@ -396,7 +404,8 @@ function isSame(a: Rope, b: Rope): boolean {
   return text(a) === text(b);
 }
 
-function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? "nothing";
+/** A value of config.json, fit for a message. */
+export function shown(value: unknown): string {
+  const text = textOf(value);
   return text.length > 100 ? `${text.slice(0, 100)}…` : text;
 }
