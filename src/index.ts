@@ -6,7 +6,7 @@ export { openUrl } from "./bytes/url.ts";
 export { type Capture, capture, captureAll, type SiteCapture } from "./capture/capture.ts";
 export { planCapture, planMetric } from "./capture/packs.ts";
 export { heldWeights, streamedWeights } from "./capture/weights.ts";
-export { overlap, type RankedFeature, rankFeatures, spearman } from "./circuit/ranking.ts";
+export { overlap, rankFeatures, spearman } from "./circuit/ranking.ts";
 export type { Dictionary } from "./dictionaries/dictionary.ts";
 export { type CodeReader, codeReader, type SparseCodes } from "./dictionaries/encode.ts";
 export { openDictionaries, openDictionary } from "./dictionaries/open.ts";
@@ -15,6 +15,7 @@ export { type MethodName, type MethodSetting, methodNames, type SiteEffects } fr
 export { effectsOf } from "./effects/methods.ts";
 export { type EffectRows, errorFeature } from "./effects/rows.ts";
 export { gradientActivation, gradientSums } from "./effects/scores.ts";
+export type { RankedFeature } from "./effects/strongest.ts";
 export { UserError } from "./errors.ts";
 export { modelFromConfig } from "./models/architectures.ts";
 export { type Checkpoint, openCheckpoint } from "./models/checkpoint.ts";

@@ -5,9 +5,10 @@ import { type Pack, type Plan, planCapture } from "../src/capture/packs.ts";
 import { type Floats, tracePasses } from "../src/capture/passes.ts";
 import { heldWeights } from "../src/capture/weights.ts";
 import { rankFeatures } from "../src/circuit/ranking.ts";
+import { groupsOf } from "../src/cli/meaning.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
-import { ablatedMetric, firing } from "../src/effects/ablation.ts";
+import { ablatedMetric, areaUnderCurve, firing } from "../src/effects/ablation.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
 import { gradientActivation, gradientSums } from "../src/effects/scores.ts";
@@ -190,12 +191,28 @@ describe("taking features out", () => {
     );
     const site = "resid_post.0";
     const dictionary = dictionaries.get(site)!;
-    const plain = await ablatedMetric(model, float, plan.forest, dictionaries, new Map(), new Set(), {});
+    const plain = await ablatedMetric(
+      model,
+      float,
+      plan.forest,
+      dictionaries,
+      new Map(),
+      { first: new Set(), padding: new Set() },
+      {},
+    );
     plain.forEach((m, e) => {
       expect(m).toBeCloseTo(captured.cleanMetric[e]!, 3);
     });
     const cut = [3, 11, 30];
-    const got = await ablatedMetric(model, float, plan.forest, dictionaries, new Map([[site, cut]]), new Set([1]), {});
+    const got = await ablatedMetric(
+      model,
+      float,
+      plan.forest,
+      dictionaries,
+      new Map([[site, cut]]),
+      { first: new Set([1]), padding: new Set() },
+      {},
+    );
     // By hand: every row of the pack loses f_i·d_i of the clean activations there.
     const [pack] = plan.packs as [Pack];
     const passes = tracePasses(model, weights, { block: plan.block, sites: [site], dtype: "float64" });
@@ -214,6 +231,22 @@ describe("taking features out", () => {
     const before = plan.forest.ends.reduce((sum, { weight }, e) => sum + weight * plain[e]!, 0);
     expect(Math.abs(total - before)).toBeGreaterThan(0.1);
     expect(total).toBeCloseTo(expected, 2);
+  });
+
+  it("the area under the curve counts pairs, ties half, and is not told of fewer than five members", () => {
+    // Of 25 pairs 9 wins 5; 8 wins 2 and ties with 3; each 2 wins 1.
+    expect(areaUnderCurve([9, 8, 2, 2, 2], [1, 3, 8, 8, 8])).toBe((5 + (2 + 1.5) + 3 * 1) / 25);
+    expect(areaUnderCurve([2, 2, 2, 2, 2], [1, 1, 1, 1, 1])).toBe(1);
+    expect(areaUnderCurve([2, 2, 2, 2], [1, 1, 1, 1, 1, 1])).toBeNaN();
+    expect(areaUnderCurve([2, 2, 2, 2, 2], [1])).toBeNaN();
+  });
+
+  it("groups of cases are the subject's number, also where the name tells the distractor's as well", () => {
+    const public_ = groupsOf(["singular_singular", "singular_plural", "plural_singular", "plural_plural"]);
+    expect(public_("plural_singular")).toBe("plural");
+    expect(groupsOf(["nounpp_plural", "nounpp_singular", "simple_plural"])("nounpp_plural")).toBe("plural");
+    expect(groupsOf(["she", "he"])("she")).toBe("she");
+    expect(groupsOf(["a_one", "a_two"])("a_two")).toBe("a_two");
   });
 
   it("firing gives share and mean code over the distinct first tokens that differ, group by group", async () => {
@@ -238,9 +271,9 @@ describe("taking features out", () => {
     for (const i of features) {
       expect(byCase[i]!.get("x_one")!.mean).toBeCloseTo(one[i]!, 6);
       expect(byCase[i]!.get("x_two")!.mean).toBeCloseTo(two[i]!, 6);
-      const auc = one[i]! > two[i]! ? 1 : one[i]! === two[i]! ? 0.5 : 0;
-      expect(byCase[i]!.get("x_one")!.auc).toBe(auc);
-      expect(byCase[i]!.get("x_two")!.auc).toBe(1 - auc);
+      // One member each: whichever is larger, it says nothing.
+      expect(byCase[i]!.get("x_one")!.auc).toBeNaN();
+      expect(byCase[i]!.get("x_two")!.auc).toBeNaN();
       expect(both[i]!.get("both")!.auc).toBeNaN();
       expect(both[i]!.get("both")).toMatchObject({ n: 2, share: ((one[i]! > 0 ? 1 : 0) + (two[i]! > 0 ? 1 : 0)) / 2 });
     }

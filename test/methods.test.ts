@@ -5,11 +5,13 @@ import { type Pack, planCapture } from "../src/capture/packs.ts";
 import { type Form, tracePart } from "../src/capture/part.ts";
 import { type Floats, tracePasses } from "../src/capture/passes.ts";
 import { heldWeights } from "../src/capture/weights.ts";
+import { rankFeatures } from "../src/circuit/ranking.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader, codeRule, encoderInputs, traceCodes } from "../src/dictionaries/encode.ts";
 import type { MethodName, MethodSetting } from "../src/effects/method.ts";
 import { effectsOf } from "../src/effects/methods.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
+import { patchStrongest } from "../src/effects/strongest.ts";
 import type { Value } from "../src/graph/session.ts";
 import { constant, input, type Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
@@ -345,6 +347,59 @@ describe("against what changing the passes shows", () => {
       .slice(0, 3)
       .map((i) => sums.feature[i]!);
     expect(new Set(top.feature)).toEqual(new Set([errorFeature, ...strongest]));
+  });
+});
+
+describe("the strongest features patched by themselves", () => {
+  const outside = { first: new Set([1]), padding: new Set<number>() };
+  const rankedBy = (found: ReadonlyMap<SiteName, EffectRows>) =>
+    new Map([...found].map(([site, rows]) => [site, rankFeatures(rows)]));
+
+  it("have the means of exact and of the run's method over the same pairs", async () => {
+    for (const method of ["analytic", "analytic-ig"] as const) {
+      const of = await setting("llama-gqa", "float64");
+      const [own, exact] = [await all(method, of), await all("exact", of)];
+      const ranked = rankedBy(own);
+      const sample = await patchStrongest(of, method, of.forest.pairs, ranked, outside, Number.POSITIVE_INFINITY);
+      expect(sample?.pairs).toBe(14);
+      const largest = Math.max(...[...ranked.values()].map(([first]) => Math.abs(first!.effect)));
+      const strong = [...ranked].flatMap(([site, list]) =>
+        list
+          .slice(0, 3)
+          .filter(({ effect }) => Math.abs(effect) >= largest / 10)
+          .map(({ feature }) => `${site}/${feature}`),
+      );
+      expect(sample?.features.map(({ site, feature }) => `${site}/${feature}`).sort()).toEqual(strong.sort());
+      const [ownSums, exactSums] = [summed(own), summed(exact)];
+      const mean = (sums: typeof ownSums, site: SiteName, feature: number) => {
+        const { feature: features, effect } = sums.get(site)!;
+        return effect[features.indexOf(feature)]! / 14;
+      };
+      for (const { site, feature, exact: patched, method: said } of sample!.features) {
+        expect(patched).toBeCloseTo(mean(exactSums, site, feature), 9);
+        expect(said).toBeCloseTo(mean(ownSums, site, feature), 9);
+      }
+      // Otherwise the two columns could be swapped.
+      expect(sample!.features.some(({ exact: a, method: b }) => Math.abs(a - b) > 1e-3)).toBe(true);
+    }
+  });
+
+  it("are fewer, on fewer pairs, where the budget is small, and none without a budget", async () => {
+    const of = await setting("llama-gqa", "float32", { pairs: 80 });
+    const ranked = rankedBy(await all("analytic", of));
+    const within = (budget: number) => patchStrongest(of, "analytic", of.forest.pairs, ranked, outside, budget);
+    const whole = (await within(Number.POSITIVE_INFINITY))!;
+    expect(whole.pairs).toBe(64);
+    expect(await within(0)).toBeUndefined();
+    let least = { pairs: 64, features: whole.features.length };
+    for (let budget = 1e9; budget > 1e4; budget /= 4) {
+      const sample = await within(budget);
+      if (!sample) break;
+      expect(sample.pairs).toBeLessThanOrEqual(least.pairs);
+      expect(sample.features.length).toBeLessThanOrEqual(least.features);
+      least = { pairs: sample.pairs, features: sample.features.length };
+    }
+    expect(least.pairs).toBeLessThan(64);
   });
 });
 

@@ -43,6 +43,7 @@ const tokenizer: Tokenizer = {
   bos: undefined,
   bosToken: undefined,
   special: new Set(),
+  outside: { first: new Set(), padding: new Set() },
   encode,
   decode: (ids) => ids.map((id) => pieces[id]).join(""),
   token: (id) => pieces[id]!,

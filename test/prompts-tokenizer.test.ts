@@ -42,6 +42,7 @@ test("BOS stands first and tokens are readable", () => {
   const ids = tokenizer.encode("The dogs run.");
   expect(tokenizer.bos).toBe(ids[0]);
   expect([...tokenizer.special]).toContain(tokenizer.bos);
+  expect([...tokenizer.outside.first]).toEqual([tokenizer.bos]);
   expect(ids.map((id) => tokenizer.token(id))).toEqual(["<|begin_of_text|>", "The", " dogs", " run", "."]);
   expect(tokenizer.token(tokenizer.encode("é")[1]!)).toBe("<0xC3>");
   expect(tokenizer.vocabularySize).toBe(Object.keys(json.model.vocab).length);

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
+  exactMiss,
   type FeatureEffects,
   overlap,
   rankingSchema,
@@ -8,6 +9,7 @@ import {
   rankRun,
   rankSite,
   spearman,
+  withExact,
 } from "../src/circuit/ranking.ts";
 
 const effects = (
@@ -83,10 +85,12 @@ describe("rankSite", () => {
       importance: 4.5,
       error: -1.5,
       error_share: 1.5 / 6,
+      explained: null,
+      left_out: null,
       features: 3,
       top: [
-        { rank: 1, feature: 4, effect: -3, nodes_active: 5 },
-        { rank: 2, feature: 2, effect: 1, nodes_active: 3 },
+        { rank: 1, feature: 4, effect: -3, nodes_active: 5, exact: null },
+        { rank: 2, feature: 2, effect: 1, nodes_active: 3, exact: null },
       ],
     });
     expect(splits.test?.error_share).toBe(0);
@@ -105,8 +109,63 @@ describe("rankSite", () => {
   });
 });
 
+describe("exact values", () => {
+  const effectsOf = { train: effects([[4, -3], [2, 1], [9, 0.5]], -1.5) }; // biome-ignore format: one row
+  const ranking = rankRun("effect", 3, [rankSite("resid_post.1", effectsOf, 3)], { train: 2 });
+  const features = [
+    { site: "resid_post.1", feature: 4, exact: -6, method: -2 },
+    { site: "resid_post.1", feature: 9, exact: 1, method: 1.5 },
+  ];
+
+  it("stand beside the features that were patched, and say how far the effects are off", () => {
+    const patched = withExact(ranking, "train", 40, { pairs: 8, patches: 99, features });
+    expect(patched.exact).toEqual({ split: "train", pairs: 8, of: 40, patches: 99 });
+    expect(patched.sites[0]?.splits.train?.top.map(({ exact }) => exact)).toEqual([
+      { effect: -6, method: -2 },
+      null,
+      { effect: 1, method: 1.5 },
+    ]);
+    // |−2 − −6| + |1.5 − 1| over 6 + 1.
+    const worst = { site: "resid_post.1", feature: 4, effect: -2, exact: -6 };
+    expect(exactMiss(patched)).toEqual({ distance: 4.5 / 7, worst });
+    expect(rankingSchema.parse(JSON.parse(JSON.stringify(patched)))).toEqual(patched);
+  });
+
+  it("are not there in rankings of before", () => {
+    expect(exactMiss(ranking)).toBeNull();
+    const { change: _, exact: __, ...before } = ranking;
+    expect(rankingSchema.parse(JSON.parse(JSON.stringify(before)))).toEqual({ ...ranking, change: {} });
+  });
+});
+
+describe("explained", () => {
+  it("is the sum of the effects and the error over the change of the metric", () => {
+    const of = (change: number | null) => {
+      const train = { ...effects([[4, -3], [2, 1]], -1.5), change }; // biome-ignore format: one row
+      return rankSite("resid_post.1", { train }, 3).splits.train?.explained;
+    };
+    expect(of(-7)).toBe(0.5);
+    expect(of(null)).toBeNull();
+    expect(of(0)).toBeNull();
+  });
+});
+
 describe("rankRun", () => {
-  it("puts sites in the order of computation and sums them by layer, embed left out", () => {
+  it("takes a layer's residual stream for the layer, and what is added to it only where that is missing", () => {
+    const one = (effect: number) => ({ train: effects([[1, effect]], null) });
+    const of = (...sites: [string, number][]) =>
+      rankRun(
+        "effect",
+        5,
+        sites.map(([site, effect]) => rankSite(site, one(effect), 5)),
+      ).layers.map(({ splits }) => splits.train?.importance);
+    expect(of(["attn_z.0", 1], ["attn_out.0", 2], ["mlp_out.0", 4], ["resid_post.0", 8])).toEqual([8]);
+    expect(of(["attn_z.0", 1], ["attn_out.0", 2], ["mlp_out.0", 4], ["mlp_out.1", 16])).toEqual([6, 16]);
+    expect(of(["attn_z.0", 1], ["mlp_out.0", 4])).toEqual([5]);
+    expect(of(["attn_z.0", 1], ["attn_out.0", 2])).toEqual([2]);
+  });
+
+  it("puts sites in the order of computation, and tells layers apart, embed left out", () => {
     const one = (error: number | null) => ({ train: effects([[1, -1], [2, 1]], error) }); // biome-ignore format: one row
     const ranking = rankRun("effect", 20, [
       rankSite("resid_post.1", one(2), 20),
@@ -116,7 +175,7 @@ describe("rankRun", () => {
     ]);
     expect(ranking.sites.map(({ site }) => site)).toEqual(["embed", "attn_out.0", "resid_post.0", "resid_post.1"]);
     expect(ranking.layers).toEqual([
-      { layer: 0, splits: { train: { importance: 4, error_share: 4 / 8 } } },
+      { layer: 0, splits: { train: { importance: 2, error_share: 1 / 3 } } },
       { layer: 1, splits: { train: { importance: 2, error_share: 2 / 4 } } },
     ]);
   });

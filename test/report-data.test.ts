@@ -56,7 +56,7 @@ const effects = [
 
 async function writeRun(score: Score = "effect", change: Partial<Manifest> = {}): Promise<void> {
   const tables = await RunTables.open(join(folder, ".partial"), 1);
-  await tables.writeNodes(nodes, [1]);
+  await tables.writeNodes(nodes, { first: new Set([1]), padding: new Set() });
   const column = (i: number) => effects.map((row) => row[i]!);
   if (score === "gradient") {
     await tables.writeFeatureSums("resid_post.0", [
@@ -82,6 +82,7 @@ async function writeRun(score: Score = "effect", change: Partial<Manifest> = {})
     ],
     score,
     top: 10,
+    change: { train: 2 },
   });
   tables.close();
   writeFileSync(join(folder, "pairs.jsonl"), pairs.map((pair) => `${JSON.stringify(pair)}\n`).join(""));
@@ -111,11 +112,12 @@ test("features, importance and agreement are those of the run", async () => {
     effect: [3.5, -0.5],
     nodes: [2, 1],
     error: 0.25,
+    exact: [null, null],
   });
   expect(of("test", "simple")).toMatchObject({ feature: [9, 7], effect: [-2, 1], error: 0.1 });
   expect(data.importance).toEqual([
-    { split: "train", site: "resid_post.0", importance: 4, errorShare: 0.058824 },
-    { split: "test", site: "resid_post.0", importance: 3, errorShare: 0.032258 },
+    { split: "train", site: "resid_post.0", importance: 4, errorShare: 0.058824, explained: 1.625, leftOut: 0 },
+    { split: "test", site: "resid_post.0", importance: 3, errorShare: 0.032258, explained: null, leftOut: 0 },
   ]);
   expect(data.agreement).toEqual([
     {

@@ -20,6 +20,8 @@ afterEach(() => rm(home, { recursive: true, force: true }));
 const splits: readonly Split[] = ["train", "test"];
 const cases = ["nounpp/it's", "simple", "Zebra"];
 const bos = 0;
+const pad = 4;
+const outside = { first: new Set([bos]), padding: new Set([pad]) };
 const sites = ["embed", "attn_out.0", "resid_post.0", "attn_out.1", "resid_post.10"];
 
 function randomNodes(random: Random, count: number): NodesTable {
@@ -62,13 +64,22 @@ function randomRows(random: Random, nodes: NodesTable, site: string, features: n
 
 const pairs = splits.flatMap((split, i) => cases.map((name, k) => ({ split, case: name, pairs: 7 + 3 * i + k })));
 
+const change = { train: 2.5, test: -4 };
+
 const options = (changes: Partial<FinishOptions> = {}): FinishOptions => ({
   sites,
   pairs,
   score: "effect",
   top: 3,
+  change,
   ...changes,
 });
+
+/** BOS counts as BOS at the first position alone, padding everywhere. */
+function isLeftOut(nodes: NodesTable, row: number): boolean {
+  const either = [nodes.token_id[row], nodes.patch_token_id[row]];
+  return either.includes(pad) || (nodes.position[row] === 0 && either.includes(bos));
+}
 
 async function readWithAnotherReader(file: string): Promise<Record<string, unknown>[]> {
   return await parquetReadObjects({ file: await asyncBufferFromFile(join(home, file)) });
@@ -96,7 +107,7 @@ function expectedFeatures(nodes: NodesTable, chunks: readonly EffectRows[]): Fea
   for (const rows of chunks) {
     rows.node.forEach((node, i) => {
       const at = nodes.node.indexOf(node);
-      if (nodes.token_id[at] === bos || nodes.patch_token_id[at] === bos) return;
+      if (isLeftOut(nodes, at)) return;
       for (const name of [allCases, nodes.case[at]!]) {
         const [split, feature] = [nodes.split[at]!, rows.feature[i]!];
         const key = JSON.stringify([split, name, rows.site, feature]);
@@ -152,7 +163,7 @@ describe("the tables of a run", () => {
 
   async function writeRun(order: readonly EffectRows[], threads?: number): Promise<void> {
     const tables = await RunTables.open(join(home, ".partial"), threads);
-    await tables.writeNodes(nodes, [bos]);
+    await tables.writeNodes(nodes, outside);
     for (const rows of order) await tables.writeEffects(rows);
     await tables.finish(home, options());
     tables.close();
@@ -215,7 +226,7 @@ describe("the tables of a run", () => {
     ]);
   });
 
-  it("sums and ranks the features as plain loops do, special tokens left out", async () => {
+  it("sums and ranks the features as plain loops do, BOS at the start and padding left out", async () => {
     await writeRun(chunks);
     const expected = expectedFeatures(nodes, chunks);
     const found = (await readWithAnotherReader("features.parquet")) as unknown as Feature[];
@@ -247,9 +258,22 @@ describe("the tables of a run", () => {
         const rows = await readFeatures(home, { split, site, case: allCases });
         const top = rows.filter(({ rank }) => rank !== null && rank <= 3);
         expect(bySplit[split]?.top).toEqual(
-          top.map(({ rank, feature, effect, nodes_active }) => ({ rank, feature, effect, nodes_active })),
+          top.map(({ rank, feature, effect, nodes_active }) => ({ rank, feature, effect, nodes_active, exact: null })),
         );
         expect(bySplit[split]?.error).toBe(rows.find(({ feature }) => feature === -1)?.effect);
+        // What the effects and the error add up to, over the change of the metric.
+        const sum = rows.reduce((total, { effect }) => total + effect, 0);
+        expect(bySplit[split]?.explained).toBeCloseTo(sum / change[split], 9);
+        const own = chunks.find((of) => of.site === site)!;
+        const total = (counts: (row: number) => boolean) =>
+          own.node.reduce((all, node, i) => {
+            const at = nodes.node.indexOf(node);
+            const part = own.feature[i]! >= 0 && nodes.split[at] === split && counts(at) ? Math.abs(own.effect[i]!) : 0;
+            return all + part;
+          }, 0);
+        const leftOut = total((row) => isLeftOut(nodes, row));
+        expect(leftOut).toBeGreaterThan(0);
+        expect(bySplit[split]?.left_out).toBeCloseTo(leftOut / total(() => true), 5);
       }
     }
   });
@@ -265,7 +289,7 @@ describe("the tables of a run", () => {
     ] as const) {
       // biome-ignore format: one row
       const tables = await RunTables.open(join(home, ".partial"), threads);
-      await tables.writeNodes(big, [bos]);
+      await tables.writeNodes(big, outside);
       for (const rows of order) await tables.writeEffects(rows);
       await tables.finish(home, options({ sites: sites.slice(0, 2) }));
       tables.close();
@@ -280,18 +304,18 @@ describe("the tables of a run", () => {
 
   it("goes on from the sites already written, but not from those of other nodes", async () => {
     const first = await RunTables.open(join(home, ".partial"));
-    await first.writeNodes(nodes, [bos]);
+    await first.writeNodes(nodes, outside);
     for (const rows of chunks.slice(0, 3)) await first.writeEffects(rows);
     first.close();
     await writeFile(join(home, ".partial", "effects.resid_post.10.unfinished.part"), "half a file");
 
     const second = await RunTables.open(join(home, ".partial"));
-    await second.writeNodes(nodes, [bos]);
+    await second.writeNodes(nodes, outside);
     expect(await Promise.all(sites.map((site) => second.hasEffects(site)))).toEqual([true, true, true, false, false]);
     await expect(second.finish(home, options())).rejects.toThrow("attn_out.1 has not been written");
     for (const rows of chunks.slice(3)) await second.writeEffects(rows);
     await second.finish(home, options());
-    await second.writeNodes({ ...nodes, weight: nodes.weight.map((w) => w + 1) }, [bos]);
+    await second.writeNodes({ ...nodes, weight: nodes.weight.map((w) => w + 1) }, outside);
     expect(await second.hasEffects("embed")).toBe(false);
     second.close();
 
@@ -303,7 +327,7 @@ describe("the tables of a run", () => {
 
   it("takes the score gradient from sums, with an empty table of effects", async () => {
     const tables = await RunTables.open(join(home, ".partial"));
-    await tables.writeNodes(nodes, [bos]);
+    await tables.writeNodes(nodes, outside);
     const sums = pairs.map((group) => ({ ...group, sums: Float64Array.from({ length: 30 }, () => random.normal()) }));
     await tables.writeFeatureSums("mlp_out.2", sums);
     expect([await tables.hasFeatureSums("mlp_out.2"), await tables.hasFeatureSums("mlp_out.1")]).toEqual([true, false]);
@@ -315,9 +339,7 @@ describe("the tables of a run", () => {
     expect(ranking.sites[0]?.splits.train).toMatchObject({ error: null, error_share: null, features: 30 });
 
     const used = (split: Split, name: string) =>
-      nodes.split.filter(
-        (s, i) => s === split && nodes.case[i] === name && nodes.token_id[i] !== bos && nodes.patch_token_id[i] !== bos,
-      ).length;
+      nodes.split.filter((s, i) => s === split && nodes.case[i] === name && !isLeftOut(nodes, i)).length;
     for (const group of sums) {
       const found = await readFeatures(home, { split: group.split, case: group.case });
       expect(found).toHaveLength(30);
@@ -337,12 +359,20 @@ describe("the tables of a run", () => {
   it("ranks nothing at a site where no feature changes", async () => {
     const none = randomRows(random, { ...nodes, node: new Int32Array() }, "embed", 0);
     const tables = await RunTables.open(join(home, ".partial"));
-    await tables.writeNodes(nodes, [bos]);
+    await tables.writeNodes(nodes, outside);
     await tables.writeEffects(none);
     const { ranking, rows } = await tables.finish(home, options({ sites: ["embed"] }));
     tables.close();
     expect(rows).toBe(0);
-    const nothing = { importance: 0, error: null, error_share: null, features: 0, top: [] };
+    const nothing = {
+      importance: 0,
+      error: null,
+      error_share: null,
+      explained: 0,
+      left_out: 0,
+      features: 0,
+      top: [],
+    };
     const unlike = { features: 0, spearman: null, overlap_10: null, overlap_50: null };
     expect(ranking.sites).toEqual([{ site: "embed", splits: { train: nothing, test: nothing }, train_test: unlike }]);
     expect(await readFeatures(home)).toEqual([]);
@@ -350,7 +380,7 @@ describe("the tables of a run", () => {
 
   it("refuses effects that are not numbers, and rows that are out of order", async () => {
     const tables = await RunTables.open(join(home, ".partial"));
-    await tables.writeNodes(nodes, [bos]);
+    await tables.writeNodes(nodes, outside);
     const rows = chunks[0]!;
     const effect = rows.effect.slice();
     effect[5] = Number.NaN;

@@ -68,10 +68,17 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
       const values = bySplit[split];
       const sum = values.reduce((s, v) => s + Math.abs(v), 0);
       const error = 0.05 * strength * (0.6 + random.uniform());
-      importance.push({ split, site, importance: sum, errorShare: error / (sum + error) });
+      importance.push({
+        split,
+        site,
+        importance: sum,
+        errorShare: error / (sum + error),
+        explained: 0.1 + 0.7 * depth,
+        leftOut: 0,
+      });
       for (const name of ["", ...cases]) {
         const scaled = name === "" ? values : values.map((v) => v * (1 + 0.4 * random.normal()));
-        features.push(topOf(split, name, site, ids, scaled, error));
+        features.push(topOf(split, name, site, ids, scaled, error, split === "train" && name === ""));
       }
     }
     agreement.push({
@@ -84,7 +91,7 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
       train: bySplit.train,
       test: bySplit.test,
     });
-    const top = topOf("train", "", site, ids, bySplit.train, 0);
+    const top = topOf("train", "", site, ids, bySplit.train, 0, true);
     for (let i = 0; i < reportLimits.drivers; i++) {
       const contexts = Array.from({ length: reportLimits.contexts }, () => context(random, cases, depth));
       const effect = top.effect[i] as number;
@@ -92,6 +99,7 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
         site,
         feature: top.feature[i] as number,
         effect,
+        exact: top.exact[i] ?? null,
         contexts: contexts
           .map((c) => ({ ...c, effect: Math.abs(c.effect) * Math.sign(effect) }))
           .sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)),
@@ -140,6 +148,14 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
     checks,
     importance,
     features,
+    change: { train: 8.917, test: 8.793 },
+    exact: {
+      split: "train",
+      pairs: 64,
+      of: 960,
+      distance: 0.48,
+      worst: { site: "resid_post.2", feature: features[0]!.feature[0]!, effect: 0.61, exact: 4.6 },
+    },
     agreement,
     examples: cases.map((name) => example(random, name, sites, layers)),
     drivers,
@@ -155,6 +171,7 @@ function topOf(
   ids: readonly number[],
   values: readonly number[],
   error: number,
+  patched: boolean,
 ): TopFeatures {
   const order = values.map((_, i) => i).sort((a, b) => Math.abs(values[b] as number) - Math.abs(values[a] as number));
   const top = order.slice(0, reportLimits.features);
@@ -166,6 +183,7 @@ function topOf(
     effect: top.map((i) => values[i] as number),
     nodes: top.map((i) => 40 + (i % 7) * 31),
     error,
+    exact: top.map((i, rank) => (patched && rank < 3 ? 1.8 * (values[i] as number) : null)),
   };
 }
 

@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
+import type { PatchedSample, RankedFeature } from "../effects/strongest.ts";
 import type { Split } from "../prompts/pairs.ts";
-import { compareSites, parseSite, type SiteName } from "../site.ts";
+import { compareSites, parseSite, type SiteKind, type SiteName } from "../site.ts";
 
 /** What features are ranked by: the effect, or one of the two scores that need no patch prompt (METHOD: "Node effects"). */
 export const scores = ["effect", "gradient", "gradient-activation"] as const;
@@ -18,6 +19,14 @@ const rankedFeature = z.strictObject({
   feature: z.int().min(0),
   effect: z.number().describe("mean over the pairs of the split, signed, in logits"),
   nodes_active: z.int().min(0).describe("nodes at which the feature has a row"),
+  exact: z
+    .strictObject({
+      effect: z.number().describe("the metric's change when this feature alone takes its patch value, node by node"),
+      method: z.number().describe("what the run's method says on the same pairs"),
+    })
+    .nullable()
+    .default(null)
+    .describe("mean over the pairs of `exact.pairs`, signed, in logits; null where the feature was not patched"),
 });
 
 const siteSplit = z.strictObject({
@@ -27,6 +36,18 @@ const siteSplit = z.strictObject({
     .nullable()
     .describe("effect of the site's error, mean over the pairs; null for scores, which have none"),
   error_share: share.describe("|error| / (|error| + importance); null without an error or when both are 0"),
+  explained: z
+    .number()
+    .nullable()
+    .default(null)
+    .describe(
+      "(Σ effect + error) / mean of m(patch) − m(clean) over the pairs; null for scores, and where the metric does not change",
+    ),
+  left_out: share
+    .default(null)
+    .describe(
+      "Σ|effect| at nodes of BOS and padding, which count nowhere else in this file, over Σ|effect| at all nodes; null for `gradient`",
+    ),
   features: z.int().min(0).describe("features with a row"),
   top: z.array(rankedFeature),
 });
@@ -39,14 +60,33 @@ const agreement = z.strictObject({
 });
 
 const layerSplit = z.strictObject({
-  importance: z.number().describe("sum of the importance of the layer's sites"),
-  error_share: share.describe("Σ |error| / (Σ |error| + importance) over the layer's sites"),
+  importance: z
+    .number()
+    .describe("that of the layer's resid_post; without one, of attn_out (or attn_z) and mlp_out together"),
+  error_share: share.describe("Σ |error| / (Σ |error| + importance) over the same sites"),
 });
 
 /** The schema of `ranking.json`. */
 export const rankingSchema = z.strictObject({
   score: z.enum(scores),
   top: z.int().min(1).describe("features listed per site and split"),
+  change: z
+    .partialRecord(z.enum(["train", "test"]), z.number())
+    .default({})
+    .describe("mean of m(patch) − m(clean) over the pairs of a split, in logits; empty for scores"),
+  exact: z
+    .strictObject({
+      split: z.enum(["train", "test"]),
+      pairs: z
+        .int()
+        .min(1)
+        .describe("pairs on which the strongest features were patched, spread over all of the split"),
+      of: z.int().min(1).describe("pairs of the split"),
+      patches: z.int().min(0),
+    })
+    .nullable()
+    .default(null)
+    .describe("the sample behind the features' `exact`; null where none was patched"),
   sites: z.array(
     z.strictObject({
       site: z.string(),
@@ -77,6 +117,10 @@ export interface FeatureEffects {
   readonly effect: ArrayLike<number>;
   readonly nodesActive: ArrayLike<number>;
   readonly error: number | null;
+  /** Mean of m(patch) − m(clean) over the pairs; null or left out where no patch prompt was run. */
+  readonly change?: number | null;
+  /** Share of Σ|effect| over all nodes that lies at BOS and padding; null or left out where effects are not kept by node. */
+  readonly leftOut?: number | null;
 }
 
 /**
@@ -87,12 +131,6 @@ export interface FeatureEffects {
 export function rankOrder(feature: ArrayLike<number>, effect: ArrayLike<number>): Int32Array {
   const order = Int32Array.from({ length: effect.length }, (_, i) => i);
   return order.sort((a, b) => Math.abs(effect[b]!) - Math.abs(effect[a]!) || feature[a]! - feature[b]!);
-}
-
-/** A feature with its effect, summed or averaged over whatever its rows were summed over; signed, in logits. */
-export interface RankedFeature {
-  readonly feature: number;
-  readonly effect: number;
 }
 
 /** The features of a site by |effect| summed over its rows, the strongest first, ties by lower feature; the error is left out. */
@@ -167,20 +205,75 @@ export function rankSite(
   return { site, splits, train_test: train && test ? compareSplits(train, test) : null };
 }
 
-function rankSplit({ feature, effect, nodesActive, error }: FeatureEffects, top: number) {
-  let importance = 0;
-  for (let i = 0; i < effect.length; i++) importance += Math.abs(effect[i]!);
+/** A ranking with what its strongest features do when patched by themselves, on a sample of a split's pairs. */
+export function withExact(ranking: Ranking, split: Split, pairs: number, sample: PatchedSample): Ranking {
+  const found = new Map(sample.features.map((f) => [`${f.site}/${f.feature}`, f]));
+  return {
+    ...ranking,
+    exact: { split, pairs: sample.pairs, of: pairs, patches: sample.patches },
+    sites: ranking.sites.map((site) => {
+      const ranked = site.splits[split];
+      if (!ranked) return site;
+      const top = ranked.top.map((row) => {
+        const one = found.get(`${site.site}/${row.feature}`);
+        return one ? { ...row, exact: { effect: one.exact, method: one.method } } : row;
+      });
+      return { ...site, splits: { ...site.splits, [split]: { ...ranked, top } } };
+    }),
+  };
+}
+
+/** How far a method's effects are from the exact ones, over the features that were patched by themselves; both on the same pairs. */
+export interface ExactMiss {
+  /** Σ|effect − exact| / Σ|exact|; null if no patch moves the metric. */
+  readonly distance: number | null;
+  /** The feature furthest off, in logits. */
+  readonly worst: {
+    readonly site: SiteName;
+    readonly feature: number;
+    readonly effect: number;
+    readonly exact: number;
+  };
+}
+
+/** What a ranking's exact values say of its effects; null if no feature was patched. */
+export function exactMiss({ sites, exact }: Ranking): ExactMiss | null {
+  const rows = sites.flatMap(({ site, splits }) => {
+    const top = exact === null ? [] : (splits[exact.split]?.top ?? []);
+    return top.flatMap((row) =>
+      row.exact === null ? [] : [{ site, feature: row.feature, effect: row.exact.method, exact: row.exact.effect }],
+    );
+  });
+  if (rows.length === 0) return null;
+  const miss = (row: ExactMiss["worst"]) => Math.abs(row.effect - row.exact);
+  const size = rows.reduce((sum, row) => sum + Math.abs(row.exact), 0);
+  return {
+    distance: size === 0 ? null : rows.reduce((sum, row) => sum + miss(row), 0) / size,
+    worst: rows.reduce((a, b) => (miss(b) > miss(a) ? b : a)),
+  };
+}
+
+function rankSplit({ feature, effect, nodesActive, error, change, leftOut }: FeatureEffects, top: number) {
+  let [importance, sum] = [0, error ?? 0];
+  for (let i = 0; i < effect.length; i++) {
+    importance += Math.abs(effect[i]!);
+    sum += effect[i]!;
+  }
   const listed = [...rankOrder(feature, effect).subarray(0, top)];
   return {
     importance,
     error,
     error_share: error === null ? null : shareOf(Math.abs(error), importance),
+    // −0 is 0.
+    explained: change ? sum / change + 0 : null,
+    left_out: leftOut ?? null,
     features: feature.length,
     top: listed.map((row, i) => ({
       rank: i + 1,
       feature: feature[row]!,
       effect: effect[row]!,
       nodes_active: nodesActive[row]!,
+      exact: null,
     })),
   };
 }
@@ -206,19 +299,43 @@ function compareSplits(train: FeatureEffects, test: FeatureEffects): z.infer<typ
 }
 
 /**
- * Puts the sites of a run together, in the order of computation, and sums them by layer. `embed` comes before the first layer and belongs to
- * none. Sites of one layer overlap (what attention adds is in the residual stream too), so a layer's importance compares layers, not sites.
+ * Puts the sites of a run together, in the order of computation, and tells the importance of each layer. `embed` comes before the first layer and
+ * belongs to none.
+ *
+ * @param change mean of m(patch) − m(clean) over the pairs of each split, in logits; empty for scores
  */
-export function rankRun(score: Score, top: number, sites: readonly SiteRanking[]): Ranking {
+export function rankRun(
+  score: Score,
+  top: number,
+  sites: readonly SiteRanking[],
+  change: Ranking["change"] = {},
+): Ranking {
   const ordered = sites.toSorted((a, b) => compareSites(a.site, b.site));
   const layerOf = ({ site }: SiteRanking) => (site === "embed" ? null : parseSite(site).layer);
   const layers = [...new Set(ordered.map(layerOf))].filter((layer) => layer !== null);
   return {
     score,
     top,
+    change,
+    exact: null,
     sites: ordered,
-    layers: layers.map((layer) => ({ layer, splits: sumLayer(ordered.filter((site) => layerOf(site) === layer)) })),
+    layers: layers.map((layer) => ({
+      layer,
+      splits: sumLayer(separate(ordered.filter((site) => layerOf(site) === layer))),
+    })),
   };
+}
+
+/**
+ * Sites of a layer of which none is part of another, so that no effect counts twice: its residual stream, which holds what attention and MLP add to
+ * it; else what they add, attention's before its output matrix only where that is all there is.
+ */
+function separate(sites: readonly SiteRanking[]): readonly SiteRanking[] {
+  const of = (wanted: SiteKind) => sites.filter(({ site }) => parseSite(site).kind === wanted);
+  const stream = of("resid_post");
+  if (stream.length > 0) return stream;
+  const attention = of("attn_out");
+  return [...(attention.length > 0 ? attention : of("attn_z")), ...of("mlp_out")];
 }
 
 function sumLayer(sites: readonly SiteRanking[]): Ranking["layers"][number]["splits"] {

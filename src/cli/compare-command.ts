@@ -42,7 +42,7 @@ A name may go on: ":64" runs it in padded batches of 64 pairs, as the field does
 integrated method other steps or another rule than --steps and --rule, so that several can stand side by side.
 
 Each method runs in a process of its own, one after the other. Its time goes from the loaded model to the last effect; its memory is the peak above
-the loaded model. Agreement is over features and sites, effects being means over all pairs, special tokens left out. The same command goes on with an
+the loaded model. Agreement is over features and sites, effects being means over all pairs, BOS and padding left out. The same command goes on with an
 interrupted comparison; a finished one with the same options is shown again.
 
 Examples:

@@ -59,10 +59,10 @@ export const methodResultSchema = z.strictObject({
   sites: z.array(
     z.strictObject({
       site: z.string(),
-      /** The features and their effects, means over all pairs, special tokens and the error left out. */
+      /** The features and their effects, means over all pairs, BOS, padding and the error left out. */
       feature: numbers,
       effect: numbers,
-      /** Σ of all effects, special tokens and the error included: the mean over the pairs, and each pair's where they were kept apart. */
+      /** Σ of all effects, BOS, padding and the error included: the mean over the pairs, and each pair's where they were kept apart. */
       sum: z.number(),
       pair_sums: numbers.nullable(),
     }),
@@ -109,7 +109,7 @@ export async function measureMethod(
       const forest = forestOf(kept, request.spec, request.byPair);
       const index = indexNodes(
         nodesTable(forest, () => ""),
-        [...tokenizer.special],
+        tokenizer.outside,
       );
       const sites = [...dictionaries.keys()];
       const { result: found, sums } = await measure(

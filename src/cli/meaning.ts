@@ -8,6 +8,7 @@ import type { CodeReader } from "../dictionaries/encode.ts";
 import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
 import type { Model } from "../models/model.ts";
 import { prefixForest } from "../prompts/forest.ts";
+import type { OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { Ablation } from "../report/data.ts";
 import { parseSite, type SiteName } from "../site.ts";
@@ -19,8 +20,7 @@ interface Setting {
   readonly codes: CodeReader;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly ranking: Ranking;
-  /** Ids of BOS, EOS and pad. */
-  readonly special: ReadonlySet<number>;
+  readonly outside: OutsideText;
 }
 
 /** Features of each site that are looked at, the strongest on train. */
@@ -36,7 +36,7 @@ const telling = 0.95;
  * @returns undefined if there is no such site, or no test split
  */
 export async function measureMeaning(
-  { model, weights, captured, codes, dictionaries, ranking, special }: Setting,
+  { model, weights, captured, codes, dictionaries, ranking, outside }: Setting,
   options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
 ): Promise<Ablation | undefined> {
   const { forest } = captured.plan;
@@ -91,7 +91,7 @@ export async function measureMeaning(
   const before = tested.map((p) => captured.cleanMetric[forest.entryOfPair[p]!]!);
   const ablations: Ablation["ablations"] = [];
   for (const [group, bySite] of [...byTold].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const metric = await ablatedMetric(model, weights, held, dictionaries, bySite, special, options);
+    const metric = await ablatedMetric(model, weights, held, dictionaries, bySite, outside, options);
     const after = tested.map((_, i) => metric[held.entryOfPair[i]!]!);
     ablations.push({
       label: `the ${group} features`,
@@ -109,13 +109,17 @@ function toldApart(byGroup: ReadonlyMap<string, Firing>): string | undefined {
 }
 
 /**
- * The group of a case: what stands behind its last underscore (`nounpp_plural` → `plural`) where that makes fewer groups than there are cases; else
- * the case itself.
+ * The group of a case, which is the subject's number in the field's sets: what stands behind its last underscore (`nounpp_plural` → `plural`) where that
+ * makes fewer groups than there are cases; what stands before it where both sides have the same words (`plural_singular`: the subject's number, then
+ * that of the noun between it and the verb); else the case itself.
  */
-function groupsOf(cases: readonly string[]): (name: string) => string {
+export function groupsOf(cases: readonly string[]): (name: string) => string {
   const ending = (name: string) => name.slice(name.lastIndexOf("_") + 1);
-  const fewer = new Set(cases.map(ending)).size < new Set(cases).size;
-  return fewer ? ending : (name) => name;
+  const start = (name: string) => name.slice(0, Math.max(0, name.lastIndexOf("_")));
+  const [all, endings, starts] = [new Set(cases), new Set(cases.map(ending)), new Set(cases.map(start))];
+  if (endings.size === all.size) return (name) => name;
+  const alike = endings.size > 1 && endings.size === starts.size && [...starts].every((word) => endings.has(word));
+  return alike ? start : ending;
 }
 
 function accuracyByCase(pairs: readonly TokenPair[], before: readonly number[], after: readonly number[]) {

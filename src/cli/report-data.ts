@@ -2,15 +2,15 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
 import type { Split } from "../prompts/pairs.ts";
 import {
-  type Ablation,
   ablationSchema,
   type CaseAccuracy,
   type DriverContext,
+  type ExactSample,
   type FeatureDrivers,
   type ReportData,
   type ReportExample,
@@ -78,7 +78,9 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
       accuracy,
       checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
       importance: importanceOf(ranking),
-      features: await tables.topFeatures(limits.features),
+      features: withExactValues(await tables.topFeatures(limits.features), ranking),
+      change: roundAll(ranking.change),
+      exact: exactSample(ranking),
       agreement: await agreementOf(tables, ranking, limits.points),
       examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
       drivers: ranking.score === "gradient" ? [] : await driversOf(tables, prompts, ranking, limits),
@@ -216,9 +218,33 @@ function importanceOf(ranking: Ranking): SiteImportance[] {
       const row = splits[split];
       if (row === undefined) return [];
       const errorShare = row.error_share === null ? null : round(row.error_share);
-      return [{ split, site, importance: round(row.importance), errorShare }];
+      const explained = row.explained === null ? null : round(row.explained);
+      return [{ split, site, importance: round(row.importance), errorShare, explained, leftOut: row.left_out }];
     }),
   );
+}
+
+/** The features with what they do when patched by themselves, which is known over all cases together. */
+function withExactValues(features: readonly TopFeatures[], ranking: Ranking): TopFeatures[] {
+  const values = new Map<string, number>();
+  for (const { site, splits } of ranking.sites) {
+    for (const [split, { top }] of Object.entries(splits)) {
+      for (const { feature, exact } of top) if (exact) values.set(`${split} ${site}/${feature}`, round(exact.effect));
+    }
+  }
+  return features.map((group) => ({
+    ...group,
+    exact: group.feature.map((feature) =>
+      group.case === "" ? (values.get(`${group.split} ${group.site}/${feature}`) ?? null) : null,
+    ),
+  }));
+}
+
+function exactSample(ranking: Ranking): ExactSample | null {
+  const miss = exactMiss(ranking);
+  if (miss === null || ranking.exact === null) return null;
+  const { split, pairs, of } = ranking.exact;
+  return roundAll({ split, pairs, of, ...miss });
 }
 
 async function agreementOf(tables: Tables, ranking: Ranking, points: number): Promise<SiteAgreement[]> {
@@ -291,13 +317,14 @@ async function driversOf(
   const top = ranking.sites.flatMap(({ site, splits }) =>
     ((splits.train ?? splits.test)?.top ?? [])
       .slice(0, limits.drivers)
-      .map(({ feature, effect }) => ({ site, feature, effect })),
+      .map(({ feature, effect, exact }) => ({ site, feature, effect, exact: exact?.effect ?? null })),
   );
   const contexts = await tables.contexts(top, limits.contexts, prompts.sharedStart);
-  return top.map(({ site, feature, effect }) => ({
+  return top.map(({ site, feature, effect, exact }) => ({
     site,
     feature,
     effect: round(effect),
+    exact: exact === null ? null : round(exact),
     contexts: (contexts.get(`${site}/${feature}`) ?? []).map((row): DriverContext => {
       const path = prompts.through(row.node);
       return {
@@ -542,7 +569,16 @@ class Tables {
     for (const row of rows) {
       const key = `${row.split} ${row.case} ${row.site}`;
       const { split, case: name, site } = row;
-      const group = groups.get(key) ?? { split, case: name, site, feature: [], effect: [], nodes: [], error: null };
+      const group = groups.get(key) ?? {
+        split,
+        case: name,
+        site,
+        feature: [],
+        effect: [],
+        nodes: [],
+        error: null,
+        exact: [],
+      };
       groups.set(key, group);
       if (row.feature === errorFeature) {
         group.error = round(row.effect);
@@ -641,10 +677,8 @@ const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + 
 /** Five significant digits: more than a page shows, half the bytes. */
 const round = (value: number) => Number(value.toPrecision(5));
 
-function roundAll(ablation: Ablation): Ablation {
+function roundAll<T>(value: T): T {
   return JSON.parse(
-    JSON.stringify(ablation, (_, value) =>
-      Number.isInteger(value) || typeof value !== "number" ? value : round(value),
-    ),
-  ) as Ablation;
+    JSON.stringify(value, (_, value) => (Number.isInteger(value) || typeof value !== "number" ? value : round(value))),
+  ) as T;
 }

@@ -6,6 +6,7 @@ import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import { memoryStore } from "../capture/store.ts";
 import { heldWeights, isStreamed, streamedWeights } from "../capture/weights.ts";
+import { type Ranking, withExact } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
@@ -13,9 +14,11 @@ import { forestGaps } from "../effects/forest-check.ts";
 import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf, needsOf } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
+import { patchStrongest } from "../effects/strongest.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
-import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
+import { isOutside } from "../prompts/outside.ts";
+import type { PromptPair, Split, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import type { SiteName } from "../site.ts";
 import { checkRuntime } from "./device.ts";
@@ -55,6 +58,11 @@ const sumTolerance = 1e-4;
 const forestTolerance = 1e-5;
 /** Seconds of work that one is told of before they begin. */
 const longWork = 20;
+/** Floating-point operations for patching features by themselves: a share of those of the capture, and at least so many, in GFLOP. */
+const exactShare = 0.25;
+const leastExact = 100;
+/** Share of Σ|effect| left out that one is warned of. */
+const worthSaying = 0.01;
 /** Accuracy below which a behaviour is hardly one. */
 const fairAccuracy = 0.8;
 
@@ -219,7 +227,7 @@ class Job {
       if (keep === "all") this.#countAccuracy(pairs, (i) => captured.cleanMetric[forest.entryOfPair[i]!]!);
       await tables.writeNodes(
         nodesTable(forest, (id) => tokenizer.token(id)),
-        [...tokenizer.special],
+        tokenizer.outside,
       );
 
       this.#reporter.begin("effects", sites.length);
@@ -241,8 +249,13 @@ class Job {
       this.#reporter.begin("writing", 1);
       await writeFileAtomic(join(this.#folder.path, "pairs.jsonl"), pairLines(pairs, forest, captured));
       const counts = countPairs(pairs);
-      const finished = await tables.finish(this.#folder.path, { sites, pairs: counts, score, top });
+      const change = score === "effect" ? meanChange(pairs, forest, captured) : {};
+      const finished = await tables.finish(this.#folder.path, { sites, pairs: counts, score, top, change });
       this.manifest.counts.rows = finished.rows;
+      this.#warnOfLeftOut(finished.ranking);
+      if (score === "effect" && !isStreamed(weights)) {
+        await this.#patchStrongest({ model, weights, ...session, ...hooks }, pairs, finished.ranking);
+      }
 
       if (score === "effect" && dtype === "float32") {
         this.#reporter.begin("meaning", 1);
@@ -253,7 +266,7 @@ class Job {
           codes,
           dictionaries: this.#dictionaries,
           ranking: finished.ranking,
-          special: tokenizer.special,
+          outside: tokenizer.outside,
         };
         const meaning = await measureMeaning(setting, { ...session, stopped: this.#reporter.stopped });
         if (meaning) {
@@ -341,6 +354,48 @@ class Job {
     }
   }
 
+  /** Patches the strongest features by themselves and writes what they do beside their effects into the ranking. */
+  async #patchStrongest(
+    setting: Omit<MethodSetting, "forest" | "dictionaries">,
+    pairs: readonly TokenPair[],
+    ranking: Ranking,
+  ): Promise<void> {
+    const { method, steps, rule } = this.#options;
+    if (method === "exact") return;
+    this.#reporter.begin("exact", 1);
+    const split = pairs.some(({ pair }) => pair.split === "train") ? "train" : "test";
+    const members = pairs.filter(({ pair }) => pair.split === split);
+    const ranked = new Map(ranking.sites.map(({ site, splits }) => [site, splits[split]?.top ?? []]));
+    const sample = await patchStrongest(
+      {
+        ...setting,
+        dictionaries: this.#dictionaries,
+        ...(steps !== undefined && { steps }),
+        ...(rule !== undefined && { rule }),
+      },
+      method,
+      members,
+      ranked,
+      this.#opened.tokenizer.outside,
+      Math.max(leastExact, exactShare * this.manifest.estimate!.capture_gflop) * 1e9,
+    );
+    if (!sample) return;
+    const text = JSON.stringify(withExact(ranking, split, members.length, sample), null, 2);
+    await writeFileAtomic(join(this.#folder.path, "ranking.json"), `${text}\n`);
+  }
+
+  /** Says how much of Σ|effect| is not in the ranking, where that is more than a trace. */
+  #warnOfLeftOut(ranking: Ranking): void {
+    const shares = ranking.sites.flatMap(({ site, splits }) =>
+      Object.entries(splits).map(([split, { left_out }]) => ({ site, split, share: left_out ?? 0 })),
+    );
+    const largest = shares.reduce((a, b) => (b.share > a.share ? b : a), { site: "", split: "", share: 0 });
+    if (largest.share < worthSaying) return;
+    this.warn(
+      `The ranking leaves out BOS and padding, up to ${(100 * largest.share).toFixed(1)} % of Σ|effect| (${largest.site}, ${largest.split}); effects.parquet has their rows.`,
+    );
+  }
+
   /** The score asked for, of one site, unless an earlier sitting has it. */
   async #writeScore(
     dictionary: Dictionary,
@@ -358,8 +413,10 @@ class Job {
       return;
     }
     if (await tables.hasFeatureSums(site)) return;
-    const special = this.#opened.tokenizer.special;
-    const sums = await gradientSums(captured, dictionary, (node) => special.has(backward.token[node]!));
+    const { outside } = this.#opened.tokenizer;
+    const sums = await gradientSums(captured, dictionary, (node) =>
+      isOutside(outside, backward.token[node]!, backward.position[node]!),
+    );
     this.#opened.inputs.check();
     await tables.writeFeatureSums(
       site,
@@ -486,6 +543,21 @@ async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: Job
   const here = text === "" ? [] : importPairs(text, `${path}/pairs.jsonl`, { patchless: true }).pairs.map(key);
   const asked = new Set(pairs.map(({ pair }) => key(pair)));
   return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
+}
+
+/** Mean of m(patch) − m(clean) over the pairs of each split, in logits. */
+function meanChange(
+  pairs: readonly TokenPair[],
+  { entryOfPair }: PrefixForest,
+  { cleanMetric, patchMetric }: Capture,
+): Ranking["change"] {
+  const sums = new Map<Split, { pairs: number; sum: number }>();
+  pairs.forEach(({ pair }, i) => {
+    const entry = entryOfPair[i]!;
+    const { pairs: count, sum } = sums.get(pair.split) ?? { pairs: 0, sum: 0 };
+    sums.set(pair.split, { pairs: count + 1, sum: sum + patchMetric[entry]! - cleanMetric[entry]! });
+  });
+  return Object.fromEntries([...sums].map(([split, { pairs: count, sum }]) => [split, sum / count]));
 }
 
 /** `pairs.jsonl`: the public format's fields, with split, case, the metric at both prompts and the end node. */

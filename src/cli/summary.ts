@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { effectKinds, type MethodName } from "../effects/method.ts";
 import { readJsonFile } from "./files.ts";
 import type { Manifest } from "./manifest.ts";
 import { duration } from "./progress.ts";
@@ -27,6 +28,8 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
     "",
     ...topLines(ranking),
     "",
+    ...readingLines(ranking, manifest),
+    "",
     ...checkLines(checks),
     ...warnings.map((warning) => `warning  ${warning}`),
     "",
@@ -36,21 +39,71 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
 }
 
 /** The strongest features of every site, in the ranking's order, that of computation. */
-function topLines({ score, sites }: Ranking): string[] {
+function topLines(ranking: Ranking): string[] {
+  const { score, sites } = ranking;
   const unit = score === "effect" ? "effect in logits, mean per pair" : `score ${score}, mean per pair`;
-  const shown = sites.some(({ splits }) => splits.train) ? "train" : "test";
+  const shown = shownSplit(ranking);
+  const patched = ranking.exact !== null;
   const rows = sites.map(({ site, splits, train_test }) => {
     const split = splits[shown];
-    const features = (split?.top ?? []).slice(0, named).map((f) => `${f.feature} (${signed(f.effect)})`);
+    const features = (split?.top ?? []).slice(0, named).map(({ feature, effect, exact }) => {
+      return `${feature} (${signed(effect)}${exact === null ? "" : `, exact ${signed(exact.effect)}`})`;
+    });
     const overlap = train_test?.overlap_10;
     return [
       site,
       (split?.importance ?? 0).toPrecision(3),
-      overlap === null || overlap === undefined ? "–" : `${Math.round(100 * overlap)} %`,
+      ...(score === "effect" ? [percent(split?.explained)] : []),
+      percent(overlap),
       features.join("  "),
     ];
   });
-  return table([["site", `Σ|${score}|`, "top 10 shared", `top features on ${shown} (${unit})`], ...rows]);
+  const head = [
+    "site",
+    `Σ|${score}|`,
+    ...(score === "effect" ? ["explained"] : []),
+    "top-10 overlap",
+    `top features on ${shown} (${unit}${patched ? "; exact: patched alone" : ""})`,
+  ];
+  return table([head, ...rows]);
+}
+
+/** How the numbers of the table are to be read: what kind of effect they are, and what they account for. */
+function readingLines(ranking: Ranking, { options, estimate }: Manifest): string[] {
+  const { score, change, exact } = ranking;
+  if (score !== "effect") return ["Scores are first-order and need no patch prompts; they do not add up to anything."];
+  const method = String(options.method ?? "analytic") as MethodName;
+  const shown = shownSplit(ranking);
+  const total = change[shown];
+  return [
+    `Effects are ${effectKinds[method]}.`,
+    ...(total === undefined
+      ? []
+      : [
+          `"explained": what a site's effects and its error add up to, as a share of the metric's change, m(patch) − m(clean) = ${signed(total)} logits on ${shown}.`,
+        ]),
+    ...(exact === null
+      ? method !== "exact" && estimate?.weights === "streamed"
+        ? ["No feature was patched exactly: that needs the weights in memory (--weights held)."]
+        : []
+      : [
+          `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} pairs. ${missLine(ranking)}`,
+        ]),
+  ];
+}
+
+/** How far the method's numbers are from the exact ones, over the patched features. */
+function missLine(ranking: Ranking): string {
+  const miss = exactMiss(ranking);
+  if (miss === null) return "";
+  const { site, feature, effect, exact } = miss.worst;
+  return `Σ|effect − exact| / Σ|exact| = ${percent(miss.distance)}; furthest off: ${site}/${feature}, ${signed(effect)} there, exact ${signed(exact)}.`;
+}
+
+const shownSplit = ({ sites }: Ranking) => (sites.some(({ splits }) => splits.train) ? "train" : "test");
+
+function percent(share: number | null | undefined): string {
+  return share === null || share === undefined ? "–" : `${Math.round(100 * share)} %`;
 }
 
 function checkLines(checks: Manifest["checks"]): string[] {

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import type { PrefixForest } from "../prompts/forest.ts";
+import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { Split, TokenPair } from "../prompts/pairs.ts";
 
 /** The case of rows in `features.parquet` that stand for all cases together. */
@@ -69,8 +70,8 @@ export interface NodeIndex {
   /** Per row: index into `groups`. */
   readonly group: Uint16Array;
   readonly position: Int32Array;
-  /** Per row: 1 where a special token keeps the node out of the sums. */
-  readonly special: Uint8Array;
+  /** Per row: 1 where the node stands for no text of its prompt, which keeps it out of the sums. */
+  readonly outside: Uint8Array;
   /** Each split and case, and how many of its nodes are summed. */
   readonly groups: readonly { readonly split: Split; readonly case: string; nodes: number }[];
   /** Distinguishes these nodes from those of another forest. */
@@ -89,14 +90,13 @@ export interface Sums {
 /**
  * Prepares the nodes for completing and summing rows.
  *
- * @param specialTokenIds nodes whose clean or patch token is one of these are left out of the sums
+ * @param outside nodes whose clean or patch token is BOS or padding are left out of the sums
  */
-export function indexNodes(nodes: NodesTable, specialTokenIds: readonly number[]): NodeIndex {
+export function indexNodes(nodes: NodesTable, outside: OutsideText): NodeIndex {
   const size = nodes.node.length;
   const rowOf = new Int32Array((nodes.node.at(-1) ?? -1) + 1).fill(-1);
   const group = new Uint16Array(size);
-  const special = new Uint8Array(size);
-  const isSpecial = new Set(specialTokenIds);
+  const leftOut = new Uint8Array(size);
   const groups: { split: Split; case: string; nodes: number }[] = [];
   const indexOf = new Map<string, number>();
   for (let row = 0; row < size; row++) {
@@ -109,15 +109,17 @@ export function indexNodes(nodes: NodesTable, specialTokenIds: readonly number[]
     indexOf.set(key, index);
     rowOf[node] = row;
     group[row] = index;
-    special[row] = isSpecial.has(nodes.token_id[row]!) || isSpecial.has(nodes.patch_token_id[row]!) ? 1 : 0;
-    groups[index]!.nodes += 1 - special[row]!;
+    const position = nodes.position[row]!;
+    const either = [nodes.token_id[row]!, nodes.patch_token_id[row]!];
+    leftOut[row] = either.some((token) => isOutside(outside, token, position)) ? 1 : 0;
+    groups[index]!.nodes += 1 - leftOut[row]!;
   }
   const hash = createHash("sha256");
   for (const column of [nodes.node, nodes.parent, nodes.position, nodes.token_id, nodes.patch_token_id, nodes.weight]) {
     hash.update(new Uint8Array(column.buffer, column.byteOffset, column.byteLength));
   }
-  hash.update(JSON.stringify([nodes.split, nodes.case, specialTokenIds]));
-  return { rowOf, group, position: nodes.position, special, groups, digest: hash.digest("hex").slice(0, 12) };
+  hash.update(JSON.stringify([nodes.split, nodes.case, [...outside.first], [...outside.padding]]));
+  return { rowOf, group, position: nodes.position, outside: leftOut, groups, digest: hash.digest("hex").slice(0, 12) };
 }
 
 /** Adds up the rows of each split, case and feature, in the order of the nodes. Their nodes must all be in the index. */
@@ -127,7 +129,7 @@ export function sumRows(rows: EffectRows, nodes: NodeIndex): Sums {
   const counts = nodes.groups.map(() => new Int32Array(width));
   for (let i = 0; i < rows.node.length; i++) {
     const row = nodes.rowOf[rows.node[i]!]!;
-    if (nodes.special[row]) continue;
+    if (nodes.outside[row]) continue;
     const [group, slot] = [nodes.group[row]!, rows.feature[i]! - errorFeature];
     totals[group]![slot]! += rows.effect[i]!;
     counts[group]![slot]!++;

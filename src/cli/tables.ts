@@ -13,6 +13,7 @@ import {
 import { type FeatureEffects, type Ranking, rankRun, rankSite, type Score } from "../circuit/ranking.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import { UserError } from "../errors.ts";
+import type { OutsideText } from "../prompts/outside.ts";
 import type { Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { Database, text } from "./database.ts";
@@ -50,6 +51,8 @@ export interface FinishOptions {
   readonly score: Score;
   /** Features listed per site and split in the ranking. */
   readonly top: number;
+  /** Mean of m(patch) − m(clean) over the pairs of each split, in logits; left out for scores. */
+  readonly change?: Ranking["change"];
 }
 
 /** A row of `features.parquet`. The site's error has feature −1 and no rank. */
@@ -114,10 +117,10 @@ export class RunTables {
   /**
    * Takes the run's nodes; comes before all other writing. The sites' checkpoints count only for the nodes with which they were made.
    *
-   * @param specialTokenIds BOS, EOS, pad: nodes at these tokens are left out of features.parquet and the ranking, not of effects.parquet
+   * @param outside BOS and padding: nodes at these tokens are left out of features.parquet and the ranking, not of effects.parquet
    */
-  async writeNodes(nodes: NodesTable, specialTokenIds: readonly number[]): Promise<void> {
-    this.takeIndex(indexNodes(nodes, specialTokenIds));
+  async writeNodes(nodes: NodesTable, outside: OutsideText): Promise<void> {
+    this.takeIndex(indexNodes(nodes, outside));
     await this.#load("nodes", {
       node: [INTEGER, nodes.node],
       split: [VARCHAR, nodes.split],
@@ -130,6 +133,8 @@ export class RunTables {
       patch_token: [VARCHAR, nodes.patch_token],
       weight: [DOUBLE, nodes.weight],
     });
+    const index = this.#known();
+    await this.#load("outside", { node: [INTEGER, nodes.node.filter((_, row) => index.outside[row] === 1)] });
   }
 
   /** Takes the index of nodes whose table is not wanted: enough for `writeSums` and `writeFeatures`. */
@@ -191,8 +196,8 @@ export class RunTables {
   }
 
   /**
-   * Writes the sums of the score `gradient` at one site, for every split and case: its checkpoint. Leaving the special tokens' nodes out of the
-   * sums is up to the caller; as active nodes count all others.
+   * Writes the sums of the score `gradient` at one site, for every split and case: its checkpoint. Leaving the nodes of BOS and padding out of
+   * the sums is up to the caller; as active nodes count all others.
    *
    * @throws UserError if a sum is not finite, or if the disk is full
    */
@@ -277,9 +282,14 @@ export class RunTables {
     const present = splits.filter((split) => options.pairs.some((group) => group.split === split && group.pairs > 0));
     const ranked = [];
     for (const [place, site] of sites.entries()) {
-      ranked.push(rankSite(site, await this.#effectsOf(place, present), options.top));
+      const effects = await this.#effectsOf(place, present);
+      const leftOut = hasRows ? await this.#leftOut(site) : () => null;
+      for (const split of present) {
+        effects[split] = { ...effects[split]!, change: options.change?.[split] ?? null, leftOut: leftOut(split) };
+      }
+      ranked.push(rankSite(site, effects, options.top));
     }
-    const ranking = rankRun(options.score, options.top, ranked);
+    const ranking = rankRun(options.score, options.top, ranked, options.change);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
   }
@@ -350,6 +360,19 @@ export class RunTables {
       };
     }
     return effects;
+  }
+
+  /** By split, the share of a site's Σ|effect| over features that lies at nodes of BOS and padding, which are left out of the sums. */
+  async #leftOut(site: SiteName): Promise<(split: Split) => number> {
+    const sums = await this.#database.rows<{ split: Split; outside: number | null; total: number }>(
+      `SELECT split, sum(abs(effect)) FILTER (node IN (SELECT node FROM outside)) AS outside, sum(abs(effect)) AS total
+       FROM ${this.#database.files(this.#chunk("effects", site))} WHERE feature <> ${errorFeature} GROUP BY split`,
+    );
+    // DuckDB's threads add in any order; what is kept has the digits that they agree on.
+    const shares = new Map(
+      sums.map(({ split, outside, total }) => [split, Number(((outside ?? 0) / (total || 1)).toPrecision(6))]),
+    );
+    return (split) => shares.get(split) ?? 0;
   }
 
   /** Fills a new table from columns: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */

@@ -8,7 +8,11 @@ import { type CodeReader, codeRule, type EncoderTensors, traceCodes } from "../d
 import { constant, type Tensor } from "../graph/tensor.ts";
 import type { Context, Model } from "../models/model.ts";
 import { isChanged, type PrefixForest } from "../prompts/forest.ts";
+import type { OutsideText } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
+
+/** Members that a group needs for an AUC. */
+export const fewestMembers = 5;
 
 /** Codes of a feature over the members of one group. */
 export interface Firing {
@@ -20,7 +24,8 @@ export interface Firing {
   readonly mean: number;
   /**
    * How well the code tells the group from all others: the probability that a random member's code is larger than a random other's, ties counted half
-   * (the area under the ROC curve). 1 tells them apart, 0.5 says nothing; NaN where there is no other group.
+   * (the area under the ROC curve). 1 tells them apart, 0.5 says nothing; NaN where the group, or all others together, have fewer than `fewestMembers`:
+   * of so few, chance alone often tells one apart.
    */
   readonly auc: number;
 }
@@ -76,8 +81,9 @@ export async function firing(
   });
 }
 
-/** The probability that one of `a` is larger than one of `b`, ties counted half. */
-function areaUnderCurve(a: readonly number[], b: readonly number[]): number {
+/** The probability that one of `a` is larger than one of `b`, ties counted half; NaN where there are too few of either. */
+export function areaUnderCurve(a: readonly number[], b: readonly number[]): number {
+  if (Math.min(a.length, b.length) < fewestMembers) return Number.NaN;
   let larger = 0;
   for (const x of a) for (const y of b) larger += x > y ? 1 : x === y ? 0.5 : 0;
   return larger / (a.length * b.length);
@@ -85,10 +91,9 @@ function areaUnderCurve(a: readonly number[], b: readonly number[]): number {
 
 /**
  * The metric at every end's clean prompt with some features taken out: at each site x becomes x − Σ f_i·d_i over them, the rest of x (other features,
- * biases, error) untouched. Special tokens stay as they are: SAEs are not trained on them, so what fires there means something else.
+ * biases, error) untouched. BOS and padding stay as they are: SAEs are not trained on them, so what fires there means something else.
  *
  * @param features by site; an empty map gives the plain model's metric
- * @param special ids of BOS, EOS and pad
  * @returns m by end, in logits
  */
 export async function ablatedMetric(
@@ -97,19 +102,28 @@ export async function ablatedMetric(
   forest: PrefixForest,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   features: ReadonlyMap<SiteName, readonly number[]>,
-  special: ReadonlySet<number>,
+  { first, padding }: OutsideText,
   options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
 ): Promise<Float64Array> {
   const cuts = new Map<SiteName, (x: Tensor) => Tensor>();
   for (const [site, chosen] of features) cuts.set(site, await partOf(dictionaries.get(site)!, chosen));
-  const ordinary = constant(
-    Float32Array.from({ length: model.vocabulary }, (_, id) => (special.has(id) ? 0 : 1)),
-    "float32",
-    [model.vocabulary, 1],
-  );
-  const splice = (site: SiteName, x: Tensor, { tokens }: Context) => {
+  const byToken = (of: (id: number) => boolean) =>
+    constant(
+      Float32Array.from({ length: model.vocabulary }, (_, id) => (of(id) ? 1 : 0)),
+      "float32",
+      [model.vocabulary, 1],
+    );
+  const [isBos, isText] = [byToken((id) => first.has(id)), byToken((id) => !padding.has(id))];
+  const splice = (site: SiteName, x: Tensor, { tokens, positions, block }: Context) => {
     const part = cuts.get(site)?.(x);
-    return part ? x.sub(part.mul(ordinary.gather(tokens))) : x;
+    if (!part) return x;
+    const atStart = constant(
+      Float32Array.from({ length: block }, (_, position) => (position === 0 ? 1 : 0)),
+      "float32",
+      [block, 1],
+    ).gather(positions);
+    const inText = isText.gather(tokens).mul(isBos.gather(tokens).mul(atStart).neg().add(1));
+    return x.sub(part.mul(inText));
   };
   return runMetric(model, weights, planMetric(forest), { ...options, sites: [], splice });
 }

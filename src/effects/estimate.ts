@@ -86,7 +86,7 @@ export function methodCost(
     plan.packs.reduce((rows, pack) => rows + (pack.kind === kind ? pack.tokens.length : 0), 0);
   const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
   const { backward: nodes } = plan.forest;
-  const changed = [...nodes.clean.keys()].filter((node) => isChanged(nodes, node));
+  const changed = changedNodes(nodes);
   const product = ({ inputWidth: D, width: F }: Dictionary) => 2 * D * F;
   const packRows = plan.packs.reduce((most, pack) => Math.max(most, pack.tokens.length), 0);
   // Backward takes a product more for every product of an activation with a weight, two for those of attention.
@@ -130,8 +130,13 @@ export function shareFrom(model: Model, site: SiteName): number {
   return (model.layers - layer - (kind === "resid_post" ? 1 : 0)) / model.layers;
 }
 
+/** The nodes whose clean and patch prefixes differ. */
+export function changedNodes(nodes: BackwardNodes): readonly number[] {
+  return [...nodes.clean.keys()].filter((node) => isChanged(nodes, node));
+}
+
 /** The nodes in the subtrees of some nodes, all together. */
-function subtreeRows({ parent, size }: BackwardNodes, of: readonly number[]): number {
+export function subtreeRows({ parent, size }: BackwardNodes, of: readonly number[]): number {
   const below = new Float64Array(size).fill(1);
   for (let node = size - 1; node >= 0; node--) if (parent[node]! >= 0) below[parent[node]!]! += below[node]!;
   return of.reduce((sum, node) => sum + below[node]!, 0);

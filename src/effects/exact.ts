@@ -35,10 +35,12 @@ export const exactMethod: Method = async function* (setting) {
   try {
     const subtrees = new Subtrees(captured.plan.forest, captured.plan.block);
     const wanted = await wantedFeatures(setting, captured, codes);
+    const patchesOf = (dictionary: Dictionary) =>
+      patchesAt(captured, dictionary, codes, wanted.get(dictionary.site), setting.patchErrors ?? true);
     const perRow = setting.model.flopsPerToken + captured.plan.block * setting.model.attentionFlops;
     let [patches, flops] = [0, 0];
     for (const dictionary of setting.dictionaries.values()) {
-      for (const { node, changes } of await patchesAt(captured, dictionary, codes, wanted.get(dictionary.site))) {
+      for (const { node, changes } of await patchesOf(dictionary)) {
         patches += changes.length;
         flops += changes.length * subtrees.rows(node) * perRow * shareFrom(setting.model, dictionary.site);
       }
@@ -46,7 +48,7 @@ export const exactMethod: Method = async function* (setting) {
     setting.onWork?.({ patches, flops });
     const step = progress(setting, patches);
     for (const dictionary of setting.dictionaries.values()) {
-      const at = await patchesAt(captured, dictionary, codes, wanted.get(dictionary.site));
+      const at = await patchesOf(dictionary);
       yield await exactEffects(setting, captured, dictionary, at, subtrees, step);
     }
   } finally {
@@ -101,7 +103,7 @@ interface Change {
   readonly fPatch: number;
 }
 
-/** The patches at a node: the error's first, then those of the features that are asked for, in ascending order. */
+/** The patches at a node: the error's first, if it is patched, then those of the features that are asked for, in ascending order. */
 interface NodePatches {
   readonly node: number;
   readonly changes: readonly Change[];
@@ -115,6 +117,7 @@ async function patchesAt(
   dictionary: Dictionary,
   reader: CodeReader,
   wanted: ReadonlySet<number> | undefined,
+  errors: boolean,
 ): Promise<NodePatches[]> {
   const { x, width: D } = await captured.site(dictionary.site);
   const sparse: SparseCodes = await reader.encode(dictionary, x);
@@ -122,7 +125,7 @@ async function patchesAt(
   return [...captured.activeNodes(dictionary.site)].map((node) => {
     const [clean, patch] = [cleanRow(captured, node), patchRow(captured, node)];
     const deltaError = Float64Array.from({ length: D }, (_, d) => x[patch * D + d]! - x[clean * D + d]!);
-    const changes: Change[] = [{ feature: errorFeature, fClean: Number.NaN, fPatch: Number.NaN }];
+    const changes: Change[] = errors ? [{ feature: errorFeature, fClean: Number.NaN, fPatch: Number.NaN }] : [];
     forEachDifference({ clean: codeRow(sparse, clean), patch: codeRow(sparse, patch) }, (feature, fClean, fPatch) => {
       const start = directions.start[feature]!;
       for (let d = 0; d < D; d++) deltaError[d]! -= (fPatch - fClean) * directions.data[start + d]!;
@@ -149,6 +152,7 @@ async function exactEffects(
   const queue = new PatchQueue(rest, captured, subtrees);
   try {
     for (const { node, changes, deltaError, directions } of patches) {
+      if (changes.length === 0) continue;
       // The metric without a patch, computed in the same way, so that what is left of the difference is the patch's.
       const base = { m: 0 };
       const patched = changes.map(() => ({ m: 0 }));

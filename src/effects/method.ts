@@ -22,6 +22,18 @@ export const methodNames = ["analytic", "analytic-ig", "sfc", "sfc-ig", "spliced
 
 export type MethodName = (typeof methodNames)[number];
 
+/** What kind of number a method's effects are, as the end of a sentence that begins with "Effects are". */
+export const effectKinds: Readonly<Record<MethodName, string>> = {
+  analytic:
+    "first-order: the slope at the clean prompt times the feature's change; what bends on the way to the patch prompt is missed",
+  sfc: "first-order: the slope at the clean prompt times the feature's change; what bends on the way to the patch prompt is missed",
+  spliced: "first-order, with gradients through the encoders of later SAEs: not the plain model's",
+  "analytic-ig":
+    "integrated gradients: the mean slope between clean and patch activations, all features moving together",
+  "sfc-ig": "integrated gradients: the mean slope between clean and patch codes, all features moving together",
+  exact: "exact: the metric's change when the feature alone takes its patch value, summed over nodes",
+};
+
 /** Whether a method takes the mean of gradients over steps from clean to patch. */
 export const isIntegrated = (method: MethodName) => method === "analytic-ig" || method === "sfc-ig";
 
@@ -50,6 +62,8 @@ export interface MethodSetting extends SessionOptions, Hooks {
   readonly rule?: Rule;
   /** `exact`: the features to patch, by site; or the so many strongest of `analytic` at each site; by default all. */
   readonly features?: ReadonlyMap<SiteName, readonly number[]> | { readonly top: number };
+  /** `exact`: whether the error is patched too; true by default. */
+  readonly patchErrors?: boolean;
   /** Activations and gradients of the plain model, as `needsOf` says, where there are any already. */
   readonly captured?: Capture;
   /** Told m at the clean and at the patch prompt of each of the forest's ends, in logits, once they are known. */

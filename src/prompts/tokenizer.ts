@@ -1,5 +1,6 @@
 import { UserError } from "../errors.ts";
 import { byteCharacters } from "./byte-level.ts";
+import { type OutsideText, outsideText } from "./outside.ts";
 import { addedTokensOf, sectionsOf } from "./tokenizer/added-tokens.ts";
 import { decoderOf } from "./tokenizer/decoders.ts";
 import { tokenModelOf } from "./tokenizer/models.ts";
@@ -18,6 +19,8 @@ export interface Tokenizer {
   readonly bosToken: number | undefined;
   /** Ids of special tokens: BOS, EOS, padding and the like. */
   readonly special: ReadonlySet<number>;
+  /** BOS and padding, which stand for no text. */
+  readonly outside: OutsideText;
   /** Token ids of a text as the post-processor makes them, BOS first where the model has one. */
   encode(text: string): number[];
   /** The text of token ids, special tokens included. */
@@ -100,6 +103,7 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
     bos,
     bosToken: ids.get(bosTextOf(config) ?? "") ?? bos,
     special,
+    outside: outsideText(config, bos, (token) => ids.get(token)),
     encode,
     decode: (list) => join(list.flatMap((id) => forms.get(id) ?? [])).join(""),
     token: (id) => readable(texts.get(id), id, special, bytes),

@@ -20,7 +20,7 @@ const likeness = {
 
 /**
  * `compare.json`: methods side by side on the same model, dictionaries and pairs. Effects are means over all pairs of both splits, in logits,
- * special tokens left out. A method's `name` is what `--methods` called it: `analytic`, or `sfc:64` for padded batches of 64 pairs.
+ * BOS and padding left out. A method's `name` is what `--methods` called it: `analytic`, or `sfc:64` for padded batches of 64 pairs.
  */
 export const comparisonSchema = z.strictObject({
   format: z.literal(1),

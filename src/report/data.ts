@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { Score } from "../circuit/ranking.ts";
+import type { ExactMiss, Score } from "../circuit/ranking.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 
@@ -21,6 +21,10 @@ export interface ReportData {
   readonly importance: readonly SiteImportance[];
   /** By split, case and site; `case: ""` is all cases together. */
   readonly features: readonly TopFeatures[];
+  /** Mean of m(patch) − m(clean) over the pairs of each split, in logits; none for scores. */
+  readonly change: Readonly<Partial<Record<Split, number>>>;
+  /** How the strongest features were patched by themselves; null where none was. */
+  readonly exact: ExactSample | null;
   /** By site; empty without a test split. */
   readonly agreement: readonly SiteAgreement[];
   /** Prompts for the map of tokens × layers; empty for scores that are not kept per token. */
@@ -104,6 +108,18 @@ export interface SiteImportance {
   readonly importance: number;
   /** |error| / (importance + |error|), in [0, 1]; null where there is no error term. */
   readonly errorShare: number | null;
+  /** (Σ effect + error) / mean of m(patch) − m(clean), signed: what the site's effects account for; null for scores. */
+  readonly explained: number | null;
+  /** Share of Σ|effect| at BOS and padding, which nothing else here counts; null where it is not known. */
+  readonly leftOut: number | null;
+}
+
+/** The sample of pairs on which features were patched by themselves, and how far the method is from that. */
+export interface ExactSample extends ExactMiss {
+  readonly split: Split;
+  readonly pairs: number;
+  /** Pairs of the split. */
+  readonly of: number;
 }
 
 /** The strongest features of a site by |effect|, as columns of equal length. */
@@ -118,6 +134,8 @@ export interface TopFeatures {
   readonly nodes: readonly number[];
   /** The error term's effect, mean per pair; null where there is none. */
   readonly error: number | null;
+  /** What a feature does when patched by itself, on the pairs of `ReportData.exact`, mean per pair; null where it was not patched. */
+  readonly exact: readonly (number | null)[];
 }
 
 /** Train against test at one site; points as columns of equal length, the strongest first. */
@@ -164,6 +182,8 @@ export interface FeatureDrivers {
   readonly feature: number;
   /** Mean per pair over all cases of the split that the ranking is from, signed. */
   readonly effect: number;
+  /** What it does when patched by itself, mean per pair of `ReportData.exact`; null where it was not patched. */
+  readonly exact: number | null;
   /** Strongest first; each with another token. */
   readonly contexts: readonly DriverContext[];
 }
@@ -228,7 +248,7 @@ export const ablationSchema = z.strictObject({
           share,
           /** Mean code over all of them, zeros included. */
           mean: z.number(),
-          /** Probability that a random member's code is larger than a random other group's, ties counted half; null with one group alone. */
+          /** Probability that a random member's code is larger than a random other group's, ties counted half; null without another group, and where either has fewer than five members. */
           auc: share.nullable(),
         }),
       ),

@@ -63,7 +63,7 @@ export function ComparisonSummary({ data }: { data: Comparison }) {
       <p class="lede">
         The methods had the same model, dictionaries and pairs. An effect is what a feature's change from the clean to
         the patch prompt does to <i>m</i> = logit(patch answer) − logit(clean answer), as a mean over all pairs, in
-        logits; special tokens are left out.
+        logits; BOS and padding are left out.
       </p>
       <dl class="methods">
         {methods.map((method) => (

@@ -76,7 +76,9 @@ function Feature({ row, open }: { row: FeatureDrivers; open: boolean }) {
         <b>
           {row.site}/{row.feature}
         </b>
-        <span>{signed(row.effect)} logits per pair</span>
+        <span>
+          {signed(row.effect)} logits per pair{row.exact !== null && `, exact ${signed(row.exact)}`}
+        </span>
       </summary>
       <ol class="contexts">
         {row.contexts.map((context) => (

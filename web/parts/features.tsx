@@ -21,12 +21,16 @@ export function FeaturesPart({ data }: { data: ReportData }) {
     .filter((group) => group !== undefined);
   const values = groups.flatMap((g) => [...g.effect, g.error ?? 0]);
   const range = { low: Math.min(0, ...values), high: Math.max(0, ...values) };
+  const patched = groups.some((group) => group.exact.some((value) => value !== null));
   const known = useMemo(() => new Set(data.drivers.map((d) => `${d.site}/${d.feature}`)), [data]);
   return (
     <Part id="features" title="Which features?">
       <p>
         The strongest features of each layer by |{nameOf[data.run.score]}|, in {unitOf[data.run.score]}, all bars on one
         scale.
+        {patched &&
+          data.exact !== null &&
+          ` The second number is exact: the feature patched by itself, on ${whole(data.exact.pairs)} of ${whole(data.exact.of)} pairs.`}
         {known.size > 0 && " An underlined feature leads to the tokens that drive it."}
       </p>
       <div class="controls">
@@ -45,7 +49,14 @@ export function FeaturesPart({ data }: { data: ReportData }) {
       ) : (
         <div class="multiples features">
           {groups.map((group) => (
-            <Site key={group.site} group={group} range={range} rows={all ? data.limits.features : few} known={known} />
+            <Site
+              key={group.site}
+              group={group}
+              range={range}
+              rows={all ? data.limits.features : few}
+              known={known}
+              patched={patched}
+            />
           ))}
         </div>
       )}
@@ -58,8 +69,8 @@ export function FeaturesPart({ data }: { data: ReportData }) {
   );
 }
 
-function Site(props: { group: TopFeatures; range: Range; rows: number; known: ReadonlySet<string> }) {
-  const { group, range, known } = props;
+function Site(props: { group: TopFeatures; range: Range; rows: number; known: ReadonlySet<string>; patched: boolean }) {
+  const { group, range, known, patched } = props;
   return (
     <table class="bars">
       <caption>{group.site}</caption>
@@ -68,6 +79,7 @@ function Site(props: { group: TopFeatures; range: Range; rows: number; known: Re
           <th scope="col">feature</th>
           <th scope="col">bar</th>
           <th scope="col">effect</th>
+          {patched && <th scope="col">exact</th>}
         </tr>
       </thead>
       <tbody>
@@ -89,6 +101,7 @@ function Site(props: { group: TopFeatures; range: Range; rows: number; known: Re
                 <Bar value={effect} range={range} />
               </td>
               <td>{signed(effect)}</td>
+              {patched && <Exact value={group.exact[i] ?? null} />}
             </tr>
           );
         })}
@@ -99,11 +112,17 @@ function Site(props: { group: TopFeatures; range: Range; rows: number; known: Re
               <Bar value={group.error} range={range} />
             </td>
             <td>{signed(group.error)}</td>
+            {patched && <td />}
           </tr>
         )}
       </tbody>
     </table>
   );
+}
+
+/** What a feature does when patched by itself, if that is known. */
+function Exact({ value }: { value: number | null }) {
+  return <td class="exact">{value === null ? "" : signed(value)}</td>;
 }
 
 /** The values that a bar can show; 0 lies inside. */

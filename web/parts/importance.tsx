@@ -4,7 +4,7 @@ import type { ReportData, SiteImportance } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
 import { Chart } from "../chart.tsx";
 import { Part, Scroll } from "../controls.tsx";
-import { number, percent } from "../format.ts";
+import { number, percent, percentOf, signed } from "../format.ts";
 import { kindsOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
 import { tipStyle } from "./tip.ts";
 
@@ -145,11 +145,19 @@ function describe(row: SiteImportance): string {
   return `${row.site}, ${row.split}\n${number(row.importance)}${error}`;
 }
 
+/** The metric's change by split, in brackets. */
+function changes({ change }: ReportData): string {
+  const parts = Object.entries(change).map(([split, value]) => `${signed(value)} logits on ${split}`);
+  return parts.length === 0 ? "" : ` (${parts.join(", ")})`;
+}
+
 function Numbers({ data }: { data: ReportData }) {
   const [open, setOpen] = useState(false);
   const kinds = kindsOf(data.importance.map((row) => row.site));
   const splits = splitsOf(data);
   const rows = new Map(data.importance.map((row) => [`${row.split} ${row.site}`, row]));
+  const explains = data.importance.some((row) => row.explained !== null);
+  const leavesOut = data.importance.some((row) => (row.leftOut ?? 0) > 0);
   const sites = kinds.flatMap((kind) =>
     sitesOfKind(
       data.importance.map((row) => row.site),
@@ -159,6 +167,13 @@ function Numbers({ data }: { data: ReportData }) {
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>The same as numbers</summary>
+      {open && explains && (
+        <p>
+          Explained: what the effects of a site and its error add up to, as a share of the metric's change, m(patch) −
+          m(clean){changes(data)}.{" "}
+          {leavesOut && "Left out: the share of Σ|effect| at BOS and padding, which the rankings do not count."}
+        </p>
+      )}
       {open && (
         <Scroll label="Importance as numbers">
           <table class="numbers">
@@ -172,6 +187,16 @@ function Numbers({ data }: { data: ReportData }) {
                   <th key={`${split} e`} scope="col">
                     error share
                   </th>,
+                  explains && (
+                    <th key={`${split} x`} scope="col">
+                      explained
+                    </th>
+                  ),
+                  leavesOut && (
+                    <th key={`${split} l`} scope="col">
+                      left out
+                    </th>
+                  ),
                 ])}
               </tr>
             </thead>
@@ -186,6 +211,12 @@ function Numbers({ data }: { data: ReportData }) {
                       <td key={`${split} e`}>
                         {row === undefined || row.errorShare === null ? "–" : percent(row.errorShare)}
                       </td>,
+                      explains && (
+                        <td key={`${split} x`}>
+                          {row === undefined || row.explained === null ? "–" : percentOf(row.explained)}
+                        </td>
+                      ),
+                      leavesOut && <td key={`${split} l`}>{row?.leftOut == null ? "–" : percent(row.leftOut)}</td>,
                     ];
                   })}
                 </tr>

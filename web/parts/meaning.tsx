@@ -29,7 +29,8 @@ function Firing({ meaning }: { meaning: Ablation }) {
       <p>
         Share of {meaning.members} on which a feature is active at all (code above 0), with the mean code. AUC is the
         probability that a random member of the named group has the larger code than one of another group: at 1 the
-        feature tells them apart, at 0.5 it says nothing.
+        feature tells them apart, at 0.5 it says nothing. No AUC is given where the group, or the others, have fewer
+        than five members.
       </p>
       <Scroll label="Share of tokens on which each feature fires">
         <table class="numbers firing">

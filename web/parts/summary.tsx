@@ -1,7 +1,7 @@
-import type { ReportData } from "../../src/report/data.ts";
-import { parseSite } from "../../src/site.ts";
+import { effectKinds, type MethodName } from "../../src/effects/method.ts";
+import type { ReportData, SiteImportance } from "../../src/report/data.ts";
 import { Figure } from "../controls.tsx";
-import { lastPart, number, percent, whole } from "../format.ts";
+import { lastPart, number, percent, percentOf, signed, whole } from "../format.ts";
 import { nameOf, splitsOf, unitOf } from "../select.ts";
 
 /** The result at a glance: what was asked, how the model does, where it happens, whether the numbers hold. */
@@ -14,7 +14,7 @@ export function Summary({ data }: { data: ReportData }) {
   });
   const all = pairs.reduce((sum, row) => sum + row.pairs, 0);
   const right = data.accuracy.reduce((sum, row) => sum + row.accuracy * row.pairs, 0);
-  const layer = strongestLayer(data);
+  const strongest = strongestSite(data);
   const passed = data.checks.filter((check) => check.passed).length;
   const [first, second] = exampleAnswers(data);
 
@@ -46,12 +46,12 @@ export function Summary({ data }: { data: ReportData }) {
           note={`${new Set(data.accuracy.map((row) => row.case)).size} cases`}
         />
         <Figure
-          name="Strongest layer"
-          value={layer === null ? "–" : `layer ${layer.layer}`}
+          name="Strongest site"
+          value={strongest === null ? "–" : strongest.site}
           note={
-            layer === null
+            strongest === null
               ? ""
-              : `Σ|${run.score === "effect" ? "effect" : "score"}| ${number(layer.sum)} ${unitOf[run.score]}`
+              : `Σ|${run.score === "effect" ? "effect" : "score"}| ${number(strongest.importance)} ${unitOf[run.score]}`
           }
         />
         <Figure
@@ -82,6 +82,7 @@ export function Summary({ data }: { data: ReportData }) {
         )}
         . {signSentence(data)}
       </p>
+      <Kind data={data} />
       <p class="legend" aria-hidden="true">
         <span>
           <span class="key negative" /> moves the model to the clean answer
@@ -94,16 +95,29 @@ export function Summary({ data }: { data: ReportData }) {
   );
 }
 
-/** The layer with the largest sum of importance over its sites, in the run's first split. */
-function strongestLayer(data: ReportData): { layer: number; sum: number } | null {
-  const sums = new Map<number, number>();
-  for (const row of data.importance) {
-    const { kind, layer } = parseSite(row.site);
-    if (kind === "embed" || row.split !== splitsOf(data)[0]) continue;
-    sums.set(layer, (sums.get(layer) ?? 0) + row.importance);
-  }
-  const best = [...sums].sort(([, a], [, b]) => b - a)[0];
-  return best === undefined ? null : { layer: best[0], sum: best[1] };
+/** What kind of number an effect is, and how far it was found from the exact one. */
+function Kind({ data: { run, exact } }: { data: ReportData }) {
+  const kind = effectKinds[run.method as MethodName];
+  if (run.score !== "effect" || kind === undefined) return null;
+  return (
+    <p class="lede">
+      Effects here are {kind}.{" "}
+      {exact !== null && (
+        <>
+          Patched by themselves on {whole(exact.pairs)} of {whole(exact.of)} {exact.split} pairs, the strongest features
+          are off by {exact.distance === null ? "–" : percentOf(exact.distance)} (Σ|effect − exact| / Σ|exact|);
+          furthest off is {exact.worst.site}/{exact.worst.feature}, {signed(exact.worst.effect)} where the exact effect
+          is {signed(exact.worst.exact)} logits.
+        </>
+      )}
+    </p>
+  );
+}
+
+/** The site with the largest importance in the run's first split; sites overlap, so they are not added. */
+function strongestSite(data: ReportData): SiteImportance | null {
+  const rows = data.importance.filter((row) => row.split === splitsOf(data)[0]);
+  return rows.reduce<SiteImportance | null>((a, b) => (a !== null && a.importance >= b.importance ? a : b), null);
 }
 
 function exampleAnswers(data: ReportData): string[] {
@@ -113,7 +127,9 @@ function exampleAnswers(data: ReportData): string[] {
 
 function signSentence({ run }: ReportData): string {
   if (run.score === "effect") {
-    return "A positive effect: taking its patch value, the feature alone moves the model to the patch answer; its clean value supports the clean answer.";
+    return run.method === "exact"
+      ? "A positive effect: taking its patch value, the feature alone moves the model to the patch answer; its clean value supports the clean answer."
+      : "A positive effect: the feature's change from its clean to its patch value pushes the model to the patch answer; its clean value supports the clean answer.";
   }
   if (run.score === "gradient") {
     return `A positive ${nameOf[run.score]}: more of the feature moves the model to the patch answer. No patch prompt was run.`;

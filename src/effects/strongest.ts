@@ -1,0 +1,171 @@
+import { capture } from "../capture/capture.ts";
+import { planCapture } from "../capture/packs.ts";
+import type { Model } from "../models/model.ts";
+import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
+import { isOutside, type OutsideText } from "../prompts/outside.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import type { SiteName } from "../site.ts";
+import { changedNodes, shareFrom, subtreeRows } from "./estimate.ts";
+import type { MethodName, MethodSetting } from "./method.ts";
+import { effectsOf, needsOf } from "./methods.ts";
+import type { EffectRows } from "./rows.ts";
+
+/** What may be patched, the most first: so many features of each of the strongest sites, on so many pairs. */
+const choices = [
+  { perSite: 3, sites: Number.POSITIVE_INFINITY, pairs: 64 },
+  { perSite: 3, sites: Number.POSITIVE_INFINITY, pairs: 32 },
+  { perSite: 3, sites: Number.POSITIVE_INFINITY, pairs: 16 },
+  { perSite: 1, sites: Number.POSITIVE_INFINITY, pairs: 16 },
+  { perSite: 1, sites: 12, pairs: 16 },
+  { perSite: 1, sites: 6, pairs: 16 },
+  { perSite: 1, sites: 3, pairs: 16 },
+  { perSite: 1, sites: 3, pairs: 8 },
+] as const;
+
+/** A feature's effect by two methods: means over the same pairs, signed, in logits. */
+export interface PatchedFeature {
+  readonly site: SiteName;
+  readonly feature: number;
+  /** By `exact`. */
+  readonly exact: number;
+  /** By the run's own method. */
+  readonly method: number;
+}
+
+/** A feature with its effect, summed or averaged over whatever its rows were summed over; signed, in logits. */
+export interface RankedFeature {
+  readonly feature: number;
+  readonly effect: number;
+}
+
+/** Some features patched by themselves, on a sample of pairs. */
+export interface PatchedSample {
+  readonly pairs: number;
+  /** Metrics computed with a patch. */
+  readonly patches: number;
+  readonly features: readonly PatchedFeature[];
+}
+
+/**
+ * What the strongest features do when each takes its patch value by itself (the method `exact`), beside what another method says of them, on a sample
+ * of pairs spread over all of them. The budget decides how many features and pairs.
+ *
+ * @param setting with held weights
+ * @param ranked the strongest features of each site, with their effects
+ * @param outside nodes of these tokens do not count
+ * @param budget floating-point operations that the patches may take
+ * @returns undefined if the budget allows none
+ */
+export async function patchStrongest(
+  setting: Omit<MethodSetting, "forest">,
+  method: MethodName,
+  pairs: readonly TokenPair[],
+  ranked: ReadonlyMap<SiteName, readonly RankedFeature[]>,
+  outside: OutsideText,
+  budget: number,
+): Promise<PatchedSample | undefined> {
+  for (const choice of choices) {
+    const features = strongestOf(ranked, choice.sites, choice.perSite);
+    if (features.size === 0) return undefined;
+    const forest = sampleOf(pairs, choice.pairs);
+    if (patchFlops(setting.model, forest, features) > budget) continue;
+    return await patchFeatures({ ...setting, forest }, method, features, outside);
+  }
+  return undefined;
+}
+
+/** Features of the sites whose strongest one has the largest |effect|; those with less than a tenth of the largest of all are left out. */
+function strongestOf(
+  ranked: ReadonlyMap<SiteName, readonly RankedFeature[]>,
+  sites: number,
+  perSite: number,
+): ReadonlyMap<SiteName, readonly number[]> {
+  const size = (of: RankedFeature | undefined) => Math.abs(of?.effect ?? 0);
+  const chosen = [...ranked].sort(([, a], [, b]) => size(b[0]) - size(a[0])).slice(0, sites);
+  const least = size(chosen[0]?.[1][0]) / 10;
+  const strong = chosen.map(([site, list]) => {
+    const features = list.slice(0, perSite).filter((one) => one.effect !== 0 && size(one) >= least);
+    return [site, features.map(({ feature }) => feature)] as const;
+  });
+  return new Map(strong.filter(([, features]) => features.length > 0));
+}
+
+/** The forest of at most `count` pairs, spread over all of them. */
+function sampleOf(pairs: readonly TokenPair[], count: number): PrefixForest {
+  const size = Math.min(count, pairs.length);
+  return prefixForest(Array.from({ length: size }, (_, i) => pairs[Math.floor((i * pairs.length) / size)]!));
+}
+
+/** Floating-point operations of patching features at all nodes of a forest at most: each may be inactive at some. */
+function patchFlops(
+  model: Model,
+  { backward }: PrefixForest,
+  features: ReadonlyMap<SiteName, readonly number[]>,
+): number {
+  const rows = subtreeRows(backward, changedNodes(backward));
+  const depth = 1 + backward.position.reduce((a, b) => Math.max(a, b), 0);
+  const perRow = model.flopsPerToken + depth * model.attentionFlops;
+  let flops = 0;
+  // A node's metric without a patch is computed too.
+  for (const [site, list] of features) flops += rows * (list.length + 1) * shareFrom(model, site) * perRow;
+  return flops;
+}
+
+/** Each feature's effect by `exact` and by another method on the pairs of a forest. */
+async function patchFeatures(
+  setting: MethodSetting,
+  method: MethodName,
+  features: ReadonlyMap<SiteName, readonly number[]>,
+  outside: OutsideText,
+): Promise<PatchedSample> {
+  const { model, weights, forest } = setting;
+  const dictionaries = new Map([...setting.dictionaries].filter(([site]) => features.has(site)));
+  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()]);
+  const captured = await capture(model, weights, planCapture(forest, { wanted }), { ...setting, sites });
+  const sample: MethodSetting = { ...setting, dictionaries };
+  let patches = 0;
+  const onWork = (work: { readonly patches: number }) => {
+    patches = work.patches;
+  };
+  const exact = await meansOf("exact", { ...sample, captured, features, patchErrors: false, onWork }, outside);
+  const other = await meansOf(method, method === "analytic" ? { ...sample, captured } : sample, outside);
+  return {
+    pairs: forest.pairs.length,
+    patches,
+    features: [...features].flatMap(([site, list]) =>
+      list.map((feature) => ({
+        site,
+        feature,
+        exact: exact.get(site)?.get(feature) ?? 0,
+        method: other.get(site)?.get(feature) ?? 0,
+      })),
+    ),
+  };
+}
+
+/** A method's effects, means over the forest's pairs. */
+async function meansOf(
+  method: MethodName,
+  setting: MethodSetting,
+  outside: OutsideText,
+): Promise<ReadonlyMap<SiteName, ReadonlyMap<number, number>>> {
+  const means = new Map<SiteName, ReadonlyMap<number, number>>();
+  for await (const { rows } of effectsOf(method, setting)) {
+    means.set(rows.site, meanByFeature(rows, setting.forest, outside));
+  }
+  return means;
+}
+
+function meanByFeature(
+  { node, feature, effect }: EffectRows,
+  { pairs, backward }: PrefixForest,
+  outside: OutsideText,
+): Map<number, number> {
+  const means = new Map<number, number>();
+  feature.forEach((f, i) => {
+    const at = node[i]!;
+    if (isOutside(outside, backward.token[at]!, backward.position[at]!)) return;
+    means.set(f, (means.get(f) ?? 0) + effect[i]! / pairs.length);
+  });
+  return means;
+}
