@@ -78,7 +78,7 @@ describe("the cost of a capture", () => {
       const draw = (i: number) => Array.from({ length: T }, (_, t) => 4 + ((t * (i + 1)) % 20));
       const long = Array.from({ length: 4 }, (_, i) => ({ ...pairs[i]!, clean: draw(i), patch: draw(i + 4) }));
       const one = planCapture(prefixForest(long), { wanted: "changed" });
-      return captureCost(model, [one], sites, where, checkpoint.storedType).memory;
+      return captureCost(model, [one], sites, where, checkpoint.storedType).memory();
     };
     const [short, middle, long] = [memory(1024), memory(2048), memory(4096)];
     expect(middle! - short!).toBeGreaterThan(0);

@@ -17,8 +17,8 @@ export interface CaptureCost {
   readonly flops: number;
   /** Bytes of weights that are read from files. */
   readonly read: number;
-  /** Bytes of memory at the peak, besides the program itself. */
-  readonly memory: number;
+  /** Bytes of memory at the peak, besides the program itself; traces the graphs that will run. */
+  memory(): number;
   /** Those of them that stay until the end: weights that are held. */
   readonly held: number;
   /** Bytes in the store: at the peak, and of the rows that stay until the effects are computed. */
@@ -91,7 +91,7 @@ export function captureCost(
     return {
       flops,
       read: parameters.stored,
-      memory: held + heldSessions(model, allPacks, sites, dtype),
+      memory: () => held + heldSessions(model, allPacks, sites, dtype),
       held,
       stored: { peak: end, end },
       compiled: inPlace ? 0 : 2 * number * parameters.count,
@@ -100,12 +100,11 @@ export function captureCost(
   const wave = Math.min(defaultWaveRows, forward + backward);
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
   const ofBlocks = parameters.blocks / L;
-  const sessions = streamedSessions(model, allPacks, sites, dtype, storedType);
   const stream = number * wave * model.width;
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
-    memory: 2 * ofBlocks + sessions + liveStreams * stream,
+    memory: () => 2 * ofBlocks + streamedSessions(model, allPacks, sites, dtype, storedType) + liveStreams * stream,
     held: 0,
     // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
@@ -120,27 +119,25 @@ function heldSessions(
   sites: readonly SiteName[],
   dtype: "float32" | "float64",
 ): number {
-  const sessions = new Map<string, { pack: Pack; answers: number }>();
-  const first = new Map<string, number>();
+  const weights = (name: string) => input(name, dtype, model.parameters.get(name)!);
+  const groups = new Map<string, Pack[]>();
   for (const pack of packs) {
     const key = `${pack.kind}/${blockOf(pack)}`;
-    if (!first.has(key)) first.set(key, pack.blocks);
-    const own = first.get(key) === pack.blocks ? key : `${key}/any`;
-    const known = sessions.get(own);
-    sessions.set(own, {
-      pack: known && known.pack.blocks > pack.blocks ? known.pack : pack,
-      answers: Math.max(known?.answers ?? 1, pack.metric.row.length),
-    });
+    const group = groups.get(key);
+    if (group) group.push(pack);
+    else groups.set(key, [pack]);
   }
-  const weights = (name: string) => input(name, dtype, model.parameters.get(name)!);
-  const graphs = new Map<string, readonly Tensor[]>();
   let bytes = 0;
-  for (const { pack, answers } of sessions.values()) {
-    const key = `${pack.kind}/${blockOf(pack)}`;
-    const graph =
-      graphs.get(key) ?? Object.values(passOutputs(model, weights, pack.kind, blockOf(pack), { sites, dtype }));
-    graphs.set(key, graph);
-    bytes += sessionBytes(runMemory(graph, { B: pack.blocks, P: answers }));
+  for (const alike of groups.values()) {
+    const { kind, blocks } = alike[0]!;
+    const graph = Object.values(passOutputs(model, weights, kind, blockOf(alike[0]!), { sites, dtype }));
+    const P = alike.reduce((most, { metric }) => Math.max(most, metric.row.length), 1);
+    const memory = runMemory(graph, { B: blocks, P });
+    // Packs of other numbers of blocks have a session for the largest of them, in which everything is so much larger or smaller.
+    const others = alike.reduce((most, pack) => (pack.blocks === blocks ? most : Math.max(most, pack.blocks)), 0);
+    const share = others / blocks;
+    bytes += sessionBytes(memory);
+    if (others > 0) bytes += sessionBytes({ ...memory, peak: share * memory.peak, results: share * memory.results });
   }
   return bytes;
 }

@@ -121,12 +121,13 @@ export async function estimateRun(
 
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
-  const mayHold = ({ memory, compiled }: CaptureCost) => memory < availableMemory() / 2 && compiled / 2 < largestGraph;
+  const mayHold = (cost: CaptureCost) =>
+    cost.compiled / 2 < largestGraph && cost.held < availableMemory() / 2 && cost.memory() < availableMemory() / 2;
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
   const chosen =
     options.weights === "held" ||
     method !== "analytic" ||
-    (options.weights === "auto" && mayHold(held) && captureSeconds(held) < captureSeconds(streamed))
+    (options.weights === "auto" && captureSeconds(held) < captureSeconds(streamed) && mayHold(held))
       ? held
       : streamed;
 
@@ -143,9 +144,10 @@ export async function estimateRun(
   if (chosen === held) checkRoom(model, options);
   // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
   const inMemory = number === 8;
+  const capturing = chosen.memory();
   const kept = chosen.held + (inMemory ? chosen.stored.end : 0);
   // All methods but `analytic` run the model's passes once more.
-  const passes = method === "analytic" ? 0 : chosen.memory - chosen.held;
+  const passes = method === "analytic" ? 0 : capturing - chosen.held;
   const nodes = sum(plans.map(({ forest }) => forest.forward.size + forest.backward.size));
   const onDisk = inMemory ? { peak: 0, end: 0 } : chosen.stored;
 
@@ -161,7 +163,7 @@ export async function estimateRun(
       programBytes +
       nodeBytes * nodes +
       Math.max(
-        chosen.memory + (inMemory ? chosen.stored.peak : 0),
+        capturing + (inMemory ? chosen.stored.peak : 0),
         ...effects.map(({ memory }) => kept + passes + memory + work.memory),
         kept + Math.min(tableBytes.most, tableBytes.effects * rows + tableBytes.features * featureRows),
       ),
