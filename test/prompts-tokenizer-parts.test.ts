@@ -166,18 +166,41 @@ describe("what is not understood is refused by name", () => {
   });
 
   it.each([
-    "(a+)+$",
+    "(a+b?)+$",
     "(?:x|xy)*z",
     "(\\s?\\w)+!",
     "(?:(?:a{0,9}){0,9}){0,9}b",
-    "\\w*\\w*\\w*\\w*-",
-    "(?>(b*)*c)",
+    "\\w*\\w*\\w*-",
+    "(?>(b*|x)*c)",
     "(?=(a|aa)+b)",
   ])("a pattern that can take for ever: %s", (pattern) => {
     expect(() => loadTokenizer({ ...bpe({}), pre_tokenizer: split(pattern) })).toThrow(
       /^tokenizer pre_tokenizer\.pattern\.Regex: expected a pattern that takes bounded time, got [^\n]*$/,
     );
   });
+});
+
+test("parts within parts and texts that grow and grow are refused, long words take no longer than long texts", () => {
+  const replace = { type: "Replace", pattern: { String: "a" }, content: "aaa" };
+  const grows = loadTokenizer({ ...base, normalizer: { type: "Sequence", normalizers: Array(40).fill(replace) } });
+  expect(() => grows.encode("a")).toThrow(
+    /^tokenizer normalizer: expected texts that become at most 64 times as long, got 243 characters of 1 in [^\n]*$/,
+  );
+  const long = loadTokenizer({ ...base, normalizer: { ...replace, content: "b".repeat(1e6) } });
+  expect(() => long.encode("a".repeat(1e5))).toThrow(/^tokenizer normalizer: expected texts that become at most 64/);
+  let deep: Json = { type: "NFC" };
+  for (let i = 0; i < 1e4; i++) deep = { type: "Sequence", normalizers: [deep] };
+  expect(() => loadTokenizer({ ...base, normalizer: deep })).toThrow(
+    /^tokenizer normalizer\.[^\n]*: expected parts within a few others, got more in [^\n]*$/,
+  );
+  const pieces = {
+    type: "WordPiece",
+    unk_token: "?",
+    continuing_subword_prefix: "",
+    max_input_chars_per_word: 1e9,
+    vocab: { "?": 0, a: 1, aa: 2 },
+  };
+  expect(loadTokenizer({ ...base, model: pieces }).encode("a".repeat(1e5))).toHaveLength(5e4);
 });
 
 test("the first token is told from the file, not from what becomes of a word", () => {

@@ -46,12 +46,16 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
   const file = new Part(tokenizerJson, "", where);
   const model = tokenModelOf(file.part("model") ?? file.fail("an object with a model", undefined, "none"));
   const added = addedTokensOf(file, model.vocabulary);
-  const ids = new Map([...model.vocabulary, ...added.map(({ content, id }) => [content, id] as const)]);
   const texts = new Map<number, string>();
-  for (const [text, id] of ids) if (!texts.has(id)) texts.set(id, text);
   // Never the number of tokens: ids may leave gaps.
   let vocabularySize = 0;
-  for (const id of texts.keys()) vocabularySize = Math.max(vocabularySize, id + 1);
+  const note = (text: string, id: number): void => {
+    if (texts.has(id)) return;
+    texts.set(id, text);
+    vocabularySize = Math.max(vocabularySize, id + 1);
+  };
+  for (const [text, id] of model.vocabulary) note(text, id);
+  for (const { content, id } of added) note(content, id);
 
   const postProcessor = file.part("post_processor");
   const frame = postProcessor ? frameOf(postProcessor, vocabularySize) : { before: [], behind: [] };
@@ -97,11 +101,13 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
   const join = decoder ? decoderOf(decoder) : (tokens: readonly string[]) => [tokens.join(" ")];
   const forms = new Map(texts);
   if (normalize) for (const { id, content, normalized } of added) if (normalized) forms.set(id, normalize(content));
+  const idOf = (text: string | undefined): number | undefined =>
+    text === undefined ? undefined : (added.find(({ content }) => content === text)?.id ?? model.vocabulary.get(text));
   const bytes = new Map(byteCharacters().map((character, byte) => [character, byte]));
   return {
     vocabularySize,
     bos,
-    bosToken: ids.get(bosTextOf(config) ?? "") ?? bos,
+    bosToken: idOf(bosTextOf(config)) ?? bos,
     special,
     outside: outsideText(config, bos, (token) => ids.get(token)),
     encode,

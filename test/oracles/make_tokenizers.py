@@ -59,6 +59,7 @@ SPLITTERS = {
     "digits from behind": split(r"\d{1,3}(?=(?:\d{3})*(?!\d))"),
     "classes": split(r"[[:alpha:]&&[^aeiou]]+|[[:punct:]]|\h{2}|(?<=a)\W"),
     "possessive": split(r"\p{L}++(?!x)|(?>\s+)\S|[^\W\d]"),
+    "repeated repetitions": split(r"((?:a+)+|(?:\p{L}{1,3})*)\d|\p{N}{1,3}+|(\s*){2,}", "merged_with_next"),
     "lines": split(r"^.|.$|\R|\A\s|\s\z"),
     "sequence": pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(True), pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Metaspace("▁", prepend_scheme="first")]

@@ -82,19 +82,22 @@ const longestCached = 256;
 function mergesOf(part: Part, vocabulary: ReadonlyMap<string, number>, prefix: string): Merges {
   const merges = new Map<number, Map<number, Merge>>();
   let rank = 0;
-  for (const { value, key } of part.list("merges")) {
+  for (const [i, value] of part.list("merges").entries()) {
     if (typeof value === "string" && value.startsWith("#version")) continue;
     const pair: unknown = typeof value === "string" ? value.split(" ") : value;
     const [left, right] = Array.isArray(pair) && pair.length === 2 ? (pair as unknown[]) : [];
     if (typeof left !== "string" || typeof right !== "string" || !right.startsWith(prefix)) {
-      part.fail("two tokens", key, quoted(JSON.stringify(value)));
+      part.fail("two tokens", `merges[${i}]`, quoted(JSON.stringify(value)));
     }
-    const made = left + right.slice(prefix.length);
-    const [leftId, rightId, id] = [left, right, made].map(
-      (token) => vocabulary.get(token) ?? part.fail("tokens of the vocabulary", key, quoted(token)),
-    ) as [number, number, number];
-    const byRight = merges.get(leftId) ?? new Map<number, Merge>();
-    merges.set(leftId, byRight.set(rightId, { rank: rank++, id }));
+    const idOf = (token: string): number =>
+      vocabulary.get(token) ?? part.fail("tokens of the vocabulary", `merges[${i}]`, quoted(token));
+    const [leftId, rightId, id] = [idOf(left), idOf(right), idOf(left + right.slice(prefix.length))];
+    let byRight = merges.get(leftId);
+    if (!byRight) {
+      byRight = new Map();
+      merges.set(leftId, byRight);
+    }
+    byRight.set(rightId, { rank: rank++, id });
   }
   return merges;
 }

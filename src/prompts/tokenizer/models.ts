@@ -39,7 +39,8 @@ function vocabularyOf(part: Part): ReadonlyMap<string, number> {
   const vocabulary = new Map<string, number>();
   const tokens = new Map<number, string>();
   const vocab = part.part("vocab") ?? part.fail("ids by token", "vocab");
-  for (const [token, id] of vocab.entries()) {
+  for (const token of vocab.keys()) {
+    const id = vocab.get(token);
     if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= mostTokens) {
       const got = `${typeof id === "number" ? id : typeof id} for ${quoted(token)}`;
       return part.fail(`whole numbers from 0 to ${mostTokens - 1}`, "vocab", got);
@@ -82,6 +83,8 @@ function wordPiece(part: Part): TokenModel {
   const unknown = unknownOf(part, vocabulary);
   const prefix = part.text("continuing_subword_prefix");
   const most = part.count("max_input_chars_per_word", 0);
+  let longest = 0;
+  for (const token of vocabulary.keys()) longest = Math.max(longest, token.length);
   return {
     vocabulary,
     encode(piece) {
@@ -90,7 +93,7 @@ function wordPiece(part: Part): TokenModel {
       const ids: number[] = [];
       for (let start = 0; start < characters.length; ) {
         let id: number | undefined;
-        let end = characters.length;
+        let end = Math.min(characters.length, start + longest);
         for (; end > start; end--) {
           id = vocabulary.get((start > 0 ? prefix : "") + characters.slice(start, end).join(""));
           if (id !== undefined) break;
@@ -112,10 +115,10 @@ function unigram(part: Part): TokenModel {
   const vocabulary = new Map<string, number>();
   const scores: number[] = [];
   let longest = 0;
-  for (const { value, key } of part.list("vocab")) {
+  for (const [i, value] of part.list("vocab").entries()) {
     const [token, score] = Array.isArray(value) && value.length === 2 ? (value as unknown[]) : [];
     if (typeof token !== "string" || typeof score !== "number") {
-      return part.fail("a token and its score", key, quoted(JSON.stringify(value)));
+      return part.fail("a token and its score", `vocab[${i}]`, quoted(JSON.stringify(value)));
     }
     if (vocabulary.has(token)) return part.fail("different tokens", "vocab", `${quoted(token)} twice`);
     vocabulary.set(token, scores.length);

@@ -37,14 +37,19 @@ const kinds: Readonly<Record<string, (part: Part) => Normalizer>> = {
   Replace: (part) => {
     const pattern = patternOf(part);
     const content = part.text("content");
-    return (text) =>
-      spansOf(text, pattern)
-        .map(({ start, end, matched }) => (matched ? content : text.slice(start, end)))
-        .join("");
+    return (text) => {
+      const spans = spansOf(text, pattern);
+      checkGrowth(part, text, spans.length * content.length);
+      return spans.map(({ start, end, matched }) => (matched ? content : text.slice(start, end))).join("");
+    };
   },
   Sequence: (part) => {
     const each = part.parts("normalizers").map(normalizerOf);
-    return (text) => each.reduce((made, normalize) => normalize(made), text);
+    return (text) =>
+      each.reduce((made, normalize) => {
+        checkGrowth(part, text, made.length);
+        return normalize(made);
+      }, text);
   },
   Strip: (part) => {
     const [left, right] = [part.flag("strip_left"), part.flag("strip_right")];
@@ -52,6 +57,19 @@ const kinds: Readonly<Record<string, (part: Part) => Normalizer>> = {
   },
   StripAccents: () => (text) => text.replace(/\p{M}/gu, ""),
 };
+
+/** A text may become so many times as long. */
+const mostGrowth = 64;
+
+function checkGrowth(part: Part, text: string, length: number): void {
+  if (length > mostGrowth * (text.length + 1)) {
+    part.fail(
+      `texts that become at most ${mostGrowth} times as long`,
+      undefined,
+      `${length} characters of ${text.length}`,
+    );
+  }
+}
 
 const codes = (...ranges: readonly (readonly [first: number, last: number])[]) =>
   new Set(ranges.flatMap(([first, last]) => Array.from({ length: last - first + 1 }, (_, i) => first + i)));

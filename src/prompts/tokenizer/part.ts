@@ -3,6 +3,9 @@ import { excerpt } from "../excerpt.ts";
 
 const advice = "Take tokenizer.json from the model's own folder.";
 
+/** Parts that lie deeper are taken for damage. */
+const longestPlace = 1000;
+
 /** A JSON object of a tokenizer.json, with its place there: reads its fields and refuses what they may not be, by name. */
 export class Part {
   readonly #fields: Readonly<Record<string, unknown>>;
@@ -20,6 +23,7 @@ export class Part {
     if (typeof fields !== "object" || fields === null || Array.isArray(fields)) {
       refuse(place, place === "" ? "an object with a model" : "an object", shown(fields), file);
     }
+    if (place.length > longestPlace) refuse(excerpt(place, 60), "parts within a few others", "more", file);
     this.#fields = fields as Readonly<Record<string, unknown>>;
   }
 
@@ -32,9 +36,9 @@ export class Part {
     return this.get(key) !== undefined;
   }
 
-  /** The fields and their values. */
-  entries(): [string, unknown][] {
-    return Object.entries(this.#fields);
+  /** The names of the fields. */
+  keys(): string[] {
+    return Object.keys(this.#fields);
   }
 
   /** The part in a field; undefined where it is missing or null. */
@@ -42,16 +46,14 @@ export class Part {
     return this.has(key) ? new Part(this.get(key), this.#name(key), this.file) : undefined;
   }
 
-  /** The values of a list, each with the key that `fail` takes for it. */
-  list(key: string): { readonly value: unknown; readonly key: string }[] {
+  list(key: string): readonly unknown[] {
     const list = this.get(key);
-    if (!Array.isArray(list)) return this.fail("a list", key);
-    return list.map((value: unknown, i) => ({ value, key: `${key}[${i}]` }));
+    return Array.isArray(list) ? list : this.fail("a list", key);
   }
 
   /** The parts of a list. */
   parts(key: string): Part[] {
-    return this.list(key).map((item) => new Part(item.value, this.#name(item.key), this.file));
+    return this.list(key).map((fields, i) => new Part(fields, this.#name(`${key}[${i}]`), this.file));
   }
 
   text(key: string, fallback?: string): string {

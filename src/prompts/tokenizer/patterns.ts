@@ -29,12 +29,8 @@ export function patternOf(part: Part): RegExp {
   if (pattern.has("String")) return new RegExp(pattern.text("String").replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "gu");
   const source = pattern.text("Regex");
   try {
-    const { body, ...rest } = parse(source);
-    const ways = Math.max(...body.map(waysOfAll));
-    if (ways <= mostWays) {
-      const spelled = { ...rest, body: body.map((node) => withWords(node)) };
-      return toRegExp(generate(spelled as OnigurumaAst).pattern, { global: true });
-    }
+    const made = rewritten(parse(source)) as OnigurumaAst;
+    if (Math.max(...made.body.map(waysOfAll)) <= mostWays) return toRegExp(generate(made).pattern, { global: true });
   } catch (error) {
     const got = `${quoted(source)} (${excerpt(messageOf(error), 80)})`;
     return pattern.fail("a pattern that can be translated to JavaScript", "Regex", got);
@@ -57,9 +53,9 @@ const boundary = (negate: boolean) =>
 
 /**
  * A pattern with characters of words spelled out, for Oniguruma has others than the translation: no numbers but decimal ones, six of Latin 1 excepted,
- * and these not in classes.
+ * and these not in classes. Repetitions of a repeated character, as in `\\d{1,3}+`, which is not possessive in Oniguruma, become one.
  */
-function withWords(node: Node, isInClass = false): Node {
+function rewritten(node: Node, isInClass = false): Node {
   if (node.type === "CharacterSet" && (node.kind === "word" || (node.kind === "posix" && node.value === "word"))) {
     return nodeOf(`[${node.negate ? "^" : ""}${isInClass ? wordInClass : word}]`);
   }
@@ -67,13 +63,32 @@ function withWords(node: Node, isInClass = false): Node {
   if (!("body" in node)) return node;
   const inside = isInClass || node.type === "CharacterClass";
   const body: unknown = Array.isArray(node.body)
-    ? node.body.map((part) => withWords(part, inside))
-    : withWords(node.body, inside);
-  return { ...node, body } as Node;
+    ? node.body.map((part) => rewritten(part, inside))
+    : rewritten(node.body, inside);
+  const made = { ...node, body } as Node;
+  return made.type === "Quantifier" ? joined(made) : made;
 }
 
-/** A pattern may match one stretch of text in so many ways; three repetitions one after another still may. */
-const mostWays = 1e6;
+/** A repetition without end of what is itself one character, repeated, as one repetition: both match any number of it from some on, most first. */
+function joined(outer: QuantifierNode): QuantifierNode {
+  let inner: Node = outer.body;
+  while ((inner.type === "Group" && !inner.atomic && !inner.flags) || inner.type === "CapturingGroup") {
+    const alternatives: readonly AlternativeNode[] = inner.body;
+    if (alternatives.length !== 1 || alternatives[0]!.body.length !== 1) return outer;
+    inner = alternatives[0]!.body[0]!;
+  }
+  if (inner.type !== "Quantifier" || inner.kind !== "greedy" || outer.kind !== "greedy") return outer;
+  const isCharacter =
+    inner.body.type === "Character" ||
+    inner.body.type === "CharacterClass" ||
+    (inner.body.type === "CharacterSet" && !inner.body.variableLength);
+  return isCharacter && inner.min <= 1 && outer.max === Infinity
+    ? { ...inner, min: inner.min * outer.min, max: Infinity }
+    : outer;
+}
+
+/** A pattern may match one stretch of text in so many ways: those of published tokenizers have two repetitions one after another. */
+const mostWays = 3e5;
 /** Stands for the many lengths that a repetition without end can have. */
 const manyLengths = 100;
 

@@ -47,7 +47,7 @@ export function frameOf(part: Part, size: number): Frame {
           const special = piece.part("SpecialToken");
           if (!special) return piece.part("Sequence")?.text("id") ?? piece.fail("a SpecialToken or a Sequence");
           const token = known?.part(special.text("id")) ?? special.fail("one of special_tokens", "id");
-          return token.list("ids").map(({ value }) => idOf(value, token, "ids"));
+          return token.list("ids").map((id) => idOf(id, token, "ids"));
         });
         const at = pieces.indexOf("A");
         const parts = [pieces.slice(0, at), pieces.slice(at + 1)];
