@@ -27,12 +27,18 @@ export function outsideText(
   idOf: (token: string) => number | undefined,
 ): OutsideText {
   const named = (role: string): number | undefined => {
-    const value = (config as Record<string, unknown> | null | undefined)?.[role];
-    const content = typeof value === "object" && value !== null ? (value as { content?: unknown }).content : value;
-    return typeof content === "string" ? idOf(content) : undefined;
+    const content = namedToken(config, role);
+    return content === undefined ? undefined : idOf(content);
   };
   const first = [bos, named("bos_token")].filter((id) => id !== undefined);
   const others = new Set([...first, named("eos_token"), named("unk_token")]);
   const padding = [named("pad_token")].filter((id) => id !== undefined && !others.has(id)) as number[];
   return { first: new Set(first), padding: new Set(padding) };
+}
+
+/** The text of a token that a parsed tokenizer_config.json names, `bos_token` say: as a text, or as an added token. */
+export function namedToken(config: unknown, role: string): string | undefined {
+  const value = (config as Record<string, unknown> | null | undefined)?.[role];
+  const content = typeof value === "object" && value !== null ? (value as { content?: unknown }).content : value;
+  return typeof content === "string" ? content : undefined;
 }

@@ -1,6 +1,6 @@
 import { UserError } from "../errors.ts";
 import { byteCharacters } from "./byte-level.ts";
-import { type OutsideText, outsideText } from "./outside.ts";
+import { namedToken, type OutsideText, outsideText } from "./outside.ts";
 import { addedTokensOf, sectionsOf } from "./tokenizer/added-tokens.ts";
 import { decoderOf } from "./tokenizer/decoders.ts";
 import { tokenModelOf } from "./tokenizer/models.ts";
@@ -101,15 +101,15 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
   const join = decoder ? decoderOf(decoder) : (tokens: readonly string[]) => [tokens.join(" ")];
   const forms = new Map(texts);
   if (normalize) for (const { id, content, normalized } of added) if (normalized) forms.set(id, normalize(content));
-  const idOf = (text: string | undefined): number | undefined =>
-    text === undefined ? undefined : (added.find(({ content }) => content === text)?.id ?? model.vocabulary.get(text));
+  const idOf = (text: string): number | undefined =>
+    added.find(({ content }) => content === text)?.id ?? model.vocabulary.get(text);
   const bytes = new Map(byteCharacters().map((character, byte) => [character, byte]));
   return {
     vocabularySize,
     bos,
-    bosToken: idOf(bosTextOf(config)) ?? bos,
+    bosToken: idOf(namedToken(config, "bos_token") ?? "") ?? bos,
     special,
-    outside: outsideText(config, bos, (token) => ids.get(token)),
+    outside: outsideText(config, bos, idOf),
     encode,
     decode: (list) => join(list.flatMap((id) => forms.get(id) ?? [])).join(""),
     token: (id) => readable(texts.get(id), id, special, bytes),
@@ -121,13 +121,6 @@ export function loadTokenizer(tokenizerJson: unknown, config: unknown = {}, wher
       return whole.length === before.length + 1 && token !== undefined ? token : "several tokens";
     },
   };
-}
-
-/** BOS as tokenizer_config.json names it: as a text, or as an added token. */
-function bosTextOf(config: unknown): string | undefined {
-  const token = (config as { bos_token?: unknown } | null)?.bos_token;
-  const content = typeof token === "object" ? (token as { content?: unknown } | null)?.content : token;
-  return typeof content === "string" ? content : undefined;
 }
 
 /** One token as text. A leading space is dropped by some decoders (Llama 2), so the marks for spaces are read from the token itself. */
