@@ -179,7 +179,7 @@ it("a path on the command line may be a GGUF file or its folder", async () => {
   }
   await writeFile(join(folder, "model.gguf"), "GGUF");
   await expect(openModel(join(folder, "model.gguf"))).rejects.toThrow("model.gguf. The file is cut short or damaged");
-  await expect(openModel(join(folder, "none.gguf"))).rejects.toThrow("a folder with config.json, a GGUF file,");
+  await expect(openModel(join(folder, "none.gguf"))).rejects.toThrow("No such folder or file");
 });
 
 describe("what would not be computed correctly is refused by name:", () => {
