@@ -56,6 +56,7 @@ export function FeaturesPart({ data }: { data: ReportData }) {
               rows={all ? data.limits.features : few}
               known={known}
               patched={patched}
+              column={numberOf(data)}
             />
           ))}
         </div>
@@ -69,16 +70,25 @@ export function FeaturesPart({ data }: { data: ReportData }) {
   );
 }
 
-function Site(props: { group: TopFeatures; range: Range; rows: number; known: ReadonlySet<string>; patched: boolean }) {
-  const { group, range, known, patched } = props;
+function Site(props: {
+  group: TopFeatures;
+  range: Range;
+  rows: number;
+  known: ReadonlySet<string>;
+  patched: boolean;
+  column: string;
+}) {
+  const { group, range, known, patched, column } = props;
   return (
     <table class="bars">
       <caption>{group.site}</caption>
-      <thead class="unseen">
+      <thead class={patched ? "small" : "unseen"}>
         <tr>
           <th scope="col">feature</th>
-          <th scope="col">bar</th>
-          <th scope="col">effect</th>
+          <th scope="col">
+            <span class="unseen">bar</span>
+          </th>
+          <th scope="col">{column}</th>
           {patched && <th scope="col">exact</th>}
         </tr>
       </thead>
@@ -100,7 +110,7 @@ function Site(props: { group: TopFeatures; range: Range; rows: number; known: Re
               <td class="bar" aria-hidden="true">
                 <Bar value={effect} range={range} />
               </td>
-              <td>{signed(effect)}</td>
+              <td class="value">{signed(effect)}</td>
               {patched && <Exact value={group.exact[i] ?? null} />}
             </tr>
           );
@@ -111,7 +121,7 @@ function Site(props: { group: TopFeatures; range: Range; rows: number; known: Re
             <td class="bar" aria-hidden="true">
               <Bar value={group.error} range={range} />
             </td>
-            <td>{signed(group.error)}</td>
+            <td class="value">{signed(group.error)}</td>
             {patched && <td />}
           </tr>
         )}
@@ -120,9 +130,15 @@ function Site(props: { group: TopFeatures; range: Range; rows: number; known: Re
   );
 }
 
+/** What the numbers are, in a word. */
+function numberOf({ run }: ReportData): string {
+  if (run.score !== "effect") return "score";
+  return run.method.endsWith("-ig") ? "integrated" : run.method === "exact" ? "exact" : "first-order";
+}
+
 /** What a feature does when patched by itself, if that is known. */
 function Exact({ value }: { value: number | null }) {
-  return <td class="exact">{value === null ? "" : signed(value)}</td>;
+  return <td class="value">{value === null ? "" : signed(value)}</td>;
 }
 
 /** The values that a bar can show; 0 lies inside. */

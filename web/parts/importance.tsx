@@ -4,7 +4,7 @@ import type { ReportData, SiteImportance } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
 import { Chart } from "../chart.tsx";
 import { Part, Scroll } from "../controls.tsx";
-import { number, percent, percentOf, signed } from "../format.ts";
+import { number, percent, signed } from "../format.ts";
 import { kindsOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
 import { tipStyle } from "./tip.ts";
 
@@ -213,7 +213,9 @@ function Numbers({ data }: { data: ReportData }) {
                       </td>,
                       explains && (
                         <td key={`${split} x`}>
-                          {row === undefined || row.explained === null ? "–" : percentOf(row.explained)}
+                          {row === undefined || row.explained === null
+                            ? "–"
+                            : `${(100 * row.explained).toFixed(1).replace("-", "−")} %`}
                         </td>
                       ),
                       leavesOut && <td key={`${split} l`}>{row?.leftOut == null ? "–" : percent(row.leftOut)}</td>,
