@@ -3,8 +3,9 @@ import { defaultSteps, isIntegrated, type Rule, rules } from "../effects/method.
 import { UsageError } from "../errors.ts";
 import type { CompareOptions } from "./compare.ts";
 import { type MethodSpec, parseMethods } from "./compare-methods.ts";
+import { compareFolder } from "./default-folder.ts";
 import {
-  defaultFolder,
+  defaultMethods,
   deviceFlags,
   modelFlag,
   pairFlags,
@@ -58,7 +59,7 @@ export function addCompareCommand(program: Command): void {
     .command("compare")
     .description("the methods side by side: agreement, time and peak memory, each in a process of its own")
     .addHelpText("after", help)
-    .option("--methods <names>", "what to compare, as analytic,sfc:64,analytic-ig@40; see below", "analytic,sfc")
+    .option("--methods <names>", "what to compare, as analytic,sfc:64,analytic-ig@40; see below", defaultMethods)
     .option("--steps <n>", `steps of integrated methods (default: ${defaultSteps})`, wholeNumber)
     .addOption(
       new Option("--rule <name>", "where along the way integrated methods take gradients (default: midpoint)").choices(
@@ -77,7 +78,10 @@ export function addCompareCommand(program: Command): void {
         .choices(["held", "streamed"])
         .default("held"),
     )
-    .option("--output_dir <folder>", "the comparison's folder (default: outputs/<model>-<task or file>-<seed>-compare)")
+    .option(
+      "--output_dir <folder>",
+      "the comparison's folder (default: outputs/<model>-<task or file>-<seed>-compare, then options that are not the default)",
+    )
     .option("--force", "replace a comparison with other options in that folder")
     .option("--json", "print JSON: what compare.json holds")
     .option("--quiet", "no progress")
@@ -96,7 +100,7 @@ export function addCompareCommand(program: Command): void {
         by_pair: flags.by_pair === true,
         weights,
       };
-      const folder = flags.output_dir ?? `${defaultFolder(setting)}-compare`;
+      const folder = flags.output_dir ?? compareFolder(options);
       const request = { command: "compare", options, folder, force: flags.force === true };
       const { text, comparison } = await runJob("compare", request, { quiet: flags.quiet });
       console.log(flags.json ? JSON.stringify(comparison, null, 2) : text);

@@ -1,4 +1,4 @@
-import { basename, join, resolve } from "node:path";
+import { basename } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { UsageError } from "../errors.ts";
@@ -44,6 +44,10 @@ export interface Flags {
   readonly precision?: JobOptions["precision"];
   readonly device?: string;
 }
+
+/** What `--top` and `--methods` are where they are not given. */
+export const defaultTop = 20;
+export const defaultMethods = "analytic,sfc";
 
 /** What --pairs expects, for --help. */
 export const pairsHelp = `
@@ -178,13 +182,6 @@ const given = (flags: Flags) =>
     .filter((name) => flags[name] !== undefined)
     .map((name) => `--${name}`)
     .join(" and ");
-
-/** Where results go unless `--output_dir` says otherwise: `outputs/<model>-<task or file>-<seed>`. */
-export function defaultFolder({ model_name, seed, ...setting }: Setting): string {
-  // `.` and `..` are folders with names of their own; a name that begins with a dot would be hidden.
-  const model = basename(resolve(model_name)).replace(/^\.+/, "") || "model";
-  return join("outputs", [model, taskName(setting), seed].join("-").replace(/[^\w.-]+/g, "_"));
-}
 
 /** The task, the name of the file of pairs without its ending, or a name of its own for the pair that was typed. */
 export function taskName({

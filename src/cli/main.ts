@@ -6,9 +6,10 @@ import { scores } from "../circuit/ranking.ts";
 import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { addCompareCommand } from "./compare-command.ts";
+import { runFolder } from "./default-folder.ts";
 import { systemProblem } from "./files.ts";
 import {
-  defaultFolder,
+  defaultTop,
   deviceFlags,
   modelFlag,
   pairFlags,
@@ -38,12 +39,15 @@ function program(): Command {
     .description("the whole analysis: prompt pairs, effects on train and test, rankings, a report")
     .addHelpText("after", runHelp);
   jobFlags(run)
-    .option("--output_dir <folder>", "the run's folder (default: outputs/<model>-<task or file>-<seed>)")
+    .option(
+      "--output_dir <folder>",
+      "the run's folder (default: outputs/<model>-<task or file>-<seed>, then options that are not the default)",
+    )
     .option("--force", "replace a run with other options in that folder")
     .option("--quiet", "no progress")
     .action(async (flags: Flags) => {
       const options = jobOptions(flags);
-      const folder = flags.output_dir ?? defaultFolder(options);
+      const folder = flags.output_dir ?? runFolder(options);
       const force = flags.force === true;
       const { text, passed } = await runJob("run", { command: "run", options, folder, force }, { quiet: flags.quiet });
       console.log(text);
@@ -206,7 +210,7 @@ function jobFlags(command: Command): Command {
       new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
     )
     .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
-    .option("--top <n>", "features listed per site and split", wholeNumber, 20)
+    .option("--top <n>", "features listed per site and split", wholeNumber, defaultTop)
     .addOption(
       new Option("--keep <which>", "which pairs count: all, or those that the model gets right")
         .choices(["all", "correct"])
@@ -240,7 +244,7 @@ function jobOptions(flags: Flags): JobOptions {
     method,
     ...(isIntegrated(method) && { steps: steps ?? defaultSteps, rule: rule ?? "midpoint" }),
     score,
-    top: flags.top ?? 20,
+    top: flags.top ?? defaultTop,
     keep: flags.keep ?? "all",
     weights: flags.weights ?? "auto",
   };
