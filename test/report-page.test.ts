@@ -109,11 +109,24 @@ describe.skipIf(harness === null)("the page", () => {
       rows.filter((row) => {
         const zero = row.querySelector(".zero")!.getBoundingClientRect().left;
         const bar = row.querySelector(".positive, .negative")!.getBoundingClientRect();
-        const negative = row.lastElementChild!.textContent!.startsWith("−");
+        const negative = row.querySelector(".value")!.textContent!.startsWith("−");
         return negative ? bar.right > zero + 1 : bar.left < zero - 1;
       }),
     );
     expect(wrong).toHaveLength(0);
+    await page.close();
+  });
+
+  test("effects say what kind of number they are, exact values beside the strongest", async () => {
+    const { page } = await open(sampleReport(seed));
+    const first = page.locator("#features table").first();
+    expect(await first.locator("thead th").allTextContents()).toEqual(["feature", "bar", "first-order", "exact"]);
+    const cells = await first.locator("tbody tr td:last-child").allTextContents();
+    expect(cells.map((text) => text !== "")).toEqual(cells.map((_, i) => i < 3));
+    const text = await page.locator(".summary").innerText();
+    expect(text).toContain("Effects here are first-order");
+    expect(text).toContain("on 64 of 960 train pairs");
+    expect(text).not.toContain("the feature alone moves");
     await page.close();
   });
 
