@@ -8,10 +8,12 @@ import { memorySource } from "../src/bytes/memory.ts";
 import { openNpz } from "../src/bytes/npz.ts";
 import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
 import type { TensorFile } from "../src/bytes/tensor-file.ts";
+import { readZip } from "../src/bytes/zip.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { siteOfModule } from "../src/dictionaries/hooks.ts";
 import { closeDictionaries, listDictionaries, openDictionaries, openDictionary } from "../src/dictionaries/open.ts";
 import { apply, largestGap } from "./apply-dictionary.ts";
+import { makeZip } from "./make-zip.ts";
 
 const fixtures = "test/fixtures/dictionaries";
 const [D, F] = [8, 24];
@@ -195,6 +197,8 @@ test("a Gemma Scope layer costs the decoder rows that are used", async () => {
     },
   };
   const dictionary = await openDictionary(counting, path);
+  // Compares the checksums too.
+  await dictionary.sha256();
   bytes = 0;
   await dictionary.decoderRows([3, 4]);
   expect(bytes).toBe(2 * D * 4);
@@ -464,9 +468,11 @@ describe("what cannot be used is refused by name:", () => {
   });
 
   test("a weight that is not a number", async () => {
-    const bytes = read("plain/layer_1.npz");
-    const { offset } = (await openNpz(memorySource("x", bytes))).tensors.get("W_dec")!;
-    new DataView(bytes.buffer, bytes.byteOffset).setFloat32(offset + 20, Number.NaN, true);
+    const good = read("plain/layer_1.npz");
+    const { offset } = (await openNpz(memorySource("x", good))).tensors.get("W_dec")!;
+    new DataView(good.buffer, good.byteOffset).setFloat32(offset + 20, Number.NaN, true);
+    const members = [...(await readZip(memorySource("x", good))).values()];
+    const bytes = makeZip(members.map((m) => [m.name, good.subarray(m.offset, m.offset + m.length)]));
     const dictionary = await openDictionary(memoryFolder("f", { "layer_1.npz": bytes }), "layer_1.npz");
     const message = "tensor W_dec: expected finite numbers, got NaN at 5 in f/layer_1.npz.";
     await expect(dictionary.decoder()).rejects.toThrow(message);

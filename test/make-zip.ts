@@ -1,3 +1,5 @@
+import { crc32 } from "node:zlib";
+
 /** What an archive says of an entry; by default the truth. */
 export interface EntryLies {
   readonly method?: number;
@@ -7,6 +9,7 @@ export interface EntryLies {
   readonly storedLength?: number;
   /** Where the directory says that the entry begins. */
   readonly offset?: number;
+  readonly crc?: number;
   /** The name in the entry's own header. */
   readonly localName?: string;
 }
@@ -38,7 +41,7 @@ export function makeZip(
     const extra = wide
       ? [...u16(7), ...u16(1), 9, ...u16(1), ...u16(24), ...u64(length), ...u64(storedLength), ...u64(place)]
       : [];
-    const common = [...u16(20), ...u16(flags), ...u16(method), ...u32(0), ...u32(0)];
+    const common = [...u16(20), ...u16(flags), ...u16(method), ...u32(0), ...u32(lies.crc ?? crc32(data))];
     bytes.push(
       ...u32(0x04034b50),
       ...common,

@@ -2,7 +2,9 @@ import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import zlib from "node:zlib";
 import { messageOf, UserError } from "../errors.ts";
+import { crc32OfBytes } from "./crc32.ts";
 import type { Folder } from "./folder.ts";
 import { withoutPointer } from "./lfs.ts";
 import { checkRange } from "./memory.ts";
@@ -122,6 +124,9 @@ async function filesUnder(root: string, path: string, above: readonly string[], 
     }
   }
 }
+
+/** The CRC-32 of bytes behind others whose CRC is `before`. */
+export const crc32: (bytes: Uint8Array, before?: number) => number = zlib.crc32 ?? crc32OfBytes;
 
 /** A SHA-256 that takes its bytes in pieces. */
 export function newSha256(): { update(bytes: Uint8Array): void; hex(): string } {

@@ -1,4 +1,5 @@
 import { UserError } from "../errors.ts";
+import { crc32OfBytes } from "./crc32.ts";
 import type { Folder } from "./folder.ts";
 import { withoutPointer } from "./lfs.ts";
 import { checkRange } from "./memory.ts";
@@ -38,6 +39,9 @@ export async function openFolder(files: readonly File[]): Promise<Folder> {
     },
   };
 }
+
+/** The CRC-32 of bytes behind others whose CRC is `before`. */
+export const crc32: (bytes: Uint8Array, before?: number) => number = crc32OfBytes;
 
 /** The first 32 bits of the fractional parts of the cube roots of the first 64 primes (FIPS 180-4, 4.2.2). */
 const roundConstants = Int32Array.from(primes(64), (p) => fractionBits(Math.cbrt(p)));

@@ -1,4 +1,5 @@
 import { bytesOf, type DType } from "./dtype.ts";
+import { checkedMembers } from "./members.ts";
 import type { ByteSource } from "./source.ts";
 import { type TensorFile, type TensorInfo, tensorFile } from "./tensor-file.ts";
 import { type Fail, failureIn, readZip, type ZipEntry } from "./zip.ts";
@@ -22,15 +23,18 @@ const largestHeader = 65_536;
  * Opens a file that numpy.savez wrote: a zip archive of .npy arrays (numpy's format versions 1 to 3), stored as they are, so that rows can be read
  * by offset. Arrays of objects, which Python would unpickle, are refused like all formats that are not numbers.
  *
- * @throws UserError if the file is damaged or compressed, or an array is in Fortran order or of another format
+ * @throws UserError if the file is damaged or compressed, or an array is in Fortran order or of another format; reading throws one if the array's
+ * checksum is another one
  */
 export async function openNpz(source: ByteSource): Promise<TensorFile> {
   const fail = failureIn(source);
   const tensors = new Map<string, TensorInfo>();
-  for (const entry of (await readZip(source)).values()) {
-    if (entry.name.endsWith(".npy")) tensors.set(entry.name.slice(0, -4), await readArray(source, entry, fail));
+  const entries = await readZip(source);
+  const members = checkedMembers(source, entries.values());
+  for (const entry of entries.values()) {
+    if (entry.name.endsWith(".npy")) tensors.set(entry.name.slice(0, -4), await readArray(members.source, entry, fail));
   }
-  return tensorFile(source, tensors);
+  return members.tensors(tensorFile(members.source, tensors), (name) => entries.get(`${name}.npy`));
 }
 
 async function readArray(source: ByteSource, { name, offset, length }: ZipEntry, fail: Fail): Promise<TensorInfo> {

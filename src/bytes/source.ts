@@ -4,6 +4,8 @@ export interface ByteSource {
   readonly name: string;
   /** Length in bytes. */
   readonly size: number;
+  /** Reads come over a network, so that nothing should be read that is not asked for. */
+  readonly overNetwork?: boolean;
   /**
    * Bytes [offset, offset + length).
    *

@@ -1,4 +1,5 @@
 import { bytesOf, type DType } from "./dtype.ts";
+import { checkedMembers } from "./members.ts";
 import { Global, type Globals, type Pickled, readPickle } from "./pickle.ts";
 import type { ByteSource } from "./source.ts";
 import { type TensorFile, type TensorInfo, tensorFile } from "./tensor-file.ts";
@@ -39,8 +40,10 @@ class Storage {
 
 class TensorRecord {
   readonly info: TensorInfo;
-  constructor(info: TensorInfo) {
+  readonly entry: ZipEntry;
+  constructor(info: TensorInfo, entry: ZipEntry) {
     this.info = info;
+    this.entry = entry;
   }
 }
 
@@ -48,11 +51,15 @@ class TensorRecord {
  * Opens a file that torch.save wrote from a dict of tensors (a zip archive with a pickle, PyTorch 1.6 and later). No code is run: the pickle may
  * only name what tensors and dicts are made of. Tensors lie in the archive as they are and are read by offset.
  *
- * @throws UserError if the file is damaged, names anything else, or a tensor's place, shape or strides cannot be right
+ * @throws UserError if the file is damaged, names anything else, or a tensor's place, shape or strides cannot be right; reading throws one if the
+ * storage's checksum is another one
  */
 export async function openTorch(source: ByteSource): Promise<TorchFile> {
   const fail = failureIn(source);
   const entries = await readZip(source);
+  // torch.serialization.set_crc32_options(False) leaves zeros.
+  const hasChecksums = [...entries.values()].some(({ crc }) => crc !== 0);
+  const members = checkedMembers(source, hasChecksums ? entries.values() : []);
   const pickle = [...entries.values()].find((entry) => /^[^/]+\/data\.pkl$/.test(entry.name));
   if (!pickle) return fail("torch file", "a file data.pkl in it", "none", "Save it with torch.save.");
   if (pickle.length > largestPickle)
@@ -60,19 +67,20 @@ export async function openTorch(source: ByteSource): Promise<TorchFile> {
   const folder = pickle.name.slice(0, -"data.pkl".length);
   const order = entries.get(`${folder}byteorder`);
   if (order) {
-    const text = new TextDecoder().decode(await source.read(order.offset, Math.min(order.length, 16)));
+    const text = order.length > 16 ? "other text" : new TextDecoder().decode(await members.read(order));
     if (text !== "little") fail("torch file", "byteorder little", text, "Save it on another machine.");
   }
   const root = readPickle(
-    await source.read(pickle.offset, pickle.length),
+    await members.read(pickle),
     globalsOf(fail),
     (id) => storageOf(id, entries, folder, fail),
     fail,
   );
-  const tensors = new Map<string, TensorInfo>();
+  const records = new Map<string, TensorRecord>();
   const values = new Map<string, TorchValue>();
-  collect(root, "", new Set(), tensors, values, fail);
-  return { ...tensorFile(source, tensors), values };
+  collect(root, "", new Set(), records, values, fail);
+  const tensors = new Map([...records].map(([name, { info }]) => [name, info]));
+  return { ...members.tensors(tensorFile(members.source, tensors), (name) => records.get(name)?.entry), values };
 }
 
 function globalsOf(fail: Fail): Globals {
@@ -116,7 +124,7 @@ function tensorOf([storage, start, shape, strides]: readonly Pickled[], fail: Fa
     const advice = "Save it after .contiguous().";
     return fail("tensor", "numbers that lie one after another", `strides [${strides}] of shape [${shape}]`, advice);
   }
-  return new TensorRecord({ dtype, shape, offset, length, ...(byColumns ? { byColumns } : {}) });
+  return new TensorRecord({ dtype, shape, offset, length, ...(byColumns ? { byColumns } : {}) }, entry);
 }
 
 /** Whether elements lie row after row without gaps. The stride of an axis of size 1 is never used. */
@@ -141,11 +149,11 @@ function collect(
   value: Pickled,
   name: string,
   seen: Set<object>,
-  tensors: Map<string, TensorInfo>,
+  tensors: Map<string, TensorRecord>,
   values: Map<string, TorchValue>,
   fail: Fail,
 ): void {
-  if (value instanceof TensorRecord) tensors.set(name, value.info);
+  if (value instanceof TensorRecord) tensors.set(name, value);
   else if (value instanceof Map) {
     // Dicts that hold one another could have more paths through them than can be walked.
     if (seen.has(value)) fail("pickle", "dicts that hold one another once", `${name || "the outer one"} twice`);

@@ -32,6 +32,7 @@ export async function openUrl(address: string, fetched: typeof fetch = fetch): P
   return {
     name: address,
     size,
+    overNetwork: true,
     async read(offset, length) {
       checkRange(address, size, offset, length);
       return length === 0 ? new Uint8Array() : (await part(offset, length)).bytes;

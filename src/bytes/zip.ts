@@ -6,6 +6,8 @@ export interface ZipEntry {
   readonly name: string;
   readonly offset: number;
   readonly length: number;
+  /** CRC-32 of the bytes, as the directory says; see `checkedMembers`. */
+  readonly crc: number;
 }
 
 const endSize = 22;
@@ -132,7 +134,7 @@ async function readDirectory(source: ByteSource, { offset, size, count }: Direct
     if (!wide) return fail(`zip entry ${name}`, "a size", "none");
     const [length, stored, place] = wide as [number, number, number];
     if (length !== stored) fail(`zip entry ${name}`, `${length} stored bytes`, `${stored}`);
-    entries.push({ name, rawName, offset: place, length });
+    entries.push({ name, rawName, offset: place, length, crc: u32(data, at + 16) });
     at = end;
   }
   return entries;
@@ -158,7 +160,7 @@ function wideFields(data: DataView, start: number, length: number, narrow: reado
 
 /** Where an entry's bytes begin is known from the header in front of them only. */
 async function checkLocalHeader(source: ByteSource, entry: Entry, limit: number, fail: Fail): Promise<ZipEntry> {
-  const { name, rawName, length } = entry;
+  const { name, rawName, length, crc } = entry;
   const headerEnd = entry.offset + 30 + rawName.length;
   if (headerEnd > limit) return fail(`zip entry ${name}`, `a place before byte ${limit}`, `byte ${entry.offset}`);
   const header = view(await source.read(entry.offset, 30 + rawName.length));
@@ -168,7 +170,7 @@ async function checkLocalHeader(source: ByteSource, entry: Entry, limit: number,
   }
   const offset = headerEnd + u16(header, 28);
   if (offset + length > limit) fail(`zip entry ${name}`, `an end before byte ${limit}`, `${length} bytes at ${offset}`);
-  return { name, offset, length };
+  return { name, offset, length, crc };
 }
 
 const view = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
