@@ -123,7 +123,7 @@ describe.skipIf(harness === null)("the page", () => {
     expect(await first.locator("thead th").allTextContents()).toEqual(["feature", "bar", "first-order", "exact"]);
     const cells = await first.locator("tbody tr td:last-child").allTextContents();
     expect(cells.map((text) => text !== "")).toEqual(cells.map((_, i) => i < 3));
-    const text = await page.locator(".summary").innerText();
+    const text = await page.locator(".summary").textContent();
     expect(text).toContain("Effects here are first-order");
     expect(text).toContain("on 64 of 960 train pairs");
     expect(text).not.toContain("the feature alone moves");
