@@ -9,6 +9,7 @@ export { heldWeights, streamedWeights } from "./capture/weights.ts";
 export { overlap, rankFeatures, spearman } from "./circuit/ranking.ts";
 export type { Dictionary } from "./dictionaries/dictionary.ts";
 export { type CodeReader, codeReader, type SparseCodes } from "./dictionaries/encode.ts";
+export { fitDictionary } from "./dictionaries/fit.ts";
 export { openDictionaries, openDictionary } from "./dictionaries/open.ts";
 export { analyticEffects } from "./effects/analytic.ts";
 export { type MethodName, type MethodSetting, methodNames, type SiteEffects } from "./effects/method.ts";

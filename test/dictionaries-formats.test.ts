@@ -228,8 +228,12 @@ describe("an SAE of a stream whose weights were centred takes x less its mean:",
         return value - row.reduce((sum, v) => sum + v, 0) / D;
       });
       const expectedCodes = await apply(await open({}), centred);
-      const { codes } = await apply(await open(place), shifted);
+      const dictionary = await open(place);
+      const { codes } = await apply(dictionary.forModel!(true), shifted);
       expect(largestGap(codes, Float32Array.from(expectedCodes.codes), expectedCodes.margins).gap).toBeLessThan(1e-5);
+      const plain = await apply(await open({}), shifted);
+      expect((await apply(dictionary.forModel!(false), shifted)).codes).toEqual(plain.codes);
+      expect(() => dictionary.encoder()).toThrow("center_writing_weights: expected a model");
     },
   );
 });

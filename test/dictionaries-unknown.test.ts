@@ -382,10 +382,12 @@ describe("files whose names tell what they are:", () => {
       "s/config.yaml": Buffer.from(settings),
     });
     const alone = await openDictionary(folder, "layer_1.safetensors");
-    expect(alone.warning).toMatch(
-      /^Read as SAEs of resid_post: layer files in f\. .*no config\.yaml that names their hooks\.$/,
-    );
-    expect((await openDictionary(folder, "s/layer_1.safetensors")).warning).toBeUndefined();
+    expect(alone.warnings).toEqual([
+      expect.stringMatching(
+        /^Read as SAEs of resid_post: layer files in f\. .*no config\.yaml that names their hooks\.$/,
+      ),
+    ]);
+    expect((await openDictionary(folder, "s/layer_1.safetensors")).warnings).toBeUndefined();
   });
 
   test("a layer's file with W_enc[F,D] and no thresholds, as transcoders have it", async () => {

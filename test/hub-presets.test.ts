@@ -89,7 +89,10 @@ afterEach(async () => {
 async function opened(source: string, choose: ChooseSites, of: Model, name: string) {
   const dictionaries = await openHubDictionaries(source, choose, of, name, silent);
   const facts = await Promise.all(
-    [...dictionaries].map(async ([site, d]) => [site, { width: d.inputWidth, encoder: await d.encoder() }] as const),
+    [...dictionaries].map(async ([site, d]) => {
+      const encoder = await (d.forModel?.(true) ?? d).encoder();
+      return [site, { width: d.inputWidth, encoder }] as const;
+    }),
   );
   await closeDictionaries(dictionaries);
   return new Map(facts);

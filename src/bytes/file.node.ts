@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, open, readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { type FileHandle, open, readdir, realpath, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import zlib from "node:zlib";
 import { messageOf, UserError } from "../errors.ts";
 import { crc32OfBytes } from "./crc32.ts";
@@ -65,8 +65,20 @@ export async function openFolder(path: string): Promise<Folder> {
     const got = !(status instanceof Error) ? "a file" : status.code === "ENOENT" ? "nothing" : status.code;
     throw new UserError(`folder: expected one, got ${got} at ${path}. Check the path.`);
   }
+  const realFolders = new Map<string, Promise<string>>();
+  const realFolder = (folder: string) => {
+    const known = realFolders.get(folder) ?? realpath(folder).catch(() => folder);
+    realFolders.set(folder, known);
+    return known;
+  };
   return {
     name: path,
+    async namesOf(inner) {
+      const whole = resolve(path, inner);
+      const inReal = join(await realFolder(dirname(whole)), basename(whole));
+      const real = await realpath(whole).catch(() => whole);
+      return [...new Set([whole, inReal, real])].map((name) => name.replaceAll("\\", "/"));
+    },
     async list() {
       const found: string[] = [];
       await filesUnder(path, "", [], found).catch((error) => {

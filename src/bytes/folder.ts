@@ -11,6 +11,11 @@ export interface Folder {
   list(): Promise<readonly string[]>;
   /** The file, or undefined if there is none. The caller closes it. @throws UserError if it is a pointer of Git LFS */
   open(path: string): Promise<ByteSource | undefined>;
+  /**
+   * What a file of it is called by its whole path, with `/`: as the folder was named, and with the links on the way and its own followed. Missing
+   * where there is one name alone, `<name>/<path>`.
+   */
+  namesOf?(path: string): Promise<readonly string[]>;
 }
 
 /** A folder of files held in memory, as {path: bytes}. */
@@ -34,6 +39,7 @@ export function subfolder(folder: Folder, path: string): Folder {
     list: async () =>
       (await folder.list()).filter((p) => p.startsWith(`${path}/`)).map((p) => p.slice(path.length + 1)),
     open: (inner) => folder.open(`${path}/${inner}`),
+    ...(folder.namesOf && { namesOf: (inner: string) => folder.namesOf!(`${path}/${inner}`) }),
   };
 }
 

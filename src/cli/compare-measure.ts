@@ -94,7 +94,7 @@ export async function measureMethod(
   const { setting } = request;
   reporter.begin("reading", 1);
   const cached = { ...silent, cachedOnly: true };
-  const opened = await openModel(setting.model_name, cached, undefined, setting.allow_config_field);
+  const opened = await openModel(setting.model_name, cached, undefined, setting.allow_config_field, setting.bos);
   try {
     const dictionaries = await openSaes(opened, setting, cached);
     try {

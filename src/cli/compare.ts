@@ -37,7 +37,7 @@ import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
 import { isSealed } from "./seal.ts";
-import { type OpenModel, openModel, openSaes } from "./setting.ts";
+import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { versions } from "./versions.ts";
 
 /** What the flags of a comparison say, one field per flag. */
@@ -141,7 +141,7 @@ async function openWork(
   reporter: Reporter,
 ) {
   const source = await openPairs(options);
-  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field);
+  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
@@ -155,7 +155,7 @@ async function openWork(
         const warnings = [
           ...opened.warnings,
           ...told,
-          ...new Set([...dictionaries.values()].flatMap(({ warning = [] }) => warning)),
+          ...dictionaryWarnings(dictionaries, kept, opened),
           ...(dummy
             ? ["DUMMY dictionaries: random directions in place of trained features. No feature here means anything."]
             : []),

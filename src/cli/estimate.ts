@@ -21,7 +21,7 @@ import { silent } from "./hub-pull.ts";
 import { duration } from "./progress.ts";
 import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
-import { type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { dictionaryWarnings, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { table } from "./summary.ts";
 
 /** What a run will take, told before its weights are read. */
@@ -292,12 +292,13 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   reporter.begin("estimate", 1);
   const source = await openPairs(options, { patchless: options.score !== "effect" });
   const cached = { ...silent, cachedOnly: true };
-  const opened = await openModel(options.model_name, cached, source.inputs, options.allow_config_field);
+  const opened = await openModel(options.model_name, cached, source.inputs, options.allow_config_field, options.bos);
   try {
     for (const warning of opened.warnings) reporter.line(warning);
     const dictionaries = await openSaes(opened, options, cached);
     try {
       const { kept } = usablePairs(source, opened, options, reporter);
+      for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
       const { forest, plans } = plansOf(kept, options);
       const result = await estimateRun(opened, dictionaries, plans, options);
       reporter.end();

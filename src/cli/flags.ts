@@ -2,6 +2,7 @@ import { basename } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { UsageError } from "../errors.ts";
+import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
 import { checkTask, generatedTask } from "./prompt-pairs.ts";
 import { embeddedModel, type JobOptions } from "./setting.ts";
@@ -11,6 +12,7 @@ export type Setting = Pick<
   JobOptions,
   | "model_name"
   | "allow_config_field"
+  | "bos"
   | "sae_source"
   | "layers"
   | "sites"
@@ -30,6 +32,7 @@ export type Setting = Pick<
 export interface Flags {
   readonly model_name: string;
   readonly allow_config_field?: string[];
+  readonly bos?: BosChoice;
   readonly sae_source?: string;
   readonly layers?: string;
   readonly sites?: string;
@@ -95,6 +98,11 @@ export function pairFlags(command: Command): Command {
         .choices(answerTokens)
         .default("one"),
     )
+    .addOption(
+      new Option("--bos <which>", "prompts with BOS in front, without it, or as the tokenizer has it")
+        .choices(bosChoices)
+        .default("auto"),
+    )
     .option("--num_examples <n>", "pairs per split and case (default: 32; all with --pairs)", wholeNumber)
     .option("--seed <n>", "seed of everything that is drawn", wholeNumberFrom0, 1);
 }
@@ -136,6 +144,7 @@ export function settingOf(flags: Flags, { patchless = false } = {}): Setting {
   return {
     model_name: flags.model_name,
     ...(flags.allow_config_field && { allow_config_field: flags.allow_config_field.toSorted() }),
+    ...(flags.bos !== undefined && flags.bos !== "auto" && { bos: flags.bos }),
     sae_source: flags.sae_source ?? null,
     layers: flags.layers ?? null,
     sites: flags.sites ?? null,

@@ -14,7 +14,7 @@ import { type JobOptions, openModel } from "./setting.ts";
 import { table } from "./summary.ts";
 
 export interface PairsRequest {
-  readonly options: PairOptions & Pick<JobOptions, "model_name" | "allow_config_field">;
+  readonly options: PairOptions & Pick<JobOptions, "model_name" | "allow_config_field" | "bos">;
   /** File for the pairs that the tokenizer can use, in the public JSON lines; null to write none. */
   readonly output: string | null;
   /** Whether to list every pair that cannot be used, not only the first ones. */
@@ -63,7 +63,7 @@ const shownRejected = 20;
 export async function pairs({ options, output, all = false }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
   reporter.begin("reading", 1);
   const source = await openPairs(options, { patchless: true });
-  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field);
+  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
   try {
     const { total, kept, rejected, warnings } = usablePairs(source, opened, options, reporter);
     reporter.begin("accuracy", 1);

@@ -31,7 +31,7 @@ import { fileStore } from "./pack-store.ts";
 import { openPairs, type PairSource, usablePairs } from "./prompt-pairs.ts";
 import { reportTemplate, writeReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
-import { type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
+import { dictionaryWarnings, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { summaryText } from "./summary.ts";
 import { countPairs, nodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
@@ -78,7 +78,7 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
   const source = await openPairs(options, { patchless: options.score !== "effect" });
-  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field);
+  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
@@ -117,7 +117,8 @@ async function analyse(
   const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
     if (folder.state === "resume") reporter.line(`Going on with the interrupted run in ${path}.`);
-    for (const warning of [...opened.warnings, ...checked.warnings]) job.warn(warning);
+    const about = dictionaryWarnings(dictionaries, checked.kept, opened);
+    for (const warning of [...opened.warnings, ...checked.warnings, ...about]) job.warn(warning);
     await job.work(checked.kept);
   } catch (error) {
     const problem = jobProblem(opened.inputs.reasonOf(error), path);
@@ -464,7 +465,6 @@ class Job {
     const described: Manifest["dictionaries"] = [];
     const dummy = this.#options.sae_source === "dummy";
     for (const d of this.#dictionaries.values()) {
-      if (d.warning !== undefined) this.warn(d.warning);
       const sha256 = dummy ? null : await this.#identityOf(d);
       described.push({
         site: d.site,

@@ -1,16 +1,21 @@
 import { stat } from "node:fs/promises";
-import { basename, dirname } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { subfolder } from "../bytes/folder.ts";
-import { checkDictionary, type Dictionary } from "../dictionaries/dictionary.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
+import { fitDictionary, unlikeTraining } from "../dictionaries/fit.ts";
 import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
 import type { MethodName, Rule } from "../effects/method.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import { fittedModel } from "../models/fitted.ts";
 import type { Model } from "../models/model.ts";
+import { isOtherModel } from "../models/names.ts";
+import { type BosChoice, withBos } from "../prompts/bos.ts";
 import type { AnswerTokens } from "../prompts/check.ts";
+import { excerpt } from "../prompts/excerpt.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
 import {
   compareSites,
@@ -24,6 +29,7 @@ import {
 } from "../site.ts";
 import { type PullReporter, silent } from "./hub-pull.ts";
 import { InputFiles } from "./input-files.ts";
+import { modelPreset } from "./presets.ts";
 import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from "./resolve.ts";
 
 /** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
@@ -31,6 +37,8 @@ export interface JobOptions {
   readonly model_name: string;
   /** Fields of config.json that are not understood and left out; missing where there are none. */
   readonly allow_config_field?: string[];
+  /** Missing where the tokenizer decides. */
+  readonly bos?: Exclude<BosChoice, "auto">;
   readonly sae_source: string | null;
   readonly layers: string | null;
   readonly sites: string | null;
@@ -91,6 +99,7 @@ export interface OpenModel {
  *
  * @param inputs takes note of the files that are opened
  * @param allowedFields unknown fields of config.json to go on with
+ * @param bos whether texts begin with BOS
  * @throws UserError if there is no such model, it cannot be had, or it cannot be run; StoppedError
  */
 export async function openModel(
@@ -98,6 +107,7 @@ export async function openModel(
   reporter: PullReporter = silent,
   inputs = new InputFiles(),
   allowedFields: readonly string[] = [],
+  bos: BosChoice = "auto",
 ): Promise<OpenModel> {
   const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
   const gguf = (await isFolder(path)) ? undefined : basename(path);
@@ -105,11 +115,12 @@ export async function openModel(
   const opened = await openCheckpoint(await inputs.folder(folder), gguf, allowedFields);
   try {
     const { model, checkpoint, warnings } = await fittedModel(opened, path, allowedFields);
-    const tokenizer = loadTokenizer(
+    const loaded = loadTokenizer(
       checkpoint.tokenizer,
       checkpoint.tokenizerConfig,
       gguf === undefined ? `${folder}/tokenizer.json` : path,
     );
+    const tokenizer = withBos(loaded, bos, checkpoint.config, path);
     return { name, model, checkpoint, tokenizer, folder, inputs, warnings };
   } catch (error) {
     await opened.close();
@@ -135,13 +146,36 @@ export async function openSaes(
   const found = await findSaes(opened, sae_source, wantedKinds, seed, choose, reporter);
   try {
     const chosen = choose([...found.keys()]);
-    for (const site of chosen) checkFits(found.get(site)!, model);
+    const fitted = new Map(chosen.map((site) => [site, ofModel(fitDictionary(found.get(site)!, model), opened)]));
     await closeDictionaries(new Map([...found].filter(([site]) => !chosen.includes(site))));
-    return new Map(chosen.map((site) => [site, found.get(site)!]));
+    return fitted;
   } catch (error) {
     await closeDictionaries(found);
     throw error;
   }
+}
+
+/** The dictionary, with a warning if it names another model than the one at hand. */
+function ofModel(dictionary: Dictionary, { name, model, checkpoint }: OpenModel): Dictionary {
+  const said = dictionary.trainedOn?.model;
+  const { _name_or_path: path } = checkpoint.config;
+  const names = [resolve(name), modelPreset(name)?.repo ?? name, ...(typeof path === "string" ? [path] : [])];
+  if (said === undefined || !isOtherModel(said, model.modelType, names)) return dictionary;
+  const warning = `The SAEs were trained on ${excerpt(said)}, which ${excerpt(name)} does not seem to be. If it is another model, their features mean little here.`;
+  return { ...dictionary, warnings: [...(dictionary.warnings ?? []), warning] };
+}
+
+/** What to say of dictionaries and of pairs that are unlike the texts that these were trained on; no line twice. */
+export function dictionaryWarnings(
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  pairs: readonly TokenPair[],
+  { tokenizer }: OpenModel,
+): string[] {
+  const all = [...dictionaries.values()];
+  const prompts = pairs.flatMap(({ clean, patch }) => [clean, patch]);
+  const { bosToken, outside } = tokenizer;
+  const bos = new Set([...outside.first, ...(bosToken === undefined ? [] : [bosToken])]);
+  return [...new Set([...all.flatMap((d) => d.warnings ?? []), ...unlikeTraining(all, prompts, bos)])];
 }
 
 /**
@@ -188,17 +222,6 @@ function wantedPlaces(
       has: ({ kind, layer }: Site) => kind === wanted && layer === block,
     }));
   });
-}
-
-function checkFits(dictionary: Dictionary, model: Model): void {
-  const { kind, layer } = parseSite(dictionary.site);
-  const width = model.sites[kind];
-  if (width === undefined || layer >= model.layers) {
-    throw new UserError(
-      `SAE: expected a site of the model, got ${dictionary.site} in ${dictionary.name}. Use SAEs of this model.`,
-    );
-  }
-  checkDictionary(dictionary, width);
 }
 
 async function findSaes(

@@ -4,7 +4,7 @@ import type { TensorFile } from "../bytes/tensor-file.ts";
 import type { TorchFile } from "../bytes/torch.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import { siteOfHook } from "./hooks.ts";
+import { assumedResidPost, siteOfHook } from "./hooks.ts";
 import { SettingsReader } from "./settings.ts";
 import { type ActivationSource, type DictionarySource, plainNames } from "./weights.ts";
 
@@ -28,6 +28,11 @@ export function refuseTranscoders(path: string): void {
       `SAE: expected one that reads and writes one site, got a transcoder in ${path}. Transcoders are not supported.`,
     );
   }
+}
+
+/** What to say of files `layer_<block>` without settings. */
+export function layerFilesAssumed(path: string) {
+  return assumedResidPost("layer files", path, 1, "Do not use them if they are of another place.");
 }
 
 /** Fields of which each set of circuit-tracer's has one. */
@@ -67,26 +72,34 @@ const largestConfig = 2 ** 20;
  * warning.
  *
  * @param site the file's, if there is no config.yaml
+ * @param path the file's, with all that is known of the folders above
  * @throws UserError for a transcoder, by its hooks or, without config.yaml, its folders; for an unknown setting
  */
 export function describeCircuitTracer(
   file: TensorFile | TorchFile,
   site: SiteName,
+  path: string,
   settings: SettingsReader | undefined,
 ): DictionarySource {
   const threshold = [circuitTracerThreshold, "threshold"].find((name) => file.tensors.has(name));
-  if (!settings) refuseTranscoders(file.source.name);
-  const found = settings ? settingsOf(settings, site, threshold !== undefined) : { site, activation: undefined };
+  if (!settings) refuseTranscoders(path);
+  const found = settings
+    ? settingsOf(settings, site, threshold !== undefined)
+    : { site, activation: undefined, model: undefined };
   const [rows, columns] = file.tensors.get("W_enc")?.shape ?? [];
   const [features] = file.tensors.get("b_enc")?.shape ?? [];
   const transposed = settings !== undefined || (rows === features && columns !== features);
   const isOpen = settings === undefined && transposed;
-  const where = file.source.name.split("/").slice(0, -1).join("/");
+  const where = path.split("/").slice(0, -1).join("/");
   return {
     site: found.site,
+    ...(!settings && layerFilesAssumed(path)),
     ...(isOpen && {
-      warning: `Read as SAEs of resid_post: layer files in ${where || "this folder"}. They lie as circuit-tracer's transcoders do, and there is no ${circuitTracerFile} that names their hooks.`,
+      warnings: [
+        `Read as SAEs of resid_post: layer files in ${where || "this folder"}. They lie as circuit-tracer's transcoders do, and there is no ${circuitTracerFile} that names their hooks.`,
+      ],
     }),
+    ...(typeof found.model === "string" && { trainedOn: { model: found.model } }),
     names: { ...plainNames, encoder: { tensor: "W_enc", transposed } },
     activation: threshold !== undefined ? { kind: "jumprelu", threshold } : (found.activation ?? { kind: "relu" }),
     subtractDecoderBias: false,
@@ -97,9 +110,10 @@ function settingsOf(
   settings: SettingsReader,
   fileSite: SiteName,
   isJump: boolean,
-): { site: SiteName; activation: ActivationSource | undefined } {
+): { site: SiteName; activation: ActivationSource | undefined; model: unknown } {
   settings.only("model_kind", "transcoder_set");
-  settings.harmless("model_name", "scan", "scan_name", "transcoders");
+  settings.harmless("scan", "scan_name", "transcoders");
+  const model = settings.get("model_name");
   const [input, output] = [settings.get("feature_input_hook"), settings.get("feature_output_hook")];
   if (typeof input !== "string") settings.refuse("feature_input_hook", "the place that the SAEs read", input);
   if (output !== input) {
@@ -114,5 +128,5 @@ function settingsOf(
   else settings.only("activation", "relu", "topk");
   const k = activation === "topk" ? settings.get("k") : undefined;
   settings.done();
-  return { site, activation: activation === "topk" ? { kind: "topk", k: Number(k) } : undefined };
+  return { site, activation: activation === "topk" ? { kind: "topk", k: Number(k) } : undefined, model };
 }

@@ -3,16 +3,17 @@ import type { ByteSource } from "../bytes/source.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
 import { openTorch } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
-import { type SiteKind, type SiteName, siteName } from "../site.ts";
-import type { Dictionary } from "./dictionary.ts";
-import { siteOfModule } from "./hooks.ts";
+import { parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
+import type { Dictionary, TrainedOn } from "./dictionary.ts";
+import { assumedResidPost, siteOfModule, UnplacedError } from "./hooks.ts";
 import { identity } from "./identity.ts";
 import { SettingsReader } from "./settings.ts";
 import { type DictionarySource, dictionaryOf, linearMatrices, plainNames } from "./weights.ts";
 
 /**
  * Opens a dictionary of the library dictionary_learning: `ae.pt`, with the `config.json` that its trainers write beside it where there is one. The
- * site is the trainer's submodule_name, or a folder named like one (`resid_out_layer3`), or else the resid_post of the trainer's layer. The source is closed with the dictionary,
+ * site is the trainer's submodule_name, or a folder named like one (`resid_out_layer3`), or else, with a warning, the resid_post of the trainer's
+ * layer; it reads the output of a module. The source is closed with the dictionary,
  * and when opening fails.
  *
  * @param folder the file's
@@ -24,11 +25,12 @@ export async function openDictionaryLearning(source: ByteSource, folder: Folder,
     const fields = await readJson(folder, "config.json");
     const config = new SettingsReader(fields ?? {}, `${folder.name}/config.json`);
     const trainer = config.inner("trainer");
-    const site = siteOf(trainer, path);
+    const { site, module, ...assumed } = placeOf(trainer, path);
+    const trainedOn = { ...(module && { module }), ...textsOf(config) };
     const file = await openTorch(source);
     const described = await describeDictionaryLearning(file, site, trainer);
     const sha256 = () => identity(folder, "config.json", "ae.pt", source);
-    const dictionary = dictionaryOf(file, { ...described, ...(fields ? { sha256 } : {}) });
+    const dictionary = dictionaryOf(file, { ...described, ...assumed, trainedOn, ...(fields ? { sha256 } : {}) });
     checkConfig(config, dictionary);
     return dictionary;
   } catch (error) {
@@ -195,23 +197,52 @@ async function readK(file: TensorFile, trainer: SettingsReader): Promise<number>
   return held ?? Number(trainer.get("k"));
 }
 
-function siteOf(trainer: SettingsReader, path: string): SiteName {
+type Place = Pick<DictionarySource, "site" | "isSiteAssumed" | "warnings"> & { readonly module?: TrainedOn["module"] };
+
+function placeOf(trainer: SettingsReader, path: string): Place {
   const name = trainer.get("submodule_name");
+  const layer = trainer.get("layer");
   if (name !== undefined) {
-    const site = siteOfName(String(name));
-    if (site) return site;
+    const place = placeOfName(String(name));
+    if (place) return checkLayer(place, String(name), trainer);
     throw new UserError(
       `submodule_name: expected a site such as resid_post_layer_3, got ${JSON.stringify(name)} in the config.json of ${path}. Dictionaries of that place are not supported.`,
     );
   }
-  const folders = path.split("/").slice(0, -1);
-  const site = folders.map(siteOfName).findLast((found) => found !== undefined);
-  if (site) return site;
-  const layer = trainer.get("layer");
-  if (typeof layer === "number" && layer >= 0) return siteName({ kind: "resid_post", layer });
-  throw new UserError(
+  // Farther up, a folder of such a name may be anything.
+  const folders = path.split("/").slice(0, -1).slice(-4);
+  const folder = folders.findLast((one) => placeOfName(one) !== undefined);
+  if (folder !== undefined) return checkLayer(placeOfName(folder)!, folder, trainer);
+  if (typeof layer === "number" && layer >= 0) {
+    const site = siteName({ kind: "resid_post", layer });
+    return { site, ...assumedResidPost("ae.pt files", path, 1, "A folder such as mlp_out_layer3 would.") };
+  }
+  throw new UnplacedError(
     `SAE: expected config.json with a layer, or a folder such as resid_out_layer3, got neither for ${path}. Add one of them.`,
   );
+}
+
+function checkLayer(place: Place, name: string, trainer: SettingsReader): Place {
+  const layer = trainer.get("layer");
+  const expected = parseSite(place.site).layer;
+  if (typeof layer === "number" && layer !== expected && place.site !== "embed") {
+    trainer.refuse("layer", `${expected}, as ${name} says`, layer, "Keep the one that is right.");
+  }
+  return place;
+}
+
+/** What config.json says of the texts whose activations were recorded. */
+function textsOf(config: SettingsReader): TrainedOn {
+  const places = [config, config.inner("trainer"), config.inner("buffer")];
+  const [model, length, special] = ["lm_name", "ctx_len", "add_special_tokens"].map((field) =>
+    places.map((place) => place.get(field)).find((value) => value !== undefined),
+  );
+  return {
+    ...(typeof model === "string" && { model }),
+    ...(typeof length === "number" && { contextSize: length }),
+    // With them it is the tokenizer that decides.
+    ...(special === false && { bos: false }),
+  };
 }
 
 const kinds: Readonly<Record<string, SiteKind>> = {
@@ -221,9 +252,11 @@ const kinds: Readonly<Record<string, SiteKind>> = {
   mlp: "mlp_out",
 };
 
-/** `resid_post_layer_3`, `attn_out_layer3`, `embed`, or a module's path. */
-function siteOfName(name: string): SiteName | undefined {
-  const [, kind, layer] = /^(resid|attn|attention|mlp)(?:_out|_post)?_layer_?(\d+)$/.exec(name) ?? [];
-  if (kind !== undefined) return siteName({ kind: kinds[kind]!, layer: Number(layer) });
-  return name === "embed" ? "embed" : siteOfModule(name);
+/** The site of a submodule by the names that trainers and their users give it; `mlp_out_…` may also mean what the model adds to the stream. */
+function placeOfName(name: string): Place | undefined {
+  const [, kind, what, layer] = /^(resid|attn|attention|mlp)(_out|_post)?_layer_?(\d+)$/.exec(name) ?? [];
+  const module = { name, isSure: what === undefined };
+  if (kind !== undefined) return { site: siteName({ kind: kinds[kind]!, layer: Number(layer) }), module };
+  const site = name === "embed" ? "embed" : siteOfModule(name);
+  return site === undefined ? undefined : { site, module };
 }

@@ -39,6 +39,28 @@ export interface Encoder {
   readonly activation: Activation;
 }
 
+/** What a dictionary's files say of the activations that it was trained on, besides their site. */
+export interface TrainedOn {
+  /** The model's name, as whoever trained the dictionary spelt it. */
+  readonly model?: string;
+  /** Tokens of a text. */
+  readonly contextSize?: number;
+  /** Whether texts began with BOS. */
+  readonly bos?: boolean;
+  /**
+   * The module, as transformers names it, whose output was read, whatever the model does with it before it is added to the residual stream; not
+   * `isSure` if the name may also mean what is added.
+   */
+  readonly module?: { readonly name: string; readonly isSure: boolean };
+  /**
+   * Whether weights that write to the residual stream lost their mean over D, which TransformerLens does in models that ignore it; `byDefault` if the
+   * files leave it to the version of the library.
+   */
+  readonly centredWeights?: "asked" | "byDefault";
+  /** Whether values lost their bias to the output projection's, where the library's version did that unless told otherwise. */
+  readonly foldedValueBiases?: "byDefault";
+}
+
 /**
  * A sparse autoencoder of one site: x ≈ f W_dec + b_dec, with f = encoder(x) ≥ 0 and mostly 0; with a normalisation x ≈ f W_dec + σ·b_dec, plus the
  * mean of x for `layer_norm`. Scales that a file keeps apart are folded into the weights. Opening one reads headers only; the weights are read each
@@ -55,9 +77,14 @@ export interface Dictionary {
   readonly kind: Activation["kind"];
   /** Mean number of active features per token, where its files tell. */
   readonly meanActive?: number;
-  /** What a reader of its effects has to know, where its files leave something open. */
-  readonly warning?: string;
-  /** @throws UserError if a weight is not finite; so do the others that read */
+  /** What a reader of its effects has to know, where its files leave something open, a sentence or two each. */
+  readonly warnings?: readonly string[];
+  readonly trainedOn?: TrainedOn;
+  /** Whether its files do not tell the kind of its site, so that it was taken for their format's usual one. */
+  readonly isSiteAssumed?: boolean;
+  /** Where its encoder depends on the model: the dictionary for one that ignores the residual stream's mean, or does not. */
+  readonly forModel?: (ignoresMean: boolean) => Dictionary;
+  /** @throws UserError if a weight is not finite, and so do the others that read; or if it depends on a model, see `fitDictionary` */
   encoder(): Promise<Encoder>;
   /** W_dec[F,D], the decoder directions as rows. */
   decoder(): Promise<Float32Array>;

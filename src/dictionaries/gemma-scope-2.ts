@@ -4,6 +4,7 @@ import type { ByteSource } from "../bytes/source.ts";
 import { UserError } from "../errors.ts";
 import { type SiteKind, type SiteName, siteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
+import { UnplacedError } from "./hooks.ts";
 import { identity } from "./identity.ts";
 import { SettingsReader } from "./settings.ts";
 import { dictionaryOf } from "./weights.ts";
@@ -52,19 +53,20 @@ export async function openGemmaScope2(source: ByteSource, folder: Folder, path: 
     const settings = new SettingsReader(fields ?? {}, `${folder.name}/${settingsFile}`);
     const site = fields ? siteOfSettings(settings, named) : named;
     if (!site) {
-      throw new UserError(
+      throw new UnplacedError(
         `SAE: expected config.json, or folders such as resid_post/layer_12_width_16k_l0_medium, got neither for ${path}. Fetch config.json as well.`,
       );
     }
     const l0 = settings.get("l0");
     settings.only("architecture", "jump_relu");
-    settings.harmless("model_name");
+    const model = settings.get("model_name");
     const sha256 = () => identity(folder, settingsFile, weightsFile, source);
     const dictionary = dictionaryOf(await openSafetensors(source), {
       site,
       names,
       activation: { kind: "jumprelu", threshold: "threshold" },
       subtractDecoderBias: false,
+      trainedOn: { ...(typeof model === "string" && { model }) },
       ...(typeof l0 === "number" ? { meanActive: l0 } : {}),
       ...(fields ? { sha256 } : {}),
     });

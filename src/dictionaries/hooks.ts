@@ -1,4 +1,8 @@
+import { UserError } from "../errors.ts";
 import { parseSite, type SiteName, siteName } from "../site.ts";
+
+/** Thrown where neither a dictionary's files nor the path tell its site, or a number of its formula: another path to it may tell. */
+export class UnplacedError extends UserError {}
 
 /**
  * The site that a SAELens hook name means, or undefined if it is none of ours: TransformerLens names (`blocks.3.hook_resid_post`), and the path of
@@ -27,10 +31,28 @@ export function siteOfHook(hook: string): SiteName | undefined {
 }
 
 /**
+ * What to say of files that do not tell the kind of their site, and are taken for SAEs of resid_post.
+ *
+ * @param files what they are called
+ * @param path of one of them
+ * @param levels how many folders up those lie that all of its set have in common
+ * @param advice what would tell
+ */
+export function assumedResidPost(files: string, path: string, levels: number, advice: string) {
+  const where = path.split("/").slice(0, -levels).join("/") || "this folder";
+  return {
+    isSiteAssumed: true,
+    warnings: [`Taken for SAEs of resid_post: ${files} in ${where}, which do not tell the kind of site. ${advice}`],
+  } as const;
+}
+
+/**
  * The site that a module's output is, by its path in a Hugging Face model, or undefined: `layers.3` and `h.3` are blocks, `layers.3.mlp` and
- * `layers.3.attention` what they add to the stream (in models without norms after them), `embed_tokens` the embedding.
+ * `layers.3.attention` what they add to the stream, `embed_tokens` the embedding. In some models something follows the module before that
+ * (`TrainedOn.module`).
  */
 export function siteOfModule(path: string): SiteName | undefined {
+  if (/(?:^|[._])(?:vision|visual|audio)/.test(path)) return undefined;
   const block = /^(?:[a-z_]+\.)*(?:layers|h)[._](\d+)(?:\.(mlp|attention|self_attn|attn))?$/.exec(path);
   if (block) {
     const kind = block[2] === undefined ? "resid_post" : block[2] === "mlp" ? "mlp_out" : "attn_out";

@@ -11,6 +11,7 @@ import {
   circuitTracerSettings,
   circuitTracerThreshold,
   describeCircuitTracer,
+  layerFilesAssumed,
   refuseTranscoders,
 } from "./circuit-tracer.ts";
 import type { Dictionary } from "./dictionary.ts";
@@ -45,24 +46,25 @@ export function listedSite(path: string, hasSettings: boolean): SiteName | undef
  * OpenAI's (`latent_bias`, …). The source is closed with the dictionary, and when opening fails.
  *
  * @param folder the file's
- * @param path says block and format
+ * @param path with all that is known of the folders above; says block and format
  * @throws UserError if the file is damaged, lacks a tensor or has an unknown one
  */
 export async function openLayerFile(source: ByteSource, folder: Folder, path: string): Promise<Dictionary> {
   const [, , format] = layerFile.exec(path) ?? [];
   const site = siteOfLayerFile(path);
+  const assumed = layerFilesAssumed(path);
   try {
     const torch = format === "pt" ? await openTorch(source) : undefined;
-    if (torch?.tensors.has("latent_bias")) return dictionaryOf(torch, describeOpenAi(torch, site));
+    if (torch?.tensors.has("latent_bias")) return dictionaryOf(torch, { ...describeOpenAi(torch, site), ...assumed });
     if (torch && (!torch.tensors.has("W_enc") || torch.tensors.has("group_sizes"))) {
-      return dictionaryOf(torch, await describeDictionaryLearning(torch, site));
+      return dictionaryOf(torch, { ...(await describeDictionaryLearning(torch, site)), ...assumed });
     }
     const file = torch ?? (format === "npz" ? await openNpz(source) : await openSafetensors(source));
     const settings = format === "safetensors" ? await circuitTracerSettings(folder) : undefined;
     const isTracers = settings !== undefined || file.tensors.has(circuitTracerThreshold);
-    if (!isTracers) return dictionaryOf(file, await describePlain(file, site));
+    if (!isTracers) return dictionaryOf(file, { ...(await describePlain(file, site)), ...assumed });
     return dictionaryOf(file, {
-      ...describeCircuitTracer(file, site, settings),
+      ...describeCircuitTracer(file, site, path, settings),
       ...(settings && { sha256: () => identity(folder, circuitTracerFile, path.split("/").at(-1)!, source) }),
     });
   } catch (error) {

@@ -7,6 +7,7 @@ import type { Dictionary } from "./dictionary.ts";
 import { openDictionaryLearning } from "./dictionary-learning.ts";
 import { openGemmaScope, siteOfPath } from "./gemma-scope.ts";
 import { gemmaScope2Files, openGemmaScope2, siteOfGemmaScope2 } from "./gemma-scope-2.ts";
+import { UnplacedError } from "./hooks.ts";
 import { layerFile, listedSite, openLayerFile } from "./layer-files.ts";
 import { llamaScopeFiles, openLlamaScope } from "./llama-scope.ts";
 import { openAiFile, openOpenAi } from "./openai.ts";
@@ -30,8 +31,8 @@ export async function openDictionaries(
   const found = new Map<SiteName, Dictionary>();
   try {
     for (const path of paths ?? (await folder.list())) {
-      if (!formats.some(({ pattern }) => pattern.test(`${folder.name}/${path}`))) continue;
-      const dictionary = await openDictionary(folder, path);
+      const dictionary = await openIfKnown(folder, path);
+      if (!dictionary) continue;
       const other = found.get(dictionary.site);
       if (wanted && !wanted.includes(dictionary.site)) {
         await dictionary.close();
@@ -101,7 +102,8 @@ const formats: readonly Format[] = [
     pattern: layerFile,
     beside: [circuitTracerFile],
     site: listedSite,
-    open: async (folder, path) => openLayerFile(await openIn(folder, path), parentOf(folder, path), path),
+    open: async (folder, path) =>
+      openLayerFile(await openIn(folder, path), parentOf(folder, path), `${folder.name}/${path}`),
   },
   {
     files: "dictionary_learning's ae.pt",
@@ -130,15 +132,76 @@ const formats: readonly Format[] = [
 ];
 
 /**
- * Opens the dictionary that one file belongs to: its weights, or for formats of several files the one that `openDictionaries` knows them by.
+ * Opens the dictionary that one file belongs to: its weights, or for formats of several files the one that `openDictionaries` knows them by. Some
+ * formats tell the site by folders above the file: those of its whole path count, wherever the folder was named from, and those that links lead to.
  *
- * @param path in the folder; folders in the folder's name count where a format tells the site by them
- * @throws UserError if the name is none of a known format, or the file is damaged
+ * @param path in the folder
+ * @throws UserError if the name is none of a known format, the file is damaged, or two paths to it say different things
  */
 export async function openDictionary(folder: Folder, path: string): Promise<Dictionary> {
-  const format = formats.find(({ pattern }) => pattern.test(`${folder.name}/${path}`));
-  if (format) return format.open(folder, path);
+  const dictionary = await openIfKnown(folder, path);
+  if (dictionary) return dictionary;
   throw new UserError(`SAE: expected ${lookedFor}, got ${folder.name}/${path}. Give it a name of its format.`);
+}
+
+/** The dictionary that a file belongs to, or undefined if none of its names is one of a known format. */
+async function openIfKnown(folder: Folder, path: string): Promise<Dictionary | undefined> {
+  if (!couldBeKnown.test(path)) return undefined;
+  const names = (await folder.namesOf?.(path)) ?? [`${folder.name}/${path}`];
+  const opened: { readonly name: string; readonly dictionary: Dictionary }[] = [];
+  let unplaced: UnplacedError | undefined;
+  try {
+    for (const name of names) {
+      const format = formats.find(({ pattern }) => pattern.test(name));
+      if (!format) continue;
+      try {
+        opened.push({ name, dictionary: await format.open(...calledSo(folder, path, name)) });
+      } catch (error) {
+        if (!(error instanceof UnplacedError)) throw error;
+        unplaced ??= error;
+      }
+    }
+    if (opened.length === 0 && unplaced) throw unplaced;
+    const [chosen] = agreed(opened);
+    for (const { dictionary } of opened) if (dictionary !== chosen) await dictionary.close();
+    return chosen;
+  } catch (error) {
+    for (const { dictionary } of opened) await dictionary.close();
+    throw error;
+  }
+}
+
+/** How the names of all files end that a format is known by. */
+const couldBeKnown = /\.(?:safetensors|npz|pt|json)$/;
+
+/** Those of a dictionary's openings by several names that know its site from them. @throws UserError if they do not agree */
+function agreed(opened: readonly { readonly name: string; readonly dictionary: Dictionary }[]): Dictionary[] {
+  const sure = opened.filter(({ dictionary }) => !dictionary.isSiteAssumed);
+  const kept = sure.length > 0 ? sure : opened;
+  const what = ({ site, kind, meanActive }: Dictionary) => (kind === "topk" ? `${site} with k = ${meanActive}` : site);
+  const [first] = kept;
+  const other = kept.find(({ dictionary }) => what(dictionary) !== what(first!.dictionary));
+  if (other) {
+    throw new UserError(
+      `SAE: expected one site, got ${what(first!.dictionary)} by the name ${first!.name} and ${what(other.dictionary)} by the link's end ${other.name}. Name the one that is right by its own path.`,
+    );
+  }
+  return kept.map(({ dictionary }) => dictionary);
+}
+
+/** A file of a folder as one that is called `name`, in the folder that the name says. */
+function calledSo(folder: Folder, path: string, name: string): [folder: Folder, path: string] {
+  if (name === `${folder.name}/${path}`) return [folder, path];
+  const parent = parentOf(folder, path);
+  const [file, called] = [path, name].map((whole) => whole.slice(whole.lastIndexOf("/") + 1)) as [string, string];
+  return [
+    {
+      ...parent,
+      name: name.slice(0, name.lastIndexOf("/")),
+      open: (inner) => parent.open(inner === called ? file : inner),
+    },
+    called,
+  ];
 }
 
 /** A dictionary among files of which only the names are known. */

@@ -3,6 +3,7 @@ import { openTorch, type TorchFile } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import { type SiteKind, type SiteName, siteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
+import { UnplacedError } from "./hooks.ts";
 import { type ActivationSource, type DictionarySource, dictionaryOf, linearMatrices } from "./weights.ts";
 
 /** What a file is called: `<location>/autoencoders/<block>.pt`. */
@@ -28,7 +29,7 @@ export async function openOpenAi(source: ByteSource, path: string): Promise<Dict
     const kind = locations[location.replace(/_v\d+(_\w+)?$/, "")];
     if (!kind) {
       const known = Object.keys(locations).join(", ");
-      throw new UserError(
+      throw new UnplacedError(
         `SAE: expected a folder ${known} above autoencoders, got "${location}" in ${path}. SAEs of that place are not supported.`,
       );
     }

@@ -3,6 +3,7 @@ import { openTorch } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import { type SiteName, siteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
+import { UnplacedError } from "./hooks.ts";
 import { dictionaryOf, numberIn } from "./weights.ts";
 
 /** What a file is called: `layer<block>.sae.pt`. */
@@ -26,11 +27,12 @@ export async function openQwenScope(source: ByteSource, path: string): Promise<D
     const file = await openTorch(source);
     const folders = path.split("/").slice(0, -1);
     const named = folders.map((folder) => /-(?:W(\d+)K-)?L0_(\d+)$/.exec(folder)).findLast((match) => match !== null);
+    const model = folders.map((folder) => /SAE-Res-(.+?)-W\d+K-/.exec(folder)?.[1]).findLast((m) => m !== undefined);
     const held = await numberIn(file, "k");
     const k = held ?? (named ? Number(named[2]) : undefined);
     if (k === undefined || (named && Number(named[2]) !== k)) {
       const got = k === undefined ? "none" : `L0_${named![2]}, but k = ${k} in the file,`;
-      throw new UserError(
+      throw new (k === undefined ? UnplacedError : UserError)(
         `k: expected a folder whose name ends with L0_<k>, as SAE-Res-Qwen3-1.7B-Base-W32K-L0_50, got ${got} for ${path}. Give it its name back.`,
       );
     }
@@ -44,6 +46,7 @@ export async function openQwenScope(source: ByteSource, path: string): Promise<D
       },
       activation: { kind: "topk", k },
       subtractDecoderBias: false,
+      trainedOn: { ...(model !== undefined && { model }) },
       known: ["k"],
     });
     if (named?.[1] !== undefined && Number(named[1]) * 1024 !== dictionary.width) {

@@ -3,8 +3,8 @@ import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
 import { isSiteKind, parseSite, type SiteName } from "../site.ts";
-import type { Dictionary } from "./dictionary.ts";
-import { hookOfSite, siteOfHook } from "./hooks.ts";
+import type { Dictionary, TrainedOn } from "./dictionary.ts";
+import { hookOfSite, siteOfHook, siteOfModule, UnplacedError } from "./hooks.ts";
 import { identity } from "./identity.ts";
 import { SettingsReader } from "./settings.ts";
 import { type ActivationSource, type DictionarySource, dictionaryOf, plainNames } from "./weights.ts";
@@ -22,7 +22,7 @@ export const saeLensFiles = [configFile, weightsFile] as const;
  * z = (x − apply_b_dec_to_input·b_dec) W_enc + b_enc, where apply_b_dec_to_input is true unless the file says otherwise; codes are max(z, 0), in
  * jumprelu only where z > threshold, in topk only the k largest, in gated 1[x W_enc + b_gate > 0]·max(x(W_enc·e^r_mag) + b_mag, 0). Before version 6
  * settings lay beside `metadata`'s place instead of in it, no architecture meant standard, and an activation_fn_str of topk meant topk. With
- * model_from_pretrained_kwargs.center_writing_weights, x is taken less its mean.
+ * model_from_pretrained_kwargs.center_writing_weights, x is taken less its mean in models that ignore it (see `modelOptions`).
  *
  * @throws UserError if a file is missing or damaged, or for a setting or tensor that could change the formula in a way not covered here
  */
@@ -58,18 +58,9 @@ export async function openSaeLens(folder: Folder): Promise<Dictionary> {
 
 /** Fields of cfg.json, of any version, that say how an SAE was trained or what to call it, and nothing about what it computes. */
 const harmless = [
-  ...[
-    "dtype",
-    "device",
-    "seed",
-    "model_name",
-    "model_class_name",
-    "model_kwargs",
-    "neuronpedia_id",
-    "sae_lens_version",
-  ],
+  ...["dtype", "device", "seed", "model_kwargs", "neuronpedia_id", "sae_lens_version"],
   ...["sae_lens_training_version", "training_architecture", "training_architecture_details", "run_name", "verbose"],
-  ...["hook_layer", "hook_point_layer", "hook_eval", "hook_point_eval", "hf_hook_name", "prepend_bos", "context_size"],
+  ...["hook_eval", "hook_point_eval"],
   ...["seqpos_slice", "exclude_special_tokens", "sequence_separator_token", "disable_concat_sequences", "streaming"],
   ...["dataset_path", "dataset_name", "dataset_trust_remote_code", "is_dataset_tokenized", "use_cached_activations"],
   ...[
@@ -209,7 +200,7 @@ function readSettings(config: SettingsReader, folder: string): Settings {
     const expected = "none (transcoders read one site and write another)";
     if (output !== undefined) config.refuse(key, expected, output, "Transcoders are not supported.");
   }
-  const site = siteOf(config, folder);
+  const { site, module } = placeOf(config, folder);
   const activation = activationOf(config);
   const { encoderBias, ...names } = plainNames;
   const unitDecoder = config.flag("rescale_acts_by_decoder_norm", false);
@@ -222,7 +213,7 @@ function readSettings(config: SettingsReader, folder: string): Settings {
     activation,
     subtractDecoderBias: config.flag("apply_b_dec_to_input", true),
     unitDecoder,
-    centred: isCentred(config, site),
+    trainedOn: { ...(module !== undefined && { module }), ...trainedOn(config, site) },
     ...normalizationOf(config),
   };
 }
@@ -236,13 +227,31 @@ function setting(config: SettingsReader, key: string): unknown {
   return inner ?? outer;
 }
 
+/** What the settings say of the model and of the texts. @throws UserError as `modelOptions` */
+function trainedOn(config: SettingsReader, site: SiteName): TrainedOn {
+  const [model, bos, length] = ["model_name", "prepend_bos", "context_size"].map((key) => setting(config, key));
+  const className = setting(config, "model_class_name") ?? "HookedTransformer";
+  return {
+    ...(typeof model === "string" && { model }),
+    // Before there was a choice, it was there.
+    ...((typeof bos === "boolean" || isEarlyTraining(config)) && { bos: bos !== false }),
+    ...(typeof length === "number" && { contextSize: length }),
+    ...modelOptions(config, site, className === "HookedTransformer"),
+  };
+}
+
 /**
- * Whether it was trained on TransformerLens' model whose weights write vectors of mean 0 to the residual stream.
+ * Whether it was trained on TransformerLens' model whose weights write vectors of mean 0 to the residual stream, and in which values have no biases.
+ * Until version 3.19.1 SAELens loaded models with TransformerLens' own defaults, both of them; since then with neither, and it writes down the first.
+ * Of releases from before, its list of pretrained SAEs says the same.
  *
+ * @param isLens whether the model was TransformerLens'
  * @throws UserError for an option that changes the site's activations in another way
  */
-function isCentred(config: SettingsReader, site: SiteName): boolean {
-  let centred = false;
+function modelOptions(config: SettingsReader, site: SiteName, isLens: boolean): TrainedOn {
+  const isHeads = parseSite(site).kind === "attn_z";
+  let centred: boolean | undefined;
+  let folded: boolean | undefined;
   for (const place of [config.inner("metadata"), config]) {
     const options = place.inner("model_from_pretrained_kwargs");
     options.harmless(...harmlessOptions);
@@ -250,12 +259,31 @@ function isCentred(config: SettingsReader, site: SiteName): boolean {
     // Both change what a head's z is: values lose their bias, or heads take another basis.
     for (const key of ["fold_value_biases", "refactor_factored_attn_matrices"]) {
       const isOn = options.flag(key, false);
-      if (isOn && parseSite(site).kind === "attn_z") options.refuse(key, `false for SAEs of ${site}`, true);
+      if (isOn && isHeads) options.refuse(key, `false for SAEs of ${site}`, true);
     }
-    const isHere = options.flag("center_writing_weights", false);
-    centred ||= isHere;
+    folded ??= options.get("fold_value_biases") === undefined ? undefined : false;
+    if (options.get("center_writing_weights") !== undefined) {
+      const isHere = options.flag("center_writing_weights", false);
+      if (centred !== undefined && centred !== isHere) {
+        options.refuse("center_writing_weights", `${centred}, as in metadata`, isHere, "Keep the one that is right.");
+      }
+      centred = isHere;
+    }
   }
-  return centred;
+  const byDefault = isLens && isEarlyTraining(config);
+  if (isHeads) return byDefault && folded === undefined ? { foldedValueBiases: "byDefault" } : {};
+  if (centred ?? byDefault) return { centredWeights: centred ? "asked" : "byDefault" };
+  return {};
+}
+
+/** Whether cfg.json holds all settings of a training by SAELens 3.19.1 or earlier; before its first versions they had no version. */
+function isEarlyTraining(config: SettingsReader): boolean {
+  const has = (...keys: readonly string[]) => keys.some((key) => setting(config, key) !== undefined);
+  if (!has("lr") || !has("train_batch_size", "train_batch_size_tokens")) return false;
+  const version = setting(config, "sae_lens_training_version") ?? setting(config, "sae_lens_version");
+  if (typeof version !== "string") return true;
+  const [major = 0, minor = 0, patch = 0] = version.split(".").map((part) => Number.parseInt(part, 10));
+  return major !== 3 ? major < 3 : minor !== 19 ? minor < 19 : patch < 2;
 }
 
 function activationOf(config: SettingsReader): ActivationSource {
@@ -316,11 +344,13 @@ function normalizationOf(config: SettingsReader): Pick<Settings, "inputScale" | 
   }
 }
 
-/** From the hook's name, which must not contradict a folder that is named like a site. */
-function siteOf(config: SettingsReader, folder: string): SiteName {
+/** From the hook's name, which neither a folder that is named like a site nor the hook's number may contradict. */
+function placeOf(config: SettingsReader, folder: string): { site: SiteName; module?: TrainedOn["module"] } {
   const { where } = config;
   const hook = setting(config, "hook_name") ?? config.get("hook_point");
-  const site = typeof hook === "string" ? siteOfHook(hook) : undefined;
+  const known = typeof hook === "string" ? siteOfHook(hook) : undefined;
+  const ofModule = typeof hook === "string" && known === undefined ? siteOfModule(hook) : undefined;
+  const site = known ?? ofModule;
   const named = folder.split("/").at(-1) ?? "";
   if (typeof hook === "string" && !site) {
     throw new UserError(
@@ -329,14 +359,25 @@ function siteOf(config: SettingsReader, folder: string): SiteName {
   }
   const isSite = named === "embed" || (isSiteKind(named.split(".")[0] ?? "") && /^[a-z_]+\.\d+$/.test(named));
   if (!site && !isSite) {
-    throw new UserError(`hook_name: expected the place that the SAE was trained on, got none in ${where}. Add it.`);
+    throw new UnplacedError(`hook_name: expected the place that the SAE was trained on, got none in ${where}. Add it.`);
   }
   if (site && isSite && site !== named) {
     throw new UserError(
       `hook_name: expected ${hookOfSite(named)}, as the folder's name says, got "${hook}" in ${where}. Rename the folder.`,
     );
   }
-  return site ?? named;
+  const layer = Number(/\.(\d+)(?:\.|$)/.exec(String(hook))?.[1] ?? parseSite(site ?? named).layer);
+  for (const key of ["hook_layer", "hook_point_layer"]) {
+    const given = setting(config, key);
+    if (given === undefined || given === layer) continue;
+    config.refuse(key, `${layer}, as ${hook ?? named} says`, given, "Keep the one that is right.");
+  }
+  const other = setting(config, "hf_hook_name");
+  const otherSite = typeof other === "string" ? siteOfHook(other) : undefined;
+  if (otherSite !== undefined && otherSite !== (site ?? named)) {
+    config.refuse("hf_hook_name", `the place of ${hook ?? named}`, other, "Keep the one that is right.");
+  }
+  return ofModule ? { site: ofModule, module: { name: String(hook), isSure: true } } : { site: site ?? named };
 }
 
 /** Thresholds of a training checkpoint are kept as their logarithms. */

@@ -2,7 +2,7 @@ import { type Folder, readJson } from "../bytes/folder.ts";
 import { openSafetensors } from "../bytes/safetensors.ts";
 import { UserError } from "../errors.ts";
 import type { Dictionary } from "./dictionary.ts";
-import { siteOfModule } from "./hooks.ts";
+import { siteOfModule, UnplacedError } from "./hooks.ts";
 import { identity } from "./identity.ts";
 import { SettingsReader } from "./settings.ts";
 import { dictionaryOf, linearMatrices, plainNames } from "./weights.ts";
@@ -28,9 +28,10 @@ export async function openSparsify(folder: Folder): Promise<Dictionary> {
   for (const key of ["signed", "transcode", "skip_connection"]) settings.only(key, false);
   // Of the training: weights are saved as they are used.
   settings.harmless("normalize_decoder", "multi_topk", "expansion_factor");
-  const site = siteOfModule(folder.name.replace(/\/+$/, "").split("/").at(-1) ?? "");
+  const module = folder.name.replace(/\/+$/, "").split("/").at(-1) ?? "";
+  const site = siteOfModule(module);
   if (!site) {
-    throw new UserError(
+    throw new UnplacedError(
       `SAE: expected a folder named like the module it reads (layers.5), got ${folder.name}. Give it its name back.`,
     );
   }
@@ -45,6 +46,7 @@ export async function openSparsify(folder: Folder): Promise<Dictionary> {
       names: { encoder: linearMatrices.encoder, decoder, encoderBias: "encoder.bias", decoderBias },
       activation: { kind: "topk", k: Number(settings.get("k")) },
       subtractDecoderBias: true,
+      trainedOn: { module: { name: module, isSure: true } },
       sha256: () => identity(folder, settingsFile, weightsFile, source),
     });
     settings.size("d_in", dictionary.inputWidth, dictionary.name);

@@ -3,7 +3,7 @@ import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
 import type { TorchFile } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import type { SiteName } from "../site.ts";
-import type { Activation, Dictionary, Normalization } from "./dictionary.ts";
+import type { Activation, Dictionary, Encoder, Normalization, TrainedOn } from "./dictionary.ts";
 
 /** A matrix of a file, and whether it lies the other way round than the one that is meant. */
 interface Matrix {
@@ -53,8 +53,6 @@ export interface DictionarySource {
   readonly activation: ActivationSource;
   /** Whether b_dec is subtracted from x before it is encoded. */
   readonly subtractDecoderBias: boolean;
-  /** Whether it is an SAE of x less its mean over D; folded, so that it is encoded from x. What it decodes lacks that mean. */
-  readonly centred?: boolean;
   /** c of an SAE of c·x; folded, so that the dictionary is one of x. Default 1. */
   readonly inputScale?: number;
   /** Decoder rows are made unit vectors and codes multiplied by their former lengths (before TopK chooses). */
@@ -65,7 +63,10 @@ export interface DictionarySource {
   /** Mean number of active features per token, where files tell; TopK's own k otherwise. */
   readonly meanActive?: number;
   /** What a reader of its effects has to know. */
-  readonly warning?: string;
+  readonly warnings?: readonly string[];
+  /** With centred weights it is an SAE of x less its mean over D, in models that ignore it; what it decodes then lacks that mean. */
+  readonly trainedOn?: TrainedOn;
+  readonly isSiteAssumed?: boolean;
   /** Names of what the file holds besides that was read, or is known not to change what the dictionary computes. All other names are refused. */
   readonly known?: readonly string[];
   /** Its identity; default the SHA-256 of the file. */
@@ -118,19 +119,19 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     return scales && factors ? scales.map((scale, i) => scale * factors[i]!) : (scales ?? factors);
   };
 
-  return {
+  const dictionary: Dictionary = {
     name,
     site,
     inputWidth,
     width,
     kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
     ...(meanActive !== undefined && { meanActive }),
-    ...(described.warning !== undefined && { warning: described.warning }),
+    ...(described.warnings && { warnings: described.warnings }),
+    ...(described.trainedOn && { trainedOn: described.trainedOn }),
+    ...(described.isSiteAssumed && { isSiteAssumed: true }),
     async encoder() {
       const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
       const parts = await biasAndActivation(activation, names, weight, width, read, name);
-      if (described.centred)
-        centre(weight, parts.bias, described.subtractDecoderBias ? await decoderBias() : undefined);
       const scales = await codeScales();
       if (scales) {
         for (let at = 0; at < weight.length; at++) weight[at]! *= scales[at % width]!;
@@ -151,6 +152,27 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     decoderBias,
     sha256: described.sha256 ?? (() => sha256(file.source)),
     close: () => file.source.close(),
+  };
+  return described.trainedOn?.centredWeights === undefined ? dictionary : dependent(dictionary, described);
+}
+
+/** A dictionary that was trained on centred weights: what it encodes from a model as it is depends on whether the model ignores the mean. */
+function dependent(dictionary: Dictionary, { normalization }: DictionarySource): Dictionary {
+  const centred = { ...dictionary, encoder: async () => centredEncoder(await dictionary.encoder()) };
+  return {
+    ...dictionary,
+    forModel(ignoresMean) {
+      if (!ignoresMean) return dictionary;
+      if (normalization !== "constant_norm_rescale") return centred;
+      throw new UserError(
+        `center_writing_weights: expected none with normalize_activations constant_norm_rescale, got both for ${dictionary.name}. SAEs of this kind are not supported.`,
+      );
+    },
+    encoder() {
+      throw new UserError(
+        `center_writing_weights: expected a model, whose norms decide what it means, got none for ${dictionary.name}. Use what fitDictionary(dictionary, model) returns.`,
+      );
+    },
   };
 }
 
@@ -194,10 +216,11 @@ async function biasAndActivation(
 }
 
 /**
- * Changes W[D,F] and b[F] so that they give for x what they gave for x less its mean: each column of W loses its own mean, and what it then no longer
- * sees of `inputBias`[D], which is not centred, goes into b.
+ * The encoder of x that gives what `encoder` gives of x less its mean: each column of W[D,F] loses its own mean, and what it then no longer sees of
+ * the input's bias [D], which is not centred, goes into b[F]. Of x normalised to mean 0 it changes nothing. W and b are changed in place.
  */
-function centre(weight: Float32Array, bias: Float32Array, inputBias: Float32Array | undefined): void {
+function centredEncoder(encoder: Encoder): Encoder {
+  const { weight, bias, inputBias } = encoder;
   const [F, D] = [bias.length, weight.length / bias.length];
   const offset = inputBias ? inputBias.reduce((sum, b) => sum + b, 0) : 0;
   for (let i = 0; i < F; i++) {
@@ -206,6 +229,7 @@ function centre(weight: Float32Array, bias: Float32Array, inputBias: Float32Arra
     for (let d = 0; d < D; d++) weight[d * F + i]! -= sum / D;
     bias[i]! -= (offset * sum) / D;
   }
+  return encoder;
 }
 
 function scaled(values: Float32Array, factor: number): Float32Array {

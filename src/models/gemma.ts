@@ -38,6 +38,10 @@ export function gemma(c: ConfigReader): Model {
     vocabulary: V,
     maxLength,
     sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
+    // Before transformers 5 the embedding's module left the factor √D out.
+    moduleSites: ["attn_out", "mlp_out", "resid_post"],
+    ignoresMean: false,
+    valueBias: false,
     heads: H,
     tokenTables: ["model.embed_tokens.weight", "lm_head.weight"],
     attentionFlops: 4 * L * H * E,

@@ -37,6 +37,10 @@ export function gpt2(c: ConfigReader): Model {
     vocabulary: V,
     maxLength,
     sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
+    // Positions are added behind the embedding's module.
+    moduleSites: ["attn_out", "mlp_out", "resid_post"],
+    ignoresMean: true,
+    valueBias: true,
     heads: H,
     tokenTables: ["transformer.wte.weight", "lm_head.weight"],
     attentionFlops: 4 * L * D,

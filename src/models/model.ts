@@ -18,6 +18,15 @@ export interface Model {
   readonly maxLength: number;
   /** Kinds of sites that the model has, with their widths. */
   readonly sites: Readonly<Partial<Record<SiteKind, number>>>;
+  /**
+   * Kinds of sites that are a module's whole output in transformers, in all its versions: no norm, scale or position comes between the module and the
+   * residual stream.
+   */
+  readonly moduleSites: readonly SiteKind[];
+  /** Whether all that reads the residual stream takes its mean over D out first, as LayerNorm does and RMSNorm does not. */
+  readonly ignoresMean: boolean;
+  /** Whether attention's values have a bias. */
+  readonly valueBias: boolean;
   /** Names and shapes of the parameters that a checkpoint has to hold, as the checkpoint spells them. */
   readonly parameters: ReadonlyMap<string, readonly number[]>;
   /** How names of tensors begin that a checkpoint holds beside the parameters and that text has no use for. */

@@ -206,7 +206,8 @@ def dictionary_learning(x, generator):
         folder = FIXTURES / "dictionary-learning" / name
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(ae.state_dict(), folder / "ae.pt")
-        trainer = dict(dict_class=type(ae).__name__, activation_dim=D, dict_size=F, layer=1, lm_name="tiny")
+        layer = int(submodule[-1]) if submodule else 1
+        trainer = dict(dict_class=type(ae).__name__, activation_dim=D, dict_size=F, layer=layer, lm_name="tiny")
         trainer |= dict(submodule_name=submodule) if submodule else {}
         trainer |= dict(k=4) if hasattr(ae, "k") else {}
         (folder / "config.json").write_text(json.dumps(dict(trainer=trainer, buffer=dict(ctx_len=128))))
