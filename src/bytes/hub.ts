@@ -1,9 +1,13 @@
-import { messageOf, UserError } from "../errors.ts";
+import { fetchAnywhere, proxyAdvice } from "#fetch";
+import { UserError } from "../errors.ts";
+import { reasonOf, withoutPassword } from "./address.ts";
 
 /** How a hub of models is reached. */
 export interface HubAccess {
   /** Its address, without a slash at the end. */
   readonly endpoint: string;
+  /** The header Authorization for an endpoint with a name and password of its own, which goes before the token. */
+  readonly login?: string;
   /** Sent to the endpoint's own origin only. */
   readonly token?: string;
   /** Where the token came from, for messages. */
@@ -63,6 +67,10 @@ const retriesOfListing = 2;
 /** Tries without a new byte. */
 const retriesOfDownload = 5;
 const longestPause = 60;
+const mostFiles = 200_000;
+const mostPages = 2000;
+/** Bytes of one answer of the hub. */
+const longestAnswer = 64 * 2 ** 20;
 
 /**
  * Refuses a repository's name that is not `name` or `organisation/name`, of which paths and addresses are made.
@@ -109,6 +117,8 @@ export async function listRepo(access: HubAccess, id: string, revision: string):
     seen.add(address);
     const { value: page, next }: Answer = await getJson(access, address, what);
     if (!Array.isArray(page)) throw noHub(access, "a list of files");
+    if (seen.size > mostPages || files.length + page.length > mostFiles)
+      throw noHub(access, `a list of at most ${mostFiles} files`);
     for (const entry of page as unknown[]) {
       const file = fileOf(entry, access);
       if (file) files.push(file);
@@ -190,7 +200,7 @@ async function getJson(access: HubAccess, address: string, what: Wanted): Promis
   return retrying(access, retriesOfListing, () =>
     exchange(access, address, {}, async (response) => {
       checkStatus(access, response, what);
-      const text = await reaching(access, () => response.text());
+      const text = await readText(access, response);
       const next = /<([^>]*)>\s*;[^,]*\brel="?next"?/.exec(response.headers.get("link") ?? "")?.[1];
       try {
         return { value: JSON.parse(text), next: next && new URL(next, address).href };
@@ -201,6 +211,21 @@ async function getJson(access: HubAccess, address: string, what: Wanted): Promis
   );
 }
 
+/** @throws UserError if it is longer than any list of a hub */
+async function readText(access: HubAccess, response: Response): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  let length = 0;
+  const reader = response.body!.getReader();
+  for (;;) {
+    const { done, value } = await reaching(access, () => reader.read());
+    if (done) return text + decoder.decode();
+    length += value.length;
+    if (length > longestAnswer) throw noHub(access, `an answer of at most ${longestAnswer} bytes`);
+    text += decoder.decode(value, { stream: true });
+  }
+}
+
 /** One request. After `timeout` seconds without a call of `alive` the connection counts as cut. */
 async function exchange<T>(
   access: HubAccess,
@@ -208,8 +233,9 @@ async function exchange<T>(
   headers: Readonly<Record<string, string>>,
   read: (response: Response, alive: () => void) => Promise<T>,
 ): Promise<T> {
-  const { endpoint, token, timeout = 30, signal } = access;
-  const ours = token !== undefined && new URL(address).origin === new URL(endpoint).origin;
+  const { endpoint, token, login, timeout = 30, signal } = access;
+  const authorization = login ?? (token !== undefined ? `Bearer ${token}` : undefined);
+  const ours = authorization !== undefined && new URL(address).origin === new URL(endpoint).origin;
   const cut = new AbortController();
   const stop = () => cut.abort(new Error(`nothing for ${timeout} s`));
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -221,9 +247,9 @@ async function exchange<T>(
   signal?.addEventListener("abort", stop);
   try {
     alive();
-    const all = ours ? { ...headers, authorization: `Bearer ${token}` } : headers;
+    const all = ours ? { ...headers, authorization } : headers;
     // A redirect to another origin takes the Authorization header away: that is part of what fetch is.
-    const response = await reaching(access, () => fetch(address, { headers: all, signal: cut.signal }));
+    const response = await reaching(access, () => fetchAnywhere(address, { headers: all, signal: cut.signal }));
     alive();
     return await read(response, alive);
   } finally {
@@ -240,8 +266,8 @@ async function reaching<T>(access: HubAccess, work: () => Promise<T>): Promise<T
     return await work();
   } catch (error) {
     access.signal?.throwIfAborted();
-    const cause = (error as { cause?: { code?: unknown; message?: unknown } } | null)?.cause;
-    throw new CutError(String(cause?.code ?? cause?.message ?? messageOf(error)));
+    if (error instanceof UserError) throw error;
+    throw new CutError(withoutPassword(reasonOf(error)));
   }
 }
 
@@ -261,7 +287,7 @@ async function retrying<T>(
       if (reached() > best) [best, failures] = [reached(), 1];
       if (failures > retries) {
         throw new UnreachableError(
-          `hub: expected an answer, got ${error.message}, ${failures} times, from ${endpoint}. Check the network and HF_ENDPOINT, and start again; HF_HUB_OFFLINE=1 uses what is cached.`,
+          `hub: expected an answer, got ${error.message}, ${failures} times, from ${endpoint}. Check ${proxyAdvice(endpoint)} and HF_ENDPOINT, and start again; HF_HUB_OFFLINE=1 uses what is cached.`,
         );
       }
       await sleep(Math.min(longestPause, Math.max(pause * 2 ** (failures - 1), error.wait)), signal);

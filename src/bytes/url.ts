@@ -1,24 +1,30 @@
-import { messageOf, UserError } from "../errors.ts";
+import { fetchAnywhere, proxyAdvice } from "#fetch";
+import { UserError } from "../errors.ts";
+import { reasonOf, splitLogin, withoutPassword } from "./address.ts";
 import { checkRange } from "./memory.ts";
 import type { ByteSource } from "./source.ts";
 
 /**
- * A file behind an address, of which only the parts that are read come over the network. The server has to answer requests for ranges.
+ * A file behind an address, of which only the parts that are read come over the network, through the proxies that the environment names. The server
+ * has to answer requests for ranges.
  *
  * @throws UserError if it cannot be reached, refuses, or does not give parts
  */
-export async function openUrl(address: string, fetched: typeof fetch = fetch): Promise<ByteSource> {
-  const fail = (expected: string, got: string): never => {
+export async function openUrl(whole: string, fetched: typeof fetch = fetchAnywhere): Promise<ByteSource> {
+  const { address, login } = splitLogin(whole);
+  const fail = (expected: string, got: string, check = "the address"): never => {
     throw new UserError(
-      `file: expected ${expected}, got ${got} at ${address}. Check the address, or download the file.`,
+      `file: expected ${expected}, got ${withoutPassword(got)} at ${address}. Check ${check}, or download the file.`,
     );
   };
   const part = async (offset: number, length: number) => {
     const range = `bytes=${offset}-${offset + length - 1}`;
-    const response = await fetched(address, { headers: { range } }).catch((error) => {
-      const { cause } = error as { cause?: { code?: unknown } };
-      return fail("an answer", String(cause?.code ?? messageOf(error)));
-    });
+    const response = await fetched(address, { headers: { range, ...(login ? { authorization: login } : {}) } }).catch(
+      (error) => {
+        if (error instanceof UserError) throw error;
+        return fail("an answer", reasonOf(error), `the address, ${proxyAdvice(address)}`);
+      },
+    );
     if (response.status !== 206) {
       await response.body?.cancel();
       return fail("a part of it (status 206)", `status ${response.status}`);

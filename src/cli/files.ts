@@ -44,7 +44,9 @@ export async function makeFolder(path: string): Promise<void> {
   const missing: string[] = [];
   for (let at = resolve(path); !(await makeOne(at)); at = dirname(at)) {
     missing.unshift(at);
+    // Another process may have made the parent in between.
     if (await isFolder(dirname(at))) {
+      if (await makeOne(at)) break;
       throw new UserError(`No folder can be made there (${at}). Choose another place.`);
     }
   }

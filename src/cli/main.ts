@@ -173,7 +173,7 @@ const pullHelp = `
 Of a model: config.json, tokenizer.json, tokenizer_config.json and the safetensors. Of SAEs: those of --layers and --sites. An interrupted download
 goes on where it stopped; lengths and hashes are checked.
 
-Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, as for Python's huggingface_hub.
+Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, as for Python's huggingface_hub; HTTPS_PROXY, NO_PROXY.
 
 Examples:
   sfc pull gpt2 gpt2-res-jb --layers 4-7
