@@ -7,6 +7,7 @@ export interface Onnxruntime {
     create(model: Uint8Array, options: InferenceSession.SessionOptions): Promise<InferenceSession>;
   };
   readonly Tensor: TensorConstructor;
+  readonly env: { logLevel?: "verbose" | "info" | "warning" | "error" | "fatal" };
 }
 
 /**

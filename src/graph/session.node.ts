@@ -32,10 +32,12 @@ export async function readsInPlace(device: Device = "cpu"): Promise<boolean> {
 export async function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
   const { ort, native } = await load();
   const { device = "cpu" } = options;
+  // A device that is missing is told in our words, not in the runtime's log.
+  if (native && device !== "cpu") ort.env.logLevel = "fatal";
   if (native) return openSession(ort, device, model, options, device === "cpu");
   if (device !== "cpu") {
     throw new UserError(
-      `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. Install onnxruntime-node, or use --device cpu.`,
+      `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. Install it with ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node, or use --device cpu.`,
     );
   }
   return openSession(ort, "wasm", model, options);
