@@ -1,6 +1,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { openFolder } from "#file";
 import { heldWeights } from "../capture/weights.ts";
+import { fitDictionary } from "../dictionaries/fit.ts";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import type { JumpReluWeights } from "../dictionaries/sae-lens.ts";
 import { messageOf } from "../errors.ts";
@@ -138,13 +139,14 @@ async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQualit
   const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
   const text = await openText(job.text, "held-out", tokenizer, model.vocabulary);
   const found = await openDictionaries(await openFolder(job.saes), job.sites);
+  const fitted = [...found.values()].map((dictionary) => fitDictionary(dictionary, model));
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();
   const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
   const { length, threads, tokens, lossTokens } = job;
   const options = { threads, lossTokens };
   try {
-    return await evaluateDictionaries(model, weights, [...found.values()], text, length, tokens, report, options);
+    return await evaluateDictionaries(model, weights, fitted, text, length, tokens, report, options);
   } finally {
     await closeDictionaries(found);
   }
