@@ -17,7 +17,7 @@ export class UsageError extends UserError {
 export class StoppedError extends Error {
   override name = "StoppedError";
 
-  constructor(message = "Stopped. The same command goes on where it stopped.") {
+  constructor(message = "Stopped. The same command resumes it.") {
     super(message);
   }
 }

@@ -286,7 +286,7 @@ describe.runIf(existsSync("/proc/self/stat"))("an interrupted comparison", () =>
     expect(firstDone(filesUnder(folder))).toBe(true);
     process.kill(-child.pid!, "SIGINT");
     expect(await ended).toBe(130);
-    expect(stderr.trimEnd().split("\n").at(-1)).toBe("Stopped. The same command goes on where it stopped.");
+    expect(stderr.trimEnd().split("\n").at(-1)).toBe("Stopped. The same command resumes it.");
     expect(childrenOf(child.pid!)).toEqual([]);
 
     expect(await readComparison(folder)).toMatchObject({ status: "running", accuracy: null, methods: [] });
@@ -301,7 +301,7 @@ describe.runIf(existsSync("/proc/self/stat"))("an interrupted comparison", () =>
     expect((await stat(result)).mtimeMs).toBe(made);
     const { code, stderr: told } = await again.ended;
     expect(code, told).toBe(0);
-    expect(told).toContain(`Going on with the interrupted comparison in ${folder}.`);
+    expect(told).toContain(`Resuming the interrupted comparison in ${folder}.`);
     expect(told).not.toContain("analytic passes");
     expect(told).toContain("analytic:1 passes");
     expect(await readComparison(folder)).toMatchObject({ status: "finished", methods: [{}, {}] });

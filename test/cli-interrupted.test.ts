@@ -42,7 +42,7 @@ it("Ctrl-C among the packs: exit 130, and the same command goes on from the pack
   const { folder, run } = await signalAmidst("SIGINT", tenPacks, flagsTo, join(home, "ctrl-c"));
   const { code, stdout, stderr } = await run.ended;
   expect({ code, stdout }).toEqual({ code: 130, stdout: "" });
-  expect(stderr.trimEnd().split("\n").at(-1)).toBe("Stopped. The same command goes on where it stopped.");
+  expect(stderr.trimEnd().split("\n").at(-1)).toBe("Stopped. The same command resumes it.");
   const left = filesUnder(folder);
   expect(left.filter((file) => /\.part$|\.lock/.test(file))).toEqual([]);
   expectError(await sfc("report", folder), 1, "interrupted", folder);
@@ -54,7 +54,7 @@ it("Ctrl-C among the packs: exit 130, and the same command goes on from the pack
   expect((await stat(pack)).mtimeMs).toBe(made);
   const ended = await second.ended;
   expect(ended.code).toBe(0);
-  expect(ended.stderr).toContain(`Going on with the interrupted run in ${folder}.`);
+  expect(ended.stderr).toContain(`Resuming the interrupted run in ${folder}.`);
   await expectSameRun(folder, undisturbed);
 });
 
@@ -102,7 +102,7 @@ it.each([
   const { folder } = await signalAmidst("SIGKILL", reached, streamed, join(home, `streamed killed ${way}`));
   // Without the flag it goes on as it began.
   const ended = await succeeds(flagsTo(folder));
-  expect(ended.stderr).not.toContain("starting anew");
+  expect(ended.stderr).not.toContain("starts over");
   expect((await manifestOf(folder)).estimate).toMatchObject({ weights: "streamed" });
   await expectSameRun(folder, whole);
 });

@@ -76,7 +76,7 @@ describe("sfc run --method", () => {
     const flags = (folder: string) => runFlags(pairs, folder, "--method", "analytic-ig");
     const firstSite = (files: string[]) => files.some((file) => /sums\.attn_out\.0/.test(file));
     const { folder } = await signalAmidst("SIGKILL", firstSite, flags, folderOf("killed"));
-    expect((await succeeds(flags(folder))).stderr).toContain("Going on with the interrupted run");
+    expect((await succeeds(flags(folder))).stderr).toContain("Resuming the interrupted run");
     await expectSameRun(folder, folderOf("analytic-ig"));
   });
 });

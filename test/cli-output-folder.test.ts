@@ -186,7 +186,7 @@ describe.skipIf(!canMount())("a disk (needs the right to mount)", () => {
     if (!mountSmall(disk, size)) throw new Error("cannot mount any more");
     try {
       for (let ended = await sfc(...flags); ended.code !== 0; ended = await sfc(...flags)) {
-        expectError(ended, 1, "room on the disk", "full", "goes on where it stopped", folder);
+        expectError(ended, 1, "room on the disk", "full", "resumes the work", folder);
         const files = filesUnder(folder);
         expect(files.filter((file) => /\.part$|\.lock/.test(file))).toEqual([]);
         expect(files.includes("run.json") ? (await manifestOf(folder)).status : "failed").not.toBe("finished");

@@ -372,7 +372,7 @@ describe("writing a file whole or not at all", () => {
     const file = join(home, "a.json");
     await symlink("/dev/full", `${file}.${process.pid}.part`);
     await expect(writeFileAtomic(file, "x")).rejects.toThrow(
-      `output file: expected room on the disk, got a full one (ENOSPC) at ${file}. Free some space, or choose another --output_dir; the same command goes on where it stopped.`,
+      `output file: expected room on the disk, got a full one (ENOSPC) at ${file}. Free some space, or choose another --output_dir; the same command resumes the work.`,
     );
     expect(await readdir(home)).toEqual([]);
   });

@@ -189,7 +189,7 @@ describe("sfc pull", () => {
       const ended = await pull.ended;
       if (signal === "SIGINT") {
         expect(ended).toMatchObject({ code: 130, stdout: "" });
-        expect(ended.stderr).toContain("Stopped. The same command goes on where it stopped.");
+        expect(ended.stderr).toContain("Stopped. The same command resumes it.");
       }
       const { stderr } = await succeeds(["pull", "tiny/llama"]);
       expect(stderr).toContain("(20 kB are there from before)");
@@ -221,7 +221,7 @@ describe("sfc pull", () => {
       const part = join(disk, "hub/models--tiny--llama/blobs", partOf("model.safetensors"));
       expect(await until(disk, pull, () => sizeOf(part) >= 10_000)).toBe(true);
       await writeFile(join(disk, "filler"), Buffer.alloc(600 * 1024)).catch(() => {});
-      expectError(await pull.ended, 1, "room on the disk, got a full one (ENOSPC)", "HF_HUB_CACHE", "goes on where");
+      expectError(await pull.ended, 1, "room on the disk, got a full one (ENOSPC)", "HF_HUB_CACHE", "resumes");
       await rm(join(disk, "filler"));
       await succeeds(["pull", "tiny/llama"], at);
       expect(hub.downloads.at(-1)!.range).toMatch(/^bytes=[1-9]\d*-$/);

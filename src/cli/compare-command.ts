@@ -16,6 +16,7 @@ import {
   wholeNumber,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
+import { print, printJson } from "./terminal.ts";
 
 interface Flags extends SettingFlags {
   readonly methods: string;
@@ -103,7 +104,8 @@ export function addCompareCommand(program: Command): void {
       const folder = flags.output_dir ?? compareFolder(options);
       const request = { command: "compare", options, folder, force: flags.force === true };
       const { text, comparison } = await runJob("compare", request, { quiet: flags.quiet });
-      console.log(flags.json ? JSON.stringify(comparison, null, 2) : text);
+      if (flags.json) printJson(comparison);
+      else print(text);
     });
 }
 

@@ -15,7 +15,9 @@ export function comparisonText(folder: string, comparison: Comparison, { again =
   const right = accuracy === null ? "–" : (100 * accuracy).toFixed(1);
   const sections = [
     ...(again ? [[`${folder} holds the finished comparison with these options.`]] : []),
-    [`${pairs} pairs, accuracy ${right} %; ${dictionaries.sites.length} sites, ${dictionaries.features} features.`],
+    [
+      `${pairs} ${pairs === 1 ? "pair" : "pairs"}, accuracy ${right} %; ${dictionaries.sites.length} sites, ${dictionaries.features} features.`,
+    ],
     methodLines(comparison),
     agreement.length > 0 ? agreementLines(agreement) : [],
     exactness.length > 0 ? exactnessLines(exactness) : [],

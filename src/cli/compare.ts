@@ -243,7 +243,7 @@ interface WorkSetting {
 
 async function work(setting: WorkSetting): Promise<Comparison> {
   const { request, specs, folder, inputs, files, template, reporter } = setting;
-  if (folder.state === "resume") reporter.line(`Going on with the interrupted comparison in ${folder.path}.`);
+  if (folder.state === "resume") reporter.line(`Resuming the interrupted comparison in ${folder.path}.`);
   const unfinished: Comparison = {
     ...inputs,
     status: "running",
@@ -327,7 +327,7 @@ async function partialFor({ folder, inputs: { versions, sha256 }, reporter }: Wo
     const others = (await readdir(folder.partial)).filter((other) => other !== name);
     if (others.length > 0) {
       reporter.line(
-        "The model, the SAEs, the pairs or this program have changed since the interruption: starting anew.",
+        "The model, the SAEs, the pairs or this program changed since the interruption, so the comparison starts over.",
       );
     }
     for (const other of others) await rm(join(folder.partial, other), { recursive: true, force: true });

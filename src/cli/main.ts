@@ -22,6 +22,7 @@ import {
 } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { type JobOptions, packageRoot } from "./setting.ts";
+import { errorLine, print, printError, printJson } from "./terminal.ts";
 import { addTrainCommands } from "./train.ts";
 
 const version = (JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8")) as { version: string }).version;
@@ -44,13 +45,16 @@ function program(): Command {
       "the run's folder (default: outputs/<model>-<task or file>-<seed>, then options that are not the default)",
     )
     .option("--force", "replace a run with other options in that folder")
+    .option("--json", "print JSON: the strongest features, accuracy, checks, and where the files are")
     .option("--quiet", "no progress")
     .action(async (flags: Flags) => {
       const options = jobOptions(flags);
       const folder = flags.output_dir ?? runFolder(options);
       const force = flags.force === true;
-      const { text, passed } = await runJob("run", { command: "run", options, folder, force }, { quiet: flags.quiet });
-      console.log(text);
+      const request = { command: "run", options, folder, force };
+      const { text, json, passed } = await runJob("run", request, { quiet: flags.quiet });
+      if (flags.json) printJson(json);
+      else print(text);
       if (!passed) process.exitCode = 1;
     });
 
@@ -59,11 +63,12 @@ function program(): Command {
     .description("memory, disk and time of a run, told before any weights are read; takes the flags of run");
   jobFlags(estimate)
     .option("--json", "print JSON")
-    .action(async (flags: Flags & { json?: boolean }) => {
-      const result = await runJob("estimate", { options: jobOptions(flags) });
-      if (flags.json) return console.log(JSON.stringify(result, null, 2));
+    .option("--quiet", "no progress")
+    .action(async (flags: Flags) => {
+      const result = await runJob("estimate", { options: jobOptions(flags) }, { quiet: flags.quiet });
+      if (flags.json) return printJson(result);
       const { estimateText } = await import("./estimate.ts");
-      console.log(estimateText(result));
+      print(estimateText(result));
     });
 
   const pairs = sfc
@@ -74,13 +79,14 @@ function program(): Command {
     .option("--output <file>", "write the pairs that can be used to this file, as JSON lines")
     .option("--json", "print JSON, with every pair that cannot be used")
     .option("--quiet", "no progress")
-    .action(async (flags: Flags & { json?: boolean }) => {
+    .action(async (flags: Flags) => {
       // What needs a patch prompt is asked when the pairs are used.
       const options = settingOf(flags, { patchless: true });
       const request = { options, output: flags.output ?? null, all: flags.json === true };
       const result = await runJob("pairs", request, { quiet: flags.quiet });
-      const { pairsJson, pairsText } = await import("./pairs.ts");
-      console.log(flags.json ? pairsJson(result) : pairsText(result));
+      const { pairsText } = await import("./pairs.ts");
+      if (flags.json) printJson(result);
+      else print(pairsText(result));
     });
 
   sfc
@@ -90,7 +96,7 @@ function program(): Command {
     .action(async (folder: string) => {
       // What loads the database is loaded only where it is used: a third of a second that --help need not take.
       const { rewriteReport } = await import("./report.ts");
-      console.log(`Report: ${await rewriteReport(folder)}`);
+      print(`Report: ${await rewriteReport(folder)}`);
     });
 
   sfc
@@ -100,7 +106,8 @@ function program(): Command {
     .action(async (flags: { json?: boolean }) => {
       const { knownModels, knownModelsText } = await import("./models.ts");
       const known = await knownModels();
-      console.log(flags.json ? JSON.stringify(known, null, 2) : knownModelsText(known));
+      if (flags.json) printJson(known);
+      else print(knownModelsText(known));
     });
 
   sfc
@@ -122,7 +129,7 @@ function program(): Command {
         revision: flags.revision ?? null,
         dry_run: flags.dry_run === true,
       };
-      console.log(await runJob("pull", request, { quiet: flags.quiet }));
+      print(await runJob("pull", request, { quiet: flags.quiet }));
     });
 
   const bench = sfc
@@ -134,17 +141,18 @@ function program(): Command {
     .option("--pairs <file>", "time this file of pairs too, its words taken as tokens")
     .option("--seed <n>", "seed of the pairs", wholeNumberFrom0, 1)
     .option("--json", "print JSON")
-    .action(async (flags: Flags & { json?: boolean }) => {
+    .option("--quiet", "no progress")
+    .action(async (flags: Flags) => {
       const request = {
         model_name: flags.model_name,
         ...(flags.allow_config_field && { allow_config_field: flags.allow_config_field }),
         pairs: flags.pairs ?? null,
         seed: flags.seed,
       };
-      const result = await runJob("bench", request);
-      if (flags.json) return console.log(JSON.stringify(result, null, 2));
+      const result = await runJob("bench", request, { quiet: flags.quiet });
+      if (flags.json) return printJson(result);
       const { benchText } = await import("./bench.ts");
-      console.log(benchText(result));
+      print(benchText(result));
     });
 
   addCompareCommand(sfc);
@@ -164,6 +172,7 @@ interface Flags extends SettingFlags {
   readonly output_dir?: string;
   readonly output?: string;
   readonly force?: boolean;
+  readonly json?: boolean;
   readonly quiet?: boolean;
   readonly revision?: string;
   readonly dry_run?: boolean;
@@ -252,13 +261,8 @@ function jobOptions(flags: Flags): JobOptions {
 
 /** Commander's words for a command line that it cannot understand, in the form of the other errors. */
 function usageProblem(text: string): string {
-  const problem = oneLine(text.replace(/^error: /, "")).replace(/\.$/, "");
+  const problem = errorLine(text.replace(/^error: /, "")).replace(/\.$/, "");
   return `sfc: ${problem}. See sfc --help, or sfc <command> --help for its flags.\n`;
-}
-
-/** A message that may quote what is in a broken file, without its line breaks and other control characters. */
-function oneLine(text: string): string {
-  return text.trim().replace(/\s*\p{Cc}+\s*/gu, " ");
 }
 
 /** --num-examples → --num_examples, so that both spellings of the flags work. */
@@ -274,7 +278,7 @@ function underscored(argv: readonly string[]): string[] {
 // Whoever reads our output may stop reading, as head does.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") {
-    console.error(`sfc: Cannot write to standard output (${error.code}). Free some space, or send it elsewhere.`);
+    printError(`sfc: Cannot write to standard output (${error.code}). Free some space, or send it elsewhere.`);
     process.exitCode = 1;
   }
   process.exit();
@@ -288,12 +292,12 @@ try {
   const error = systemProblem(thrown);
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
   else {
-    if (error instanceof StoppedError) console.error(error.message);
-    else if (error instanceof UserError) console.error(`sfc: ${oneLine(error.message)}`);
+    if (error instanceof StoppedError) printError(error.message);
+    else if (error instanceof UserError) printError(`sfc: ${errorLine(error.message)}`);
     else {
-      console.error(`sfc: ${messageOf(error)}`);
-      console.error(error instanceof Error ? error.stack : "");
-      console.error("This is a fault of sfc itself. Please report it with the command and these lines.");
+      printError(`sfc: ${errorLine(messageOf(error))}`);
+      if (error instanceof Error && error.stack) printError(error.stack);
+      printError("This is a bug in sfc. Please report it with the command and this trace.");
     }
     process.exitCode = error instanceof UsageError ? 2 : error instanceof StoppedError ? 130 : 1;
   }

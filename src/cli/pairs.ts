@@ -142,14 +142,6 @@ function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): Rej
   };
 }
 
-/** A result as JSON that a terminal may show: control characters above ASCII, which JSON lets pass, as escapes. */
-export function pairsJson(result: PairsResult): string {
-  return JSON.stringify(result, null, 2).replace(
-    /[\u007f-\u009f\u2028\u2029]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
-}
-
 /** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
 export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {
   const lines = table([

@@ -1,3 +1,6 @@
+import { visible } from "../prompts/excerpt.ts";
+import { forTerminal } from "./terminal.ts";
+
 /** Where a phase of long work stands. */
 export interface PhaseState {
   readonly phase: string;
@@ -88,7 +91,13 @@ export class Progress {
   begin(phase: string, total: number): void {
     this.end();
     const began = this.#now();
-    this.#current = { phase, done: 0, total, began, shown: this.#bar ? Number.NEGATIVE_INFINITY : began };
+    this.#current = {
+      phase: visible(phase),
+      done: 0,
+      total,
+      began,
+      shown: this.#bar ? Number.NEGATIVE_INFINITY : began,
+    };
     this.#show();
   }
 
@@ -128,7 +137,7 @@ export class Progress {
   line(text: string): void {
     if (this.#quiet) return;
     this.#erase();
-    this.#stream.write(`${text}\n`);
+    this.#stream.write(`${forTerminal(text)}\n`);
     if (this.#current && this.#bar) this.#draw();
   }
 

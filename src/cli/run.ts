@@ -32,7 +32,7 @@ import { openPairs, type PairSource, usablePairs } from "./prompt-pairs.ts";
 import { reportTemplate, writeReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
 import { dictionaryWarnings, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
-import { summaryText } from "./summary.ts";
+import { type RunSummary, summaryJson, summaryText } from "./summary.ts";
 import { countPairs, nodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
 import { versions } from "./versions.ts";
@@ -48,6 +48,8 @@ export interface RunRequest {
 /** What is left to say after a run. */
 export interface RunOutcome {
   readonly text: string;
+  /** The same for programs. */
+  readonly json: RunSummary;
   /** Whether every check passed. */
   readonly passed: boolean;
 }
@@ -105,6 +107,7 @@ async function analyse(
   const folder = await openRunFolder(path, recorded, force);
   const outcome = async (manifest: Manifest, again: boolean): Promise<RunOutcome> => ({
     text: await summaryText(path, manifest, { again }),
+    json: await summaryJson(path, manifest, { again }),
     passed: manifest.checks.every((c) => c.passed),
   });
   if (folder.state === "finished") {
@@ -116,7 +119,7 @@ async function analyse(
   const manifest = folder.manifest ?? startManifest(start, new Date());
   const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
-    if (folder.state === "resume") reporter.line(`Going on with the interrupted run in ${path}.`);
+    if (folder.state === "resume") reporter.line(`Resuming the interrupted run in ${path}.`);
     const about = dictionaryWarnings(dictionaries, checked.kept, opened);
     for (const warning of [...opened.warnings, ...checked.warnings, ...about]) job.warn(warning);
     await job.work(checked.kept);
@@ -312,7 +315,7 @@ class Job {
       const others = (await readdir(this.#folder.partial)).filter((other) => other !== name);
       if (others.length > 0) {
         this.#reporter.line(
-          "The model, the SAEs, the pairs, --weights or this program have changed since the interruption: starting anew.",
+          "The model, the SAEs, the pairs, --weights or this program changed since the interruption, so the run starts over.",
         );
         this.manifest.checks = [];
         // The one result that not every run has, so that nothing need replace it.

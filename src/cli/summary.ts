@@ -2,12 +2,61 @@ import { join } from "node:path";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
 import { readJsonFile } from "./files.ts";
-import type { Manifest } from "./manifest.ts";
+import { type Manifest, manifestFile } from "./manifest.ts";
 import { duration } from "./progress.ts";
 import { reportFile } from "./report.ts";
 
 /** Features named per site. */
 const named = 3;
+
+/** What a run found, for programs (`sfc run --json`): what matters of `run.json` and `ranking.json`, and where the files are. */
+export interface RunSummary
+  extends Pick<
+    Manifest,
+    "options" | "versions" | "model" | "counts" | "accuracy" | "checks" | "warnings" | "seconds" | "peak_rss_bytes"
+  > {
+  readonly folder: string;
+  /** Whether the run had been finished before and nothing was computed. */
+  readonly again: boolean;
+  /** Whether every check passed. */
+  readonly passed: boolean;
+  /** Without the layers' sums: the strongest features of every site and split, `options.top` of them. */
+  readonly ranking: Omit<Ranking, "layers">;
+  /** Paths by what they hold. */
+  readonly files: Readonly<
+    Record<"manifest" | "pairs" | "nodes" | "effects" | "features" | "ranking" | "report", string>
+  >;
+}
+
+/** @param again whether the run had been finished before and nothing was computed */
+export async function summaryJson(folder: string, manifest: Manifest, { again = false } = {}): Promise<RunSummary> {
+  const { layers: _, ...ranking } = rankingSchema.parse(await readJsonFile(join(folder, "ranking.json")));
+  const { options, versions, model, counts, accuracy, checks, warnings, seconds, peak_rss_bytes } = manifest;
+  return {
+    folder,
+    again,
+    passed: checks.every((check) => check.passed),
+    options,
+    versions,
+    model,
+    counts,
+    accuracy,
+    checks,
+    warnings,
+    seconds,
+    peak_rss_bytes,
+    ranking,
+    files: {
+      manifest: join(folder, manifestFile),
+      pairs: join(folder, "pairs.jsonl"),
+      nodes: join(folder, "nodes.parquet"),
+      effects: join(folder, "effects.parquet"),
+      features: join(folder, "features.parquet"),
+      ranking: join(folder, "ranking.json"),
+      report: join(folder, reportFile),
+    },
+  };
+}
 
 /**
  * What a run found, as text for a terminal: accuracy, the top features per layer, the checks and the report's path.
@@ -24,7 +73,7 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
   const lines = [
     ...(again ? [`${folder} holds the finished run with these options.`, ""] : []),
     ...(options.method === "analytic" || options.method === undefined ? [] : [`Method: ${options.method}.`, ""]),
-    `${counts.pairs} pairs, accuracy ${pairs > 0 ? ((100 * correct) / pairs).toFixed(1) : "–"} %; ${nodes} forest nodes for ${counts.tokens} tokens; ${counts.rows} effects; ${duration(total)}.`,
+    `${counts.pairs} ${counts.pairs === 1 ? "pair" : "pairs"}, accuracy ${pairs > 0 ? ((100 * correct) / pairs).toFixed(1) : "–"} %; ${nodes} forest nodes for ${counts.tokens} tokens; ${counts.rows} effects; ${duration(total)}.`,
     "",
     ...topLines(ranking),
     "",
@@ -87,7 +136,7 @@ function readingLines(ranking: Ranking, { options, estimate }: Manifest): string
         ? ["No feature was patched exactly: that needs the weights in memory (--weights held)."]
         : []
       : [
-          `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} pairs. ${missLine(ranking)}`,
+          `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} ${exact.of === 1 ? "pair" : "pairs"}. ${missLine(ranking)}`,
         ]),
   ];
 }

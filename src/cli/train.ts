@@ -8,6 +8,7 @@ import { modelFlag } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
+import { print } from "./terminal.ts";
 import { evaluateModel, trainModel } from "./train-lm.ts";
 import { evaluateSaes, trainSaes } from "./train-sae.ts";
 import { readText } from "./train-text.ts";
@@ -155,10 +156,6 @@ interface SaeFlags {
   readonly json: boolean;
   readonly tokens: number;
   readonly loss_tokens: number;
-}
-
-function print(line: string): void {
-  process.stdout.write(`${line}\n`);
 }
 
 /** Runs work that Ctrl-C stops in an orderly way. */
