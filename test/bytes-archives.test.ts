@@ -282,6 +282,11 @@ describe("a torch file", () => {
       twice(40),
       /expected dicts that hold one another once, got a\.a.* twice/,
     ],
+    [
+      "dicts in dicts in dicts, 10,000 of them",
+      `${`}(${op.text("a")}`.repeat(10_000)}}${"u".repeat(10_000)}`,
+      /^pickle: expected dicts nested at most 100 deep, got deeper ones/,
+    ],
     ["an old protocol", "\x80\x05", /^pickle protocol: expected 2, got 5/],
   ])("with %s is refused", async (_, pickle, message) => {
     expect(await refusal(openPickle(pickle))).toMatch(message);

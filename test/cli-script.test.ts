@@ -83,7 +83,8 @@ describe("./run_full_analysis.sh", () => {
   });
 
   it("without the files says which they are, where to put them, and what to type then", async () => {
-    const { code, stderr } = await runFull(1, "");
+    const missing = `[ "$1" = estimate ] && { echo "sfc: hub file config.json: expected one in the cache" >&2; exit 1; }`;
+    const { code, stderr } = await runFull(1, missing);
     expect(code).toBe(1);
     for (const { path } of saePreset("gemma-scope-2b-pt-res-16k")!.saes)
       expect(stderr.match(new RegExp(`\\b${path}\\b`, "g"))).toHaveLength(1);
@@ -98,7 +99,13 @@ describe("./run_full_analysis.sh", () => {
     }
   });
 
-  it("says nothing of files for a wrong flag, Ctrl-C, or a run that has begun", async () => {
+  it("says nothing of files for a wrong flag, Ctrl-C, a run that has begun, or an error that is no missing file", async () => {
+    expect(
+      await runFull(1, `[ "$1" = estimate ] && { echo "sfc: /data/hub/pairs.json: expected pairs" >&2; exit 1; }`),
+    ).toMatchObject({
+      code: 1,
+      stderr: "sfc: why\n",
+    });
     for (const code of [2, 130]) expect(await runFull(code, "")).toMatchObject({ code, stderr: "sfc: why\n" });
     const begun = await runFull(
       1,

@@ -43,6 +43,9 @@ export function subfolder(folder: Folder, path: string): Folder {
   };
 }
 
+/** No larger text fits a string of V8. */
+const largestJson = 2 ** 29 - 24;
+
 /**
  * The JSON object in a file of a folder, or undefined if there is no such file.
  *
@@ -52,6 +55,7 @@ export async function readJson(folder: Folder, path: string): Promise<Record<str
   const source = await folder.open(path);
   if (!source) return undefined;
   try {
+    if (source.size > largestJson) throw new Error(`it has ${source.size} bytes`);
     const text = new TextDecoder().decode(await source.read(0, source.size));
     const value: unknown = JSON.parse(text);
     if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("it is not an object");

@@ -145,6 +145,9 @@ function isCounts(value: unknown): value is readonly number[] {
   return Array.isArray(value) && value.every(isCount);
 }
 
+/** State dicts nest a few levels; thousands would end the stack that walks them. */
+const deepest = 100;
+
 function collect(
   value: Pickled,
   name: string,
@@ -152,14 +155,16 @@ function collect(
   tensors: Map<string, TensorRecord>,
   values: Map<string, TorchValue>,
   fail: Fail,
+  depth = 0,
 ): void {
   if (value instanceof TensorRecord) tensors.set(name, value);
   else if (value instanceof Map) {
     // Dicts that hold one another could have more paths through them than can be walked.
     if (seen.has(value)) fail("pickle", "dicts that hold one another once", `${name || "the outer one"} twice`);
     seen.add(value);
+    if (depth > deepest) fail("pickle", `dicts nested at most ${deepest} deep`, "deeper ones", "Save the state dict.");
     for (const [key, inner] of value) {
-      collect(inner, name === "" ? `${key}` : `${name}.${key}`, seen, tensors, values, fail);
+      collect(inner, name === "" ? `${key}` : `${name}.${key}`, seen, tensors, values, fail, depth + 1);
     }
   } else if (name === "") fail("torch file", "a dict of tensors", "another value", "Save the state dict.");
   else values.set(name, value === null || typeof value !== "object" ? value : undefined);
