@@ -1,7 +1,7 @@
 import { readdir, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { z } from "zod";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, UsageError, UserError } from "../errors.ts";
 import { makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
 import { tryLock } from "./lock.ts";
 import { type Manifest, manifestFile, manifestSchema, type RunOptions, writeManifest } from "./manifest.ts";
@@ -122,7 +122,7 @@ export async function openWorkFolder<M extends FolderManifest>(
   options: Options,
   force: boolean,
 ): Promise<OpenFolder<M> | FinishedFolder<M>> {
-  if (path === "") throw new UserError("--output_dir: expected a folder, got an empty name. Name one.");
+  if (path === "") throw new UsageError("--output_dir: expected a folder, got an empty name. Name one.");
   const before = await inspectFolder(kind, path);
   refuse(kind, path, before, options, force);
   if (before.state === "complete" && !force) {

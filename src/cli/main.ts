@@ -6,6 +6,7 @@ import { scores } from "../circuit/ranking.ts";
 import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { addCompareCommand } from "./compare-command.ts";
+import { addCompletionCommand } from "./completion.ts";
 import { runFolder } from "./default-folder.ts";
 import { systemProblem } from "./files.ts";
 import {
@@ -21,6 +22,7 @@ import {
   wholeNumberFrom0,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
+import { modelPresets, saePresets } from "./presets.ts";
 import { type JobOptions, packageRoot } from "./setting.ts";
 import { errorLine, print, printError, printJson } from "./terminal.ts";
 import { addTrainCommands } from "./train.ts";
@@ -157,6 +159,14 @@ function program(): Command {
 
   addCompareCommand(sfc);
   addTrainCommands(sfc);
+  addCompletionCommand(
+    sfc,
+    new Map([
+      ["--model_name", modelPresets.map(({ name }) => name)],
+      ["--sae_source", ["dummy", ...saePresets.map(({ name }) => name)]],
+      ["--task", ["agreement", "determiner", "pronoun"]],
+    ]),
+  );
   return sfc;
 }
 

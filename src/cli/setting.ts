@@ -270,7 +270,9 @@ export function parseLayers(text: string, layers: number): ReadonlySet<number> {
       throw new UsageError(`--layers: expected blocks like 0-3,5, got "${text}". Blocks are counted from 0.`);
     }
     if (to >= layers) {
-      throw new UserError(`--layers: expected blocks 0 to ${layers - 1}, got ${to}. This model has ${layers} of them.`);
+      throw new UsageError(
+        `--layers: expected blocks 0 to ${layers - 1}, got ${to}. This model has ${layers} of them.`,
+      );
     }
     for (let layer = from; layer <= to; layer++) chosen.add(layer);
   }

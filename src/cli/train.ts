@@ -1,6 +1,6 @@
 import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import { UsageError, UserError } from "../errors.ts";
+import { UsageError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
@@ -94,7 +94,7 @@ export function addTrainCommands(program: Command): void {
       await checkpoint.close();
       for (const file of files) inputs.watch(file);
       if (o.length < 2 || o.length > model.maxLength) {
-        throw new UserError(
+        throw new UsageError(
           `--length: expected 2 to ${model.maxLength} tokens, got ${o.length} in ${folder}. The model reads no longer rows.`,
         );
       }

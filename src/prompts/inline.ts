@@ -1,4 +1,4 @@
-import { UserError } from "../errors.ts";
+import { UsageError } from "../errors.ts";
 import { excerpt } from "./excerpt.ts";
 import type { PromptPair } from "./pairs.ts";
 import { unnamedCase } from "./read-pairs.ts";
@@ -26,7 +26,7 @@ export function inlinePair(
 ): { readonly pair: PromptPair; readonly notes: readonly string[] } {
   const typed = answers.split(",");
   if (typed.length !== 2 || typed.some((answer) => answer.trim() === "")) {
-    throw new UserError(
+    throw new UsageError(
       `--answers: expected the clean and the patch answer with a comma between them, as " is, are", got "${excerpt(answers, 60)}". Write both; answers with a comma of their own need a file (--pairs).`,
     );
   }
