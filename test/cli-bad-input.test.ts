@@ -193,7 +193,7 @@ it("a program without its report page says so before it computes", async () => {
 
 describe("flags that cannot be understood", () => {
   const cases: [flags: string[], code: 1 | 2, parts: string[]][] = [
-    [["--layers", "2"], 1, ["--layers", "0 to 1", "got 2"]],
+    [["--layers", "2"], 2, ["--layers", "0 to 1", "got 2"]],
     [["--layers", "x"], 2, ["--layers", '"x"']],
     [["--layers", "3-1"], 2, ["--layers", '"3-1"']],
     [["--layers", ""], 2, ["--layers"]],

@@ -341,7 +341,7 @@ describe("what cannot be compared", () => {
     [["--steps", "0"], 2, ["--steps"]],
     [["--rule", "right"], 2, ["--rule", "midpoint"]],
     [["--top", "none"], 2, ["--top"]],
-    [["--layers", "7"], 1, ["--layers", "0 to 1"]],
+    [["--layers", "7"], 2, ["--layers", "0 to 1"]],
     [["--pairs", "nowhere.jsonl"], 1, ["--pairs", "nowhere.jsonl"]],
   ])("%j", async (flags, code, parts) => {
     expectError(await sfc(...small(output(), ...flags)), code, ...parts);
