@@ -1,14 +1,18 @@
 // The features of one SAE that carry subject-verb agreement in the embedded model, strongest first.
+import { fileURLToPath } from "node:url";
 import * as sfc from "analytic-sfc";
 
-const folder = await sfc.openFolder(process.argv[2] ?? "models/demo");
+const demo = new URL("models/demo", import.meta.resolve("analytic-sfc/package.json"));
+const folder = await sfc.openFolder(process.argv[2] ?? fileURLToPath(demo));
 const { model, checkpoint } = await sfc.fittedModel(await sfc.openCheckpoint(folder));
 const weights = await sfc.heldWeights(model, checkpoint);
 const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
 const saes = await sfc.openDictionaries(sfc.subfolder(folder, "saes"), ["resid_post.3"]);
 
-const options = { lexicon: sfc.demoLexicon, seed: 1, perCase: 20, split: "train", cases: ["nounpp_plural"] };
-const { kept } = sfc.tokenizePairs(sfc.agreementPairs(options), tokenizer);
+const { kept } = sfc.tokenizePairs(
+  sfc.agreementPairs({ lexicon: sfc.demoLexicon, seed: 1, perCase: 20, split: "train", cases: ["nounpp_plural"] }),
+  tokenizer,
+);
 const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "changed" });
 const captured = await sfc.capture(model, weights, plan, { sites: [...saes.keys()] });
 

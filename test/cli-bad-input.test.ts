@@ -113,6 +113,11 @@ describe("a model that cannot be used", () => {
     expectError(await run("--model_name", folder), 1, "config.json", folder);
   });
 
+  it("but the pairs of sfc bench are read before a model", async () => {
+    const ended = await sfc("bench", "--model_name", "no-such-model", "--pairs", join(home, "nope.jsonl"));
+    expectError(ended, 1, "--pairs", "nope.jsonl");
+  });
+
   it("also for sfc pairs", async () => {
     const ended = await sfc("pairs", "--model_name", "no-such-model", "--output", join(home, "out.jsonl"));
     expectError(ended, 1, '"no-such-model"');
@@ -241,6 +246,17 @@ describe("--help", () => {
     const { code, stdout, stderr } = await sfc(...words, "--help");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(stdout).toContain(`Usage: ${["sfc", ...words].join(" ")}`);
+    const prose = stdout.split("\n").filter((line) => !line.startsWith("  "));
+    expect(prose.filter((line) => line.length > 80)).toEqual([]);
+  });
+
+  it.each([
+    [["rnu"], "sfc --help"],
+    [["run", "--taks", "pronoun"], "sfc run --help"],
+    [["train", "lm"], "sfc train lm --help"],
+    [["pull"], "sfc pull --help"],
+  ])("is what the error of sfc %j leads to", async (args, help) => {
+    expectError(await sfc(...args), 2, `See ${help}.`);
   });
 
   it("says what float64 costs", async () => {

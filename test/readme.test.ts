@@ -1,6 +1,7 @@
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 
@@ -11,13 +12,20 @@ describe("the README", () => {
   it("shows the library example that runs, and it finds features with effects", async () => {
     const example = await readFile(`${root}examples/strongest-features.mjs`, "utf8");
     expect(readme).toContain(example.trim());
-    const { stdout } = await promisify(execFile)("node", ["examples/strongest-features.mjs"], { cwd: root });
+    const { stdout } = await promisify(execFile)("node", [`${root}examples/strongest-features.mjs`], { cwd: tmpdir() });
     const lines = stdout.trim().split("\n");
     expect(lines.length).toBe(5);
     const effects = lines.map((line) => Number(/^resid_post\.3\/\d+\t(-?\d+\.\d+) logits$/.exec(line)?.[1]));
     expect(effects.every((effect) => Number.isFinite(effect))).toBe(true);
     expect(Math.abs(effects[0]!)).toBeGreaterThanOrEqual(Math.abs(effects[4]!));
     expect(Math.abs(effects[0]!)).toBeGreaterThan(0.05);
+  });
+
+  it("shows a library example that TypeScript accepts", async () => {
+    const flags = ["--noEmit", "--ignoreConfig", "--checkJs", "--strict", "--module", "nodenext", "--target", "es2023"];
+    const tsc = ["node_modules/typescript/bin/tsc", ...flags, "--types", "node", "examples/strongest-features.mjs"];
+    const { stdout } = await promisify(execFile)("node", tsc, { cwd: root }).catch((error) => error);
+    expect(stdout).toBe("");
   });
 
   it("names only files and folders that exist", () => {

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { Progress } from "../src/cli/progress.ts";
-import { errorLine, forTerminal } from "../src/cli/terminal.ts";
+import { errorLine, forTerminal, reflowed, wrapped } from "../src/cli/terminal.ts";
 import { expectError, llama, sfc, succeeds } from "./cli-harness.ts";
 
 const home = await mkdtemp(join(tmpdir(), "sfc-terminal-"));
@@ -33,6 +33,14 @@ describe("what reaches a terminal", () => {
     expect(line).toMatch(/^model: expected \[0m x+…x+\. Check the path\.$/);
     expect(line.length).toBeLessThanOrEqual(401);
     expect(errorLine("short. Do this.")).toBe("short. Do this.");
+  });
+
+  it("breaks prose between words, hangs labels out, and leaves tables and examples alone", () => {
+    expect(wrapped("one two three\nfour", 9)).toBe("one two\nthree\nfour");
+    expect(wrapped("warning  one two three", 17)).toBe("warning  one two\n         three");
+    const kept = "site  sum  top features\n  sfc run --task pronoun\n12345678901234567890";
+    expect(wrapped(kept, 12)).toBe(kept);
+    expect(reflowed("one\ntwo\nthree\n\n  a  b\nfour", 9)).toBe("one two\nthree\n\n  a  b\nfour");
   });
 
   it("is no long or coloured name, of a file or of a command", async () => {

@@ -71,11 +71,13 @@ const repeats = 15;
 
 /** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
 export async function bench(request: BenchRequest, reporter: Reporter): Promise<BenchResult> {
+  // A wrong path ends it now, not after minutes of measuring.
+  const extra = request.pairs === null ? null : await pairsOf(request.pairs, request.seed);
   reporter.begin("machine", 1);
   const opened = await openModel(request.model_name, reporter, undefined, request.allow_config_field);
   try {
     for (const warning of opened.warnings) reporter.line(warning);
-    const result = await measure(request, opened, reporter);
+    const result = await measure(request, extra, opened, reporter);
     reporter.end();
     return result;
   } finally {
@@ -85,11 +87,12 @@ export async function bench(request: BenchRequest, reporter: Reporter): Promise<
 
 async function measure(
   { model_name, pairs, seed }: BenchRequest,
+  extra: readonly PromptPair[] | null,
   opened: OpenModel,
   reporter: Reporter,
 ): Promise<BenchResult> {
   const { model, checkpoint } = opened;
-  const peak = await gemmPeak(seed);
+  const peak = await gemmPeak(seed, reporter);
   reporter.begin("model", 1);
   const chosen = { ...noPairs, task: generatedTask, seed };
   const { kept } = usablePairs(await openPairs(chosen), opened, chosen, reporter);
@@ -98,7 +101,7 @@ async function measure(
   ).flat();
   const plan = planCapture(prefixForest(kept), { wanted: "changed" });
   if (parameterCount(model) > mostHeld) {
-    const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed), peak, reporter);
+    const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed, reporter), peak, reporter);
     return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
   }
   const weights = await heldWeights(model, checkpoint);
@@ -106,11 +109,11 @@ async function measure(
   const full = plan.packs.find((p) => p.kind === "backward")!;
   const own = await ownShapes(model, full.node.length, seed);
   const forwardFloor = floorFlops(model, full);
-  const [ownSeconds, ...passSeconds] = await inTurn(repeats, [
-    own.run,
-    () => passes.run({ ...full, kind: "forward" }),
-    () => passes.run(full),
-  ]);
+  const [ownSeconds, ...passSeconds] = await inTurn(
+    repeats,
+    [own.run, () => passes.run({ ...full, kind: "forward" }), () => passes.run(full)],
+    reporter,
+  );
   await own.release();
   const ownRate = own.flops / ownSeconds! / 1e9;
   const nodes = full.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
@@ -123,13 +126,11 @@ async function measure(
   });
   await passes.release();
   const sets: [string, readonly TokenPair[]][] = [["default pairs", kept]];
-  if (pairs !== null)
-    sets.push([pairs.split("/").at(-1)!, wordsAsTokens(await pairsOf(pairs, seed), model.vocabulary)]);
+  if (pairs !== null && extra !== null) sets.push([pairs.split("/").at(-1)!, wordsAsTokens(extra, model.vocabulary)]);
   reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
-    if (reporter.stopped()) throw new StoppedError("Stopped.");
-    forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites })));
+    forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites }), reporter));
     reporter.set(forest.length);
   }
   return {
@@ -155,9 +156,9 @@ async function described(model: string): Promise<Pick<BenchResult, "machine" | "
 
 const peakRss = () => process.resourceUsage().maxRSS * 1024;
 
-async function ownShapesRate(model: Model, plan: Plan, seed: number): Promise<number> {
+async function ownShapesRate(model: Model, plan: Plan, seed: number, reporter: Reporter): Promise<number> {
   const own = await ownShapes(model, plan.packs[0]!.node.length, seed);
-  const [seconds] = await inTurn(5, [own.run]);
+  const [seconds] = await inTurn(5, [own.run], reporter);
   await own.release();
   return own.flops / seconds! / 1e9;
 }
@@ -189,7 +190,7 @@ async function timeBlocks(
     onProgress,
     stopped: reporter.stopped,
   });
-  const peak = Math.max(peakBefore, await gemmPeak(1));
+  const peak = Math.max(peakBefore, await gemmPeak(1, reporter));
   const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
   const forwardFloor = floorFlops(model, pack) / L;
   const passes = (["block forward", "block backward"] as const).map((pass, i) => {
@@ -252,15 +253,19 @@ async function benchForest(
   set: string,
   pairs: readonly TokenPair[],
   passesFor: (block: number) => Passes,
+  reporter: Reporter,
 ): Promise<ForestBench> {
   const forest = prefixForest(pairs);
   const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
   const passes = passesFor(block);
   const separate = exampleByExample(pairs, block);
   const all = (packs: readonly Pack[]) => async () => {
-    for (const pack of packs) await passes.run(pack);
+    for (const pack of packs) {
+      if (reporter.stopped()) throw new StoppedError("Stopped.");
+      await passes.run(pack);
+    }
   };
-  const [forestSeconds, exampleSeconds] = (await inTurn(3, [all(merged), all(separate)])) as [number, number];
+  const [forestSeconds, exampleSeconds] = (await inTurn(3, [all(merged), all(separate)], reporter)) as [number, number];
   await passes.release();
   const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
   const nodes = forest.forward.size + forest.backward.size;
@@ -307,7 +312,7 @@ function attentionShare(model: Model, pack: Pack): number {
 }
 
 /** GFLOP/s of onnxruntime's product with a constant matrix, the best of three sizes. */
-async function gemmPeak(seed: number): Promise<number> {
+async function gemmPeak(seed: number, reporter: Reporter): Promise<number> {
   let best = 0;
   for (const [N, K, M] of [
     [512, 512, 2048],
@@ -315,7 +320,7 @@ async function gemmPeak(seed: number): Promise<number> {
     [1024, 2304, 4608],
   ] as const) {
     const products = await compileProducts([[K, M]], N, seed);
-    const [seconds] = await inTurn(repeats, [products.run]);
+    const [seconds] = await inTurn(repeats, [products.run], reporter);
     await products.release();
     best = Math.max(best, products.flops / seconds! / 1e9);
   }
@@ -372,11 +377,20 @@ async function compileProducts(
   return { flops, run: () => session.run(values), release: () => session.release() };
 }
 
-/** Median time of each work in seconds, the works taken in turn so that a change of the machine's speed meets all of them; the first turn does not count. */
-async function inTurn(turns: number, works: readonly (() => Promise<unknown>)[]): Promise<number[]> {
+/**
+ * Median time of each work in seconds, the works taken in turn so that a change of the machine's speed meets all of them; the first turn does not count.
+ *
+ * @throws StoppedError between two works
+ */
+async function inTurn(
+  turns: number,
+  works: readonly (() => Promise<unknown>)[],
+  reporter: Reporter,
+): Promise<number[]> {
   const times = works.map((): number[] => []);
   for (let turn = -1; turn < turns; turn++) {
     for (const [i, work] of works.entries()) {
+      if (reporter.stopped()) throw new StoppedError("Stopped.");
       const start = performance.now();
       await work();
       if (turn >= 0) times[i]!.push((performance.now() - start) / 1000);

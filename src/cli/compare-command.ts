@@ -7,6 +7,7 @@ import { compareFolder } from "./default-folder.ts";
 import {
   defaultMethods,
   deviceFlags,
+  folded,
   modelFlag,
   pairFlags,
   pairsHelp,
@@ -44,7 +45,7 @@ A name may go on: ":64" runs it in padded batches of 64 pairs, as the field does
 integrated method other steps or another rule than --steps and --rule, so that several can stand side by side.
 
 Each method runs in a process of its own, one after the other. Its time goes from the loaded model to the last effect; its memory is the peak above
-the loaded model. Agreement is over features and sites, effects being means over all pairs, BOS and padding left out. The same command goes on with an
+the loaded model. Agreement is over features and sites, effects being means over all pairs, BOS and padding left out. The same command resumes an
 interrupted comparison; a finished one with the same options is shown again.
 
 Examples:
@@ -58,8 +59,8 @@ Examples:
 export function addCompareCommand(program: Command): void {
   const command = program
     .command("compare")
-    .description("the methods side by side: agreement, time and peak memory, each in a process of its own")
-    .addHelpText("after", help)
+    .description("compare methods: agreement, time and peak memory, each in a process of its own")
+    .addHelpText("after", folded(help))
     .option("--methods <names>", "what to compare, as analytic,sfc:64,analytic-ig@40; see below", defaultMethods)
     .option("--steps <n>", `steps of integrated methods (default: ${defaultSteps})`, wholeNumber)
     .addOption(
@@ -72,7 +73,10 @@ export function addCompareCommand(program: Command): void {
       "exact patches only features among the n strongest of another method at a site (of analytic, if there is no other); default: all",
       wholeNumber,
     )
-    .option("--by_pair", "keep effects apart for every pair: tells the median gap of the sums, shares less work");
+    .option(
+      "--by_pair",
+      "compute effects per pair (slower); reports the median gap between summed effects and the metric's change",
+    );
   deviceFlags(saeFlags(pairFlags(modelFlag(command))))
     .addOption(
       new Option("--weights <where>", "held in memory, or streamed from their files block by block, for analytic alone")
@@ -85,7 +89,7 @@ export function addCompareCommand(program: Command): void {
     )
     .option("--force", "replace a comparison with other options in that folder")
     .option("--json", "print JSON: what compare.json holds")
-    .option("--quiet", "no progress")
+    .option("--quiet", "show no progress")
     .action(async (flags: Flags) => {
       const setting = settingOf(flags);
       const { steps = defaultSteps, rule = "midpoint", weights } = flags;

@@ -6,6 +6,7 @@ import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
 import { checkTask, generatedTask } from "./prompt-pairs.ts";
 import { embeddedModel, type JobOptions } from "./setting.ts";
+import { reflowed } from "./terminal.ts";
 
 /** The part of the options that says what is analysed: model, SAEs, pairs, and on what it is computed. */
 export type Setting = Pick<
@@ -66,6 +67,11 @@ words the other way round and a prompt that differs in one word; without such a 
 those that compare whole sentences are left out: they have one answer, or none.
 
 One pair can be typed: --clean "The dogs" --patch "The dog" --answers " are, is"`;
+
+/** Help that a command adds to its flags, as wide as they are. */
+export function folded(help: string): (context: { command: Command }) => string {
+  return ({ command }) => reflowed(help, command.configureOutput().getOutHelpWidth?.() || 80);
+}
 
 /** Adds `--model_name` and `--allow_config_field`. */
 export function modelFlag(command: Command): Command {

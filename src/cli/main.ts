@@ -12,6 +12,7 @@ import { systemProblem } from "./files.ts";
 import {
   defaultTop,
   deviceFlags,
+  folded,
   modelFlag,
   pairFlags,
   pairsHelp,
@@ -34,13 +35,12 @@ function program(): Command {
   const sfc = new Command("sfc")
     .description("Finds the sparse features that cause a behaviour of a language model.")
     .version(version)
-    .configureOutput({ outputError: (text, write) => write(usageProblem(text)) })
     .exitOverride();
 
   const run = sfc
     .command("run")
     .description("the whole analysis: prompt pairs, effects on train and test, rankings, a report")
-    .addHelpText("after", runHelp);
+    .addHelpText("after", folded(runHelp));
   jobFlags(run)
     .option(
       "--output_dir <folder>",
@@ -48,7 +48,7 @@ function program(): Command {
     )
     .option("--force", "replace a run with other options in that folder")
     .option("--json", "print JSON: the strongest features, accuracy, checks, and where the files are")
-    .option("--quiet", "no progress")
+    .option("--quiet", "show no progress")
     .action(async (flags: Flags) => {
       const options = jobOptions(flags);
       const folder = flags.output_dir ?? runFolder(options);
@@ -62,10 +62,10 @@ function program(): Command {
 
   const estimate = sfc
     .command("estimate")
-    .description("memory, disk and time of a run, told before any weights are read; takes the flags of run");
+    .description("memory, disk and time of a run, estimated from file headers; takes the flags of run");
   jobFlags(estimate)
     .option("--json", "print JSON")
-    .option("--quiet", "no progress")
+    .option("--quiet", "show no progress")
     .action(async (flags: Flags) => {
       const result = await runJob("estimate", { options: jobOptions(flags) }, { quiet: flags.quiet });
       if (flags.json) return printJson(result);
@@ -76,11 +76,11 @@ function program(): Command {
   const pairs = sfc
     .command("pairs")
     .description("make or import prompt pairs and check them against the tokenizer and the model (accuracy by case)")
-    .addHelpText("after", pairsHelp);
+    .addHelpText("after", folded(pairsHelp));
   modelFlag(pairFlags(pairs))
     .option("--output <file>", "write the pairs that can be used to this file, as JSON lines")
     .option("--json", "print JSON, with every pair that cannot be used")
-    .option("--quiet", "no progress")
+    .option("--quiet", "show no progress")
     .action(async (flags: Flags) => {
       // What needs a patch prompt is asked when the pairs are used.
       const options = settingOf(flags, { patchless: true });
@@ -103,7 +103,7 @@ function program(): Command {
 
   sfc
     .command("models")
-    .description("what is known, and what of it is cached")
+    .description("list the presets of models and SAEs, and which are cached")
     .option("--json", "print JSON")
     .action(async (flags: { json?: boolean }) => {
       const { knownModels, knownModelsText } = await import("./models.ts");
@@ -121,8 +121,8 @@ function program(): Command {
     .option("--sites <kinds>", "kinds of sites of SAEs, as resid_post,mlp_out (default: all)")
     .option("--revision <name>", "branch, tag or commit (default: main)")
     .option("--dry_run", "list the files and their sizes, fetch nothing")
-    .option("--quiet", "no progress")
-    .addHelpText("after", pullHelp)
+    .option("--quiet", "show no progress")
+    .addHelpText("after", folded(pullHelp))
     .action(async (names: string[], flags: Flags) => {
       const request = {
         names: flags.sae_source === undefined ? names : [...names, flags.sae_source],
@@ -137,13 +137,13 @@ function program(): Command {
   const bench = sfc
     .command("bench")
     .description(
-      "the machine's peak, the floor of the work and the share reached; the prefix forest against example by example",
+      "measure matrix-multiply speed, the share of it that the passes reach, and the speed-up from the prefix forest",
     );
   modelFlag(bench)
-    .option("--pairs <file>", "time this file of pairs too, its words taken as tokens")
+    .option("--pairs <file>", "also time these pairs, one token per word")
     .option("--seed <n>", "seed of the pairs", wholeNumberFrom0, 1)
     .option("--json", "print JSON")
-    .option("--quiet", "no progress")
+    .option("--quiet", "show no progress")
     .action(async (flags: Flags) => {
       const request = {
         model_name: flags.model_name,
@@ -167,6 +167,7 @@ function program(): Command {
       ["--task", ["agreement", "determiner", "pronoun"]],
     ]),
   );
+  explainUsage(sfc);
   return sfc;
 }
 
@@ -190,7 +191,7 @@ interface Flags extends SettingFlags {
 
 const pullHelp = `
 Of a model: config.json, tokenizer.json, tokenizer_config.json and the safetensors. Of SAEs: those of --layers and --sites. An interrupted download
-goes on where it stopped; lengths and hashes are checked.
+resumes; lengths and hashes are checked.
 
 Environment: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, as for Python's huggingface_hub; HTTPS_PROXY, NO_PROXY.
 
@@ -203,7 +204,7 @@ const runHelp = `${pairsHelp}
 
 Effects are changes of logit(patch answer) − logit(clean answer): a feature with a positive effect moves the model to the patch answer when it
 takes its value at the patch prompt. Layers are counted from 0. Sites: attn_z, attn_out, mlp_out, resid_post, and embed by name only.
-The same command goes on with an interrupted run; a finished one with the same options is shown again.
+The same command resumes an interrupted run; a finished one with the same options is shown again.
 
 Examples:
   sfc run
@@ -216,7 +217,7 @@ Examples:
 function jobFlags(command: Command): Command {
   return deviceFlags(
     saeFlags(pairFlags(modelFlag(command))),
-    "number format; float64 keeps all packs in memory, and an interrupted run goes on by site only",
+    "number format; float64 keeps all packs in memory, and an interrupted run resumes site by site only",
   )
     .option(
       "--batch_size <n>",
@@ -269,10 +270,16 @@ function jobOptions(flags: Flags): JobOptions {
   };
 }
 
-/** Commander's words for a command line that it cannot understand, in the form of the other errors. */
-function usageProblem(text: string): string {
+/** Has every command tell what it cannot understand in the form of the other errors, with the help to look at. */
+function explainUsage(command: Command, name = command.name()): void {
+  command.configureOutput({ outputError: (text, write) => write(usageProblem(text, name)) });
+  for (const inner of command.commands) explainUsage(inner, `${name} ${inner.name()}`);
+}
+
+/** Commander's words for a command line that it cannot understand. */
+function usageProblem(text: string, command: string): string {
   const problem = errorLine(text.replace(/^error: /, "")).replace(/\.$/, "");
-  return `sfc: ${problem}. See sfc --help, or sfc <command> --help for its flags.\n`;
+  return `sfc: ${problem}. See ${command} --help.\n`;
 }
 
 /** --num-examples → --num_examples, so that both spellings of the flags work. */

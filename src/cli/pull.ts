@@ -42,7 +42,7 @@ export async function pullNames(request: PullRequest, reporter: Reporter): Promi
   const lines = names.length < request.names.length ? [`${embeddedModel} is part of this package.`] : [];
   const wants = names.flatMap((name) => wantsOf(name, request.revision, choose, settings));
   if (wants.length > 0 && settings.offline) {
-    throw new UserError("HF_HUB_OFFLINE: expected none for sfc pull, got 1. Unset it where there is a network.");
+    throw new UserError("sfc pull needs the network, but HF_HUB_OFFLINE is set. Unset it.");
   }
   await stoppable(settings, reporter, async (s) => {
     reporter.begin("listing", wants.length);
@@ -78,7 +78,7 @@ function wantsOf(name: string, revision: string | null, choose: ChooseSites, set
   const place = parseHubPath(full);
   if (!place) {
     throw new UserError(
-      `sfc pull: expected ${presetNames}, a preset of SAEs (sfc models lists them) or organisation/name of the hub, got "${name}". Check the name.`,
+      `name: expected ${presetNames}, a preset of SAEs (sfc models lists them) or organisation/name of the hub, got "${name}". Check the name.`,
     );
   }
   const saes = folderWant(place, full, repoFolder(settings.cache, place.id), choose);

@@ -4,7 +4,7 @@ import { UsageError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
-import { modelFlag } from "./flags.ts";
+import { modelFlag, wholeNumber, wholeNumberFrom0 } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
@@ -24,16 +24,16 @@ export function addTrainCommands(program: Command): void {
     .command("lm")
     .description("train the embedded model's architecture on generated English")
     .requiredOption("--output_dir <folder>", "where the model goes")
-    .option("--seed <n>", "of the first weights and of the text", whole, demoRecipe.seed)
-    .option("--steps <n>", "training steps", positive, demoRecipe.steps)
+    .option("--seed <n>", "seed of the initial weights and of the text", wholeNumberFrom0, demoRecipe.seed)
+    .option("--steps <n>", "training steps", wholeNumber, demoRecipe.steps)
     .option(
       "--rows <n>",
       `rows of ${demoRecipe.length} tokens per step, a multiple of ${demoRecipe.parts}`,
-      positive,
+      wholeNumber,
       demoRecipe.rows,
     )
     .option("--learning_rate <x>", "highest learning rate", aboveZero, demoRecipe.learningRate)
-    .option("--threads <n>", "gradients computed side by side, at most 2", positive, 2)
+    .option("--threads <n>", "gradients computed side by side, at most 2", wholeNumber, 2)
     .option("--force", "replace a model that is there already, and remove its SAEs", false)
     .option("--evaluate", "measure the model in the folder instead of training one", false)
     .option("--json", "print what --evaluate finds as JSON", false)
@@ -62,17 +62,17 @@ export function addTrainCommands(program: Command): void {
     )
     .option("--text <files...>", "plain text in UTF-8, documents between blank lines (default: generated English)")
     .option("--generated <share>", "share of generated English beside --text", share, 0)
-    .option("--length <n>", "tokens per row of text", positive, demoRecipe.length)
-    .option("--seed <n>", "of the first weights and of the text", whole, demoDictionaryRecipe.seed)
-    .option("--steps <n>", "training steps of each SAE", positive, demoDictionaryRecipe.steps)
-    .option("--expansion <n>", "features per dimension of the site", positive, demoDictionaryRecipe.expansion)
-    .option("--active <n>", "active features per token to steer to", positive, demoDictionaryRecipe.activeFeatures)
-    .option("--threads <n>", "threads: sites side by side, or model and SAEs where the model is large", positive, 2)
+    .option("--length <n>", "tokens per row of text", wholeNumber, demoRecipe.length)
+    .option("--seed <n>", "seed of the initial weights and of the text", wholeNumberFrom0, demoDictionaryRecipe.seed)
+    .option("--steps <n>", "training steps of each SAE", wholeNumber, demoDictionaryRecipe.steps)
+    .option("--expansion <n>", "features per dimension of the site", wholeNumber, demoDictionaryRecipe.expansion)
+    .option("--active <n>", "target L0: active features per token", wholeNumber, demoDictionaryRecipe.activeFeatures)
+    .option("--threads <n>", "threads: sites side by side, or model and SAEs where the model is large", wholeNumber, 2)
     .option("--force", "replace SAEs that are there already", false)
     .option("--evaluate", "measure the SAEs in the folder instead of training some", false)
     .option("--json", "print what --evaluate finds as JSON", false)
-    .option("--tokens <n>", "held-out tokens for --evaluate", positive, 1_000_000)
-    .option("--loss_tokens <n>", "how many of them for the losses, which take longest", positive, 40_000)
+    .option("--tokens <n>", "held-out tokens for --evaluate", wholeNumber, 1_000_000)
+    .option("--loss_tokens <n>", "how many of them for the losses, which take longest", wholeNumber, 40_000)
     .action(async (o: SaeFlags) => {
       const files = o.text ?? [];
       if (o.generated > 0 && files.length === 0) {
@@ -200,22 +200,13 @@ function sitesOf(kinds: readonly SiteKind[], layers: ReadonlySet<number>): SiteN
   );
 }
 
-function whole(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError("expected a whole number.");
-  return Number(text);
-}
-
-function positive(text: string): number {
-  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("expected a whole number above 0.");
-  return Number(text);
-}
-
 function aboveZero(text: string): number {
-  if (!(Number(text) > 0)) throw new InvalidArgumentError("expected a number above 0.");
+  if (!(Number(text) > 0)) throw new InvalidArgumentError("Expected a number above 0.");
   return Number(text);
 }
 
 function share(text: string): number {
-  if (!(Number(text) >= 0 && Number(text) < 1)) throw new InvalidArgumentError("expected a number from 0 up to 1.");
+  if (!(Number(text) >= 0 && Number(text) < 1))
+    throw new InvalidArgumentError("Expected a number from 0 up to, not including, 1.");
   return Number(text);
 }
