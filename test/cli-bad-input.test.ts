@@ -1,5 +1,6 @@
+import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -262,5 +263,39 @@ describe("--help", () => {
   it("says what float64 costs", async () => {
     const { stdout } = await sfc("run", "--help");
     expect(stdout.replace(/\s+/g, " ")).toContain("float64 keeps all packs in memory");
+  });
+});
+
+describe("what is no file", () => {
+  // Opening a pipe waits for whoever writes to it, and no signal ends that.
+  const pipe = (path: string) => spawnSync("mkfifo", [path]).status === 0;
+
+  it("is not waited for, whichever flag names it", async ({ skip }) => {
+    const path = join(home, "pipe.jsonl");
+    if (!pipe(path)) skip();
+    const other = join(home, "other");
+    for (const flags of [
+      runFlags(path, other),
+
+      runFlags(pairs, other, "--sae_source", path),
+      ["pairs", "--pairs", path],
+      ["train", "sae", "--text", path, "--steps", "1", "--output_dir", other],
+      ["report", path],
+    ]) {
+      expectError(await sfc(...flags), 1, path);
+    }
+  }, 30_000);
+
+  it("is not read without an end", async () => {
+    const ended = await sfc("train", "sae", "--text", "/dev/zero", "--steps", "1", "--output_dir", join(home, "other"));
+    expectError(ended, 1, "--text", "not a file, but a pipe or a device");
+  });
+
+  it("is not replaced by a file", async ({ skip }) => {
+    const path = join(home, "out.jsonl");
+    if (!pipe(path)) skip();
+    const ended = await sfc("pairs", "--num_examples", "2", "--output", path);
+    expectError(ended, 1, "got a pipe or a device", path);
+    expect((await stat(path)).isFIFO()).toBe(true);
   });
 });

@@ -1,9 +1,12 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { memoryFolder } from "../src/bytes/folder.ts";
 import { memorySource } from "../src/bytes/memory.ts";
 import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
+import { openTorch } from "../src/bytes/torch.ts";
+import { readZip } from "../src/bytes/zip.ts";
 import { openDictionary } from "../src/dictionaries/open.ts";
+import { makeZip } from "./make-zip.ts";
 
 const fixtures = "test/fixtures/dictionaries";
 const [D, F] = [8, 24];
@@ -33,11 +36,16 @@ type Format = keyof typeof formats;
 const read = (format: Format, file: string) => readFileSync(`${fixtures}/${formats[format].folder}/${file}`);
 
 /** Opens a fixture with other settings or further tensors of one number; the error's message, or undefined if there is none. */
-async function opened(format: Format, change: Change, tensors: Record<string, number[]> = {}) {
+async function opened(
+  format: Format,
+  change: Change,
+  tensors: Record<string, number[]> = {},
+  metadata: Record<string, string> = {},
+) {
   const { folder, files } = formats[format];
   const [weights, settings] = files;
   let bytes: Uint8Array = read(format, weights);
-  if (Object.keys(tensors).length > 0) bytes = await withTensors(bytes, tensors);
+  if (Object.keys({ ...tensors, ...metadata }).length > 0) bytes = await withTensors(bytes, tensors, metadata);
   const given = settings === "" ? {} : (JSON.parse(read(format, settings).toString()) as Fields);
   const held = memoryFolder("f", {
     [`${folder}/${weights}`]: bytes,
@@ -73,14 +81,14 @@ function changed(fields: Fields, change: Change): Fields {
   return copy;
 }
 
-async function withTensors(bytes: Uint8Array, tensors: Record<string, number[]>) {
+async function withTensors(bytes: Uint8Array, tensors: Record<string, number[]>, metadata = {}) {
   const file = await openSafetensors(memorySource("x", bytes));
   const all = new Map<string, { shape: number[]; data: Float32Array }>();
   for (const [name, { shape }] of file.tensors) all.set(name, { shape: [...shape], data: await file.read(name) });
   for (const [name, shape] of Object.entries(tensors)) {
     all.set(name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(0.5) });
   }
-  return writeSafetensors(all);
+  return writeSafetensors(all, { metadata });
 }
 
 describe("a tensor that is not understood is refused by its name:", () => {
@@ -395,5 +403,103 @@ describe("files whose names tell what they are:", () => {
     expect(await failure({ "layer_0.safetensors": topk }, "layer_0.safetensors")).toMatch(
       /^SAE weight W_dec: expected shape/,
     );
+  });
+});
+
+describe("what a file says where no format says it is not passed over:", () => {
+  test.each<[Format, Record<string, string>, RegExp]>([
+    ["layer", { activation: "topk", k: "4" }, /^__metadata__\.activation: expected settings beside the weights/],
+    ["standard", { format: "pt", hook_name: "blocks.0.hook_mlp_out" }, /^__metadata__\.hook_name: /],
+    ["gemmaScope2", { input_scale: "2" }, /^__metadata__\.input_scale: /],
+  ])("%s with metadata %j", async (format, metadata, message) => {
+    expect(await opened(format, {}, {}, metadata)).toMatch(message);
+  });
+
+  test("a file's own format and date are no settings", async () => {
+    expect(await opened("layer", {}, {}, { format: "pt", date: "2026-11-26" })).toBeUndefined();
+  });
+
+  test.each<[Format, Change, RegExp]>([
+    ["standard", { apply_b_dec_to_input: null }, /^apply_b_dec_to_input: expected true or false, got null/],
+    ["standard", { "metadata.hook_name": "vision_tower.encoder.layers.1" }, /^hook_name: .*got "vision_tower/],
+    ["standard", { "metadata.hook_name": "model.visual.layers.1" }, /^hook_name: .*got "model\.visual/],
+    ["standard", { "metadata.hf_hook_name": "model.layers.0.mlp" }, /^hf_hook_name: expected the place of/],
+    ["attention", { "metadata.hf_hook_name": "model.layers.0.self_attn.o_proj" }, /^hf_hook_name: /],
+    ["llamaScope", { act_fn: null }, /^act_fn: expected jumprelu, got none/],
+    ["llamaScope", { norm_activation: null }, /^norm_activation: expected dataset-wise, got none/],
+    [
+      "gemmaScope2",
+      { hf_hook_point_in: "vision_tower.layers.1.output", hf_hook_point_out: "vision_tower.layers.1.output" },
+      /^hf_hook_point_in: .*got "vision_tower/,
+    ],
+    ["relu", { "trainer.layer": 0.5 }, /^trainer\.layer: expected 1, .*got 0\.5/],
+    ["relu", { "trainer.layer": "0" }, /^trainer\.layer: expected 1, .*got "0"/],
+  ])("%s with %j", async (format, change, message) => {
+    expect(await opened(format, change)).toMatch(message);
+  });
+
+  test("the heads' place as transformers names it agrees", async () => {
+    expect(await opened("attention", { "metadata.hf_hook_name": "model.layers.1.self_attn.o_proj" })).toBeUndefined();
+  });
+
+  test("config.yaml with an activation counts, whatever else is missing", async () => {
+    const weights = readFileSync(`${fixtures}/layers/layer_1.safetensors`);
+    const held = memoryFolder("f", {
+      "a/layer_1.safetensors": weights,
+      "a/config.yaml": new TextEncoder().encode("activation: topk\nk: 4\n"),
+    });
+    await expect(openDictionary(held, "a/layer_1.safetensors")).rejects.toThrow(/^feature_input_hook: expected/);
+  });
+
+  test("an array that is none, in an npz file", async () => {
+    const params = readFileSync(`${fixtures}/${npzPath()}`);
+    const entries = await readZip(memorySource("x", params));
+    const kept = [...entries.values()].map(
+      ({ name, offset, length }) => [name, params.subarray(offset, offset + length)] as const,
+    );
+    const held = memoryFolder("f", {
+      "layer_1/params.npz": makeZip([...kept, ["cfg.json", new Uint8Array([123, 125])]]),
+    });
+    await expect(openDictionary(held, "layer_1/params.npz")).rejects.toThrow(
+      /^npz file: expected arrays \(\.npy\) alone, got cfg\.json/,
+    );
+  });
+});
+
+function npzPath(): string {
+  return readdirSync(fixtures, { recursive: true })
+    .map(String)
+    .find((path) => /gemma-scope-2b-pt-res.*params\.npz$/.test(path))!;
+}
+
+describe("weights of whole numbers are quantised, with a scale that is elsewhere:", () => {
+  test.each(["I8", "U8", "I64", "BOOL"])("%s", async (dtype) => {
+    const size = { I8: 1, U8: 1, I64: 8, BOOL: 1 }[dtype]!;
+    const shapes = { W_dec: [F, D], W_enc: [D, F], b_dec: [D], b_enc: [F] };
+    let at = 0;
+    const header: Record<string, unknown> = {};
+    for (const [name, shape] of Object.entries(shapes)) {
+      const isWhole = name === "W_enc";
+      const length = shape.reduce((a, b) => a * b, isWhole ? size : 4);
+      header[name] = { dtype: isWhole ? dtype : "F32", shape, data_offsets: [at, at + length] };
+      at += length;
+    }
+    const text = new TextEncoder().encode(JSON.stringify(header));
+    const bytes = new Uint8Array(8 + text.length + at);
+    new DataView(bytes.buffer).setBigUint64(0, BigInt(text.length), true);
+    bytes.set(text, 8);
+    await expect(
+      openDictionary(memoryFolder("f", { "layer_1.safetensors": bytes }), "layer_1.safetensors"),
+    ).rejects.toThrow(new RegExp(`^number format of SAE weight W_enc: expected floating point, got ${dtype}`));
+  });
+});
+
+describe("torch files whose numbers are not what they say:", () => {
+  test.each([
+    ["neg.pt", /^tensor: expected numbers as they are, got a view that changes them/],
+    ["twice.pt", /^torch file: expected one value by the name encoder\.bias, got two/],
+  ])("%s", async (file, message) => {
+    const bytes = readFileSync(`${fixtures}/refused/${file}`);
+    await expect(openTorch(memorySource(file, bytes))).rejects.toThrow(message);
   });
 });

@@ -19,17 +19,41 @@ const largestRead = 2 ** 30;
  * @throws UserError if it cannot be opened or is not a file
  */
 export async function openFile(path: string): Promise<ByteSource> {
-  let handle: FileHandle | undefined;
   try {
-    handle = await open(path, constants.O_RDONLY);
-    const status = await handle.stat();
-    if (!status.isFile()) throw new Error("it is not a file");
-    return fileSource(path, handle, status.size);
+    const { handle, size } = await openRegular(path);
+    return fileSource(path, handle, size);
   } catch (error) {
-    await handle?.close();
     throw new UserError(
       `file: expected one that can be read, got an error (${messageOf(error)}) at ${path}. Check the path.`,
     );
+  }
+}
+
+/**
+ * The bytes of a file.
+ *
+ * @throws the system's error, or one for what is no file: a pipe could be waited for without an end, and a device read without one
+ */
+export async function readRegular(path: string): Promise<Buffer> {
+  const { handle } = await openRegular(path);
+  try {
+    return await handle.readFile();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function openRegular(path: string): Promise<{ readonly handle: FileHandle; readonly size: number }> {
+  // Without waiting for whoever writes to a pipe. Windows has no such flag.
+  const handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+  try {
+    const status = await handle.stat();
+    if (status.isDirectory()) throw new Error("it is not a file, but a folder");
+    if (!status.isFile()) throw new Error("it is not a file, but a pipe or a device: save it to a file first");
+    return { handle, size: status.size };
+  } catch (error) {
+    await handle.close();
+    throw error;
   }
 }
 

@@ -32,7 +32,15 @@ export async function openNpz(source: ByteSource): Promise<TensorFile> {
   const entries = await readZip(source);
   const members = checkedMembers(source, entries.values());
   for (const entry of entries.values()) {
-    if (entry.name.endsWith(".npy")) tensors.set(entry.name.slice(0, -4), await readArray(members.source, entry, fail));
+    if (!entry.name.endsWith(".npy")) {
+      fail(
+        "npz file",
+        "arrays (.npy) alone",
+        `${entry.name.slice(0, 100)}, which is not read,`,
+        "Save the arrays alone.",
+      );
+    }
+    tensors.set(entry.name.slice(0, -4), await readArray(members.source, entry, fail));
   }
   return members.tensors(tensorFile(members.source, tensors), (name) => entries.get(`${name}.npy`));
 }

@@ -109,7 +109,11 @@ function storageOf(id: Pickled, entries: ReadonlyMap<string, ZipEntry>, folder: 
 }
 
 /** (storage, offset, shape, strides, …), offset and strides in elements. */
-function tensorOf([storage, start, shape, strides]: readonly Pickled[], fail: Fail): TensorRecord {
+function tensorOf([storage, start, shape, strides, , , marks]: readonly Pickled[], fail: Fail): TensorRecord {
+  // A view of negated or conjugated numbers is marked so: what lies in the file are the others.
+  if (marks !== undefined && marks !== null && !(marks instanceof Map && marks.size === 0)) {
+    fail("tensor", "numbers as they are", "a view that changes them (neg or conj)", "Save it after .resolve_neg().");
+  }
   if (!(storage instanceof Storage) || !isCount(start) || !isCounts(shape) || !isCounts(strides)) {
     return fail("pickle", "a tensor's storage, offset, shape and strides", "other values");
   }
@@ -157,6 +161,9 @@ function collect(
   fail: Fail,
   depth = 0,
 ): void {
+  if (!(value instanceof Map) && (tensors.has(name) || values.has(name))) {
+    fail("torch file", `one value by the name ${name.slice(0, 100)}`, "two", "Save the state dict alone.");
+  }
   if (value instanceof TensorRecord) tensors.set(name, value);
   else if (value instanceof Map) {
     // Dicts that hold one another could have more paths through them than can be walked.

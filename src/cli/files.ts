@@ -1,6 +1,7 @@
 import { constants } from "node:fs";
-import { access, lstat, mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { access, lstat, mkdir, open, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
+import { readRegular } from "../bytes/file.node.ts";
 import { messageOf, UserError } from "../errors.ts";
 
 /**
@@ -21,6 +22,13 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array, p
 export async function writeBeside(path: string, write: (part: string) => Promise<void>, place?: string): Promise<void> {
   const part = `${path}.${process.pid}.part`;
   try {
+    const there = await stat(path).catch(() => undefined);
+    // Renaming would put a file in the place of the pipe or the device itself.
+    if (there && !there.isFile() && !there.isDirectory()) {
+      throw new UserError(
+        `output file: expected a file or nothing, got a pipe or a device at ${path}. Choose another ${place ?? "--output_dir"}.`,
+      );
+    }
     await write(part);
     const file = await open(part, "r+");
     try {
@@ -195,7 +203,7 @@ export function systemProblem(error: unknown): unknown {
 export async function readJsonFile(path: string): Promise<unknown> {
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = (await readRegular(path)).toString("utf8");
   } catch (error) {
     const got = (error as { code?: unknown }).code === "ENOENT" ? "none" : messageOf(error);
     throw new UserError(`JSON file: expected a file that can be read, got ${got} at ${path}. Check the path.`);

@@ -1,5 +1,6 @@
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { readRegular } from "../bytes/file.node.ts";
 import { modelTypes } from "../models/architectures.ts";
 import { parseSite, siteKinds } from "../site.ts";
 import { cachedSnapshot, hasFile } from "./hub-cache.ts";
@@ -109,7 +110,11 @@ async function otherModels(cache: string): Promise<KnownModels["others"]> {
     const name = /^models--(.+)$/.exec(entry)?.[1]?.replaceAll("--", "/");
     if (name === undefined || modelPresets.some(({ repo }) => repo === name)) continue;
     const folder = (await cachedSnapshot(cache, name, "main"))?.folder;
-    const text = folder && (await readFile(join(folder, "config.json"), "utf8").catch(() => null));
+    const text =
+      folder &&
+      (await readRegular(join(folder, "config.json"))
+        .then(String)
+        .catch(() => null));
     const type = text ? modelType(text) : undefined;
     if (folder && type !== undefined) found.push({ name, model_type: type, folder });
   }

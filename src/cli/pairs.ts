@@ -84,7 +84,7 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
       row.sum -= m;
       if (m < 0) row.correct++;
     });
-    if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)));
+    if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
     const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
     const none = `${counted(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
     const result: PairsResult = {

@@ -1,4 +1,5 @@
-import { createReadStream, existsSync } from "node:fs";
+import { constants, createReadStream, existsSync } from "node:fs";
+import { open, stat } from "node:fs/promises";
 import { UsageError, UserError } from "../errors.ts";
 import { agreementPairs, checkEnough } from "../prompts/agreement.ts";
 import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } from "../prompts/check.ts";
@@ -122,8 +123,10 @@ export async function readPairText(path: string, inputs = new InputFiles()): Pro
   inputs.watch(path);
   const chunks: Buffer[] = [];
   let length = 0;
+  const waiting = setTimeout(() => void endPipe(path), longestWait);
   try {
     for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
+      clearTimeout(waiting);
       chunks.push(chunk);
       length += chunk.length;
       if (length > mostBytes) break;
@@ -132,6 +135,8 @@ export async function readPairText(path: string, inputs = new InputFiles()): Pro
     const { code } = error as NodeJS.ErrnoException;
     const why = code === "ENOENT" ? "which does not exist" : `which cannot be read (${code})`;
     throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`);
+  } finally {
+    clearTimeout(waiting);
   }
   if (length > mostBytes) {
     throw new UserError(
@@ -139,6 +144,16 @@ export async function readPairText(path: string, inputs = new InputFiles()): Pro
     );
   }
   return decodePairs(Buffer.concat(chunks), path);
+}
+
+/** Milliseconds until what writes to a named pipe has to have begun. */
+const longestWait = 5000;
+
+/** Ends the wait for whoever opens a named pipe to write to it, which no signal would; one that is open already stays so. */
+async function endPipe(path: string): Promise<void> {
+  if (!(await stat(path).catch(() => undefined))?.isFIFO()) return;
+  const writer = await open(path, constants.O_WRONLY | (constants.O_NONBLOCK ?? 0)).catch(() => undefined);
+  await writer?.close();
 }
 
 function agreement(tokenizer: Tokenizer, perCase: number, seed: number, reporter: Reporter): PromptPair[] {

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { readRegular } from "../bytes/file.node.ts";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
@@ -102,11 +102,13 @@ async function readChecked<T>(path: string, schema: z.ZodType<T>): Promise<T> {
 }
 
 async function readPairs(path: string): Promise<PairLine[]> {
-  const text = await readFile(path, "utf8").catch((error) => {
-    throw new UserError(
-      `pairs of the run: expected a file that can be read, got ${messageOf(error)}. Make the run again.`,
-    );
-  });
+  const text = await readRegular(path)
+    .then(String)
+    .catch((error) => {
+      throw new UserError(
+        `pairs of the run: expected a file that can be read, got ${messageOf(error)}. Make the run again.`,
+      );
+    });
   const lines = text.split("\n").filter((line) => line.trim() !== "");
   return lines.map((line, i) => {
     const parsed = pairSchema.safeParse(parseJson(line));

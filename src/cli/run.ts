@@ -1,6 +1,7 @@
-import { readdir, readFile, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "#session";
+import { readRegular } from "../bytes/file.node.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
@@ -541,7 +542,9 @@ async function checkSameInputs(
 
 /** Whether a finished run's pairs are those that the same options give now. */
 async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: JobOptions["keep"]): Promise<boolean> {
-  const text = await readFile(join(path, "pairs.jsonl"), "utf8").catch(() => "");
+  const text = await readRegular(join(path, "pairs.jsonl"))
+    .then(String)
+    .catch(() => "");
   const key = (pair: PromptPair) => textOfPair(pair, {});
   const here = text === "" ? [] : importPairs(text, `${path}/pairs.jsonl`, { patchless: true }).pairs.map(key);
   const asked = new Set(pairs.map(({ pair }) => key(pair)));

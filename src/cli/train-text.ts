@@ -1,6 +1,6 @@
-import { readFile } from "node:fs/promises";
 import { basename } from "node:path";
-import { UserError } from "../errors.ts";
+import { readRegular } from "../bytes/file.node.ts";
+import { messageOf, UserError } from "../errors.ts";
 import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { documentsOf, mixedText, plainText, type TextPart } from "../training/plain-text.ts";
@@ -55,8 +55,9 @@ export async function openText(
  * @throws UserError if it cannot be read, is not UTF-8 text or is empty
  */
 export async function readText(file: string): Promise<string> {
-  const bytes = await readFile(file).catch((error) => {
-    const why = error.code === "ENOENT" ? "which does not exist" : `which cannot be read (${error.code})`;
+  const bytes = await readRegular(file).catch((error) => {
+    const why =
+      error.code === "ENOENT" ? "which does not exist" : `which cannot be read (${error.code ?? messageOf(error)})`;
     throw new UserError(`--text: expected a file of plain text, got ${file}, ${why}. Check the path.`);
   });
   const fail = (got: string): never => {

@@ -35,8 +35,8 @@ export function layerFilesAssumed(path: string) {
   return assumedResidPost("layer files", path, 1, "Do not use them if they are of another place.");
 }
 
-/** Fields of which each set of circuit-tracer's has one. */
-const itsFields = ["model_kind", "feature_input_hook", "feature_output_hook", "transcoders"];
+/** Fields of which each set of circuit-tracer's has one, or that say what files compute. */
+const itsFields = ["model_kind", "feature_input_hook", "feature_output_hook", "transcoders", "activation", "k"];
 
 /**
  * The settings of circuit-tracer's files in a folder, or undefined where there is no config.yaml of its own.

@@ -1,14 +1,14 @@
 import { type Folder, readJson } from "../bytes/folder.ts";
 import type { ByteSource } from "../bytes/source.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
-import { openTorch } from "../bytes/torch.ts";
+import { openTorch, type TorchFile } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import { parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import type { Dictionary, TrainedOn } from "./dictionary.ts";
 import { assumedResidPost, siteOfModule, UnplacedError } from "./hooks.ts";
 import { identity } from "./identity.ts";
 import { SettingsReader } from "./settings.ts";
-import { type DictionarySource, dictionaryOf, linearMatrices, plainNames } from "./weights.ts";
+import { type DictionarySource, dictionaryOf, linearMatrices, numberIn, plainNames } from "./weights.ts";
 
 /**
  * Opens a dictionary of the library dictionary_learning: `ae.pt`, with the `config.json` that its trainers write beside it where there is one. The
@@ -130,7 +130,7 @@ function checkConfig(config: SettingsReader, { inputWidth, width, name }: Dictio
  * @throws UserError if the class is not known or not clear
  */
 export async function describeDictionaryLearning(
-  file: TensorFile,
+  file: TensorFile | TorchFile,
   site: SiteName,
   trainer = new SettingsReader({}, file.source.name),
 ): Promise<DictionarySource> {
@@ -166,6 +166,7 @@ export async function describeDictionaryLearning(
       return { site, names: linear("b_dec"), activation: one, subtractDecoderBias: true, known: ["k"] };
     case "MatryoshkaBatchTopKSAE":
       await readK(file, trainer);
+      await checkGroups(file);
       return { site, names: plainNames, activation: one, subtractDecoderBias: true, known: ["k", "group_sizes"] };
     case "JumpReluAutoEncoder":
       return { site, names: plainNames, activation: one, subtractDecoderBias: false };
@@ -191,10 +192,21 @@ async function classOf(file: TensorFile): Promise<string> {
   );
 }
 
-async function readK(file: TensorFile, trainer: SettingsReader): Promise<number> {
-  const held = file.tensors.has("k") ? (await file.read("k"))[0] : undefined;
+async function readK(file: TensorFile | TorchFile, trainer: SettingsReader): Promise<number> {
+  const held = await numberIn(file, "k");
   if (held !== undefined) trainer.size("k", held, file.source.name);
   return held ?? Number(trainer.get("k"));
+}
+
+/** The library sets features behind the groups to 0. @throws UserError if there are any */
+async function checkGroups(file: TensorFile): Promise<void> {
+  const sizes = file.tensors.has("group_sizes") ? await file.read("group_sizes") : undefined;
+  const [features] = file.tensors.get("b_enc")?.shape ?? [];
+  const sum = sizes?.reduce((total, size) => total + size, 0);
+  if (sum === undefined || sum === features) return;
+  throw new UserError(
+    `group_sizes: expected groups of ${features} features together, got ${sum} in ${file.source.name}. The files do not belong together.`,
+  );
 }
 
 type Place = Pick<DictionarySource, "site" | "isSiteAssumed" | "warnings"> & { readonly module?: TrainedOn["module"] };
@@ -213,7 +225,7 @@ function placeOf(trainer: SettingsReader, path: string): Place {
   const folders = path.split("/").slice(0, -1).slice(-4);
   const folder = folders.findLast((one) => placeOfName(one) !== undefined);
   if (folder !== undefined) return checkLayer(placeOfName(folder)!, folder, trainer);
-  if (typeof layer === "number" && layer >= 0) {
+  if (isBlock(layer)) {
     const site = siteName({ kind: "resid_post", layer });
     return { site, ...assumedResidPost("ae.pt files", path, 1, "A folder such as mlp_out_layer3 would.") };
   }
@@ -225,10 +237,14 @@ function placeOf(trainer: SettingsReader, path: string): Place {
 function checkLayer(place: Place, name: string, trainer: SettingsReader): Place {
   const layer = trainer.get("layer");
   const expected = parseSite(place.site).layer;
-  if (typeof layer === "number" && layer !== expected && place.site !== "embed") {
+  if (layer !== undefined && layer !== expected && place.site !== "embed") {
     trainer.refuse("layer", `${expected}, as ${name} says`, layer, "Keep the one that is right.");
   }
   return place;
+}
+
+function isBlock(layer: unknown): layer is number {
+  return Number.isSafeInteger(layer) && (layer as number) >= 0;
 }
 
 /** What config.json says of the texts whose activations were recorded. */

@@ -4,7 +4,7 @@ import type { ByteSource } from "../bytes/source.ts";
 import { UserError } from "../errors.ts";
 import { type SiteKind, type SiteName, siteName } from "../site.ts";
 import type { Dictionary } from "./dictionary.ts";
-import { UnplacedError } from "./hooks.ts";
+import { otherTower, UnplacedError } from "./hooks.ts";
 import { identity } from "./identity.ts";
 import { SettingsReader } from "./settings.ts";
 import { dictionaryOf } from "./weights.ts";
@@ -106,7 +106,7 @@ function siteOfSettings(settings: SettingsReader, named: SiteName | undefined): 
   if (type !== "sae") settings.refuse("type", "sae", type, transcoders);
   settings.only("affine_connection", false);
   const [, layer, point] = /^(?:[a-z_]+\.)*layers\.(\d+)\.(.+)$/.exec(String(input)) ?? [];
-  if (point === undefined || !Object.hasOwn(points, point)) {
+  if (point === undefined || !Object.hasOwn(points, point) || otherTower.test(String(input))) {
     const known = Object.keys(points).join(", ");
     return settings.refuse("hf_hook_point_in", `model.layers.<block>. and one of ${known}`, input);
   }

@@ -4,11 +4,15 @@ import { parseSite, type SiteName, siteName } from "../site.ts";
 /** Thrown where neither a dictionary's files nor the path tell its site, or a number of its formula: another path to it may tell. */
 export class UnplacedError extends UserError {}
 
+/** Modules beside the model of text, whose blocks are called like its own. */
+export const otherTower = /(?:^|[._])(?:vision|visual|image|audio|speech|encoder)/;
+
 /**
  * The site that a SAELens hook name means, or undefined if it is none of ours: TransformerLens names (`blocks.3.hook_resid_post`), and the path of
  * a block in a Hugging Face model (`model.layers.3`), whose output is the residual stream after it.
  */
 export function siteOfHook(hook: string): SiteName | undefined {
+  if (otherTower.test(hook)) return undefined;
   const block = /^(?:[a-z_]+\.)*(?:layers|h)\.(\d+)$/.exec(hook);
   if (block) return siteName({ kind: "resid_post", layer: Number(block[1]) });
 
@@ -52,7 +56,7 @@ export function assumedResidPost(files: string, path: string, levels: number, ad
  * (`TrainedOn.module`).
  */
 export function siteOfModule(path: string): SiteName | undefined {
-  if (/(?:^|[._])(?:vision|visual|audio)/.test(path)) return undefined;
+  if (otherTower.test(path)) return undefined;
   const block = /^(?:[a-z_]+\.)*(?:layers|h)[._](\d+)(?:\.(mlp|attention|self_attn|attn))?$/.exec(path);
   if (block) {
     const kind = block[2] === undefined ? "resid_post" : block[2] === "mlp" ? "mlp_out" : "attn_out";

@@ -40,8 +40,14 @@ export async function openLlamaScope(folder: Folder): Promise<Dictionary> {
   const site = typeof input === "string" ? siteOfHook(input) : undefined;
   if (input !== output) settings.refuse("hook_point_out", `${input}, the input (no transcoder)`, output);
   if (!site) return settings.refuse("hook_point_in", "a residual stream, attn_out or mlp_out of a block", input);
-  settings.only("act_fn", "jumprelu");
-  settings.only("norm_activation", "dataset-wise");
+  // Where they lack, its library means others.
+  for (const [field, wanted] of [
+    ["act_fn", "jumprelu"],
+    ["norm_activation", "dataset-wise"],
+  ] as const) {
+    const value = settings.get(field);
+    if (value !== wanted) settings.refuse(field, wanted, value);
+  }
   settings.only("use_glu_encoder", false);
   settings.only("apply_decoder_bias_to_pre_encoder", false);
   settings.only("use_decoder_bias", true);
@@ -52,7 +58,9 @@ export async function openLlamaScope(folder: Folder): Promise<Dictionary> {
   const D = settings.get("d_model");
   if (!isPositive(D)) return settings.refuse("d_model", "a positive number", D);
   const threshold = settings.get("jump_relu_threshold");
-  if (typeof threshold !== "number") return settings.refuse("jump_relu_threshold", "a number", threshold);
+  if (typeof threshold !== "number" || !Number.isFinite(threshold)) {
+    return settings.refuse("jump_relu_threshold", "a finite number", threshold);
+  }
   settings.harmless(...harmless);
 
   const source = await folder.open(weightsFile);

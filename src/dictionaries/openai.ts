@@ -63,11 +63,11 @@ export function describeOpenAi({ source, values }: TorchFile, site: SiteName): D
 }
 
 function activationOf(values: TorchFile["values"], file: string): ActivationSource {
-  const name = values.get("activation") ?? "ReLU";
-  if (name === "ReLU") return { kind: "relu" };
+  const name = values.has("activation") ? values.get("activation") : "ReLU";
+  if (name === "ReLU" || name === null) return { kind: "relu" };
   const after = values.get("activation_state_dict.postact_fn");
   if (name !== "TopK" || after !== "ReLU") {
-    const got = name === "TopK" ? `TopK, then ${after},` : name;
+    const got = name === "TopK" ? `TopK, then ${after},` : (name ?? "another value");
     throw new UserError(
       `activation: expected ReLU or TopK, got ${got} in ${file}. SAEs of this kind are not supported.`,
     );

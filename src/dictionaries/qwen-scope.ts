@@ -47,7 +47,7 @@ export async function openQwenScope(source: ByteSource, path: string): Promise<D
       activation: { kind: "topk", k },
       subtractDecoderBias: false,
       trainedOn: { ...(model !== undefined && { model }) },
-      known: ["k"],
+      known: held === undefined ? [] : ["k"],
     });
     if (named?.[1] !== undefined && Number(named[1]) * 1024 !== dictionary.width) {
       throw new UserError(

@@ -374,7 +374,11 @@ function placeOf(config: SettingsReader, folder: string): { site: SiteName; modu
   }
   const other = setting(config, "hf_hook_name");
   const otherSite = typeof other === "string" ? siteOfHook(other) : undefined;
-  if (otherSite !== undefined && otherSite !== (site ?? named)) {
+  // Farther inside a block, only the block is compared: heads are the input of self_attn.o_proj.
+  const otherLayer =
+    typeof other === "string" ? /(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)/.exec(other)?.[1] : undefined;
+  const isElsewhere = otherLayer !== undefined && Number(otherLayer) !== layer;
+  if ((otherSite !== undefined && otherSite !== (site ?? named)) || (otherSite === undefined && isElsewhere)) {
     config.refuse("hf_hook_name", `the place of ${hook ?? named}`, other, "Keep the one that is right.");
   }
   return ofModule ? { site: ofModule, module: { name: String(hook), isSure: true } } : { site: site ?? named };

@@ -43,8 +43,10 @@ export class SettingsReader {
     if (value !== undefined && !values.includes(value)) this.refuse(field, values.map(String).join(" or "), value);
   }
 
-  /** @throws UserError if it is neither true nor false */
+  /** Null is false in Python, so it stands for a default of false alone. @throws UserError if it is neither true nor false */
   flag(field: string, byDefault: boolean): boolean {
+    if (byDefault && this.#fields[field] === null)
+      this.refuse(field, "true or false", null, "Write the one that is right.");
     this.only(field, true, false);
     return (this.get(field) ?? byDefault) === true;
   }

@@ -247,6 +247,7 @@ function rowLengths(matrix: Float32Array, columns: number): Float32Array {
 }
 
 function matrixShape(file: TensorFile, { tensor, transposed }: Matrix): readonly [number, number] {
+  checkFormat(file, tensor);
   const shape = file.tensors.get(tensor)?.shape;
   const [rows, columns] = transposed ? (shape?.toReversed() ?? []) : (shape ?? []);
   if (shape?.length !== 2 || !rows || !columns) {
@@ -270,7 +271,7 @@ function refuseUnknown(file: TensorFile | TorchFile, { names, activation, codeSc
   ]);
   const held = [...file.tensors.keys(), ...("values" in file ? file.values.keys() : [])].filter((n) => !used.has(n));
   const name = held.find((n) => transcoderNames.includes(n)) ?? held[0];
-  if (name === undefined) return;
+  if (name === undefined) return refuseMetadata(file);
   const shape = file.tensors.get(name)?.shape;
   const got = shape ? `one of shape [${shape}]` : "a value of that name";
   const advice = transcoderNames.includes(name)
@@ -278,6 +279,19 @@ function refuseUnknown(file: TensorFile | TorchFile, { names, activation, codeSc
     : "It could change what the SAE computes; save the SAE without it if it does not.";
   throw new UserError(
     `tensor ${name}: expected none in an SAE of this kind (${activation.kind}), got ${got} in ${file.source.name}. ${advice}`,
+  );
+}
+
+/** What a safetensors file's own __metadata__ may say of the formula or the place, which no format keeps there. */
+const formulaFields =
+  /^(k|.*(activation|act_fn|architecture|threshold|scal(e|ing)|normali[sz]|hook|apply_b_dec|sae_type|transcode|skip).*)$/i;
+
+function refuseMetadata(file: TensorFile): void {
+  const field = Object.keys(file.metadata ?? {}).find((name) => formulaFields.test(name));
+  if (field === undefined) return;
+  const shown = field.replace(/[\s\p{Cc}]+/gu, " ").slice(0, 100);
+  throw new UserError(
+    `__metadata__.${shown}: expected settings beside the weights, got them within ${file.source.name}. They are not read from there, and could change what the SAE computes; save the SAE without them if they do not.`,
   );
 }
 
@@ -300,7 +314,19 @@ function checkShapes(file: TensorFile, { names, activation, codeScale }: Diction
   }
 }
 
+/** Number formats that no weight has by itself: what holds them is quantised. */
+const wholeNumbers = new Set(["I64", "I32", "I16", "I8", "U8", "BOOL"]);
+
+function checkFormat(file: TensorFile, tensor: string): void {
+  const dtype = file.tensors.get(tensor)?.dtype;
+  if (dtype === undefined || !wholeNumbers.has(dtype)) return;
+  throw new UserError(
+    `number format of SAE weight ${tensor}: expected floating point, got ${dtype} in ${file.source.name}. The weights are quantised: use the SAE that they were made from.`,
+  );
+}
+
 function checkShape(file: TensorFile, tensor: string, expected: readonly number[]): void {
+  checkFormat(file, tensor);
   const shape = file.tensors.get(tensor)?.shape;
   if (shape?.length !== expected.length || shape.some((n, i) => n !== expected[i])) {
     const got = shape ? `[${shape}]` : "none";

@@ -355,6 +355,10 @@ def plain_activations(x, generator):
     numpy.savez(FIXTURES / "refused/skip.npz", **arrays, W_skip=numpy.eye(D, dtype=numpy.float32))
     torch.save(weights | dict(input_scale=2.0), FIXTURES / "refused/number.pt")
     torch.save(weights | dict(groups=[8, 16]), FIXTURES / "refused/list.pt")
+    # Numbers that lie in the file with the other sign, and two values by one name.
+    torch.save(weights | dict(b_enc=torch._neg_view(weights["b_enc"])), FIXTURES / "refused/neg.pt")
+    nested = {"encoder": {"bias": weights["b_enc"]}, "encoder.bias": weights["b_enc"] + 1}
+    torch.save(weights | nested, FIXTURES / "refused/twice.pt")
 
 
 def top_k(z, k):
