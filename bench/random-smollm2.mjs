@@ -13,6 +13,14 @@ import * as sfc from "analytic-sfc";
 const [folder, pairsFile, features = "4608", active = "64", seed = "1"] = process.argv.slice(2);
 if (!pairsFile) throw new Error("usage: node bench/random-smollm2.mjs FOLDER PAIRS [features] [L0] [seed]");
 const [F, L0] = [Number(features), Number(active)];
+// Read first: a wrong path should end it before a gigabyte is written.
+const text = await readFile(pairsFile, "utf8").catch((error) => {
+  console.error(
+    `PAIRS: cannot read ${pairsFile} (${error.code}). Give a file of prompt pairs, such as tasks/determiner.jsonl.`,
+  );
+  process.exit(1);
+});
+const pairs = sfc.readPairs(text, pairsFile, 1);
 const [modelFolder, saeFolder] = [join(folder, "model"), join(folder, "saes")];
 
 const config = {
@@ -102,7 +110,6 @@ for (const name of ["tokenizer.json", "tokenizer_config.json", "special_tokens_m
 // The pairs, not halved: PAIRS is one split of a public set.
 const checkpoint = await sfc.openCheckpoint(await sfc.openFolder(modelFolder));
 const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
-const pairs = sfc.readPairs(await readFile(pairsFile, "utf8"), pairsFile, 1);
 const kept = sfc.tokenizePairs(pairs, tokenizer).kept.map((one) => ({ ...one, pair: { ...one.pair, split: "train" } }));
 await writeFile(join(folder, "pairs.jsonl"), sfc.writePairs(kept.map(({ pair }) => pair)));
 

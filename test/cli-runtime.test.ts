@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -19,6 +19,18 @@ it("sfc run says that it is slow where the native runtime is missing, and only t
       ),
     ).toHaveLength(1);
     expect((await succeeds(runFlags(pairs, join(home, "native")))).stderr).not.toContain("WebAssembly");
+  } finally {
+    await rm(home, { recursive: true, force: true });
+  }
+});
+
+it("the runtime keeps no device ID and reports to nobody", async () => {
+  const home = await mkdtemp(join(tmpdir(), "sfc-home-"));
+  try {
+    const env = { HOME: home, XDG_CACHE_HOME: "" };
+    const { code, stderr } = await start(["pairs", "--num_examples", "1", "--quiet"], undefined, env).ended;
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(await readdir(home)).toEqual([]);
   } finally {
     await rm(home, { recursive: true, force: true });
   }

@@ -193,6 +193,11 @@ describe("sfc estimate", () => {
     return path;
   }
 
+  it("holds a small model's weights whatever layers are asked, so that features can be patched exactly", async () => {
+    const { stdout } = await succeeds(["estimate", "--num_examples", "2", "--layers", "3", "--sites", "resid_post"]);
+    expect(stdout).toContain("held in memory");
+  });
+
   it.each(["held", "streamed"])("takes --weights %s as asked", async (where) => {
     const output = join(folder, where);
     const flags = ["--num_examples", "2", "--layers", "1", "--sites", "mlp_out", "--weights", where];

@@ -1,7 +1,8 @@
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 
@@ -12,7 +13,14 @@ describe("the README", () => {
   it("shows the library example that runs, and it finds features with effects", async () => {
     const example = await readFile(`${root}examples/strongest-features.mjs`, "utf8");
     expect(readme).toContain(example.trim());
-    const { stdout } = await promisify(execFile)("node", [`${root}examples/strongest-features.mjs`], { cwd: tmpdir() });
+    const home = await mkdtemp(join(tmpdir(), "sfc-home-"));
+    const { stdout } = await promisify(execFile)("node", [`${root}examples/strongest-features.mjs`], {
+      cwd: home,
+      env: { ...process.env, HOME: home, XDG_CACHE_HOME: "" },
+    });
+    // onnxruntime would store a device ID and report what it is used for.
+    expect(await readdir(home)).toEqual([]);
+    await rm(home, { recursive: true });
     const lines = stdout.trim().split("\n");
     expect(lines.length).toBe(5);
     const effects = lines.map((line) => Number(/^resid_post\.3\/\d+\t(-?\d+\.\d+) logits$/.exec(line)?.[1]));

@@ -94,9 +94,12 @@ export function tokensOf(pairs: readonly TokenPair[]): number {
 
 const checkedPairs = 16;
 
+/** Seconds that a run may lose by holding its weights: only then can features be patched exactly. */
+const worthHolding = 1;
+
 /**
- * Estimates a run, and decides where its weights are kept unless the options say so: held if there is plenty of memory for that and it is faster,
- * which it is for small models (their passes save activations instead of computing them again), else streamed.
+ * Estimates a run, and decides where its weights are kept unless the options say so: held if there is plenty of memory for that and it is faster, or
+ * hardly slower, which it is for small models (their passes save activations instead of computing them again), else streamed.
  */
 export async function estimateRun(
   { model, checkpoint }: OpenModel,
@@ -127,7 +130,7 @@ export async function estimateRun(
   const chosen =
     options.weights === "held" ||
     method !== "analytic" ||
-    (options.weights === "auto" && captureSeconds(held) < captureSeconds(streamed) && mayHold(held))
+    (options.weights === "auto" && captureSeconds(held) < captureSeconds(streamed) + worthHolding && mayHold(held))
       ? held
       : streamed;
 

@@ -5,6 +5,7 @@ import { Command, CommanderError, Option } from "commander";
 import { scores } from "../circuit/ranking.ts";
 import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
+import { withoutTelemetry } from "../graph/session.node.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { runFolder } from "./default-folder.ts";
@@ -303,6 +304,8 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 // Of what cannot be told nothing else depends.
 process.stderr.on("error", () => {});
 
+// Native code sees the environment of the main thread alone, and workers load the runtime: what session.node.ts asks for has to be asked here.
+withoutTelemetry();
 try {
   await program().parseAsync([...process.argv.slice(0, 2), ...underscored(process.argv.slice(2))]);
 } catch (thrown) {

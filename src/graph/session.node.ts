@@ -4,6 +4,11 @@ import type { RuntimeOptions, Session } from "./session.ts";
 
 export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
 
+/** Keeps onnxruntime from reporting its use to its makers, and from the device ID that it stores for that. ORT_DISABLE_TELEMETRY=0 lets it. */
+export function withoutTelemetry(): void {
+  process.env.ORT_DISABLE_TELEMETRY ??= "1";
+}
+
 let loaded: Promise<{ readonly ort: Onnxruntime; readonly native: boolean }> | undefined;
 
 /**
@@ -11,6 +16,7 @@ let loaded: Promise<{ readonly ort: Onnxruntime; readonly native: boolean }> | u
  * WebAssembly build does the same work several times slower.
  */
 function load() {
+  withoutTelemetry();
   loaded ??= import("onnxruntime-node").then(
     (ort) => ({ ort, native: true }),
     async () => ({ ort: await import("onnxruntime-web"), native: false }),
