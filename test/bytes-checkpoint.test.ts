@@ -177,6 +177,16 @@ describe("a folder that holds something else than a checkpoint says what", () =>
       { ...config, "adapter_config.json": json({}), "adapter_model.bin": pointer },
       "got an adapter (adapter_config.json) in models/x. Merge",
     ],
+    [
+      "an adapter beside the weights",
+      {
+        ...config,
+        ...shard("model-00001-of-00001.safetensors", { a: tensor(1) }),
+        "adapter_config.json": json({}),
+        "adapter_model.safetensors": pointer,
+      },
+      "got an adapter beside them (adapter_config.json) in models/x. Merge",
+    ],
   ])("%s", async (_, files, message) => {
     await expect(opening(files)).rejects.toThrow(message);
     await expect(opening(files)).rejects.toThrow(/^[^\n]{1,500}$/);

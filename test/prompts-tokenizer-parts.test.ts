@@ -215,3 +215,66 @@ test("the first token is told from the file, not from what becomes of a word", (
   expect(tokenizer.encode("")).toEqual([]);
   expect(loadTokenizer(file, { bos_token: { content: "2" } }).bosToken).toBe(2);
 });
+
+// Ids of tokenizers 0.23.3 (Tokenizer.from_str of the same file).
+describe("where nothing but the Rust library's own way explains the ids", () => {
+  const none = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+
+  test("Unigram without an unknown token reads characters that only longer tokens hold", () => {
+    const scores = Object.entries({ a: -1, d: -2, do: -1.5, doe: -9 });
+    const tokenizer = loadTokenizer({ ...none, model: { type: "Unigram", unk_id: null, vocab: scores } });
+    expect(["do", "ado", "doe"].map((text) => tokenizer.encode(text))).toEqual([[2], [0, 2], [3]]);
+    for (const text of ["oad", "doo"]) expect(() => tokenizer.encode(text)).toThrow(/^tokenizer model\.unk_id/);
+  });
+
+  test.each([
+    [
+      true,
+      true,
+      [
+        [1, 4, 2],
+        [1, 4, 2],
+        [1, 4],
+      ],
+    ],
+    [
+      false,
+      true,
+      [
+        [1, 4, 4, 2],
+        [1, 4, 2],
+        [1, 4, 4],
+      ],
+    ],
+    [
+      true,
+      false,
+      [
+        [1, 4, 4, 2],
+        [1, 4, 3, 2],
+        [1, 4, 4, 3],
+      ],
+    ],
+  ])("two spaces as a token that takes along those before (%s) and behind (%s)", (lstrip, rstrip, ids) => {
+    const token = { id: 4, content: "  ", single_word: false, lstrip, rstrip, normalized: false, special: false };
+    const model = { type: "BPE", vocab: { "<unk>": 0, a: 1, b: 2, " ": 3 }, merges: [] };
+    const tokenizer = loadTokenizer({ ...none, added_tokens: [token], model });
+    expect(["a    b", "a   b", "a     "].map((text) => tokenizer.encode(text))).toEqual(ids);
+  });
+
+  test.each(["\\X", "a|\\X+", "(?i)ß", "(?i:fi)x", "(?i)stop"])(
+    "a pattern %s, which JavaScript reads otherwise, is refused",
+    (Regex) => {
+      const part = { type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false };
+      expect(() => loadTokenizer({ ...base, pre_tokenizer: part })).toThrow(/match otherwise in JavaScript/);
+    },
+  );
+
+  test.each(["(?i:'s|'t|'re|'ve|'m|'ll|'d)|\\p{L}+", "\\\\X", "(?i)\\p{Latin}[[:digit:]]"])(
+    "%s is read",
+    (Regex) => {
+      const part = { type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false };
+      expect(() => loadTokenizer({ ...base, pre_tokenizer: part })).not.toThrow();
+    },
+  );
+});

@@ -231,6 +231,7 @@ async function openHuggingFace(folder: Folder): Promise<Parts> {
     "Save the model's fast tokenizer into it, with AutoTokenizer.from_pretrained and save_pretrained of transformers.",
   );
   const tokenizerConfig = (await readJson(folder, "tokenizer_config.json")) ?? {};
+  await refuseAdapter(folder);
   const files = await openWeights(folder);
   return { config, tokenizer, tokenizerConfig, files, texts: ["config.json", "tokenizer.json"] };
 }
@@ -265,6 +266,20 @@ const wholeFile = "model.safetensors";
 const indexFile = "model.safetensors.index.json";
 const shardName = /^model-(\d{5})-of-(\d{5})\.safetensors$/;
 const adapterName = /^adapter_(config\.json|model\.\w+)$/;
+
+/** An adapter beside the weights: transformers adds it to them where peft is installed. @throws UserError */
+async function refuseAdapter(folder: Folder): Promise<void> {
+  const source = await folder.open("adapter_config.json");
+  await source?.close();
+  if (
+    !source ||
+    !(await folder.list()).some((name) => name === wholeFile || name === indexFile || shardName.test(name))
+  )
+    return;
+  throw new UserError(
+    `model: expected weights alone, got an adapter beside them (adapter_config.json) in ${folder.name}. ${mergeAdapter} If they are merged already, remove the adapter's files.`,
+  );
+}
 
 /** What to do with weights that are quantised. */
 export const notQuantised = "The weights are quantised: name the model that they were made from, or a GGUF file.";

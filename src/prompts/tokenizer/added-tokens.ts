@@ -112,6 +112,8 @@ function finder(tokens: readonly (readonly [content: string, token: AddedToken])
       const { token } = found;
       const [before, after] = [text.slice(Math.max(0, start - 2), start), text.slice(end, end + 2)];
       if (token.single_word && (endsWithWord.test(before) || beginsWithWord.test(after))) continue;
+      // The one before it took it along with the white space behind; one that begins with what is before it is then empty.
+      if (token.lstrip && end <= done) continue;
       push(token.lstrip ? strip(text.slice(0, start), false, true).length : start);
       sections.push(token);
       done = token.rstrip ? text.length - strip(text.slice(end), true, false).length : end;

@@ -151,8 +151,10 @@ function unigram(part: Part): TokenModel {
           isSingle ||= length === width;
         }
         if (!isSingle) {
-          if (unknown === undefined) part.fail("an id, for unknown characters", "unk_id");
-          offer(start, start + width, unknown, unknownScore);
+          const isBetter = from[start + width] === -1 || unknownScore + best[start]! > best[start + width]!;
+          if (unknown !== undefined) offer(start, start + width, unknown, unknownScore);
+          // A longer token may hold the character, and then none of its own is needed.
+          else if (isBetter) part.fail("an id, for unknown characters", "unk_id");
         }
         start += width;
       }

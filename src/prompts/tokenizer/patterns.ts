@@ -28,6 +28,17 @@ export function patternOf(part: Part): RegExp {
   const pattern = part.part("pattern") ?? part.fail("a String or a Regex", "pattern");
   if (pattern.has("String")) return new RegExp(pattern.text("String").replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "gu");
   const source = pattern.text("Regex");
+  const advice = "Such patterns match otherwise in JavaScript.";
+  if (/(?<!\\)(?:\\\\)*\\X/.test(source)) {
+    pattern.fail("a pattern without \\X", "Regex", quoted(source), advice);
+  }
+  // Oniguruma takes such a letter for the letters that it stands for: (?i)ß matches ss, (?i)fi matches ﬁ.
+  if (
+    /\(\?[a-z]*i/.test(source) &&
+    (/ss|ff|fi|fl|st/i.test(named(source)) || Array.from(source).some(isSeveralLetters))
+  ) {
+    pattern.fail("a pattern with (?i) whose letters stand for themselves", "Regex", quoted(source), advice);
+  }
   try {
     const made = rewritten(parse(source)) as OnigurumaAst;
     if (Math.max(...made.body.map(waysOfAll)) <= mostWays) return toRegExp(generate(made).pattern, { global: true });
@@ -42,6 +53,12 @@ export function patternOf(part: Part): RegExp {
     "Write it without repetitions of what itself repeats, is optional or has alternatives.",
   );
 }
+
+/** A pattern without the names of its properties and classes, whose letters are none of the text. */
+const named = (source: string) => source.replace(/\\[pPx]\{[^}]*\}|\[:\^?\w+:\]/g, "");
+/** Whether a letter has several as its other case. */
+const isSeveralLetters = (letter: string) =>
+  letter.codePointAt(0)! > 0x7f && Array.from(letter.toUpperCase()).length > 1;
 
 const wordInClass = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 const word = `${wordInClass}²³¹¼½¾`;
