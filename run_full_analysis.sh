@@ -18,7 +18,7 @@ cat >&2 <<'TEXT'
 If the model (10.5 GB) or its SAEs (7.9 GB) could not be had:
 
 1. With a network: accept the licence at https://huggingface.co/google/gemma-2-2b, make a token there, and
-     HF_TOKEN=hf_... ./run_full_analysis.sh          # goes on where it stopped
+     HF_TOKEN=hf_... ./run_full_analysis.sh          # resumes
    On another machine: ./sfc pull gemma-2-2b gemma-scope-2b-pt-res-16k, then copy ~/.cache/huggingface/hub to the same place here.
 
 2. With files from elsewhere: put these of google/gemma-2-2b into a folder gemma-2-2b

@@ -164,11 +164,11 @@ function warningsOf(measured: readonly MeasuredMethod[], accuracy: number): stri
   const warnings: string[] = [];
   if (accuracy < fairAccuracy) {
     warnings.push(
-      `The model gets ${(100 * accuracy).toFixed(0)} % of the pairs right: effects explain a behaviour that it hardly has.`,
+      `The model gets ${(100 * accuracy).toFixed(0)} % of the pairs right: effects may not explain the behaviour.`,
     );
   }
   if (measured.some(({ result }) => !result.peak_above_loaded)) {
-    warnings.push("This system does not let a peak of memory begin anew: peaks include the reading of the model.");
+    warnings.push("Peak memory cannot be reset on this system, so peaks include loading the model.");
   }
   return warnings;
 }

@@ -344,7 +344,7 @@ export function estimateText(e: EstimateResult): string {
     ["weights", where],
     [
       "memory",
-      `${size(e.memory_bytes)} at the peak; ${size(e.available_memory_bytes)} are free here${e.memory_bytes > e.available_memory_bytes ? ": too little" : ""}`,
+      `${size(e.memory_bytes)} at the peak; ${size(e.available_memory_bytes)} available${e.memory_bytes > e.available_memory_bytes ? ": too little" : ""}`,
     ],
     [
       "disk",

@@ -146,7 +146,7 @@ export function knownModelsText({ cache, models, saes, others }: KnownModels): s
     ]),
     "",
     ...table([
-      ["--sae_source", "of model", "sites", "features", "SAEs", "in all", "cached"],
+      ["--sae_source", "of model", "sites", "features", "SAEs", "total", "cached"],
       ...saes.map(({ name, model, kinds, features, count, bytes, cached }) => [
         `${name}${defaults.has(name) ? " *" : ""}`,
         model,

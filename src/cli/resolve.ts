@@ -214,7 +214,7 @@ async function snapshotsOf(wants: readonly Want[], settings: HubSettings, report
     });
   } catch (error) {
     if (lacking || !(error instanceof UnreachableError)) throw error;
-    reporter.line(`The hub does not answer; going on with what is cached of ${wants.map(({ id }) => id).join(", ")}.`);
+    reporter.line(`Cannot reach the hub; using the cached ${wants.map(({ id }) => id).join(", ")}.`);
     return cached.map((c) => c.snapshot!);
   }
 }
