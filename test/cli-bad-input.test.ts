@@ -299,3 +299,31 @@ describe("what is no file", () => {
     expect((await stat(path)).isFIFO()).toBe(true);
   });
 });
+
+describe("numbers that no memory holds", () => {
+  const sae = ["train", "sae", "--sites", "resid_post", "--layers", "2", "--steps", "1"];
+  it.each([
+    [
+      ["run", "--method", "analytic-ig", "--steps", "1000000000"],
+      ["--steps", "at most 99999"],
+    ],
+    [
+      ["compare", "--methods", "analytic,analytic-ig", "--steps", "1000000000"],
+      ["--steps", "at most 99999"],
+    ],
+    [
+      [...sae, "--expansion", "1000000000"],
+      ["--expansion", "at most 1024"],
+    ],
+    [
+      [...sae, "--active", "1000000000"],
+      ["--active: expected at most", "got 1000000000"],
+    ],
+    [
+      [...sae, "--threads", "1000000000"],
+      ["--threads", "at most 256"],
+    ],
+  ])("%j is refused before anything is computed", async (flags, parts) => {
+    expectError(await sfc(...flags, "--output_dir", join(home, "none")), 2, ...parts);
+  });
+});

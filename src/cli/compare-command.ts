@@ -9,12 +9,14 @@ import {
   deviceFlags,
   folded,
   modelFlag,
+  mostSteps,
   pairFlags,
   pairsHelp,
   type Flags as SettingFlags,
   saeFlags,
   settingOf,
   wholeNumber,
+  wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { print, printJson } from "./terminal.ts";
@@ -62,7 +64,7 @@ export function addCompareCommand(program: Command): void {
     .description("compare methods: agreement, time and peak memory, each in a process of its own")
     .addHelpText("after", folded(help))
     .option("--methods <names>", "what to compare, as analytic,sfc:64,analytic-ig@40; see below", defaultMethods)
-    .option("--steps <n>", `steps of integrated methods (default: ${defaultSteps})`, wholeNumber)
+    .option("--steps <n>", `steps of integrated methods (default: ${defaultSteps})`, wholeNumberUpTo(mostSteps))
     .addOption(
       new Option("--rule <name>", "where along the way integrated methods take gradients (default: midpoint)").choices(
         rules,

@@ -215,6 +215,18 @@ export function wholeNumber(text: string): number {
   return numberFrom(1, text);
 }
 
+/** Reads a whole number from 1 up to the largest that makes sense. Larger ones would take all memory, or no one's time. */
+export function wholeNumberUpTo(most: number): (text: string) => number {
+  return (text) => {
+    const value = numberFrom(1, text);
+    if (value > most) throw new InvalidArgumentError(`Expected at most ${most}.`);
+    return value;
+  };
+}
+
+/** Steps of the integrated methods: as many as `--methods analytic-ig@99999` can have. */
+export const mostSteps = 99_999;
+
 /** A number such as a seed. @throws InvalidArgumentError */
 export function wholeNumberFrom0(text: string): number {
   return numberFrom(0, text);

@@ -15,6 +15,7 @@ import {
   deviceFlags,
   folded,
   modelFlag,
+  mostSteps,
   pairFlags,
   pairsHelp,
   type Flags as SettingFlags,
@@ -22,6 +23,7 @@ import {
   settingOf,
   wholeNumber,
   wholeNumberFrom0,
+  wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { modelPresets, saePresets } from "./presets.ts";
@@ -226,7 +228,7 @@ function jobFlags(command: Command): Command {
       wholeNumber,
     )
     .addOption(new Option("--method <name>", "how effects are computed").choices(methodNames).default("analytic"))
-    .option("--steps <n>", `steps of analytic-ig and sfc-ig (default: ${defaultSteps})`, wholeNumber)
+    .option("--steps <n>", `steps of analytic-ig and sfc-ig (default: ${defaultSteps})`, wholeNumberUpTo(mostSteps))
     .addOption(
       new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
     )

@@ -4,7 +4,7 @@ import { UsageError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
-import { modelFlag, wholeNumber, wholeNumberFrom0 } from "./flags.ts";
+import { modelFlag, wholeNumber, wholeNumberFrom0, wholeNumberUpTo } from "./flags.ts";
 import { Progress } from "./progress.ts";
 import { progressReporter } from "./reporter.ts";
 import { embeddedModel, openModel, packageRoot, parseLayers } from "./setting.ts";
@@ -33,7 +33,7 @@ export function addTrainCommands(program: Command): void {
       demoRecipe.rows,
     )
     .option("--learning_rate <x>", "highest learning rate", aboveZero, demoRecipe.learningRate)
-    .option("--threads <n>", "gradients computed side by side, at most 2", wholeNumber, 2)
+    .option("--threads <n>", "gradients computed side by side, at most 2", wholeNumberUpTo(256), 2)
     .option("--force", "replace a model that is there already, and remove its SAEs", false)
     .option("--evaluate", "measure the model in the folder instead of training one", false)
     .option("--json", "print what --evaluate finds as JSON", false)
@@ -65,9 +65,19 @@ export function addTrainCommands(program: Command): void {
     .option("--length <n>", "tokens per row of text", wholeNumber, demoRecipe.length)
     .option("--seed <n>", "seed of the initial weights and of the text", wholeNumberFrom0, demoDictionaryRecipe.seed)
     .option("--steps <n>", "training steps of each SAE", wholeNumber, demoDictionaryRecipe.steps)
-    .option("--expansion <n>", "features per dimension of the site", wholeNumber, demoDictionaryRecipe.expansion)
+    .option(
+      "--expansion <n>",
+      "features per dimension of the site",
+      wholeNumberUpTo(1024),
+      demoDictionaryRecipe.expansion,
+    )
     .option("--active <n>", "target L0: active features per token", wholeNumber, demoDictionaryRecipe.activeFeatures)
-    .option("--threads <n>", "threads: sites side by side, or model and SAEs where the model is large", wholeNumber, 2)
+    .option(
+      "--threads <n>",
+      "threads: sites side by side, or model and SAEs where the model is large",
+      wholeNumberUpTo(256),
+      2,
+    )
     .option("--force", "replace SAEs that are there already", false)
     .option("--evaluate", "measure the SAEs in the folder instead of training some", false)
     .option("--json", "print what --evaluate finds as JSON", false)
@@ -101,6 +111,13 @@ export function addTrainCommands(program: Command): void {
       const layers = o.layers === undefined ? undefined : parseLayers(o.layers, model.layers);
       const kinds = parseKinds(o.sites, model.sites);
       const sites = sitesOf(kinds, layers ?? new Set(Array.from({ length: model.layers }, (_, l) => l)));
+      for (const { kind } of sites.map(parseSite)) {
+        const features = o.expansion * (model.sites[kind] ?? 0);
+        if (o.active <= features) continue;
+        throw new UsageError(
+          `--active: expected at most ${features}, the SAE's features, got ${o.active}. Take fewer.`,
+        );
+      }
       const large = parameterCount(model) > parametersOfCopies;
       const task = {
         model: folder,
