@@ -3,10 +3,11 @@ import { mkdir, mkdtemp, readdir, rm, symlink, truncate, utimes, writeFile } fro
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, test } from "vitest";
+import { bytesText } from "../src/amounts.ts";
 import { checkRepo, checkRevision, download, type HubFile, type HubSink, listRepo } from "../src/bytes/hub.ts";
 import { fetchBlob } from "../src/cli/hub-blob.ts";
 import { cachedSnapshot } from "../src/cli/hub-cache.ts";
-import { bytesText, planPull, pull, silent, stoppable } from "../src/cli/hub-pull.ts";
+import { planPull, pull, silent, stoppable } from "../src/cli/hub-pull.ts";
 import { type HubSettings, hubSettings } from "../src/cli/hub-settings.ts";
 import { StoppedError } from "../src/errors.ts";
 import { commitOf, gitSha1, HubServer, type ServedRepo, sha256 } from "./hub-server.ts";

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { duration, Progress, progressText } from "../src/cli/progress.ts";
+import { duration } from "../src/amounts.ts";
+import { Progress, progressText } from "../src/cli/progress.ts";
 
 describe("progressText", () => {
   it("draws a bar on a terminal, with the share, the time and what is left", () => {

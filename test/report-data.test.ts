@@ -5,10 +5,11 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Score } from "../src/circuit/ranking.ts";
 import { Database } from "../src/cli/database.ts";
 import { type Manifest, startManifest, writeManifest } from "../src/cli/manifest.ts";
+import type { Ablation } from "../src/cli/meaning.ts";
 import { readReportData } from "../src/cli/report-data.ts";
 import { RunTables, readFeatures } from "../src/cli/tables.ts";
 import { UserError } from "../src/errors.ts";
-import { type Ablation, reportLimits } from "../src/report/data.ts";
+import { reportLimits } from "../src/report/data.ts";
 
 let folder = "";
 

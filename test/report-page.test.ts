@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, test } from "vitest";
-import { ablationSchema, type ReportData } from "../src/report/data.ts";
+import { ablationSchema } from "../src/cli/meaning.ts";
+import type { ReportData } from "../src/report/data.ts";
 import { reportPage } from "../src/report/page.ts";
 import { sampleReport } from "../web/sample.ts";
 import { lowContrast, type PageHarness, pageHarness } from "./page-harness.ts";

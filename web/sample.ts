@@ -1,6 +1,6 @@
+import type { Ablation } from "../src/cli/meaning.ts";
 import { Random } from "../src/random.ts";
 import {
-  type Ablation,
   type CaseAccuracy,
   type DriverContext,
   type FeatureDrivers,

@@ -12,11 +12,11 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
-import { generatedTask, noPairs, openPairs, readPairText, usablePairs } from "./prompt-pairs.ts";
+import { generatedTask } from "./options.ts";
+import { versions } from "./package.ts";
+import { noPairs, openPairs, readPairText, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
 import { type OpenModel, openModel } from "./setting.ts";
-import { table } from "./summary.ts";
-import { versions } from "./versions.ts";
 
 export interface BenchRequest {
   readonly model_name: string;
@@ -202,50 +202,6 @@ async function timeBlocks(
     return { pass, nodes, floor_gflop: floor / 1e9, seconds, gflops, ...shares };
   });
   return { gemm_peak: peak, gemm_own_shapes: ownRate, passes };
-}
-
-/** The result as text for a terminal. */
-export function benchText(result: BenchResult): string {
-  const n = (value: number, digits = 0) => value.toFixed(digits);
-  return [
-    `${result.machine.cpu}, ${result.machine.cores} cores; ${Object.entries(result.versions)
-      .map(([name, v]) => `${name} ${v}`)
-      .join(", ")}; model ${result.model}`,
-    `matrix products: ${n(result.gemm_peak)} GFLOP/s at best, ${n(result.gemm_own_shapes)} in the model's own shapes`,
-    "",
-    ...table([
-      ["pass", "nodes", "floor, GFLOP", "ms", "GFLOP/s", "of own shapes", "of best"],
-      ...result.passes.map((p) => [
-        p.pass,
-        String(p.nodes),
-        n(p.floor_gflop, 2),
-        n(1000 * p.seconds, 1),
-        n(p.gflops),
-        `${n(100 * p.share_of_own_shapes)} %`,
-        `${n(100 * p.share_of_peak)} %`,
-      ]),
-    ]),
-    ...(result.forest.length === 0 ? [] : ["", ...forestTable(result.forest)]),
-    "",
-    `peak memory ${n(result.peak_rss_bytes / 2 ** 20)} MiB`,
-  ].join("\n");
-}
-
-function forestTable(forest: readonly ForestBench[]): string[] {
-  return table([
-    ["pairs", "number", "tokens", "nodes", "ratio", "examples, s", "forest, s", "ratio", "time/node ratio"],
-    ...forest.map((f) => [
-      f.set,
-      String(f.pairs),
-      String(f.tokens),
-      String(f.nodes),
-      f.node_ratio.toFixed(1),
-      f.example_seconds.toFixed(2),
-      f.forest_seconds.toFixed(2),
-      f.time_ratio.toFixed(1),
-      (f.time_ratio / f.node_ratio).toFixed(2),
-    ]),
-  ]);
 }
 
 /** Runs both forms in turn, so that a change of the machine's speed meets both. */

@@ -1,7 +1,6 @@
 import { type Command, Option } from "commander";
 import { defaultSteps, isIntegrated, type Rule, rules } from "../effects/method.ts";
 import { UsageError } from "../errors.ts";
-import type { CompareOptions } from "./compare.ts";
 import { type MethodSpec, parseMethods } from "./compare-methods.ts";
 import { compareFolder } from "./default-folder.ts";
 import {
@@ -19,6 +18,7 @@ import {
   wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
+import type { CompareOptions } from "./options.ts";
 import { print, printJson } from "./terminal.ts";
 
 interface Flags extends SettingFlags {
@@ -109,9 +109,10 @@ export function addCompareCommand(program: Command): void {
       };
       const folder = flags.output_dir ?? compareFolder(options);
       const request = { command: "compare", options, folder, force: flags.force === true };
-      const { text, comparison } = await runJob("compare", request, { quiet: flags.quiet });
-      if (flags.json) printJson(comparison);
-      else print(text);
+      const { comparison, again } = await runJob("compare", request, { quiet: flags.quiet });
+      if (flags.json) return printJson(comparison);
+      const { comparisonText } = await import("./compare-text.ts");
+      print(comparisonText(folder, comparison, { again }));
     });
 }
 

@@ -1,9 +1,8 @@
 import { join } from "node:path";
+import { bytesText, duration } from "../amounts.ts";
 import type { Comparison } from "../report/comparison.ts";
-import { size } from "./estimate.ts";
-import { duration } from "./progress.ts";
 import { reportFile } from "./report.ts";
-import { table } from "./summary.ts";
+import { table } from "./table.ts";
 
 /**
  * A comparison as text for a terminal.
@@ -40,9 +39,9 @@ function methodLines({ methods }: Comparison): string[] {
       m.name,
       duration(m.seconds),
       times(m.seconds, first!.seconds),
-      size(m.above_bytes),
+      bytesText(m.above_bytes),
       times(m.above_bytes, first!.above_bytes),
-      size(m.peak_bytes),
+      bytesText(m.peak_bytes),
     ]),
   ]);
 }

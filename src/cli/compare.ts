@@ -7,7 +7,6 @@ import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { planFor } from "../effects/capture-for.ts";
-import type { Rule } from "../effects/method.ts";
 import { needsOf } from "../effects/methods.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
@@ -26,31 +25,18 @@ import {
 import { type MethodSpec, methodFolder, namesIn, parseMethods } from "./compare-methods.ts";
 import { measureInProcess } from "./compare-process.ts";
 import { featuresToPatch, findingsOf } from "./compare-results.ts";
-import { comparisonText } from "./compare-text.ts";
 import { checkRuntime } from "./device.ts";
 import { checkFits, checkRoom, estimateRun, gemmGflops, workLine } from "./estimate.ts";
 import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "./files.ts";
-import { type Setting, taskName } from "./flags.ts";
 import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "./folder.ts";
 import type { InputFiles } from "./input-files.ts";
+import { type CompareOptions, taskName } from "./options.ts";
+import { versions } from "./package.ts";
 import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
 import { isSealed } from "./seal.ts";
 import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./setting.ts";
-import { versions } from "./versions.ts";
-
-/** What the flags of a comparison say, one field per flag. */
-export interface CompareOptions extends Setting {
-  readonly methods: string;
-  /** Of integrated methods whose names carry none. */
-  readonly steps: number;
-  readonly rule: Rule;
-  /** Features per site that `exact` patches; null: all. */
-  readonly top: number | null;
-  readonly by_pair: boolean;
-  readonly weights: "held" | "streamed";
-}
 
 export interface CompareRequest {
   readonly command: string;
@@ -61,8 +47,9 @@ export interface CompareRequest {
 }
 
 export interface CompareOutcome {
-  readonly text: string;
   readonly comparison: Comparison;
+  /** Whether it had been finished before and nothing was computed. */
+  readonly again: boolean;
 }
 
 const comparisonFolder: FolderKind<Comparison> = {
@@ -92,11 +79,11 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
   if ("comparison" in folder) {
     reporter.end();
     const { comparison } = folder;
-    return { comparison, text: comparisonText(request.folder, comparison, { again: true }) };
+    return { comparison, again: true };
   }
   try {
     const comparison = await work({ request, specs, folder, inputs, files, width, template, reporter });
-    return { comparison, text: comparisonText(request.folder, comparison) };
+    return { comparison, again: false };
   } catch (error) {
     throw jobProblem(files.reasonOf(error), request.folder);
   } finally {

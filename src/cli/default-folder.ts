@@ -1,9 +1,8 @@
 import { basename, join, resolve } from "node:path";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { defaultSteps } from "../effects/method.ts";
-import type { CompareOptions } from "./compare.ts";
-import { defaultMethods, defaultTop, type Setting, taskName } from "./flags.ts";
-import type { JobOptions } from "./setting.ts";
+import { defaultMethods, defaultTop } from "./flags.ts";
+import { type CompareOptions, type JobOptions, type Setting, taskName } from "./options.ts";
 
 /** Longer names of folders end with a hash in place of the rest. */
 const longestName = 100;

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
 import { type Device, readsInPlace } from "#session";
+import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/estimate.ts";
 import { type Plan, planCapture } from "../capture/packs.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -18,11 +19,10 @@ import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
 import { silent } from "./hub-pull.ts";
-import { duration } from "./progress.ts";
+import type { JobOptions } from "./options.ts";
 import { openPairs, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
-import { dictionaryWarnings, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
-import { table } from "./summary.ts";
+import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./setting.ts";
 
 /** What a run will take, told before its weights are read. */
 export interface Estimate {
@@ -136,12 +136,12 @@ export async function estimateRun(
 
   if (method !== "analytic" && held.compiled / 2 > largestGraph) {
     throw new UserError(
-      `--method ${method}: expected a model of at most ${size(largestGraph)} in ${options.precision}, whose weights can be held in memory, got ${size(held.compiled / 2)}. Use --method analytic, which streams them.`,
+      `--method ${method}: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, whose weights can be held in memory, got ${bytesText(held.compiled / 2)}. Use --method analytic, which streams them.`,
     );
   }
   if (chosen === held && held.compiled / 2 > largestGraph) {
     throw new UserError(
-      `--weights held: expected a model of at most ${size(largestGraph)} in ${options.precision}, got ${size(held.compiled / 2)}. Use --weights streamed.`,
+      `--weights held: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, got ${bytesText(held.compiled / 2)}. Use --weights streamed.`,
     );
   }
   if (chosen === held) checkRoom(model, options);
@@ -203,7 +203,7 @@ export function checkRoom(model: Model, { method, precision }: Pick<JobOptions, 
   if (bytes < free) return;
   const instead = method === "analytic" ? "Use --weights streamed." : "Use --method analytic, which streams them.";
   throw new UserError(
-    `weights: expected ${size(bytes)} of free memory to hold them in ${precision}, got ${size(free)}. ${instead}`,
+    `weights: expected ${bytesText(bytes)} of free memory to hold them in ${precision}, got ${bytesText(free)}. ${instead}`,
   );
 }
 
@@ -228,7 +228,7 @@ export function checkFits(
     "fewer pairs (--num_examples)",
   ];
   throw new UserError(
-    `memory: expected about ${size(needed)} to be free for ${method}, got ${size(free)}. Use ${instead.join(", ")} or fewer sites (--layers, --sites).`,
+    `memory: expected about ${bytesText(needed)} to be free for ${method}, got ${bytesText(free)}. Use ${instead.join(", ")} or fewer sites (--layers, --sites).`,
   );
 }
 
@@ -330,30 +330,6 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   }
 }
 
-/** An estimate as text for a terminal. */
-export function estimateText(e: EstimateResult): string {
-  const phases = Object.entries(e.seconds).map(([phase, seconds]) => `${phase} ${duration(seconds)}`);
-  const where = e.weights === "held" ? "held in memory" : "streamed, block by block";
-  return table([
-    ["model", `${e.model.name}: ${count(e.model.parameters)} parameters, ${size(e.model.bytes)}`],
-    ["SAEs", `${e.saes.sites} sites, ${count(e.saes.features)} features`],
-    [
-      "pairs",
-      `${e.pairs}; ${e.nodes.forward} forward and ${e.nodes.backward} backward nodes for ${e.nodes.tokens} tokens example by example`,
-    ],
-    ["weights", where],
-    [
-      "memory",
-      `${size(e.memory_bytes)} at the peak; ${size(e.available_memory_bytes)} available${e.memory_bytes > e.available_memory_bytes ? ": too little" : ""}`,
-    ],
-    [
-      "disk",
-      `${size(e.disk_bytes.peak)} in the run's folder while it works, ${size(e.disk_bytes.end)} when it is complete`,
-    ],
-    ["time", `about ${duration(totalSeconds(e))} at ${Math.round(e.gflops)} GFLOP/s (${phases.join(", ")})`],
-  ]).join("\n");
-}
-
 /** What is told before effects are computed patch by patch. */
 export function workLine(patches: number, flops: number, gflops: number): string {
   return `exact: ${patches.toLocaleString("en")} patches, about ${duration(flops / (rates.passes * gflops * 1e9))}.`;
@@ -361,16 +337,5 @@ export function workLine(patches: number, flops: number, gflops: number): string
 
 /** One line for those who are about to wait. */
 export function estimateLine(e: Estimate): string {
-  return `Estimate: about ${duration(totalSeconds(e))}, ${size(e.memory_bytes)} of memory, ${size(e.disk_bytes.peak)} of disk; weights ${e.weights}.`;
-}
-
-function count(n: number): string {
-  if (n >= 1e9) return `${(n / 1e9).toFixed(1)} billion`;
-  return n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : String(n);
-}
-
-/** Bytes in words: `1.9 GB`. */
-export function size(bytes: number): string {
-  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(1)} GB`;
-  return `${Math.max(1, Math.round(bytes / 1e6))} MB`;
+  return `Estimate: about ${duration(totalSeconds(e))}, ${bytesText(e.memory_bytes)} of memory, ${bytesText(e.disk_bytes.peak)} of disk; weights ${e.weights}.`;
 }

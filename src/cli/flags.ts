@@ -1,33 +1,10 @@
-import { basename } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { sha256OfText } from "../bytes/sha256.ts";
 import { UsageError } from "../errors.ts";
 import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
-import { checkTask, generatedTask } from "./prompt-pairs.ts";
-import { embeddedModel, type JobOptions } from "./setting.ts";
+import { embeddedModel, generatedTask, type JobOptions, type Setting } from "./options.ts";
+import { checkTask } from "./prompt-pairs.ts";
 import { reflowed } from "./terminal.ts";
-
-/** The part of the options that says what is analysed: model, SAEs, pairs, and on what it is computed. */
-export type Setting = Pick<
-  JobOptions,
-  | "model_name"
-  | "allow_config_field"
-  | "bos"
-  | "sae_source"
-  | "layers"
-  | "sites"
-  | "num_examples"
-  | "task"
-  | "pairs"
-  | "clean"
-  | "patch"
-  | "answers"
-  | "answer_tokens"
-  | "seed"
-  | "precision"
-  | "device"
->;
 
 /** The flags behind a setting, as they come from the command line. */
 export interface Flags {
@@ -197,18 +174,6 @@ const given = (flags: Flags) =>
     .filter((name) => flags[name] !== undefined)
     .map((name) => `--${name}`)
     .join(" and ");
-
-/** The task, the name of the file of pairs without its ending, or a name of its own for the pair that was typed. */
-export function taskName({
-  task,
-  pairs,
-  clean,
-  patch,
-  answers,
-}: Pick<Setting, "task" | "pairs" | "clean" | "patch" | "answers">): string {
-  if (clean != null) return `prompt-${sha256OfText(JSON.stringify([clean, patch, answers])).slice(0, 8)}`;
-  return pairs === null ? (task ?? generatedTask) : basename(pairs).replace(/\.[a-z]+$/, "");
-}
 
 /** A count. @throws InvalidArgumentError */
 export function wholeNumber(text: string): number {

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { stat, statfs } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { bytesText, countText } from "../amounts.ts";
 import { type HubFile, type HubListing, listRepo } from "../bytes/hub.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { fetchBlob, partOf } from "./hub-blob.ts";
@@ -150,17 +151,4 @@ async function checkRoom(cache: string, needed: number): Promise<void> {
       `cache: expected ${bytesText(needed)} of room on the disk, got ${bytesText(free)} at ${cache}. Free some space, or set ${cachePlace} to a folder on another disk.`,
     );
   }
-}
-
-/** Bytes in words, with decimal prefixes: `302 MB`. */
-export function bytesText(bytes: number): string {
-  const units = ["bytes", "kB", "MB", "GB", "TB"];
-  let [value, unit] = [bytes, 0];
-  while (value >= 999.5 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];
-  return `${unit === 0 || value >= 99.5 ? Math.round(value) : value.toPrecision(2)} ${units[unit]}`;
-}
-
-/** `1 file`, `2 files`. */
-export function countText(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }

@@ -26,8 +26,9 @@ import {
   wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
+import type { JobOptions } from "./options.ts";
+import { packageRoot } from "./package.ts";
 import { modelPresets, saePresets } from "./presets.ts";
-import { type JobOptions, packageRoot } from "./setting.ts";
 import { errorLine, print, printError, printJson } from "./terminal.ts";
 import { addTrainCommands } from "./train.ts";
 
@@ -57,10 +58,11 @@ function program(): Command {
       const folder = flags.output_dir ?? runFolder(options);
       const force = flags.force === true;
       const request = { command: "run", options, folder, force };
-      const { text, json, passed } = await runJob("run", request, { quiet: flags.quiet });
-      if (flags.json) printJson(json);
-      else print(text);
-      if (!passed) process.exitCode = 1;
+      const { manifest, again } = await runJob("run", request, { quiet: flags.quiet });
+      const { summaryJson, summaryText } = await import("./summary.ts");
+      if (flags.json) printJson(await summaryJson(folder, manifest, { again }));
+      else print(await summaryText(folder, manifest, { again }));
+      if (!manifest.checks.every((check) => check.passed)) process.exitCode = 1;
     });
 
   const estimate = sfc
@@ -72,7 +74,7 @@ function program(): Command {
     .action(async (flags: Flags) => {
       const result = await runJob("estimate", { options: jobOptions(flags) }, { quiet: flags.quiet });
       if (flags.json) return printJson(result);
-      const { estimateText } = await import("./estimate.ts");
+      const { estimateText } = await import("./estimate-text.ts");
       print(estimateText(result));
     });
 
@@ -89,7 +91,7 @@ function program(): Command {
       const options = settingOf(flags, { patchless: true });
       const request = { options, output: flags.output ?? null, all: flags.json === true };
       const result = await runJob("pairs", request, { quiet: flags.quiet });
-      const { pairsText } = await import("./pairs.ts");
+      const { pairsText } = await import("./pairs-text.ts");
       if (flags.json) printJson(result);
       else print(pairsText(result));
     });
@@ -134,7 +136,9 @@ function program(): Command {
         revision: flags.revision ?? null,
         dry_run: flags.dry_run === true,
       };
-      print(await runJob("pull", request, { quiet: flags.quiet }));
+      const outcome = await runJob("pull", request, { quiet: flags.quiet });
+      const { pullText } = await import("./pull-text.ts");
+      print(pullText(outcome));
     });
 
   const bench = sfc
@@ -156,7 +160,7 @@ function program(): Command {
       };
       const result = await runJob("bench", request, { quiet: flags.quiet });
       if (flags.json) return printJson(result);
-      const { benchText } = await import("./bench.ts");
+      const { benchText } = await import("./bench-text.ts");
       print(benchText(result));
     });
 

@@ -1,3 +1,4 @@
+import { z } from "zod";
 import type { Capture } from "../capture/capture.ts";
 import type { PassOptions } from "../capture/passes.ts";
 import type { Hooks } from "../capture/runner.ts";
@@ -10,8 +11,58 @@ import type { Model } from "../models/model.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
-import type { Ablation } from "../report/data.ts";
 import { parseSite, type SiteName } from "../site.ts";
+
+const share = z.number().min(0).max(1);
+const split = z.enum(["train", "test"]);
+const count = z.number().int().nonnegative();
+
+/**
+ * `ablation.json`: what single features stand for, and what the model does without them. Groups are any partition of tokens that a task cares
+ * about: singular and plural subjects, female and male names.
+ */
+export const ablationSchema = z.strictObject({
+  format: z.literal(1),
+  /** What a group's members are and where codes are read, e.g. `held-out subject nouns`: "fires on 98 % of <members>". */
+  members: z.string(),
+  /** Strongest first. */
+  features: z.array(
+    z.strictObject({
+      site: z.string(),
+      feature: count,
+      /** Mean effect per pair in logits, signed. */
+      effect: z.number(),
+      fires: z.array(
+        z.strictObject({
+          group: z.string(),
+          split,
+          /** Members that were looked at. */
+          n: count,
+          /** Share of them with a code above 0. */
+          share,
+          /** Mean code over all of them, zeros included. */
+          mean: z.number(),
+          /** Probability that a random member's code is larger than a random other group's, ties counted half; null without another group, and where either has fewer than five members. */
+          auc: share.nullable(),
+        }),
+      ),
+    }),
+  ),
+  ablations: z.array(
+    z.strictObject({
+      /** What is taken away, e.g. `the plural features`. */
+      label: z.string(),
+      /** `resid_post.3/41`, … */
+      features: z.array(z.string()),
+      /** What their codes are set to. */
+      value: z.enum(["zero", "mean"]),
+      accuracy: z.array(z.strictObject({ case: z.string(), split, n: count, before: share, after: share })),
+    }),
+  ),
+});
+
+/** The contents of `ablation.json`. */
+export type Ablation = z.infer<typeof ablationSchema>;
 
 interface Setting {
   readonly model: Model;

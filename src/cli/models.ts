@@ -1,16 +1,17 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { bytesText } from "../amounts.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { modelTypes } from "../models/architectures.ts";
 import { parseSite, siteKinds } from "../site.ts";
 import { cachedSnapshot, hasFile } from "./hub-cache.ts";
-import { bytesText } from "./hub-pull.ts";
 import { hubSettings } from "./hub-settings.ts";
 import { modelPlace, modelWant } from "./hub-wants.ts";
+import { embeddedModel } from "./options.ts";
+import { packageRoot } from "./package.ts";
 import { modelPresets, saeBytes, saePresets } from "./presets.ts";
 import { inCache } from "./resolve.ts";
-import { embeddedModel, packageRoot } from "./setting.ts";
-import { table } from "./summary.ts";
+import { table } from "./table.ts";
 
 /** What can be run, and what of it is on this machine. */
 export interface KnownModels {

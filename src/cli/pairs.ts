@@ -1,17 +1,17 @@
+import { countText } from "../amounts.ts";
 import { runMetric } from "../capture/capture.ts";
 import { planMetric } from "../capture/packs.ts";
 import { streamedWeights } from "../capture/weights.ts";
 import { StoppedError } from "../errors.ts";
-import { excerpt } from "../prompts/excerpt.ts";
 import { prefixForest } from "../prompts/forest.ts";
 import type { PromptPair, Split } from "../prompts/pairs.ts";
-import { counted, writePairs } from "../prompts/read-pairs.ts";
+import { writePairs } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { writeFileAtomic } from "./files.ts";
+import type { JobOptions } from "./options.ts";
 import { openPairs, type PairOptions, type Rejected, usablePairs } from "./prompt-pairs.ts";
 import type { Reporter } from "./reporter.ts";
-import { type JobOptions, openModel } from "./setting.ts";
-import { table } from "./summary.ts";
+import { openModel } from "./setting.ts";
 
 export interface PairsRequest {
   readonly options: PairOptions & Pick<JobOptions, "model_name" | "allow_config_field" | "bos">;
@@ -53,7 +53,7 @@ export interface RejectedPair {
 }
 
 /** Rejected pairs that are shown on a terminal. */
-const shownRejected = 20;
+export const shownRejected = 20;
 
 /**
  * Makes or imports prompt pairs and checks them against a model's tokenizer and the model itself (`sfc pairs`).
@@ -86,7 +86,7 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
     });
     if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
     const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
-    const none = `${counted(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
+    const none = `${countText(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
     const result: PairsResult = {
       model: options.model_name,
       source: source.name,
@@ -140,40 +140,4 @@ function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): Rej
       patch_answer: texts(added(pair.patch_answer)),
     },
   };
-}
-
-/** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
-export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {
-  const lines = table([
-    ["split", "case", "pairs", "accuracy", "margin", "for example"],
-    ...cases.map(({ split, case: name, pairs: n, accuracy, margin, example }) => [
-      split,
-      excerpt(name),
-      String(n),
-      `${(100 * accuracy).toFixed(1)} %`,
-      margin.toFixed(2),
-      `${excerpt(example.clean_prefix)} |${excerpt(example.clean_answer, 40)} /${excerpt(example.patch_answer, 40)}`,
-    ]),
-  ]);
-  lines.push("", `${usable} of ${counted(total, "pair")} can be used with this tokenizer.`, ...warnings);
-  if (rejected.length > 0) {
-    lines.push("", "Left out, tokens separated by |:");
-    for (const one of rejected.slice(0, shownRejected)) lines.push(`  ${rejectedText(one)}`);
-    const more = total - usable - shownRejected;
-    if (more > 0) lines.push(`  and ${more} more; --json lists all of them.`);
-    lines.push("");
-  }
-  lines.push("accuracy: the clean answer has the larger logit. margin: by how many logits, on average.");
-  if (output !== null) lines.push(`Written to ${output}.`);
-  return lines.join("\n");
-}
-
-function rejectedText({ line, reason, texts, tokens }: RejectedPair): string {
-  const where = line === null ? "" : `line ${line}: `;
-  const quoted = (pieces: readonly string[]) => `"${excerpt(pieces.join("|"), 60)}"`;
-  if (tokens === null) return `${where}${reason}: ${texts.map((text) => quoted([text])).join(", ")}`;
-  const prompts = [tokens.clean_prefix, tokens.patch_prefix].filter((list) => list.length > 0);
-  const counts = reason.includes("numbers of tokens") ? ` (${prompts.map((list) => list.length).join(" and ")})` : "";
-  const answers = [tokens.clean_answer, tokens.patch_answer].map(quoted).join(", ");
-  return `${where}${reason}${counts}: ${prompts.map(quoted).join(" and ")} → ${answers}`;
 }

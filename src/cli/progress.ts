@@ -1,4 +1,6 @@
+import { duration } from "../amounts.ts";
 import { visible } from "../prompts/excerpt.ts";
+import type { Reporter } from "./reporter.ts";
 import { forTerminal } from "./terminal.ts";
 
 /** Where a phase of long work stands. */
@@ -26,17 +28,6 @@ export function progressText({ phase, done, total, elapsed }: PhaseState, column
   const filled = Math.floor(share * width);
   const bar = width >= 8 ? `${"█".repeat(filled)}${"░".repeat(width - filled)} ` : "";
   return `${phase} ${bar}${percent.padStart(5)}  ${times}`.slice(0, Math.max(0, columns - 1));
-}
-
-/** Seconds in words: `3.2 s`, `1 min 05 s`, `2 h 07 min`. */
-export function duration(seconds: number): string {
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  const pad = (n: number) => String(n).padStart(2, "0");
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`;
-  const minutes = Math.round(seconds / 60);
-  return `${Math.floor(minutes / 60)} h ${pad(minutes % 60)} min`;
 }
 
 /** Where progress is written; process.stderr is one. */
@@ -171,4 +162,18 @@ export class Progress {
     if (this.#drawn) this.#stream.write("\r\x1b[2K");
     this.#drawn = false;
   }
+}
+
+/** A reporter for work on the thread that shows progress; it is never asked to stop. */
+export function progressReporter(progress: Progress): Reporter {
+  return {
+    begin: (phase, total) => progress.begin(phase, total),
+    set: (done, total) => progress.set(done, total),
+    end: () => progress.end(),
+    line: (text) => progress.line(text),
+    stopped: () => false,
+    get seconds() {
+      return progress.seconds;
+    },
+  };
 }

@@ -1,5 +1,6 @@
 import { constants, createReadStream, existsSync } from "node:fs";
 import { open, stat } from "node:fs/promises";
+import { countText } from "../amounts.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { agreementPairs, checkEnough } from "../prompts/agreement.ts";
 import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } from "../prompts/check.ts";
@@ -9,11 +10,13 @@ import { commonLexicon } from "../prompts/lexicon-common.ts";
 import { demoLexicon } from "../prompts/lexicon-demo.ts";
 import { decodePairs } from "../prompts/pair-text.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
-import { counted, importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
+import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { InputFiles } from "./input-files.ts";
+import { defaultExamples, generatedTask, type JobOptions } from "./options.ts";
+import { packageRoot } from "./package.ts";
 import type { Reporter } from "./reporter.ts";
-import { defaultExamples, type JobOptions, type OpenModel, packageRoot } from "./setting.ts";
+import type { OpenModel } from "./setting.ts";
 
 /** The options that say which pairs. */
 export type PairOptions = Pick<
@@ -27,9 +30,6 @@ export const noPairs: Omit<PairOptions, "seed"> = {
   pairs: null,
   num_examples: null,
 };
-
-/** Tasks that are made from a lexicon for any model, besides the files in `tasks/`. */
-export const generatedTask = "agreement";
 
 /** Bytes of a file of pairs: what fits into one text with room to spare. */
 const mostBytes = 256e6;
@@ -252,7 +252,7 @@ export function usablePairs(
     warnings: [
       ...notes,
       ...[...countReasons(before)].map(
-        ([reason, count]) => `Left out ${counted(count, "pair")} of sentences: ${reason}.`,
+        ([reason, count]) => `Left out ${countText(count, "pair")} of sentences: ${reason}.`,
       ),
       ...describeDropped(dropped).map((line) => `Left out ${line}.`),
       ...repeated(checked, lines),
@@ -260,7 +260,7 @@ export function usablePairs(
       ...(checked.several === 0
         ? []
         : [
-            `${counted(checked.several, "pair")} with answers of several tokens, scored at the first token in which the two differ (--answer_tokens first).`,
+            `${countText(checked.several, "pair")} with answers of several tokens, scored at the first token in which the two differ (--answer_tokens first).`,
           ]),
     ],
   };
@@ -291,5 +291,5 @@ function repeated({ kept, rejected }: CheckedPairs, lines: readonly number[] | n
   }
   if (example === undefined) return [];
   const where = lines === null ? "" : ` (e.g. lines ${lines[example[0]]} and ${lines[example[1]]})`;
-  return [`${counted(count, "pair")} ${count === 1 ? "repeats another" : "repeat others"}${where}; each counts.`];
+  return [`${countText(count, "pair")} ${count === 1 ? "repeats another" : "repeat others"}${where}; each counts.`];
 }

@@ -3,14 +3,14 @@ import { join } from "node:path";
 import { UsageError, UserError } from "../errors.ts";
 import { isSiteKind, type SiteKind, siteKinds } from "../site.ts";
 import { blobPath, hasFile, repoFolder } from "./hub-cache.ts";
-import { bytesText, countText, type PullPlan, pull, stoppable } from "./hub-pull.ts";
+import { type PullPlan, pull, stoppable } from "./hub-pull.ts";
 import { type HubSettings, hubSettings } from "./hub-settings.ts";
 import { folderWant, modelPlace, modelWant, parseHubPath, presetNames, presetWants, type Want } from "./hub-wants.ts";
+import { embeddedModel } from "./options.ts";
 import { modelPreset, saePreset } from "./presets.ts";
 import type { Reporter } from "./reporter.ts";
 import { type ChooseSites, chosenSaes, planWant } from "./resolve.ts";
-import { chooseSites, embeddedModel, parseLayers } from "./setting.ts";
-import { table } from "./summary.ts";
+import { chooseSites, parseLayers } from "./setting.ts";
 
 export interface PullRequest {
   /** Models and SAEs: presets, or `organisation/name[/folder][@revision]`. */
@@ -23,23 +23,42 @@ export interface PullRequest {
   readonly dry_run: boolean;
 }
 
+export interface PullOutcome {
+  /** Whether the embedded model was among the names, which need not be fetched. */
+  readonly embedded: boolean;
+  /** With `dry_run`: what is there and what would be fetched. */
+  readonly planned: {
+    readonly cache: string;
+    readonly files: readonly { readonly path: string; readonly bytes: number; readonly cached: boolean }[];
+  } | null;
+  /** What is in the cache now. */
+  readonly fetched: readonly {
+    readonly id: string;
+    readonly files: number;
+    readonly bytes: number;
+    readonly folder: string;
+  }[];
+  /** Presets of SAEs for the models. */
+  readonly saes: readonly { readonly name: string; readonly preset: string }[];
+}
+
 /** No model has so many blocks. */
 const mostLayers = 1000;
 
 /**
  * Fetches models and SAEs into the cache (`sfc pull`). The hub is asked also for what is cached, so that a branch that has moved on is fetched anew.
  *
- * @returns what to print: where everything is, or what there is to fetch
  * @throws UserError if a name means nothing, or something cannot be had; StoppedError
  */
-export async function pullNames(request: PullRequest, reporter: Reporter): Promise<string> {
+export async function pullNames(request: PullRequest, reporter: Reporter): Promise<PullOutcome> {
   const { layers, sites, dry_run } = request;
   const kinds = sites === null ? null : parseKinds(sites);
   const blocks = layers === null ? null : parseLayers(layers, mostLayers);
   const choose: ChooseSites = (there) => chooseSites(there, kinds, blocks);
   const settings = await hubSettings();
   const names = request.names.filter((name) => name !== embeddedModel);
-  const lines = names.length < request.names.length ? [`${embeddedModel} is part of this package.`] : [];
+  const fetched: PullOutcome["fetched"][number][] = [];
+  let planned: PullOutcome["planned"] = null;
   const wants = names.flatMap((name) => wantsOf(name, request.revision, choose, settings));
   if (wants.length > 0 && settings.offline) {
     throw new UserError("sfc pull needs the network, but HF_HUB_OFFLINE is set. Unset it.");
@@ -52,15 +71,22 @@ export async function pullNames(request: PullRequest, reporter: Reporter): Promi
       reporter.set(plans.length);
     }
     reporter.end();
-    if (dry_run) return lines.push(...(await describePlans(plans, settings)));
+    if (dry_run) {
+      planned = { files: await filesOf(plans, settings), cache: settings.cache };
+      return;
+    }
     await pull(s, plans, reporter);
-    lines.push(...plans.map(({ id, files, folder }) => `${id}: ${describe(files)} in ${folder}`));
+    fetched.push(...plans.map(({ id, files, folder }) => ({ id, files: files.length, bytes: sizeOf(files), folder })));
   });
-  for (const name of names) {
-    const saes = modelPreset(name)?.saes;
-    if (saes) lines.push(`SAEs for ${name}: sfc pull ${saes}; sfc models lists others.`);
-  }
-  return lines.join("\n");
+  return {
+    embedded: names.length < request.names.length,
+    planned,
+    fetched,
+    saes: names.flatMap((name) => {
+      const preset = modelPreset(name)?.saes;
+      return preset ? [{ name, preset }] : [];
+    }),
+  };
 }
 
 function wantsOf(name: string, revision: string | null, choose: ChooseSites, settings: HubSettings): Want[] {
@@ -109,19 +135,16 @@ function parseKinds(text: string): SiteKind[] {
   });
 }
 
-const describe = (files: PullPlan["files"]) =>
-  `${countText(files.length, "file")}, ${bytesText(files.reduce((sum, file) => sum + file.size, 0))},`;
+const sizeOf = (files: PullPlan["files"]) => files.reduce((sum, file) => sum + file.size, 0);
 
-async function describePlans(plans: readonly PullPlan[], { cache }: HubSettings): Promise<string[]> {
-  const rows = [["file", "size", "state"]];
+async function filesOf(plans: readonly PullPlan[], { cache }: HubSettings) {
+  const all: { path: string; bytes: number; cached: boolean }[] = [];
   for (const { id, listing, folder, files } of plans) {
     for (const file of files) {
       const there = await hasFile({ commit: listing.commit, folder, files: listing.files }, file.path);
       const blob = await stat(blobPath(cache, id, file)).catch(() => null);
-      rows.push([join(id, file.path), bytesText(file.size), there || blob?.size === file.size ? "cached" : "to fetch"]);
+      all.push({ path: join(id, file.path), bytes: file.size, cached: there || blob?.size === file.size });
     }
   }
-  const bytes = plans.reduce((sum, plan) => sum + plan.bytes, 0);
-  const count = rows.filter(([, , state]) => state === "to fetch").length;
-  return [...table(rows), "", `To fetch: ${countText(count, "file")}, ${bytesText(bytes)}, into ${cache}.`];
+  return all;
 }

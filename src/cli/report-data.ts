@@ -7,7 +7,6 @@ import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
 import type { Split } from "../prompts/pairs.ts";
 import {
-  ablationSchema,
   type CaseAccuracy,
   type DriverContext,
   type ExactSample,
@@ -26,6 +25,7 @@ import { compareSites, type SiteName } from "../site.ts";
 import { Database, text } from "./database.ts";
 import { readJsonFile } from "./files.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
+import { ablationSchema } from "./meaning.ts";
 
 /** What the report needs of a line of `pairs.jsonl`. */
 const pairSchema = z.object({

@@ -6,8 +6,8 @@ import { type Comparison, comparisonSchema } from "../report/comparison.ts";
 import { reportPage } from "../report/page.ts";
 import { readJsonFile, writeFileAtomic } from "./files.ts";
 import { manifestFile, readManifest } from "./manifest.ts";
+import { packageRoot } from "./package.ts";
 import { readReportData } from "./report-data.ts";
-import { packageRoot } from "./setting.ts";
 
 /** Name of the report in a run's or a comparison's folder. */
 export const reportFile = "report.html";

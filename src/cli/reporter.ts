@@ -1,5 +1,3 @@
-import type { Progress } from "./progress.ts";
-
 /** What a job tells while it works. The job lives in a worker thread; the main thread shows it. */
 export interface Reporter {
   /** Begins a phase of `total` units of work, ending the one before. */
@@ -44,19 +42,5 @@ export function postingReporter(post: (message: ReporterMessage) => void, stoppe
     line: (text) => post({ type: "line", text }),
     stopped,
     seconds,
-  };
-}
-
-/** A reporter for work on the thread that shows progress; it is never asked to stop. */
-export function progressReporter(progress: Progress): Reporter {
-  return {
-    begin: (phase, total) => progress.begin(phase, total),
-    set: (done, total) => progress.set(done, total),
-    end: () => progress.end(),
-    line: (text) => progress.line(text),
-    stopped: () => false,
-    get seconds() {
-      return progress.seconds;
-    },
   };
 }

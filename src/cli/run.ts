@@ -28,15 +28,15 @@ import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "./files.t
 import { completeRunFolder, type OpenFolder, openRunFolder } from "./folder.ts";
 import { type Check, check, type Manifest, startManifest, writeManifest } from "./manifest.ts";
 import { measureMeaning } from "./meaning.ts";
+import type { JobOptions } from "./options.ts";
 import { fileStore } from "./pack-store.ts";
+import { versions } from "./package.ts";
 import { openPairs, type PairSource, usablePairs } from "./prompt-pairs.ts";
 import { reportTemplate, writeReport } from "./report.ts";
 import type { Reporter } from "./reporter.ts";
-import { dictionaryWarnings, type JobOptions, type OpenModel, openModel, openSaes } from "./setting.ts";
-import { type RunSummary, summaryJson, summaryText } from "./summary.ts";
+import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./setting.ts";
 import { countPairs, nodesTable } from "./sums.ts";
 import { RunTables } from "./tables.ts";
-import { versions } from "./versions.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -48,11 +48,9 @@ export interface RunRequest {
 
 /** What is left to say after a run. */
 export interface RunOutcome {
-  readonly text: string;
-  /** The same for programs. */
-  readonly json: RunSummary;
-  /** Whether every check passed. */
-  readonly passed: boolean;
+  readonly manifest: Manifest;
+  /** Whether the run had been finished before and nothing was computed. */
+  readonly again: boolean;
 }
 
 /** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
@@ -106,16 +104,11 @@ async function analyse(
   const { batch_size: _, weights: __, ...recorded } = options;
   const start = { command, options: recorded, seed: options.seed, versions: await versions() };
   const folder = await openRunFolder(path, recorded, force);
-  const outcome = async (manifest: Manifest, again: boolean): Promise<RunOutcome> => ({
-    text: await summaryText(path, manifest, { again }),
-    json: await summaryJson(path, manifest, { again }),
-    passed: manifest.checks.every((c) => c.passed),
-  });
   if (folder.state === "finished") {
     await checkSameInputs(path, folder.manifest, opened, dictionaries, checked.kept, options.keep);
     opened.inputs.check();
     reporter.end();
-    return outcome(folder.manifest, true);
+    return { manifest: folder.manifest, again: true };
   }
   const manifest = folder.manifest ?? startManifest(start, new Date());
   const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
@@ -131,7 +124,7 @@ async function analyse(
   } finally {
     await folder.release();
   }
-  return outcome(job.manifest, false);
+  return { manifest: job.manifest, again: false };
 }
 
 type Dictionaries = ReadonlyMap<SiteName, Dictionary>;

@@ -1,19 +1,16 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { subfolder } from "../bytes/folder.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
 import { fitDictionary, unlikeTraining } from "../dictionaries/fit.ts";
 import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
-import type { MethodName, Rule } from "../effects/method.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import { fittedModel } from "../models/fitted.ts";
 import type { Model } from "../models/model.ts";
 import { isOtherModel } from "../models/names.ts";
 import { type BosChoice, withBos } from "../prompts/bos.ts";
-import type { AnswerTokens } from "../prompts/check.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
@@ -29,55 +26,10 @@ import {
 } from "../site.ts";
 import { type PullReporter, silent } from "./hub-pull.ts";
 import { InputFiles } from "./input-files.ts";
+import { embeddedModel, type JobOptions } from "./options.ts";
+import { packageRoot } from "./package.ts";
 import { modelPreset } from "./presets.ts";
 import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from "./resolve.ts";
-
-/** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
-export interface JobOptions {
-  readonly model_name: string;
-  /** Fields of config.json that are not understood and left out; missing where there are none. */
-  readonly allow_config_field?: string[];
-  /** Missing where the tokenizer decides. */
-  readonly bos?: Exclude<BosChoice, "auto">;
-  readonly sae_source: string | null;
-  readonly layers: string | null;
-  readonly sites: string | null;
-  readonly num_examples: number | null;
-  readonly batch_size: number | null;
-  /** Null where `pairs` or `clean` are given, which replace it. */
-  readonly task: string | null;
-  readonly pairs: string | null;
-  /** One pair as it was typed, in place of the task. The patch prompt may be missing with the scores that need none. */
-  readonly clean?: string | null;
-  readonly patch?: string | null;
-  /** The clean and the patch answer, a comma between them. */
-  readonly answers?: string | null;
-  /** Default: one. */
-  readonly answer_tokens?: AnswerTokens;
-  readonly seed: number;
-  readonly method: MethodName;
-  /** Of integrated methods alone. */
-  readonly steps?: number;
-  readonly rule?: Rule;
-  readonly score: "effect" | "gradient" | "gradient-activation";
-  readonly precision: "float32" | "float64";
-  readonly device: string;
-  readonly top: number;
-  readonly keep: "all" | "correct";
-  readonly weights: WeightsChoice;
-}
-
-/** Where weights are kept: all in memory, or in their files, read block by block; `auto` decides by their size. */
-export type WeightsChoice = "auto" | "held" | "streamed";
-
-/** The folder of the package: it holds `models/` and `tasks/`. */
-export const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
-
-/** The model that comes with the package. */
-export const embeddedModel = "demo";
-
-/** Pairs per split and case of the tasks that are made here. */
-export const defaultExamples = 32;
 
 export interface OpenModel {
   /** As asked for. */

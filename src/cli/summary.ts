@@ -1,10 +1,11 @@
 import { join } from "node:path";
+import { duration } from "../amounts.ts";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
 import { readJsonFile } from "./files.ts";
 import { type Manifest, manifestFile } from "./manifest.ts";
-import { duration } from "./progress.ts";
 import { reportFile } from "./report.ts";
+import { table } from "./table.ts";
 
 /** Features named per site. */
 const named = 3;
@@ -165,17 +166,6 @@ function checkLines(checks: Manifest["checks"]): string[] {
     const verdict = failed.length > 0 ? "FAILED " : "passed ";
     return `${verdict}  ${name}: worst gap ${worst.toExponential(1)} of the scale, tolerance ${all[0]!.tolerance}${where}`;
   });
-}
-
-/** Columns side by side, each as wide as its widest cell. */
-export function table(rows: readonly (readonly string[])[]): string[] {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, column) => cell.padEnd(widths[column]!))
-      .join("  ")
-      .trimEnd(),
-  );
 }
 
 function signed(value: number): string {

@@ -21,8 +21,9 @@ import { meanLoss } from "../training/loss.ts";
 import { layoutOf, namedParameters } from "../training/parameters.ts";
 import { type GeneratedText, generatedText } from "../training/text.ts";
 import { makeFolder, readJsonFile, reserveFolder, writeFileAtomic } from "./files.ts";
+import { packageRoot } from "./package.ts";
 import { Progress } from "./progress.ts";
-import { openModel, packageRoot } from "./setting.ts";
+import { openModel } from "./setting.ts";
 import { chartSvg } from "./train-curves.ts";
 import { threadPool } from "./train-threads.ts";
 

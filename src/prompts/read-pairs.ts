@@ -1,3 +1,4 @@
+import { countText } from "../amounts.ts";
 import { UserError } from "../errors.ts";
 import { excerpt } from "./excerpt.ts";
 import { halves } from "./halves.ts";
@@ -111,12 +112,12 @@ export function importPairs(
   rejected.sort((a, b) => a.line - b.line);
   if (sentences.length > 0) {
     notes.push(
-      `${counted(sentences.length, "pair")} of sentences read as prompts with two answers, ${made.length - alone} with a patch prompt.`,
+      `${countText(sentences.length, "pair")} of sentences read as prompts with two answers, ${made.length - alone} with a patch prompt.`,
     );
     const goOn = sentences.filter((sentence) => sentence.goesOn).length;
     if (goOn > 0) {
       notes.push(
-        `${counted(goOn, "pair")} of sentences ${goOn === 1 ? "goes" : "go"} on after the word in which they differ. That word is taken as the answer, which is right only where the words before it decide.`,
+        `${countText(goOn, "pair")} of sentences ${goOn === 1 ? "goes" : "go"} on after the word in which they differ. That word is taken as the answer, which is right only where the words before it decide.`,
       );
     }
   }
@@ -233,11 +234,8 @@ function splitsOf(lines: readonly PairLine[], name: string, seed: number | strin
   const single = [...bySplit].filter(([, set]) => set.size === 1).map(([one]) => one);
   if (single.length > 0) {
     notes.push(
-      `${counted(single.length, "case")} of ${bySplit.size} ${single.length === 1 ? "is" : "are"} in one split alone (e.g. ${excerpt(single[0]!, 60)}): their prompts cannot be halved.`,
+      `${countText(single.length, "case")} of ${bySplit.size} ${single.length === 1 ? "is" : "are"} in one split alone (e.g. ${excerpt(single[0]!, 60)}): their prompts cannot be halved.`,
     );
   }
   return splits;
 }
-
-/** `1 pair`, `2 pairs`. */
-export const counted = (n: number, noun: string) => `${n} ${noun}${n === 1 ? "" : "s"}`;

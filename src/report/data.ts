@@ -1,5 +1,5 @@
-import { z } from "zod";
 import type { ExactMiss, Score } from "../circuit/ranking.ts";
+import type { Ablation } from "../cli/meaning.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 
@@ -218,54 +218,3 @@ export interface ReportLimits {
 
 /** The limits that `sfc report` uses; a run with 100 sites and 12 cases then makes about 3 MB. */
 export const reportLimits: ReportLimits = { features: 20, points: 150, examples: 24, drivers: 5, contexts: 6 };
-
-const share = z.number().min(0).max(1);
-const split = z.enum(["train", "test"]);
-const count = z.number().int().nonnegative();
-
-/**
- * `ablation.json`: what single features stand for, and what the model does without them. Groups are any partition of tokens that a task cares
- * about: singular and plural subjects, female and male names.
- */
-export const ablationSchema = z.strictObject({
-  format: z.literal(1),
-  /** What a group's members are and where codes are read, e.g. `held-out subject nouns`: "fires on 98 % of <members>". */
-  members: z.string(),
-  /** Strongest first. */
-  features: z.array(
-    z.strictObject({
-      site: z.string(),
-      feature: count,
-      /** Mean effect per pair in logits, signed. */
-      effect: z.number(),
-      fires: z.array(
-        z.strictObject({
-          group: z.string(),
-          split,
-          /** Members that were looked at. */
-          n: count,
-          /** Share of them with a code above 0. */
-          share,
-          /** Mean code over all of them, zeros included. */
-          mean: z.number(),
-          /** Probability that a random member's code is larger than a random other group's, ties counted half; null without another group, and where either has fewer than five members. */
-          auc: share.nullable(),
-        }),
-      ),
-    }),
-  ),
-  ablations: z.array(
-    z.strictObject({
-      /** What is taken away, e.g. `the plural features`. */
-      label: z.string(),
-      /** `resid_post.3/41`, … */
-      features: z.array(z.string()),
-      /** What their codes are set to. */
-      value: z.enum(["zero", "mean"]),
-      accuracy: z.array(z.strictObject({ case: z.string(), split, n: count, before: share, after: share })),
-    }),
-  ),
-});
-
-/** The contents of `ablation.json`. */
-export type Ablation = z.infer<typeof ablationSchema>;

@@ -1,8 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { runtimeName } from "#session";
-import { packageRoot } from "./setting.ts";
+
+/** The folder of the package: it holds `models/` and `tasks/`. */
+export const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
 
 const require = createRequire(import.meta.url);
 

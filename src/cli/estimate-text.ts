@@ -1,0 +1,31 @@
+import { bytesText, duration } from "../amounts.ts";
+import { type EstimateResult, totalSeconds } from "./estimate.ts";
+import { table } from "./table.ts";
+/** An estimate as text for a terminal. */
+export function estimateText(e: EstimateResult): string {
+  const phases = Object.entries(e.seconds).map(([phase, seconds]) => `${phase} ${duration(seconds)}`);
+  const where = e.weights === "held" ? "held in memory" : "streamed, block by block";
+  return table([
+    ["model", `${e.model.name}: ${count(e.model.parameters)} parameters, ${bytesText(e.model.bytes)}`],
+    ["SAEs", `${e.saes.sites} sites, ${count(e.saes.features)} features`],
+    [
+      "pairs",
+      `${e.pairs}; ${e.nodes.forward} forward and ${e.nodes.backward} backward nodes for ${e.nodes.tokens} tokens example by example`,
+    ],
+    ["weights", where],
+    [
+      "memory",
+      `${bytesText(e.memory_bytes)} at the peak; ${bytesText(e.available_memory_bytes)} available${e.memory_bytes > e.available_memory_bytes ? ": too little" : ""}`,
+    ],
+    [
+      "disk",
+      `${bytesText(e.disk_bytes.peak)} in the run's folder while it works, ${bytesText(e.disk_bytes.end)} when it is complete`,
+    ],
+    ["time", `about ${duration(totalSeconds(e))} at ${Math.round(e.gflops)} GFLOP/s (${phases.join(", ")})`],
+  ]).join("\n");
+}
+
+function count(n: number): string {
+  if (n >= 1e9) return `${(n / 1e9).toFixed(1)} billion`;
+  return n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : String(n);
+}
