@@ -3,13 +3,13 @@ import { cp, mkdir, mkdtemp, readdir, readlink, realpath, rm, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { pairs as runPairs } from "../src/analysis/check-pairs.ts";
+import { chooseSites, openModel, openSaes } from "../src/analysis/open.ts";
+import { type RunRequest, run } from "../src/analysis/run.ts";
 import { writeSafetensors } from "../src/bytes/safetensors.ts";
-import { pairs as runPairs } from "../src/cli/pairs.ts";
-import type { Reporter } from "../src/cli/reporter.ts";
-import { type RunRequest, run } from "../src/cli/run.ts";
-import { chooseSites, openModel, openSaes } from "../src/cli/setting.ts";
 import { closeDictionaries } from "../src/dictionaries/open.ts";
 import { UserError } from "../src/errors.ts";
+import type { Reporter } from "../src/progress.ts";
 import { examples, expectComplete, llama, manifestOf, writeExamples, writeSae } from "./cli-harness.ts";
 
 const broken: { summary?: Error; meaning?: Error } = {};
@@ -23,8 +23,8 @@ vi.mock("../src/cli/summary.ts", async (original) => {
     },
   };
 });
-vi.mock("../src/cli/meaning.ts", async (original) => {
-  const real = await original<typeof import("../src/cli/meaning.ts")>();
+vi.mock("../src/circuit/meaning.ts", async (original) => {
+  const real = await original<typeof import("../src/circuit/meaning.ts")>();
   return {
     measureMeaning: (...args: Parameters<typeof real.measureMeaning>) => {
       if (broken.meaning) throw broken.meaning;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { saePreset } from "../src/cli/presets.ts";
+import { saePreset } from "../src/hub/presets.ts";
 
 const script = fileURLToPath(new URL("../sfc", import.meta.url));
 

@@ -2,14 +2,14 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import type { MethodResult } from "../src/cli/compare-measure.ts";
-import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../src/cli/compare-methods.ts";
-import { featuresToPatch, findingsOf } from "../src/cli/compare-results.ts";
+import type { MethodResult } from "../src/analysis/compare-measure.ts";
+import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../src/analysis/compare-methods.ts";
+import { featuresToPatch, findingsOf } from "../src/analysis/compare-results.ts";
+import { workLine } from "../src/analysis/estimate.ts";
 import { comparisonText } from "../src/cli/compare-text.ts";
-import { workLine } from "../src/cli/estimate.ts";
-import { peakBytes, resetPeak, residentBytes } from "../src/cli/resident.ts";
 import { UsageError } from "../src/errors.ts";
 import { type Comparison, comparisonSchema } from "../src/report/comparison.ts";
+import { peakBytes, resetPeak, residentBytes } from "../src/storage/resident.ts";
 
 const tenMiddle = { steps: 10, rule: "midpoint" } as const;
 const parse = (text: string) => parseMethods(text, tenMiddle);
@@ -263,7 +263,7 @@ it("the process that is measured loads no database before it has measured", () =
       else packages.add(name!);
     }
   };
-  visit(fileURLToPath(new URL("../src/cli/compare-child.ts", import.meta.url)));
+  visit(fileURLToPath(new URL("../src/analysis/compare-child.ts", import.meta.url)));
   expect(seen.size).toBeGreaterThan(20);
   expect([...packages].filter((name) => name.startsWith("@duckdb"))).toEqual([]);
 });

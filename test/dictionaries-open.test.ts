@@ -5,9 +5,9 @@ import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
 import type { TensorFile } from "../src/bytes/tensor-file.ts";
 import { checkDictionary } from "../src/dictionaries/dictionary.ts";
 import { dummyDictionary } from "../src/dictionaries/dummy.ts";
+import { openSaeLens, saveSaeLens } from "../src/dictionaries/formats/sae-lens.ts";
 import { hookOfSite, siteOfHook } from "../src/dictionaries/hooks.ts";
 import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
-import { openSaeLens, saveSaeLens } from "../src/dictionaries/sae-lens.ts";
 import { Random } from "../src/random.ts";
 import { apply } from "./apply-dictionary.ts";
 

@@ -6,6 +6,15 @@ import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { UserError } from "../src/errors.ts";
+import {
+  completeRunFolder,
+  inspectRunFolder,
+  type OpenFolder,
+  openRunFolder,
+  optionDifferences,
+} from "../src/results/folder.ts";
+import { type Manifest, type RunOptions, startManifest, writeManifest } from "../src/results/manifest.ts";
 import {
   jobProblem,
   makeFolder,
@@ -14,16 +23,7 @@ import {
   writeBeside,
   writeFileAtomic,
   writeProblem,
-} from "../src/cli/files.ts";
-import {
-  completeRunFolder,
-  inspectRunFolder,
-  type OpenFolder,
-  openRunFolder,
-  optionDifferences,
-} from "../src/cli/folder.ts";
-import { type Manifest, type RunOptions, startManifest, writeManifest } from "../src/cli/manifest.ts";
-import { UserError } from "../src/errors.ts";
+} from "../src/storage/files.ts";
 
 let home: string;
 let path: string;
@@ -241,7 +241,7 @@ describe("the lock of a run's folder", () => {
       await mkdir(path, { recursive: true });
       for (const folder of [home, join(home, "outputs"), path]) await chmod(folder, 0o777);
       await writeFile(join(path, ".lock"), holder(1), { mode: 0o600 });
-      const lock = fileURLToPath(new URL("../dist/cli/lock.js", import.meta.url));
+      const lock = fileURLToPath(new URL("../dist/storage/lock.js", import.meta.url));
       const script = `import(${JSON.stringify(lock)}).then((m) => m.tryLock(${JSON.stringify(join(path, ".lock"))})).then(console.log, (e) => console.log(e.name, e.message))`;
       const said = execFileSync(process.execPath, ["-e", script], { uid: 65534, gid: 65534, timeout: 20_000 });
       expect(said.toString()).toMatch(/^UserError lock: expected one that can be read, got an error \(EACCES/);

@@ -1,12 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { capture } from "../src/capture/capture.ts";
-import { type PlanOptions, planCapture } from "../src/capture/packs.ts";
 import { heldRunner, type Passes, tracePasses } from "../src/capture/passes.ts";
 import { heldWeights } from "../src/capture/weights.ts";
+import { prefixForest } from "../src/forest/forest.ts";
+import { type PlanOptions, planCapture } from "../src/forest/packs.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
-import { prefixForest } from "../src/prompts/forest.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import type { SiteName } from "../src/site.ts";

@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
-import { type PlanOptions, planCapture } from "../src/capture/packs.ts";
 import { heldWeights } from "../src/capture/weights.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
+import { cutForest, type Merge, prefixForest } from "../src/forest/forest.ts";
+import { type PlanOptions, planCapture } from "../src/forest/packs.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
-import { cutForest, type Merge, prefixForest } from "../src/prompts/forest.ts";
 import type { Split, TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { randomDictionary } from "./random-dictionary.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { openLoops as fastLoops, slowLoops } from "../src/graph/loops.ts";
+import { openLoops as fastLoops, slowLoops } from "../src/graph/loops/loops.ts";
 import { Random } from "../src/random.ts";
 
 const seed = "20261124/loops";

@@ -4,12 +4,12 @@ import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, test } from "vitest";
 import { bytesText } from "../src/amounts.ts";
-import { checkRepo, checkRevision, download, type HubFile, type HubSink, listRepo } from "../src/bytes/hub.ts";
-import { fetchBlob } from "../src/cli/hub-blob.ts";
-import { cachedSnapshot } from "../src/cli/hub-cache.ts";
-import { planPull, pull, silent, stoppable } from "../src/cli/hub-pull.ts";
-import { type HubSettings, hubSettings } from "../src/cli/hub-settings.ts";
 import { StoppedError } from "../src/errors.ts";
+import { fetchBlob } from "../src/hub/blob.ts";
+import { cachedSnapshot } from "../src/hub/cache.ts";
+import { checkRepo, checkRevision, download, type HubFile, type HubSink, listRepo } from "../src/hub/client.ts";
+import { planPull, pull, silent, stoppable } from "../src/hub/pull.ts";
+import { type HubSettings, hubSettings } from "../src/hub/settings.ts";
 import { commitOf, gitSha1, HubServer, type ServedRepo, sha256 } from "./hub-server.ts";
 
 const id = "tiny/model";

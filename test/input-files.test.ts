@@ -16,8 +16,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { InputFiles } from "../src/cli/input-files.ts";
 import { StoppedError, UserError } from "../src/errors.ts";
+import { InputFiles } from "../src/storage/input-files.ts";
 
 let home: string;
 let file: string;

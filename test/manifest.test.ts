@@ -9,7 +9,7 @@ import {
   readManifest,
   startManifest,
   writeManifest,
-} from "../src/cli/manifest.ts";
+} from "../src/results/manifest.ts";
 
 let home: string;
 beforeEach(async () => {

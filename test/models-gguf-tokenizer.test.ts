@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it, test } from "vitest";
 import { openGguf } from "../src/bytes/gguf.ts";
 import { memorySource } from "../src/bytes/memory.ts";
-import { tokenizerFromMetadata } from "../src/models/gguf-tokenizer.ts";
+import { tokenizerFromMetadata } from "../src/models/gguf/tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { makeGguf, type Value } from "./make-gguf.ts";
 

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { fileStore } from "../src/cli/pack-store.ts";
+import { fileStore } from "../src/results/pack-store.ts";
 
 describe("parts of a capture on disk", () => {
   let folder: string;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { duration } from "../src/amounts.ts";
-import { Progress, progressText } from "../src/cli/progress.ts";
+import { ProgressBar, progressText } from "../src/cli/progress-bar.ts";
 
 describe("progressText", () => {
   it("draws a bar on a terminal, with the share, the time and what is left", () => {
@@ -47,7 +47,7 @@ describe("Progress", () => {
     const written: string[] = [];
     const clock = { ms: 0 };
     const stream = { isTTY, columns: 60, write: (text: string) => written.push(text) };
-    return { written, clock, progress: new Progress(stream, { quiet, now: () => clock.ms }) };
+    return { written, clock, progress: new ProgressBar(stream, { quiet, now: () => clock.ms }) };
   }
 
   it("writes plain lines every few seconds where there is no terminal", () => {

@@ -1,9 +1,9 @@
 import { expect, test } from "vitest";
-import { type AgreementCase, agreementCases, agreementPairs } from "../src/prompts/agreement.ts";
-import { type Construction, heldOut } from "../src/prompts/constructions.ts";
-import type { Lexicon } from "../src/prompts/lexicon.ts";
-import { commonLexicon } from "../src/prompts/lexicon-common.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { type AgreementCase, agreementCases, agreementPairs } from "../src/prompts/english/agreement.ts";
+import { type Construction, heldOut } from "../src/prompts/english/constructions.ts";
+import type { Lexicon } from "../src/prompts/english/lexicon.ts";
+import { commonLexicon } from "../src/prompts/english/lexicon-common.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 
 const both: readonly (readonly [Lexicon, number])[] = [
   [demoLexicon, 100],

@@ -1,8 +1,8 @@
 import { beforeAll, expect, test } from "vitest";
-import { constructions, heldOut } from "../src/prompts/constructions.ts";
-import { describeSentence, generateSentence, type Sentence, spell } from "../src/prompts/english.ts";
-import { wordForms } from "../src/prompts/lexicon.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { constructions, heldOut } from "../src/prompts/english/constructions.ts";
+import { describeSentence, generateSentence, type Sentence, spell } from "../src/prompts/english/english.ts";
+import { wordForms } from "../src/prompts/english/lexicon.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { Random } from "../src/random.ts";
 
 const seed = "english";

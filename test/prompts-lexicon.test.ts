@@ -1,9 +1,9 @@
 import { expect, test } from "vitest";
-import { constructions, heldOut } from "../src/prompts/constructions.ts";
-import { closedWords } from "../src/prompts/grammar-words.ts";
-import { type Lexicon, lexiconFaults, nouns, verbs } from "../src/prompts/lexicon.ts";
-import { commonLexicon } from "../src/prompts/lexicon-common.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { constructions, heldOut } from "../src/prompts/english/constructions.ts";
+import { closedWords } from "../src/prompts/english/grammar-words.ts";
+import { type Lexicon, lexiconFaults, nouns, verbs } from "../src/prompts/english/lexicon.ts";
+import { commonLexicon } from "../src/prompts/english/lexicon-common.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 
 test("no form of a word makes agreement ambiguous", () => {
   expect(lexiconFaults(demoLexicon, closedWords)).toEqual([]);

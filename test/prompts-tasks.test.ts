@@ -1,11 +1,11 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { tokenizePairs } from "../src/prompts/check.ts";
-import { generateSentence } from "../src/prompts/english.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { generateSentence } from "../src/prompts/english/english.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
+import { makeTasks } from "../src/prompts/english/tasks.ts";
 import type { PromptPair } from "../src/prompts/pairs.ts";
 import { readPairs } from "../src/prompts/read-pairs.ts";
-import { makeTasks } from "../src/prompts/tasks.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { Random } from "../src/random.ts";
 

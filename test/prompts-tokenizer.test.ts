@@ -1,11 +1,11 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { agreementPairs } from "../src/prompts/agreement.ts";
 import { describeDoubled, describeDropped, tokenizePairs } from "../src/prompts/check.ts";
-import { generateSentence } from "../src/prompts/english.ts";
-import { wordForms } from "../src/prompts/lexicon.ts";
-import { commonLexicon } from "../src/prompts/lexicon-common.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { agreementPairs } from "../src/prompts/english/agreement.ts";
+import { generateSentence } from "../src/prompts/english/english.ts";
+import { wordForms } from "../src/prompts/english/lexicon.ts";
+import { commonLexicon } from "../src/prompts/english/lexicon-common.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import type { PromptPair } from "../src/prompts/pairs.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";

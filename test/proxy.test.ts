@@ -5,9 +5,9 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, test, vi } from "vitest";
 import { splitLogin, withoutPassword } from "../src/bytes/address.ts";
 import { proxyFor } from "../src/bytes/fetch.node.ts";
-import { listRepo } from "../src/bytes/hub.ts";
 import { openUrl } from "../src/bytes/url.ts";
-import { hubSettings } from "../src/cli/hub-settings.ts";
+import { listRepo } from "../src/hub/client.ts";
+import { hubSettings } from "../src/hub/settings.ts";
 import { HubServer } from "./hub-server.ts";
 
 const id = "tiny/model";

@@ -2,14 +2,14 @@ import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { Ablation } from "../src/circuit/meaning.ts";
 import type { Score } from "../src/circuit/ranking.ts";
-import { Database } from "../src/cli/database.ts";
-import { type Manifest, startManifest, writeManifest } from "../src/cli/manifest.ts";
-import type { Ablation } from "../src/cli/meaning.ts";
-import { readReportData } from "../src/cli/report-data.ts";
-import { RunTables, readFeatures } from "../src/cli/tables.ts";
 import { UserError } from "../src/errors.ts";
 import { reportLimits } from "../src/report/data.ts";
+import { Database } from "../src/results/database.ts";
+import { type Manifest, startManifest, writeManifest } from "../src/results/manifest.ts";
+import { readReportData } from "../src/results/report-data.ts";
+import { RunTables, readFeatures } from "../src/results/tables.ts";
 
 let folder = "";
 

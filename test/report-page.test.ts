@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "vitest";
-import { ablationSchema } from "../src/cli/meaning.ts";
+import { ablationSchema } from "../src/circuit/meaning.ts";
 import type { ReportData } from "../src/report/data.ts";
 import { reportPage } from "../src/report/page.ts";
 import { sampleReport } from "../web/sample.ts";

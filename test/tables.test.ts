@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema } from "hyparquet";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { rankingSchema } from "../src/circuit/ranking.ts";
-import { allCases, type NodesTable } from "../src/cli/sums.ts";
-import { type FinishOptions, RunTables, readFeatures } from "../src/cli/tables.ts";
 import type { EffectRows } from "../src/effects/rows.ts";
+import { allCases, type NodesTable } from "../src/effects/sums.ts";
 import type { Split } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
+import { type FinishOptions, RunTables, readFeatures } from "../src/results/tables.ts";
 
 let home: string;
 beforeEach(async () => {

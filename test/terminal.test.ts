@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { Progress } from "../src/cli/progress.ts";
+import { ProgressBar } from "../src/cli/progress-bar.ts";
 import { errorLine, forTerminal, reflowed, wrapped } from "../src/cli/terminal.ts";
 import { expectError, llama, sfc, succeeds } from "./cli-harness.ts";
 
@@ -21,7 +21,7 @@ describe("what reaches a terminal", () => {
 
   it("is escaped in lines and phases of progress", () => {
     let text = "";
-    const progress = new Progress({ write: (part) => (text += part) });
+    const progress = new ProgressBar({ write: (part) => (text += part) });
     progress.begin("read\u001b[2J", 1);
     progress.line("of \u001b]0;title\u0007");
     progress.end();

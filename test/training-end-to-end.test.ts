@@ -1,10 +1,10 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
-import type { JumpReluWeights } from "../src/dictionaries/sae-lens.ts";
+import type { JumpReluWeights } from "../src/dictionaries/formats/sae-lens.ts";
 import { constant } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import type { Weights } from "../src/models/model.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { activationBatches, activationReader } from "../src/training/activations.ts";

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { modelFromConfig } from "../src/models/architectures.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { activationBatches, readAhead } from "../src/training/activations.ts";

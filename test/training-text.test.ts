@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import { chartSvg } from "../src/cli/train-curves.ts";
-import { agreementPairs } from "../src/prompts/agreement.ts";
-import { type Construction, constructions, heldOut } from "../src/prompts/constructions.ts";
-import { demoLexicon } from "../src/prompts/lexicon-demo.ts";
+import { chartSvg } from "../src/analysis/train-curves.ts";
+import { agreementPairs } from "../src/prompts/english/agreement.ts";
+import { type Construction, constructions, heldOut } from "../src/prompts/english/constructions.ts";
+import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { combinationReader, combinationsRead } from "../src/training/combinations.ts";

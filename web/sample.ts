@@ -1,4 +1,4 @@
-import type { Ablation } from "../src/cli/meaning.ts";
+import type { Ablation } from "../src/circuit/meaning.ts";
 import { Random } from "../src/random.ts";
 import {
   type CaseAccuracy,

@@ -1,7 +1,7 @@
+import { isChanged, type PrefixForest } from "../forest/forest.ts";
+import type { Pack, Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
-import { isChanged, type PrefixForest } from "../prompts/forest.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import type { Pack, Plan } from "./packs.ts";
 import { type Floats, heldRunner, type PassOptions, tracePasses } from "./passes.ts";
 import { gradientRows, type Hooks, type Results, type Runner } from "./runner.ts";
 import { memoryStore, type Store } from "./store.ts";

@@ -1,3 +1,4 @@
+import type { Pack, Plan } from "../forest/packs.ts";
 import { type RunMemory, runMemory } from "../graph/memory.ts";
 import { writeOnnx } from "../graph/onnx.ts";
 import { sameBytes } from "../graph/session.ts";
@@ -5,7 +6,6 @@ import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import type { Pack, Plan } from "./packs.ts";
 import { blockOf, passOutputs } from "./passes.ts";
 import { pieceGraphs } from "./piece-graphs.ts";
 import { gradientRows } from "./runner.ts";

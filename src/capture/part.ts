@@ -1,10 +1,10 @@
+import type { Pack } from "../forest/packs.ts";
 import { gradients } from "../graph/reverse.ts";
 import { compile, type Session, type SessionOptions, type Sizes, type Value } from "../graph/session.ts";
 import { times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type Context, contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import type { Pack } from "./packs.ts";
 import { blockOf, type Floats, packInputs, packSessions, traceMetric } from "./passes.ts";
 import { streamSite } from "./piece-graphs.ts";
 

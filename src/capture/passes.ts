@@ -1,10 +1,10 @@
 import { StoppedError } from "../errors.ts";
+import type { Pack } from "../forest/packs.ts";
 import { gradients } from "../graph/reverse.ts";
 import { compile, int64, type Session, type SessionOptions, type Sizes, type Value } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type Context, contextInputs, forward, longestDense, type Model, type Weights } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
-import type { Pack } from "./packs.ts";
 import { firstJobs, gradientRows, keptRows, type Runner } from "./runner.ts";
 
 export type Floats = Float32Array | Float64Array;

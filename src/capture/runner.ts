@@ -1,6 +1,6 @@
-import { isChanged } from "../prompts/forest.ts";
+import { isChanged } from "../forest/forest.ts";
+import type { Pack, Plan } from "../forest/packs.ts";
 import type { SiteName } from "../site.ts";
-import type { Pack, Plan } from "./packs.ts";
 import type { Floats } from "./passes.ts";
 import type { Store } from "./store.ts";
 

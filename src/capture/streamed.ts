@@ -1,9 +1,9 @@
 import { StoppedError } from "../errors.ts";
+import type { Pack, Plan } from "../forest/packs.ts";
 import { int64, sessionPool, type Value } from "../graph/session.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
-import type { Pack, Plan } from "./packs.ts";
 import { contextValues, type Floats, floatsOf, type PassOptions } from "./passes.ts";
 import { type BlockGraph, outputName, type PieceGraph, pieceGraphs, streamSite } from "./piece-graphs.ts";
 import { firstJobs, gradientRows, keptRows, type Results, type Runner } from "./runner.ts";

@@ -1,7 +1,8 @@
 import { type Command, Option } from "commander";
+import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
+import type { CompareOptions } from "../analysis/options.ts";
 import { defaultSteps, isIntegrated, type Rule, rules } from "../effects/method.ts";
 import { UsageError } from "../errors.ts";
-import { type MethodSpec, parseMethods } from "./compare-methods.ts";
 import { compareFolder } from "./default-folder.ts";
 import {
   defaultMethods,
@@ -18,7 +19,6 @@ import {
   wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
-import type { CompareOptions } from "./options.ts";
 import { print, printJson } from "./terminal.ts";
 
 interface Flags extends SettingFlags {

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { bytesText, duration } from "../amounts.ts";
 import type { Comparison } from "../report/comparison.ts";
-import { reportFile } from "./report.ts";
+import { reportFile } from "../results/report.ts";
 import { table } from "./table.ts";
 
 /**

@@ -1,8 +1,8 @@
 import { basename, join, resolve } from "node:path";
+import { type CompareOptions, type JobOptions, type Setting, taskName } from "../analysis/options.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { defaultSteps } from "../effects/method.ts";
 import { defaultMethods, defaultTop } from "./flags.ts";
-import { type CompareOptions, type JobOptions, type Setting, taskName } from "./options.ts";
 
 /** Longer names of folders end with a hash in place of the rest. */
 const longestName = 100;

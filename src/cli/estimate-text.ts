@@ -1,5 +1,5 @@
 import { bytesText, duration } from "../amounts.ts";
-import { type EstimateResult, totalSeconds } from "./estimate.ts";
+import { type EstimateResult, totalSeconds } from "../analysis/estimate.ts";
 import { table } from "./table.ts";
 /** An estimate as text for a terminal. */
 export function estimateText(e: EstimateResult): string {

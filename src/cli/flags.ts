@@ -1,9 +1,9 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { checkTask } from "../analysis/open-pairs.ts";
+import { embeddedModel, generatedTask, type JobOptions, type Setting } from "../analysis/options.ts";
 import { UsageError } from "../errors.ts";
 import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
-import { embeddedModel, generatedTask, type JobOptions, type Setting } from "./options.ts";
-import { checkTask } from "./prompt-pairs.ts";
 import { reflowed } from "./terminal.ts";
 
 /** The flags behind a setting, as they come from the command line. */

@@ -1,7 +1,7 @@
 import { Worker } from "node:worker_threads";
+import { type JobMessage, problemOf } from "../jobs/messages.ts";
 import type { JobName, JobRequest, JobResult } from "./jobs.ts";
-import { type JobMessage, problemOf } from "./messages.ts";
-import { Progress } from "./progress.ts";
+import { ProgressBar } from "./progress-bar.ts";
 
 /**
  * Runs a job in a worker thread and shows its progress. The first Ctrl-C asks it to stop at the next safe point, a second one ends the process.
@@ -14,7 +14,7 @@ export async function runJob<J extends JobName>(
   { quiet = false } = {},
 ): Promise<JobResult<J>> {
   const stop = new Int32Array(new SharedArrayBuffer(4));
-  const progress = new Progress(process.stderr, { quiet });
+  const progress = new ProgressBar(process.stderr, { quiet });
   const worker = new Worker(new URL("./worker.js", import.meta.url), {
     workerData: { job, request, stop: stop.buffer },
   });

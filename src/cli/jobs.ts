@@ -1,9 +1,9 @@
-import { bench } from "./bench.ts";
-import { compare } from "./compare.ts";
-import { estimate } from "./estimate.ts";
-import { pairs } from "./pairs.ts";
-import { pullNames } from "./pull.ts";
-import { run } from "./run.ts";
+import { bench } from "../analysis/bench.ts";
+import { pairs } from "../analysis/check-pairs.ts";
+import { compare } from "../analysis/compare.ts";
+import { estimate } from "../analysis/estimate.ts";
+import { pullNames } from "../analysis/pull.ts";
+import { run } from "../analysis/run.ts";
 
 /** The jobs that a worker can do, by name. */
 export const jobs = { run, compare, pairs, bench, estimate, pull: pullNames };

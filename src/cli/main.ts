@@ -2,14 +2,17 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError, Option } from "commander";
+import type { JobOptions } from "../analysis/options.ts";
 import { scores } from "../circuit/ranking.ts";
 import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { withoutTelemetry } from "../graph/session.node.ts";
+import { modelPresets, saePresets } from "../hub/presets.ts";
+import { systemProblem } from "../storage/files.ts";
+import { packageRoot } from "../storage/package.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { runFolder } from "./default-folder.ts";
-import { systemProblem } from "./files.ts";
 import {
   defaultTop,
   deviceFlags,
@@ -26,9 +29,6 @@ import {
   wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
-import type { JobOptions } from "./options.ts";
-import { packageRoot } from "./package.ts";
-import { modelPresets, saePresets } from "./presets.ts";
 import { errorLine, print, printError, printJson } from "./terminal.ts";
 import { addTrainCommands } from "./train.ts";
 
@@ -102,7 +102,7 @@ function program(): Command {
     .argument("<folder>", "a run's or a comparison's folder")
     .action(async (folder: string) => {
       // What loads the database is loaded only where it is used: a third of a second that --help need not take.
-      const { rewriteReport } = await import("./report.ts");
+      const { rewriteReport } = await import("../results/report.ts");
       print(`Report: ${await rewriteReport(folder)}`);
     });
 

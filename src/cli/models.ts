@@ -1,16 +1,16 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { bytesText } from "../amounts.ts";
+import { embeddedModel } from "../analysis/options.ts";
 import { readRegular } from "../bytes/file.node.ts";
+import { cachedSnapshot, hasFile } from "../hub/cache.ts";
+import { modelPresets, saeBytes, saePresets } from "../hub/presets.ts";
+import { inCache } from "../hub/resolve.ts";
+import { hubSettings } from "../hub/settings.ts";
+import { modelPlace, modelWant } from "../hub/wants.ts";
 import { modelTypes } from "../models/architectures.ts";
 import { parseSite, siteKinds } from "../site.ts";
-import { cachedSnapshot, hasFile } from "./hub-cache.ts";
-import { hubSettings } from "./hub-settings.ts";
-import { modelPlace, modelWant } from "./hub-wants.ts";
-import { embeddedModel } from "./options.ts";
-import { packageRoot } from "./package.ts";
-import { modelPresets, saeBytes, saePresets } from "./presets.ts";
-import { inCache } from "./resolve.ts";
+import { packageRoot } from "../storage/package.ts";
 import { table } from "./table.ts";
 
 /** What can be run, and what of it is on this machine. */

@@ -1,7 +1,7 @@
 import { countText } from "../amounts.ts";
+import type { PairsResult, RejectedPair } from "../analysis/check-pairs.ts";
+import { shownRejected } from "../analysis/check-pairs.ts";
 import { excerpt } from "../prompts/excerpt.ts";
-import type { PairsResult, RejectedPair } from "./pairs.ts";
-import { shownRejected } from "./pairs.ts";
 import { table } from "./table.ts";
 /** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
 export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {

@@ -2,9 +2,9 @@ import { join } from "node:path";
 import { duration } from "../amounts.ts";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
-import { readJsonFile } from "./files.ts";
-import { type Manifest, manifestFile } from "./manifest.ts";
-import { reportFile } from "./report.ts";
+import { type Manifest, manifestFile } from "../results/manifest.ts";
+import { reportFile } from "../results/report.ts";
+import { readJsonFile } from "../storage/files.ts";
 import { table } from "./table.ts";
 
 /** Features named per site. */

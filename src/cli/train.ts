@@ -1,18 +1,18 @@
 import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
+import { openModel, parseLayers } from "../analysis/open.ts";
+import { embeddedModel } from "../analysis/options.ts";
+import { evaluateModel, trainModel } from "../analysis/train-lm.ts";
+import { evaluateSaes, trainSaes } from "../analysis/train-sae.ts";
+import { readText } from "../analysis/train-text.ts";
 import { UsageError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { packageRoot } from "../storage/package.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
 import { modelFlag, wholeNumber, wholeNumberFrom0, wholeNumberUpTo } from "./flags.ts";
-import { embeddedModel } from "./options.ts";
-import { packageRoot } from "./package.ts";
-import { Progress, progressReporter } from "./progress.ts";
-import { openModel, parseLayers } from "./setting.ts";
-import { print } from "./terminal.ts";
-import { evaluateModel, trainModel } from "./train-lm.ts";
-import { evaluateSaes, trainSaes } from "./train-sae.ts";
-import { readText } from "./train-text.ts";
+import { ProgressBar, progressReporter } from "./progress-bar.ts";
+import { print, printError } from "./terminal.ts";
 
 /** A model of more parameters is held in memory once, whatever the number of threads. */
 const parametersOfCopies = 25e6;
@@ -39,15 +39,17 @@ export function addTrainCommands(program: Command): void {
     .option("--evaluate", "measure the model in the folder instead of training one", false)
     .option("--json", "print what --evaluate finds as JSON", false)
     .action(async (o: LmFlags) => {
-      if (o.evaluate) return evaluateModel(folderOf(o.output_dir), o.threads, o.json, print);
+      if (o.evaluate) {
+        return withProgress((progress) => evaluateModel(folderOf(o.output_dir), o.threads, o.json, progress, print));
+      }
       if (o.rows % demoRecipe.parts !== 0) {
         throw new UsageError(`--rows: expected a multiple of ${demoRecipe.parts}, got ${o.rows}.`);
       }
       const { seed, steps, rows, learning_rate: learningRate } = o;
       const warmup = Math.min(demoRecipe.warmup, Math.ceil(steps / 10));
       const recipe = { ...demoRecipe, seed, steps, rows, learningRate, warmup };
-      await untilInterrupted((signal) =>
-        trainModel(o.output_dir, recipe, { threads: o.threads, force: o.force, signal }),
+      await untilInterrupted((progress, signal) =>
+        trainModel(o.output_dir, recipe, { threads: o.threads, force: o.force, progress, signal }),
       );
     });
 
@@ -93,15 +95,10 @@ export function addTrainCommands(program: Command): void {
       }
       // Read here too, so that a wrong path or a broken file is found before the work begins.
       for (const file of files) await readText(file);
-      const progress = new Progress();
-      const { model, checkpoint, tokenizer, folder, inputs, warnings } = await openModel(
-        o.model_name,
-        progressReporter(progress),
-        undefined,
-        o.allow_config_field,
+      const { model, checkpoint, tokenizer, folder, inputs, warnings } = await withProgress((progress) =>
+        openModel(o.model_name, progressReporter(progress), undefined, o.allow_config_field),
       );
-      for (const warning of warnings) progress.line(warning);
-      progress.stop();
+      for (const warning of warnings) printError(warning);
       await checkpoint.close();
       for (const file of files) inputs.watch(file);
       if (o.length < 2 || o.length > model.maxLength) {
@@ -135,10 +132,10 @@ export function addTrainCommands(program: Command): void {
       };
       const { seed, steps, expansion, active: activeFeatures } = o;
       const recipe = { ...demoDictionaryRecipe, seed, steps, expansion, activeFeatures };
-      await untilInterrupted((signal) =>
+      await untilInterrupted((progress, signal) =>
         o.evaluate
-          ? evaluateSaes({ ...task, signal }, { tokens: o.tokens, lossTokens: o.loss_tokens }, o.json, print)
-          : trainSaes({ ...task, signal }, recipe, o.force),
+          ? evaluateSaes({ ...task, progress, signal }, { tokens: o.tokens, lossTokens: o.loss_tokens }, o.json, print)
+          : trainSaes({ ...task, progress, signal }, recipe, o.force),
       );
     });
 }
@@ -176,13 +173,23 @@ interface SaeFlags {
   readonly loss_tokens: number;
 }
 
-/** Runs work that Ctrl-C stops in an orderly way. */
-async function untilInterrupted(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+/** Shows how far work is, until it ends or fails. */
+async function withProgress<T>(work: (progress: ProgressBar) => Promise<T>): Promise<T> {
+  const progress = new ProgressBar();
+  try {
+    return await work(progress);
+  } finally {
+    progress.stop();
+  }
+}
+
+/** Runs work that shows how far it is, and that Ctrl-C stops in an orderly way. */
+async function untilInterrupted(work: (progress: ProgressBar, signal: AbortSignal) => Promise<void>): Promise<void> {
   const controller = new AbortController();
   const stop = () => controller.abort();
   process.once("SIGINT", stop);
   try {
-    await work(controller.signal);
+    await withProgress((progress) => work(progress, controller.signal));
   } finally {
     process.off("SIGINT", stop);
   }

@@ -1,7 +1,7 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { problemMessage } from "../jobs/messages.ts";
+import { postingReporter } from "../progress.ts";
 import { type JobName, jobs } from "./jobs.ts";
-import { problemMessage } from "./messages.ts";
-import { postingReporter } from "./reporter.ts";
 
 /** Entry of the worker thread in which a whole job lives: reads, runs, encodes, writes; the main thread keeps progress and signals. */
 const { job, request, stop } = workerData as { job: JobName; request: never; stop: SharedArrayBuffer };

@@ -1,4 +1,4 @@
-import { type Loops, openLoops } from "../graph/loops.ts";
+import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
 import type { Activation, Dictionary, Encoder, Normalization } from "./dictionary.ts";

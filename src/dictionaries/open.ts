@@ -2,18 +2,18 @@ import { type Folder, subfolder } from "../bytes/folder.ts";
 import type { ByteSource } from "../bytes/source.ts";
 import { UserError } from "../errors.ts";
 import { compareSites, type SiteName } from "../site.ts";
-import { circuitTracerFile } from "./circuit-tracer.ts";
 import type { Dictionary } from "./dictionary.ts";
-import { openDictionaryLearning } from "./dictionary-learning.ts";
-import { openGemmaScope, siteOfPath } from "./gemma-scope.ts";
-import { gemmaScope2Files, openGemmaScope2, siteOfGemmaScope2 } from "./gemma-scope-2.ts";
+import { circuitTracerFile } from "./formats/circuit-tracer.ts";
+import { openDictionaryLearning } from "./formats/dictionary-learning.ts";
+import { openGemmaScope, siteOfPath } from "./formats/gemma-scope.ts";
+import { gemmaScope2Files, openGemmaScope2, siteOfGemmaScope2 } from "./formats/gemma-scope-2.ts";
+import { layerFile, listedSite, openLayerFile } from "./formats/layer-files.ts";
+import { llamaScopeFiles, openLlamaScope } from "./formats/llama-scope.ts";
+import { openAiFile, openOpenAi } from "./formats/openai.ts";
+import { openQwenScope, qwenScopeFile, siteOfQwenScope } from "./formats/qwen-scope.ts";
+import { openSaeLens, saeLensFiles } from "./formats/sae-lens.ts";
+import { openSparsify, sparsifyFiles } from "./formats/sparsify.ts";
 import { UnplacedError } from "./hooks.ts";
-import { layerFile, listedSite, openLayerFile } from "./layer-files.ts";
-import { llamaScopeFiles, openLlamaScope } from "./llama-scope.ts";
-import { openAiFile, openOpenAi } from "./openai.ts";
-import { openQwenScope, qwenScopeFile, siteOfQwenScope } from "./qwen-scope.ts";
-import { openSaeLens, saeLensFiles } from "./sae-lens.ts";
-import { openSparsify, sparsifyFiles } from "./sparsify.ts";
 
 /**
  * Opens the dictionaries of a folder, of all formats (see `formats` below), in it and in its subfolders. Headers are read, no weights.

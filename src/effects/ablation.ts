@@ -1,13 +1,13 @@
 import { type Capture, runMetric } from "../capture/capture.ts";
-import { planMetric } from "../capture/packs.ts";
 import type { PassOptions } from "../capture/passes.ts";
 import type { Hooks } from "../capture/runner.ts";
 import type { ModelWeights } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
+import { isChanged, type PrefixForest } from "../forest/forest.ts";
+import { planMetric } from "../forest/packs.ts";
 import { constant, type Tensor } from "../graph/tensor.ts";
 import type { Context, Model } from "../models/model.ts";
-import { isChanged, type PrefixForest } from "../prompts/forest.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
 

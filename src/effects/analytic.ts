@@ -1,7 +1,7 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
-import { type Loops, openLoops } from "../graph/loops.ts";
+import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodSetting, SiteEffects, SumCheck } from "./method.ts";

@@ -1,5 +1,5 @@
 import { type Capture, capture } from "../capture/capture.ts";
-import { type Plan, planBatches, planCapture, type Wanted } from "../capture/packs.ts";
+import { type Plan, planBatches, planCapture, type Wanted } from "../forest/packs.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSetting } from "./method.ts";
 

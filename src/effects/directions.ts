@@ -1,5 +1,5 @@
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import type { Loops } from "../graph/loops.ts";
+import type { Loops } from "../graph/loops/loops.ts";
 
 /** Decoder directions of some features of a dictionary. */
 export interface Directions {

@@ -1,8 +1,8 @@
-import type { Pack, Plan } from "../capture/packs.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { chunkRows } from "../dictionaries/encode.ts";
+import { type BackwardNodes, isChanged } from "../forest/forest.ts";
+import type { Pack, Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
-import { type BackwardNodes, isChanged } from "../prompts/forest.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { defaultSteps, type MethodName } from "./method.ts";
 

@@ -1,13 +1,13 @@
 import type { Capture } from "../capture/capture.ts";
-import type { MetricRows, Pack } from "../capture/packs.ts";
 import type { Floats } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
-import { openLoops } from "../graph/loops.ts";
+import type { BackwardNodes, PrefixForest } from "../forest/forest.ts";
+import type { MetricRows, Pack } from "../forest/packs.ts";
+import { openLoops } from "../graph/loops/loops.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
-import type { BackwardNodes, PrefixForest } from "../prompts/forest.ts";
 import type { SiteName } from "../site.ts";
 import { analyticEffects } from "./analytic.ts";
 import { forEachDifference } from "./code-effects.ts";

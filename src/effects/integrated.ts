@@ -1,9 +1,9 @@
 import type { Capture } from "../capture/capture.ts";
-import type { Pack } from "../capture/packs.ts";
 import type { Floats } from "../capture/passes.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type CodeRow, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
+import type { Pack } from "../forest/packs.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 import type { SiteName } from "../site.ts";

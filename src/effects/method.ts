@@ -2,9 +2,9 @@ import type { Capture } from "../capture/capture.ts";
 import type { Hooks } from "../capture/runner.ts";
 import type { ModelWeights } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { PrefixForest } from "../forest/forest.ts";
 import type { SessionOptions } from "../graph/session.ts";
 import type { Model } from "../models/model.ts";
-import type { PrefixForest } from "../prompts/forest.ts";
 import type { SiteName } from "../site.ts";
 import type { EffectRows } from "./rows.ts";
 

@@ -1,4 +1,4 @@
-import type { Wanted } from "../capture/packs.ts";
+import type { Wanted } from "../forest/packs.ts";
 import type { SiteName } from "../site.ts";
 import { analyticMethod } from "./analytic.ts";
 import { exactMethod } from "./exact.ts";

@@ -1,8 +1,8 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
-import type { Pack } from "../capture/packs.ts";
 import { type Form, type Part, streamBefore, tracePart } from "../capture/part.ts";
 import type { Floats } from "../capture/passes.ts";
 import { isStreamed } from "../capture/weights.ts";
+import type { Pack } from "../forest/packs.ts";
 import type { Value } from "../graph/session.ts";
 import type { Context } from "../models/model.ts";
 import type { SiteName } from "../site.ts";

@@ -1,11 +1,11 @@
 import { activeNodes, forwardNode, placeMetric } from "../capture/capture.ts";
-import type { Pack, Plan } from "../capture/packs.ts";
 import { type Form, tracePart } from "../capture/part.ts";
 import { type Floats, floatsOf } from "../capture/passes.ts";
 import { isStreamed } from "../capture/weights.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeRow, codeRule, encoderInputs, sparseRow, traceCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
+import type { Pack, Plan } from "../forest/packs.ts";
 import type { Value } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { planFor } from "./capture-for.ts";

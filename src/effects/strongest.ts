@@ -1,7 +1,7 @@
 import { capture } from "../capture/capture.ts";
-import { planCapture } from "../capture/packs.ts";
+import { type PrefixForest, prefixForest } from "../forest/forest.ts";
+import { planCapture } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
-import { type PrefixForest, prefixForest } from "../prompts/forest.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";

@@ -5,8 +5,8 @@ import type { ByteSource } from "../bytes/source.ts";
 import { checkFinite, checkFiniteBits } from "../bytes/tensor-file.ts";
 import { UserError } from "../errors.ts";
 import { checkModelType } from "./architectures.ts";
-import { openGgufModel } from "./gguf.ts";
-import type { WeightFile } from "./gguf-names.ts";
+import type { WeightFile } from "./gguf/names.ts";
+import { openGgufModel } from "./gguf/open.ts";
 
 /** A model's files: configuration and tokenizer are read, weights are read when they are asked for. */
 export interface Checkpoint {

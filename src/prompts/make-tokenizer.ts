@@ -1,6 +1,6 @@
 import { byteCharacters } from "./byte-level.ts";
-import { closedWords, initialWords } from "./grammar-words.ts";
-import { type Lexicon, wordForms } from "./lexicon.ts";
+import { closedWords, initialWords } from "./english/grammar-words.ts";
+import { type Lexicon, wordForms } from "./english/lexicon.ts";
 
 /** The special tokens of the embedded model, ids 0, 1 and 2. */
 export const specialTokens = { bos: "<|begin_of_text|>", eos: "<|end_of_text|>", pad: "<|pad|>" } as const;

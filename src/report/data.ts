@@ -1,5 +1,5 @@
+import type { Ablation } from "../circuit/meaning.ts";
 import type { ExactMiss, Score } from "../circuit/ranking.ts";
-import type { Ablation } from "../cli/meaning.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 

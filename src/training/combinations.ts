@@ -1,6 +1,6 @@
-import { type Construction, constructions } from "../prompts/constructions.ts";
-import { type Auxiliary, auxiliaries } from "../prompts/grammar-words.ts";
-import type { Lexicon } from "../prompts/lexicon.ts";
+import { type Construction, constructions } from "../prompts/english/constructions.ts";
+import { type Auxiliary, auxiliaries } from "../prompts/english/grammar-words.ts";
+import type { Lexicon } from "../prompts/english/lexicon.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
 import type { LanguageModelRecipe } from "./lm.ts";
 import type { GeneratedText } from "./text.ts";

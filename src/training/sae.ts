@@ -1,4 +1,4 @@
-import type { JumpReluWeights } from "../dictionaries/sae-lens.ts";
+import type { JumpReluWeights } from "../dictionaries/formats/sae-lens.ts";
 import { StoppedError } from "../errors.ts";
 import { gradients } from "../graph/reverse.ts";
 import { compile, float32, type Session, type SessionOptions } from "../graph/session.ts";

@@ -1,7 +1,7 @@
 import { UserError } from "../errors.ts";
-import { describeSentence, type Sentence } from "../prompts/english.ts";
+import { describeSentence, type Sentence } from "../prompts/english/english.ts";
+import type { Lexicon } from "../prompts/english/lexicon.ts";
 import { excerpt } from "../prompts/excerpt.ts";
-import type { Lexicon } from "../prompts/lexicon.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { Random } from "../random.ts";
 import type { Rows } from "./loss.ts";

@@ -1,4 +1,4 @@
-import type { Ablation } from "../../src/cli/meaning.ts";
+import type { Ablation } from "../../src/circuit/meaning.ts";
 import type { ReportData } from "../../src/report/data.ts";
 import { CaseName, Part, Scroll } from "../controls.tsx";
 import { number, signed, whole } from "../format.ts";

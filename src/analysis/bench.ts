@@ -1,0 +1,382 @@
+import { cpus } from "node:os";
+import { captureAll } from "../capture/capture.ts";
+import { type Passes, tracePasses } from "../capture/passes.ts";
+import { heldWeights, streamedWeights } from "../capture/weights.ts";
+import { StoppedError } from "../errors.ts";
+import { prefixForest } from "../forest/forest.ts";
+import { type Pack, type Plan, planCapture, planMetric } from "../forest/packs.ts";
+import { compile, float32 } from "../graph/session.ts";
+import { constant, input, type Tensor } from "../graph/tensor.ts";
+import { type Model, parameterCount } from "../models/model.ts";
+import type { Reporter } from "../progress.ts";
+import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
+import { importPairs } from "../prompts/read-pairs.ts";
+import { Random } from "../random.ts";
+import { siteName } from "../site.ts";
+import { versions } from "../storage/package.ts";
+import { type OpenModel, openModel } from "./open.ts";
+import { noPairs, openPairs, readPairText, usablePairs } from "./open-pairs.ts";
+import { generatedTask } from "./options.ts";
+
+export interface BenchRequest {
+  readonly model_name: string;
+  readonly allow_config_field?: readonly string[];
+  /** A file of pairs to time besides the default ones; null for none. Its words are taken as tokens, whatever the tokenizer. */
+  readonly pairs: string | null;
+  readonly seed: number;
+}
+
+/** The merged forest against example by example, on one set of pairs. Medians of several runs, taken in turn. */
+export interface ForestBench {
+  readonly set: string;
+  readonly pairs: number;
+  /** Tokens of example by example: clean forward and backward, patch forward. */
+  readonly tokens: number;
+  /** Forward and backward nodes of the forest. */
+  readonly nodes: number;
+  readonly node_ratio: number;
+  /** Rows that the sessions compute: repeated ancestors and padding included; a row of a backward pack counts twice. */
+  readonly forest_rows: number;
+  readonly example_rows: number;
+  readonly forest_seconds: number;
+  readonly example_seconds: number;
+  readonly time_ratio: number;
+}
+
+export interface BenchResult {
+  readonly machine: { readonly cpu: string; readonly cores: number };
+  readonly versions: Readonly<Record<string, string>>;
+  readonly model: string;
+  /** GFLOP/s of onnxruntime's matrix product, the best of several sizes. */
+  readonly gemm_peak: number;
+  /** GFLOP/s over the products of one block of the model, forward and backward, at the pack's number of rows. */
+  readonly gemm_own_shapes: number;
+  /** One pack of the model's passes against the floating-point operations that it needs at least. */
+  readonly passes: readonly {
+    /** The whole model; of a model whose weights are streamed one block, the reading of weights included, backward with forward computed again. */
+    readonly pass: "forward" | "forward + backward" | "block forward" | "block backward";
+    readonly nodes: number;
+    /** GFLOP: linear layers of the nodes, attention of each node to its ancestors alone. */
+    readonly floor_gflop: number;
+    readonly seconds: number;
+    readonly gflops: number;
+    readonly share_of_own_shapes: number;
+    readonly share_of_peak: number;
+  }[];
+  readonly forest: readonly ForestBench[];
+  readonly peak_rss_bytes: number;
+}
+
+const repeats = 15;
+
+/** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
+export async function bench(request: BenchRequest, reporter: Reporter): Promise<BenchResult> {
+  // A wrong path ends it now, not after minutes of measuring.
+  const extra = request.pairs === null ? null : await pairsOf(request.pairs, request.seed);
+  reporter.begin("machine", 1);
+  const opened = await openModel(request.model_name, reporter, undefined, request.allow_config_field);
+  try {
+    for (const warning of opened.warnings) reporter.line(warning);
+    const result = await measure(request, extra, opened, reporter);
+    reporter.end();
+    return result;
+  } finally {
+    await opened.checkpoint.close();
+  }
+}
+
+async function measure(
+  { model_name, pairs, seed }: BenchRequest,
+  extra: readonly PromptPair[] | null,
+  opened: OpenModel,
+  reporter: Reporter,
+): Promise<BenchResult> {
+  const { model, checkpoint } = opened;
+  const peak = await gemmPeak(seed, reporter);
+  reporter.begin("model", 1);
+  const chosen = { ...noPairs, task: generatedTask, seed };
+  const { kept } = usablePairs(await openPairs(chosen), opened, chosen, reporter);
+  const sites = Array.from({ length: model.layers }, (_, layer) =>
+    (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
+  ).flat();
+  const plan = planCapture(prefixForest(kept), { wanted: "changed" });
+  if (parameterCount(model) > mostHeld) {
+    const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed, reporter), peak, reporter);
+    return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
+  }
+  const weights = await heldWeights(model, checkpoint);
+  const passes = tracePasses(model, weights, { block: plan.block, sites });
+  const full = plan.packs.find((p) => p.kind === "backward")!;
+  const own = await ownShapes(model, full.node.length, seed);
+  const forwardFloor = floorFlops(model, full);
+  const [ownSeconds, ...passSeconds] = await inTurn(
+    repeats,
+    [own.run, () => passes.run({ ...full, kind: "forward" }), () => passes.run(full)],
+    reporter,
+  );
+  await own.release();
+  const ownRate = own.flops / ownSeconds! / 1e9;
+  const nodes = full.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
+  const timed = (["forward", "forward + backward"] as const).map((pass, i) => {
+    const floor = forwardFloor * (pass === "forward" ? 1 : 2 + attentionShare(model, full));
+    const seconds = passSeconds[i]!;
+    const gflops = floor / seconds / 1e9;
+    const shares = { share_of_own_shapes: gflops / ownRate, share_of_peak: gflops / peak };
+    return { pass, nodes, floor_gflop: floor / 1e9, seconds, gflops, ...shares };
+  });
+  await passes.release();
+  const sets: [string, readonly TokenPair[]][] = [["default pairs", kept]];
+  if (pairs !== null && extra !== null) sets.push([pairs.split("/").at(-1)!, wordsAsTokens(extra, model.vocabulary)]);
+  reporter.begin("forest", sets.length);
+  const forest: ForestBench[] = [];
+  for (const [name, list] of sets) {
+    forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites }), reporter));
+    reporter.set(forest.length);
+  }
+  return {
+    ...(await described(model_name)),
+    gemm_peak: peak,
+    gemm_own_shapes: ownRate,
+    passes: timed,
+    forest,
+    peak_rss_bytes: peakRss(),
+  };
+}
+
+/** Parameters above which blocks are measured instead of the whole model. */
+const mostHeld = 2 ** 27;
+
+async function described(model: string): Promise<Pick<BenchResult, "machine" | "versions" | "model">> {
+  return {
+    machine: { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length },
+    versions: await versions(),
+    model,
+  };
+}
+
+const peakRss = () => process.resourceUsage().maxRSS * 1024;
+
+async function ownShapesRate(model: Model, plan: Plan, seed: number, reporter: Reporter): Promise<number> {
+  const own = await ownShapes(model, plan.packs[0]!.node.length, seed);
+  const [seconds] = await inTurn(5, [own.run], reporter);
+  await own.release();
+  return own.flops / seconds! / 1e9;
+}
+
+/**
+ * One pack through all blocks of a model whose weights are streamed, forward and back: the median block. The peak is measured again afterwards, and
+ * the better one counts.
+ */
+async function timeBlocks(
+  { model, checkpoint }: OpenModel,
+  plan: Plan,
+  ownRate: number,
+  peakBefore: number,
+  reporter: Reporter,
+): Promise<Pick<BenchResult, "gemm_peak" | "gemm_own_shapes" | "passes">> {
+  const pack = plan.packs.find((p) => p.kind === "backward")!;
+  const L = model.layers;
+  reporter.begin("blocks", 2 * L);
+  let last = performance.now();
+  const steps: number[] = [];
+  const onProgress = (done: number, total: number) => {
+    const now = performance.now();
+    steps.push((now - last) / 1000);
+    last = now;
+    reporter.set(done, total);
+  };
+  await captureAll(model, streamedWeights(checkpoint), [{ ...plan, packs: [pack] }], {
+    sites: ["embed"],
+    onProgress,
+    stopped: reporter.stopped,
+  });
+  const peak = Math.max(peakBefore, await gemmPeak(1, reporter));
+  const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
+  const forwardFloor = floorFlops(model, pack) / L;
+  const passes = (["block forward", "block backward"] as const).map((pass, i) => {
+    // The first block of each direction waits for its weights and its session.
+    const seconds = middle(steps.slice(i * L + 1, (i + 1) * L));
+    const floor = forwardFloor * (i === 0 ? 1 : 2 + attentionShare(model, pack));
+    const gflops = floor / seconds / 1e9;
+    const shares = { share_of_own_shapes: gflops / ownRate, share_of_peak: gflops / peak };
+    return { pass, nodes, floor_gflop: floor / 1e9, seconds, gflops, ...shares };
+  });
+  return { gemm_peak: peak, gemm_own_shapes: ownRate, passes };
+}
+
+/** Runs both forms in turn, so that a change of the machine's speed meets both. */
+async function benchForest(
+  set: string,
+  pairs: readonly TokenPair[],
+  passesFor: (block: number) => Passes,
+  reporter: Reporter,
+): Promise<ForestBench> {
+  const forest = prefixForest(pairs);
+  const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
+  const passes = passesFor(block);
+  const separate = exampleByExample(pairs, block);
+  const all = (packs: readonly Pack[]) => async () => {
+    for (const pack of packs) {
+      if (reporter.stopped()) throw new StoppedError("Stopped.");
+      await passes.run(pack);
+    }
+  };
+  const [forestSeconds, exampleSeconds] = (await inTurn(3, [all(merged), all(separate)], reporter)) as [number, number];
+  await passes.release();
+  const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
+  const nodes = forest.forward.size + forest.backward.size;
+  return {
+    set,
+    pairs: pairs.length,
+    tokens,
+    nodes,
+    node_ratio: tokens / nodes,
+    forest_rows: rowsOf(merged),
+    example_rows: rowsOf(separate),
+    forest_seconds: forestSeconds,
+    example_seconds: exampleSeconds,
+    time_ratio: exampleSeconds / forestSeconds,
+  };
+}
+
+/** Packs that compute every pair by itself, in full: the clean prompt forward and backward, the patch prompt forward; no padding within a block. */
+function exampleByExample(pairs: readonly TokenPair[], block: number): Pack[] {
+  const clean = planCapture(prefixForest(pairs, { merge: "none" }), { wanted: "none", block });
+  const swapped = pairs.map((pair) => ({ ...pair, clean: pair.patch, patch: pair.clean }));
+  const patch = planMetric(prefixForest(swapped, { merge: "none" }), { block });
+  return [...clean.packs.filter((pack) => pack.kind === "backward"), ...patch.packs];
+}
+
+function rowsOf(packs: readonly Pack[]): number {
+  return packs.reduce((sum, pack) => sum + pack.node.length * (pack.kind === "backward" ? 2 : 1), 0);
+}
+
+/** Floating-point operations of a forward pass over a pack's nodes: linear layers, and attention to ancestors alone. */
+function floorFlops(model: Model, pack: Pack): number {
+  const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
+  return nodes * model.flopsPerToken + attentionFlops(model, pack);
+}
+
+function attentionFlops(model: Model, pack: Pack): number {
+  const seen = pack.positions.reduce((sum, position, row) => sum + (pack.node[row]! >= 0 ? position + 1 : 0), 0);
+  return seen * model.attentionFlops;
+}
+
+/** Attention's share of the forward floor: backward takes it twice, linear layers once. */
+function attentionShare(model: Model, pack: Pack): number {
+  return attentionFlops(model, pack) / floorFlops(model, pack);
+}
+
+/** GFLOP/s of onnxruntime's product with a constant matrix, the best of three sizes. */
+async function gemmPeak(seed: number, reporter: Reporter): Promise<number> {
+  let best = 0;
+  for (const [N, K, M] of [
+    [512, 512, 2048],
+    [1024, 1024, 1024],
+    [1024, 2304, 4608],
+  ] as const) {
+    const products = await compileProducts([[K, M]], N, seed);
+    const [seconds] = await inTurn(repeats, [products.run], reporter);
+    await products.release();
+    best = Math.max(best, products.flops / seconds! / 1e9);
+  }
+  return best;
+}
+
+/** The products of the linear layers of the model's first block, forward and backward. */
+function ownShapes(model: Model, N: number, seed: number): Promise<Products> {
+  const shapes = [...model.parameters]
+    .filter(([name, shape]) => /\.0\./.test(name) && shape.length === 2)
+    .map(([, [out, inner]]) => [inner!, out!] as const);
+  return compileProducts(shapes, N, seed);
+}
+
+interface Products {
+  /** Floating-point operations of a run. */
+  readonly flops: number;
+  run(): Promise<unknown>;
+  release(): Promise<void>;
+}
+
+/** Times that each product is taken in a row, fewer where the matrices would not fit into one graph. */
+const mostLinks = 4;
+const largestGraph = 1e9;
+
+/**
+ * Products [N,K]·[K,M] and back, [N,M]·[M,K], with constant right sides, all in one graph: chains of them, so that the time goes into products and not
+ * into results that leave the session.
+ */
+async function compileProducts(
+  shapes: readonly (readonly [number, number])[],
+  N: number,
+  seed: number,
+): Promise<Products> {
+  const random = new Random(`${seed}/gemm`);
+  const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
+  const outputs: Record<string, Tensor> = {};
+  const inputs = new Map<number, Tensor>();
+  let flops = 0;
+  const bytes = 8 * shapes.reduce((sum, [K, M]) => sum + K * M, 0);
+  const links = Math.min(mostLinks, Math.max(1, Math.floor(largestGraph / bytes)));
+  shapes.forEach(([K, M], i) => {
+    const x = inputs.get(K) ?? input(`x${K}`, "float32", [N, K]);
+    inputs.set(K, x);
+    let y = x;
+    for (let link = 0; link < links; link++) {
+      y = y.matmul(constant(matrix(K * M), "float32", [K, M])).matmul(constant(matrix(M * K), "float32", [M, K]));
+      flops += 4 * N * K * M;
+    }
+    outputs[`y${i}`] = y;
+  });
+  const session = await compile(outputs, {}, { inside: true });
+  const values = Object.fromEntries([...inputs.keys()].map((K) => [`x${K}`, float32(matrix(N * K), N, K)]));
+  return { flops, run: () => session.run(values), release: () => session.release() };
+}
+
+/**
+ * Median time of each work in seconds, the works taken in turn so that a change of the machine's speed meets all of them; the first turn does not count.
+ *
+ * @throws StoppedError between two works
+ */
+async function inTurn(
+  turns: number,
+  works: readonly (() => Promise<unknown>)[],
+  reporter: Reporter,
+): Promise<number[]> {
+  const times = works.map((): number[] => []);
+  for (let turn = -1; turn < turns; turn++) {
+    for (const [i, work] of works.entries()) {
+      if (reporter.stopped()) throw new StoppedError("Stopped.");
+      const start = performance.now();
+      await work();
+      if (turn >= 0) times[i]!.push((performance.now() - start) / 1000);
+    }
+  }
+  return times.map(middle);
+}
+
+function middle(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
+}
+
+async function pairsOf(path: string, seed: number): Promise<readonly PromptPair[]> {
+  return importPairs(await readPairText(path), path, { seed }).pairs;
+}
+
+/** One token per word, BOS in front: a pair's shape as in the field's word-per-token counts, whatever the tokenizer. */
+function wordsAsTokens(pairs: readonly PromptPair[], vocabulary: number): TokenPair[] {
+  const ids = new Map<string, number>();
+  const id = (word: string) => {
+    const known = ids.get(word) ?? 1 + (ids.size % (vocabulary - 1));
+    ids.set(word, known);
+    return known;
+  };
+  const tokens = (text: string) => [0, ...text.trim().split(/\s+/).map(id)];
+  return pairs.map((pair) => ({
+    pair,
+    clean: tokens(pair.clean_prefix),
+    patch: tokens(pair.patch_prefix ?? pair.clean_prefix),
+    cleanAnswer: id(pair.clean_answer.trim()),
+    patchAnswer: id(pair.patch_answer.trim()),
+  }));
+}

@@ -1,0 +1,143 @@
+import { countText } from "../amounts.ts";
+import { runMetric } from "../capture/capture.ts";
+import { streamedWeights } from "../capture/weights.ts";
+import { StoppedError } from "../errors.ts";
+import { prefixForest } from "../forest/forest.ts";
+import { planMetric } from "../forest/packs.ts";
+import type { Reporter } from "../progress.ts";
+import type { PromptPair, Split } from "../prompts/pairs.ts";
+import { writePairs } from "../prompts/read-pairs.ts";
+import type { Tokenizer } from "../prompts/tokenizer.ts";
+import { writeFileAtomic } from "../storage/files.ts";
+import { openModel } from "./open.ts";
+import { openPairs, type PairOptions, type Rejected, usablePairs } from "./open-pairs.ts";
+import type { JobOptions } from "./options.ts";
+
+export interface PairsRequest {
+  readonly options: PairOptions & Pick<JobOptions, "model_name" | "allow_config_field" | "bos">;
+  /** File for the pairs that the tokenizer can use, in the public JSON lines; null to write none. */
+  readonly output: string | null;
+  /** Whether to list every pair that cannot be used, not only the first ones. */
+  readonly all?: boolean;
+}
+
+/** What is known of some pairs on a model: `sfc pairs --json` prints it. */
+export interface PairsResult {
+  readonly model: string;
+  /** The file, or the task. */
+  readonly source: string;
+  readonly pairs: { readonly total: number; readonly usable: number; readonly without_patch: number };
+  /** By split and case. margin: by how many logits the clean answer is above the patch answer, on average. */
+  readonly cases: readonly {
+    readonly split: Split;
+    readonly case: string;
+    readonly pairs: number;
+    readonly correct: number;
+    readonly accuracy: number;
+    readonly margin: number;
+    readonly example: PromptPair;
+  }[];
+  /** All of them, or the first ones. */
+  readonly rejected: readonly RejectedPair[];
+  readonly warnings: readonly string[];
+  /** The file that the usable pairs were written to. */
+  readonly output: string | null;
+}
+
+/** A pair that cannot be used, with its tokens as text; the answers' tokens are those that they add to the clean prompt. */
+export interface RejectedPair {
+  readonly line: number | null;
+  readonly reason: string;
+  readonly texts: readonly string[];
+  readonly tokens: Readonly<Record<"clean_prefix" | "patch_prefix" | "clean_answer" | "patch_answer", string[]>> | null;
+}
+
+/** Rejected pairs that are shown on a terminal. */
+export const shownRejected = 20;
+
+/**
+ * Makes or imports prompt pairs and checks them against a model's tokenizer and the model itself (`sfc pairs`).
+ *
+ * @throws UserError if none can be used; StoppedError if asked to stop
+ */
+export async function pairs({ options, output, all = false }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
+  reporter.begin("reading", 1);
+  const source = await openPairs(options, { patchless: true });
+  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
+  try {
+    const { total, kept, rejected, warnings } = usablePairs(source, opened, options, reporter);
+    reporter.begin("accuracy", 1);
+    const forest = prefixForest(kept);
+    const metric = await runMetric(opened.model, streamedWeights(opened.checkpoint), planMetric(forest), {
+      sites: [],
+      stopped: reporter.stopped,
+      onProgress: (done, packs) => reporter.set(done, packs),
+    });
+    opened.inputs.check();
+    const rows = new Map<string, { example: PromptPair; pairs: number; correct: number; sum: number }>();
+    kept.forEach(({ pair }, i) => {
+      const key = JSON.stringify([pair.split, pair.case]);
+      const row = rows.get(key) ?? { example: pair, pairs: 0, correct: 0, sum: 0 };
+      rows.set(key, row);
+      const m = metric[forest.entryOfPair[i]!]!;
+      row.pairs++;
+      row.sum -= m;
+      if (m < 0) row.correct++;
+    });
+    if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
+    const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
+    const none = `${countText(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
+    const result: PairsResult = {
+      model: options.model_name,
+      source: source.name,
+      pairs: { total, usable: kept.length, without_patch: without },
+      cases: [...rows.values()].map(({ example, pairs: n, correct, sum }) => ({
+        split: example.split,
+        case: example.case,
+        pairs: n,
+        correct,
+        accuracy: correct / n,
+        margin: sum / n,
+        example,
+      })),
+      rejected: rejected.slice(0, all ? undefined : shownRejected).map((one) => {
+        if (reporter.stopped()) throw new StoppedError("Stopped.");
+        return withTokens(one, opened.tokenizer);
+      }),
+      warnings: [...opened.warnings, ...warnings, ...(without > 0 ? [none] : [])],
+      output,
+    };
+    reporter.end();
+    return result;
+  } finally {
+    await opened.checkpoint.close();
+  }
+}
+
+function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): RejectedPair {
+  if ("sentences" in pair) return { line, reason, texts: pair.sentences, tokens: null };
+  const texts = (ids: readonly number[]) => ids.map((id) => tokenizer.token(id));
+  const clean = tokenizer.encode(pair.clean_prefix);
+  // Where the prompt itself is split otherwise before the answer, the tokens from there on.
+  const added = (answer: string) => {
+    const whole = tokenizer.encode(pair.clean_prefix + answer);
+    const at = whole.findIndex((id, i) => id !== clean[i]);
+    return at < 0 ? [] : whole.slice(at);
+  };
+  return {
+    line,
+    reason,
+    texts: [
+      pair.clean_prefix,
+      ...(pair.patch_prefix === null ? [] : [pair.patch_prefix]),
+      pair.clean_answer,
+      pair.patch_answer,
+    ],
+    tokens: {
+      clean_prefix: texts(clean),
+      patch_prefix: pair.patch_prefix === null ? [] : texts(tokenizer.encode(pair.patch_prefix)),
+      clean_answer: texts(added(pair.clean_answer)),
+      patch_answer: texts(added(pair.patch_answer)),
+    },
+  };
+}

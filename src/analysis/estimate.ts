@@ -1,0 +1,341 @@
+import { readFileSync } from "node:fs";
+import { freemem, totalmem } from "node:os";
+import { type Device, readsInPlace } from "#session";
+import { bytesText, duration } from "../amounts.ts";
+import { type CaptureCost, captureCost } from "../capture/estimate.ts";
+import { forestCheckPlans } from "../capture/forest-check.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { closeDictionaries } from "../dictionaries/open.ts";
+import { effectsCost, methodCost } from "../effects/estimate.ts";
+import type { MethodName } from "../effects/method.ts";
+import { needsOf } from "../effects/methods.ts";
+import { UserError } from "../errors.ts";
+import { type PrefixForest, prefixForest } from "../forest/forest.ts";
+import { type Plan, planCapture } from "../forest/packs.ts";
+import { compile, float32 } from "../graph/session.ts";
+import { constant, input } from "../graph/tensor.ts";
+import { silent } from "../hub/pull.ts";
+import { type Model, parameterCount } from "../models/model.ts";
+import type { Reporter } from "../progress.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { Random } from "../random.ts";
+import type { SiteName } from "../site.ts";
+import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./open.ts";
+import { openPairs, usablePairs } from "./open-pairs.ts";
+import type { JobOptions } from "./options.ts";
+
+/** What a run will take, told before its weights are read. */
+export interface Estimate {
+  readonly weights: "held" | "streamed";
+  /** Peak resident memory of the process, in bytes. */
+  readonly memory_bytes: number;
+  /** The run's folder: at its peak, and when the run is complete. */
+  readonly disk_bytes: { readonly peak: number; readonly end: number };
+  /** By phase. */
+  readonly seconds: Readonly<Record<"reading" | "capture" | "effects" | "writing", number>>;
+  /** GFLOP/s of this machine's matrix products that the seconds rest on. */
+  readonly gflops: number;
+  /** The work of the capture, padding and what is computed again included, in GFLOP. */
+  readonly capture_gflop: number;
+}
+
+/** The program itself with its libraries, as resident memory, and per node of the plans. */
+const programBytes = 235e6;
+const nodeBytes = 700;
+/** What a machine's matrix products are taken to reach where the work is too small to measure them. */
+const assumedGflops = 150;
+/** Work that is worth a measurement of the machine, in floating-point operations. */
+const longWork = 2e12;
+
+/** Rates of everything but matrix products, on one core of a server of 2024; they bear on the time alone. */
+const rates = {
+  /** Share of the rate of bare matrix products that a model's passes reach. */
+  passes: 0.6,
+  /** Bytes hashed and bytes of weights read into memory, per second. */
+  hashed: 0.9e9,
+  read: 2e9,
+  /** Bytes of graphs with their weights inside made into sessions, per second. */
+  compiled: 0.25e9,
+  /** Numbers of dictionaries read, checked and laid out, per second. */
+  decoded: 0.14e9,
+  /** Numbers of decoder rows multiplied, and rows of tables written, per second. */
+  products: 0.6e9,
+  rows: 0.25e6,
+  /** Seconds that everything takes at least. */
+  least: 1,
+} as const;
+
+/** Bytes of memory while the tables are put together, per row of effects.parquet and of features.parquet; beyond a limit they go through the disk. */
+const tableBytes = { effects: 50, features: 130, most: 1.1e9 };
+
+/** Bytes of a row of effects.parquet, and of a feature's rows in features.parquet, per split and case. */
+const rowBytes = { effects: 20, features: 5 };
+
+/** The plans of a run on some pairs: its own, and those of its check. */
+export function plansOf(
+  pairs: readonly TokenPair[],
+  { method, score, batch_size }: Pick<JobOptions, "method" | "score" | "batch_size">,
+): { readonly forest: PrefixForest; readonly plans: readonly [run: Plan, merged: Plan, separate: Plan] } {
+  const forest = prefixForest(pairs);
+  const plan = planCapture(forest, {
+    wanted: score === "effect" ? needsOf(method, []).wanted : score === "gradient" ? "none" : "clean",
+    ...(batch_size === null ? {} : { batchSize: batch_size }),
+  });
+  // Pairs spread over all of them, for which the forest is checked against example by example.
+  const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
+  const sample = pairs.filter((_, i) => i % every === 0).slice(0, checkedPairs);
+  return { forest, plans: [plan, ...forestCheckPlans(sample, plan.block, score === "effect" ? "changed" : "clean")] };
+}
+
+/** Tokens that go through the model without merging prefixes: clean and patch prompts forward, clean ones backward. */
+export function tokensOf(pairs: readonly TokenPair[]): number {
+  return sum(pairs.map(({ pair, clean, patch }) => 2 * clean.length + (pair.patch_prefix === null ? 0 : patch.length)));
+}
+
+const checkedPairs = 16;
+
+/** Seconds that a run may lose by holding its weights: only then can features be patched exactly. */
+const worthHolding = 1;
+
+/**
+ * Estimates a run, and decides where its weights are kept unless the options say so: held if there is plenty of memory for that and it is faster, or
+ * hardly slower, which it is for small models (their passes save activations instead of computing them again), else streamed.
+ */
+export async function estimateRun(
+  { model, checkpoint }: OpenModel,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  plans: readonly Plan[],
+  options: Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision" | "device">,
+): Promise<Estimate> {
+  const { method } = options;
+  const { sites } = needsOf(method, [...dictionaries.keys()]);
+  const number = options.precision === "float64" ? 8 : 4;
+  const inPlace = await readsInPlace(options.device as Device);
+  const costs = (["held", "streamed"] as const).map((weights) => ({
+    weights,
+    ...captureCost(model, plans, sites, weights, checkpoint.storedType, number, inPlace),
+  }));
+  const effects = [...dictionaries.values()].map((dictionary) =>
+    effectsCost(dictionary, plans[0]!, options.score, number),
+  );
+  const work = methodCost(method, model, plans[0]!, dictionaries, options.steps, number);
+  const most = Math.max(work.flops, ...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
+  const gflops = most < longWork ? assumedGflops : await gemmGflops(model.width);
+
+  const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
+    flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
+  const mayHold = (cost: CaptureCost) =>
+    cost.compiled / 2 < largestGraph && cost.held < availableMemory() / 2 && cost.memory() < availableMemory() / 2;
+  const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
+  const chosen =
+    options.weights === "held" ||
+    method !== "analytic" ||
+    (options.weights === "auto" && captureSeconds(held) < captureSeconds(streamed) + worthHolding && mayHold(held))
+      ? held
+      : streamed;
+
+  if (method !== "analytic" && held.compiled / 2 > largestGraph) {
+    throw new UserError(
+      `--method ${method}: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, whose weights can be held in memory, got ${bytesText(held.compiled / 2)}. Use --method analytic, which streams them.`,
+    );
+  }
+  if (chosen === held && held.compiled / 2 > largestGraph) {
+    throw new UserError(
+      `--weights held: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, got ${bytesText(held.compiled / 2)}. Use --weights streamed.`,
+    );
+  }
+  if (chosen === held) checkRoom(model, options);
+  // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
+  const inMemory = number === 8;
+  const capturing = chosen.memory();
+  const kept = chosen.held + (inMemory ? chosen.stored.end : 0);
+  // All methods but `analytic` run the model's passes once more.
+  const passes = method === "analytic" ? 0 : capturing - chosen.held;
+  const nodes = sum(plans.map(({ forest }) => forest.forward.size + forest.backward.size));
+  const onDisk = inMemory ? { peak: 0, end: 0 } : chosen.stored;
+
+  const rows = sum(effects.map((e) => e.rows));
+  const groups = plans[0]!.forest.backward.groups.length + 2;
+  const features = sum([...dictionaries.values()].map(({ width }) => Math.min(width, rows / dictionaries.size)));
+  // A row of effects counts for its case, for its split, and for all cases.
+  const featureRows = Math.min(groups * features, 3 * rows);
+  const tables = rowBytes.effects * rows + rowBytes.features * featureRows;
+  return {
+    weights: chosen.weights,
+    memory_bytes:
+      programBytes +
+      nodeBytes * nodes +
+      Math.max(
+        capturing + (inMemory ? chosen.stored.peak : 0),
+        ...effects.map(({ memory }) => kept + passes + memory + work.memory),
+        kept + Math.min(tableBytes.most, tableBytes.effects * rows + tableBytes.features * featureRows),
+      ),
+    disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
+    seconds: {
+      reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
+      capture: captureSeconds(chosen),
+      effects:
+        work.flops / (rates.passes * gflops * 1e9) +
+        sum(
+          effects.map(
+            (e) =>
+              e.flops / (gflops * 1e9) + e.weights / rates.decoded + e.products / rates.products + e.rows / rates.rows,
+          ),
+        ),
+      writing: rates.least / 2 + rows / (4 * rates.rows),
+    },
+    gflops,
+    capture_gflop: chosen.flops / 1e9,
+  };
+}
+
+/** A graph with its weights inside, as runtimes need it that do not read them in place, has to stay below protobuf's 2 GiB. */
+const largestGraph = 1.9e9;
+
+/**
+ * Refuses to hold weights that do not fit into the memory that is free.
+ *
+ * @throws UserError saying what to do instead
+ */
+export function checkRoom(model: Model, { method, precision }: Pick<JobOptions, "method" | "precision">): void {
+  const bytes = parameterCount(model) * (precision === "float64" ? 8 : 4);
+  const free = availableMemory();
+  if (bytes < free) return;
+  const instead = method === "analytic" ? "Use --weights streamed." : "Use --method analytic, which streams them.";
+  throw new UserError(
+    `weights: expected ${bytesText(bytes)} of free memory to hold them in ${precision}, got ${bytesText(free)}. ${instead}`,
+  );
+}
+
+/**
+ * Refuses work that needs more memory than there is.
+ *
+ * @param plans what it runs
+ * @throws UserError saying what to do instead
+ */
+export function checkFits(
+  { memory_bytes: needed, weights }: Pick<Estimate, "memory_bytes" | "weights">,
+  plans: readonly Plan[],
+  method: MethodName,
+): void {
+  // What macOS calls free leaves out what it gives back when asked.
+  const free = process.platform === "darwin" ? totalmem() : availableMemory();
+  if (needed <= free) return;
+  const instead = [
+    ...(weights === "streamed" ? [] : [method === "analytic" ? "--weights streamed" : "--method analytic"]),
+    ...(plans.some(({ packs }) => packs.some(({ blocks }) => blocks > 1)) ? ["a small --batch_size"] : []),
+    "shorter prompts",
+    "fewer pairs (--num_examples)",
+  ];
+  throw new UserError(
+    `memory: expected about ${bytesText(needed)} to be free for ${method}, got ${bytesText(free)}. Use ${instead.join(", ")} or fewer sites (--layers, --sites).`,
+  );
+}
+
+/** Memory that can be had without pushing others out, within the limits of a container. Older Nodes know the system's alone. */
+export function availableMemory(): number {
+  const free = process.availableMemory?.() ?? freemem();
+  const limit = process.constrainedMemory?.() ?? 0;
+  return limit > 0 && limit < totalmem() ? Math.min(limit, freemem(), free + cachedFiles()) : free;
+}
+
+/** Bytes of files that a container has cached: they count as its own, and make room when it is needed. */
+function cachedFiles(): number {
+  for (const path of ["/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"]) {
+    try {
+      const lines = readFileSync(path, "utf8").matchAll(/^(?:in)?active_file (\d+)$/gm);
+      return [...lines].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
+    } catch {}
+  }
+  return 0;
+}
+
+export function totalSeconds({ seconds }: Estimate): number {
+  return sum(Object.values(seconds));
+}
+
+/** GFLOP/s of a product of 512 rows with a matrix as wide as the model; takes about half a second. */
+export async function gemmGflops(width: number): Promise<number> {
+  const [N, K, M] = [512, width, 4 * width];
+  const random = new Random("gemm");
+  const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
+  const product = input("x", "float32", [N, K])
+    .matmul(constant(matrix(K * M), "float32", [K, M]))
+    .sum(-1);
+  const session = await compile({ y: product }, {}, { inside: true });
+  const x = float32(matrix(N * K), N, K);
+  let best = 0;
+  await session.run({ x });
+  for (let i = 0; i < 5; i++) {
+    const start = performance.now();
+    await session.run({ x });
+    best = Math.max(best, (2 * N * K * M) / (performance.now() - start) / 1e6);
+  }
+  await session.release();
+  return best;
+}
+
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
+export interface EstimateRequest {
+  readonly options: JobOptions;
+}
+
+/** What `sfc estimate` tells. */
+export interface EstimateResult extends Estimate {
+  readonly model: { readonly name: string; readonly parameters: number; readonly bytes: number };
+  readonly saes: { readonly sites: number; readonly features: number; readonly bytes: number };
+  readonly pairs: number;
+  readonly nodes: { readonly forward: number; readonly backward: number; readonly tokens: number };
+  readonly available_memory_bytes: number;
+}
+
+/** Estimates a run without reading any weights (`sfc estimate`). */
+export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
+  reporter.begin("estimate", 1);
+  const source = await openPairs(options, { patchless: options.score !== "effect" });
+  const cached = { ...silent, cachedOnly: true };
+  const opened = await openModel(options.model_name, cached, source.inputs, options.allow_config_field, options.bos);
+  try {
+    for (const warning of opened.warnings) reporter.line(warning);
+    const dictionaries = await openSaes(opened, options, cached);
+    try {
+      const { kept } = usablePairs(source, opened, options, reporter);
+      for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
+      const { forest, plans } = plansOf(kept, options);
+      const result = await estimateRun(opened, dictionaries, plans, options);
+      reporter.end();
+      const all = [...dictionaries.values()];
+      return {
+        model: { name: options.model_name, parameters: parameterCount(opened.model), bytes: opened.checkpoint.bytes },
+        saes: {
+          sites: all.length,
+          features: sum(all.map(({ width }) => width)),
+          bytes: sum(all.map(({ inputWidth, width }) => 8 * inputWidth * width)),
+        },
+        pairs: kept.length,
+        nodes: {
+          forward: forest.forward.size,
+          backward: forest.backward.size,
+          tokens: tokensOf(kept),
+        },
+        available_memory_bytes: availableMemory(),
+        ...result,
+      };
+    } finally {
+      await closeDictionaries(dictionaries);
+    }
+  } finally {
+    await opened.checkpoint.close();
+  }
+}
+
+/** What is told before effects are computed patch by patch. */
+export function workLine(patches: number, flops: number, gflops: number): string {
+  return `exact: ${patches.toLocaleString("en")} patches, about ${duration(flops / (rates.passes * gflops * 1e9))}.`;
+}
+
+/** One line for those who are about to wait. */
+export function estimateLine(e: Estimate): string {
+  return `Estimate: about ${duration(totalSeconds(e))}, ${bytesText(e.memory_bytes)} of memory, ${bytesText(e.disk_bytes.peak)} of disk; weights ${e.weights}.`;
+}

@@ -1,0 +1,248 @@
+import { stat } from "node:fs/promises";
+import { basename, dirname, resolve } from "node:path";
+import { subfolder } from "../bytes/folder.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { dummyDictionary } from "../dictionaries/dummy.ts";
+import { fitDictionary, unlikeTraining } from "../dictionaries/fit.ts";
+import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
+import { UsageError, UserError } from "../errors.ts";
+import { modelPreset } from "../hub/presets.ts";
+import { type PullReporter, silent } from "../hub/pull.ts";
+import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from "../hub/resolve.ts";
+import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
+import { fittedModel } from "../models/fitted.ts";
+import type { Model } from "../models/model.ts";
+import { isOtherModel } from "../models/names.ts";
+import { type BosChoice, withBos } from "../prompts/bos.ts";
+import { excerpt } from "../prompts/excerpt.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
+import {
+  compareSites,
+  isSiteKind,
+  parseSite,
+  type Site,
+  type SiteKind,
+  type SiteName,
+  siteKinds,
+  siteName,
+} from "../site.ts";
+import { InputFiles } from "../storage/input-files.ts";
+import { packageRoot } from "../storage/package.ts";
+import { embeddedModel, type JobOptions } from "./options.ts";
+
+export interface OpenModel {
+  /** As asked for. */
+  readonly name: string;
+  readonly model: Model;
+  readonly checkpoint: Checkpoint;
+  readonly tokenizer: Tokenizer;
+  /** The folder that holds the model's files. */
+  readonly folder: string;
+  /** All files that were opened for the job: the model's, and those of SAEs and pairs that are opened with it. */
+  readonly inputs: InputFiles;
+  /** What whoever reads the numbers has to know of the model. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Opens a model by name: `demo`, a folder in Hugging Face layout or with a GGUF file, a GGUF file, or a model of the hub (see `modelFolder`), which
+ * is downloaded where it is not cached.
+ *
+ * @param inputs takes note of the files that are opened
+ * @param allowedFields unknown fields of config.json to go on with
+ * @param bos whether texts begin with BOS
+ * @throws UserError if there is no such model, it cannot be had, or it cannot be run; StoppedError
+ */
+export async function openModel(
+  name: string,
+  reporter: PullReporter = silent,
+  inputs = new InputFiles(),
+  allowedFields: readonly string[] = [],
+  bos: BosChoice = "auto",
+): Promise<OpenModel> {
+  const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
+  const gguf = (await isFolder(path)) ? undefined : basename(path);
+  const folder = gguf === undefined ? path : dirname(path);
+  const opened = await openCheckpoint(await inputs.folder(folder), gguf, allowedFields);
+  try {
+    const { model, checkpoint, warnings } = await fittedModel(opened, path, allowedFields);
+    const loaded = loadTokenizer(
+      checkpoint.tokenizer,
+      checkpoint.tokenizerConfig,
+      gguf === undefined ? `${folder}/tokenizer.json` : path,
+    );
+    const tokenizer = withBos(loaded, bos, checkpoint.config, path);
+    return { name, model, checkpoint, tokenizer, folder, inputs, warnings };
+  } catch (error) {
+    await opened.close();
+    throw error;
+  }
+}
+
+/**
+ * Opens the dictionaries of a run, those of the sites that `--sites` and `--layers` name, in order of computation. The others are closed again. Those
+ * of the hub that are not cached are downloaded.
+ *
+ * @throws UserError if what is named has no dictionary, a layer does not exist, or a dictionary does not fit the model; StoppedError
+ */
+export async function openSaes(
+  opened: OpenModel,
+  { sae_source, layers, sites, seed }: Pick<JobOptions, "sae_source" | "layers" | "sites" | "seed">,
+  reporter: PullReporter = silent,
+): Promise<ReadonlyMap<SiteName, Dictionary>> {
+  const { model } = opened;
+  const wantedLayers = layers === null ? null : parseLayers(layers, model.layers);
+  const wantedKinds = sites === null ? null : parseKinds(sites, model);
+  const choose: ChooseSites = (there) => chooseSites(there, wantedKinds, wantedLayers);
+  const found = await findSaes(opened, sae_source, wantedKinds, seed, choose, reporter);
+  try {
+    const chosen = choose([...found.keys()]);
+    const fitted = new Map(chosen.map((site) => [site, ofModel(fitDictionary(found.get(site)!, model), opened)]));
+    await closeDictionaries(new Map([...found].filter(([site]) => !chosen.includes(site))));
+    return fitted;
+  } catch (error) {
+    await closeDictionaries(found);
+    throw error;
+  }
+}
+
+/** The dictionary, with a warning if it names another model than the one at hand. */
+function ofModel(dictionary: Dictionary, { name, model, checkpoint }: OpenModel): Dictionary {
+  const said = dictionary.trainedOn?.model;
+  const { _name_or_path: path } = checkpoint.config;
+  const names = [resolve(name), modelPreset(name)?.repo ?? name, ...(typeof path === "string" ? [path] : [])];
+  if (said === undefined || !isOtherModel(said, model.modelType, names)) return dictionary;
+  const warning = `The SAEs were trained on ${excerpt(said)}, which ${excerpt(name)} does not seem to be. If it is another model, their features mean little here.`;
+  return { ...dictionary, warnings: [...(dictionary.warnings ?? []), warning] };
+}
+
+/** What to say of dictionaries and of pairs that are unlike the texts that these were trained on; no line twice. */
+export function dictionaryWarnings(
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  pairs: readonly TokenPair[],
+  { tokenizer }: OpenModel,
+): string[] {
+  const all = [...dictionaries.values()];
+  const prompts = pairs.flatMap(({ clean, patch }) => [clean, patch]);
+  const { bosToken, outside } = tokenizer;
+  const bos = new Set([...outside.first, ...(bosToken === undefined ? [] : [bosToken])]);
+  return [...new Set([...all.flatMap((d) => d.warnings ?? []), ...unlikeTraining(all, prompts, bos)])];
+}
+
+/**
+ * The sites to look at among those that have dictionaries, in order of computation: kind and layer together, `embed`, which has no layer, by name
+ * only.
+ *
+ * @param kinds those of `--sites`, or null; each must have a dictionary, and with `layers` one in each of them
+ * @param layers those of `--layers`, or null; each must have a dictionary
+ * @throws UserError naming what has none
+ */
+export function chooseSites(
+  there: readonly SiteName[],
+  kinds: readonly SiteKind[] | null,
+  layers: ReadonlySet<number> | null,
+): SiteName[] {
+  const chosen = there.filter((site) => {
+    const { kind, layer } = parseSite(site);
+    if (kind === "embed") return kinds?.includes("embed") ?? false;
+    return (layers?.has(layer) ?? true) && (kinds?.includes(kind) ?? true);
+  });
+  const missing = wantedPlaces(kinds, layers).find(({ has }) => !chosen.some((site) => has(parseSite(site))));
+  if (missing !== undefined) {
+    throw new UserError(
+      `SAEs: expected one for ${missing.name}, got only ${there.join(", ")}. Choose other --sites or --layers, or another --sae_source.`,
+    );
+  }
+  return chosen.sort(compareSites);
+}
+
+/** What has to have a dictionary, as the flags name it: a site, a kind, or a block. */
+function wantedPlaces(
+  kinds: readonly SiteKind[] | null,
+  layers: ReadonlySet<number> | null,
+): { readonly name: string; has(site: Site): boolean }[] {
+  const blocks = layers === null ? null : [...layers];
+  if (kinds === null) {
+    if (blocks === null) return [{ name: "a site in a block", has: ({ kind }) => kind !== "embed" }];
+    return blocks.map((block) => ({ name: `a site in block ${block}`, has: ({ layer }) => layer === block }));
+  }
+  return kinds.flatMap((wanted) => {
+    if (blocks === null || wanted === "embed") return { name: wanted, has: ({ kind }: Site) => kind === wanted };
+    return blocks.map((block) => ({
+      name: siteName({ kind: wanted, layer: block }),
+      has: ({ kind, layer }: Site) => kind === wanted && layer === block,
+    }));
+  });
+}
+
+async function findSaes(
+  { name, model, folder, inputs }: OpenModel,
+  source: string | null,
+  kinds: readonly SiteKind[] | null,
+  seed: number,
+  choose: ChooseSites,
+  reporter: PullReporter,
+): Promise<ReadonlyMap<SiteName, Dictionary>> {
+  if (source === "dummy") {
+    const names = (kinds ?? (["attn_out", "mlp_out", "resid_post"] as const)).flatMap((kind) =>
+      kind === "embed" ? ["embed"] : Array.from({ length: model.layers }, (_, layer) => siteName({ kind, layer })),
+    );
+    return new Map(
+      names.map((site) => {
+        const width = model.sites[parseSite(site).kind]!;
+        return [site, dummyDictionary(site, width, 4 * width, seed)];
+      }),
+    );
+  }
+  if (source === null) {
+    if (await isFolder(`${folder}/saes`)) return openDictionaries(subfolder(await inputs.folder(folder), "saes"));
+    const preset = defaultSaes(name);
+    if (preset !== null) return openHubDictionaries(preset, choose, model, name, reporter, inputs);
+    throw new UserError(
+      `SAEs: expected a folder saes in ${folder}, got none. Give the model's SAEs with --sae_source, train some with sfc train sae, or try --sae_source dummy.`,
+    );
+  }
+  const found = await stat(source).catch(() => null);
+  if (found?.isFile()) {
+    const dictionary = await openDictionary(await inputs.folder(dirname(source)), basename(source));
+    return new Map([[dictionary.site, dictionary]]);
+  }
+  if (!found) return openHubDictionaries(source, choose, model, name, reporter, inputs);
+  return openDictionaries(await inputs.folder(source));
+}
+
+/** `0-3,5` as layers. @throws UsageError if it is not of that form; UserError if there is no such layer */
+export function parseLayers(text: string, layers: number): ReadonlySet<number> {
+  const chosen = new Set<number>();
+  for (const part of text.split(",")) {
+    const match = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*$/.exec(part);
+    const [from, to] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
+    if (!match || from > to) {
+      throw new UsageError(`--layers: expected blocks like 0-3,5, got "${text}". Blocks are counted from 0.`);
+    }
+    if (to >= layers) {
+      throw new UsageError(
+        `--layers: expected blocks 0 to ${layers - 1}, got ${to}. This model has ${layers} of them.`,
+      );
+    }
+    for (let layer = from; layer <= to; layer++) chosen.add(layer);
+  }
+  return chosen;
+}
+
+function parseKinds(text: string, model: Model): SiteKind[] {
+  return text.split(",").map((part) => {
+    const kind = part.trim();
+    if (!isSiteKind(kind) || model.sites[kind] === undefined) {
+      throw new UsageError(
+        `--sites: expected kinds out of ${siteKinds.join(", ")}, got "${text}". Put commas between them.`,
+      );
+    }
+    return kind;
+  });
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null))?.isDirectory() ?? false;
+}

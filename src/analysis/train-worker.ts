@@ -1,0 +1,169 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { openFolder } from "#file";
+import { heldWeights } from "../capture/weights.ts";
+import { fitDictionary } from "../dictionaries/fit.ts";
+import type { JumpReluWeights } from "../dictionaries/formats/sae-lens.ts";
+import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
+import { messageOf } from "../errors.ts";
+import { modelFromConfig } from "../models/architectures.ts";
+import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
+import { loadTokenizer } from "../prompts/tokenizer.ts";
+import type { SiteName } from "../site.ts";
+import {
+  type ActivationReader,
+  activationBatches,
+  activationReader,
+  piecesOf,
+  readAhead,
+} from "../training/activations.ts";
+import { type DictionaryQuality, evaluateDictionaries } from "../training/evaluate.ts";
+import { type LanguageModelRecipe, partGradient } from "../training/lm.ts";
+import { type DictionaryProgress, type DictionaryRecipe, trainDictionaries } from "../training/sae.ts";
+import { generatedText } from "../training/text.ts";
+import { openModel } from "./open.ts";
+import { openText, type TextChoice } from "./train-text.ts";
+import { captureThread } from "./train-threads.ts";
+
+/** Gradients of a language model's parts of a step; weights and gradients are shared with the main thread. */
+export interface GradientJob {
+  readonly kind: "gradients";
+  readonly config: Readonly<Record<string, unknown>>;
+  /** The parsed tokenizer.json. */
+  readonly tokenizer: unknown;
+  readonly recipe: LanguageModelRecipe;
+  readonly weights: Float32Array;
+  readonly gradients: readonly Float32Array[];
+}
+
+export interface GradientRequest {
+  readonly step: number;
+  readonly parts: readonly number[];
+}
+
+export interface DictionaryJob {
+  readonly kind: "dictionaries";
+  /** The model's folder. */
+  readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
+  readonly sites: readonly SiteName[];
+  readonly recipe: DictionaryRecipe;
+  readonly text: TextChoice;
+  /** Tokens per row. */
+  readonly length: number;
+  /** Threads of this job; with more than one the model runs in half of them, ahead of the SAEs. */
+  readonly threads: number;
+}
+
+/** Reads the pieces of text that it is sent the names of. */
+export interface CaptureJob extends Omit<DictionaryJob, "kind" | "recipe"> {
+  readonly kind: "capture";
+}
+
+export interface EvaluationJob {
+  readonly kind: "evaluation";
+  readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
+  /** The folder that holds the SAEs. */
+  readonly saes: string;
+  readonly sites: readonly SiteName[];
+  readonly text: TextChoice;
+  readonly length: number;
+  readonly threads: number;
+  readonly tokens: number;
+  readonly lossTokens: number;
+}
+
+export type Job = GradientJob | DictionaryJob | CaptureJob | EvaluationJob;
+
+/** What a thread sends: how far it is, its result, or why there is none. */
+export type Reply<Result, Progress = never> =
+  | { readonly progress: Progress }
+  | { readonly result: Result }
+  | { readonly error: string };
+
+/** How many steps lie between two reports of an SAE's training. */
+export const reportEvery = 20;
+
+const oneThread = { threads: 1 };
+
+async function gradients(job: GradientJob): Promise<void> {
+  const model = modelFromConfig(job.config, "the recipe");
+  const text = generatedText(loadTokenizer(job.tokenizer), demoLexicon, job.recipe.seed);
+  const { run } = await partGradient(model, text, job.recipe, oneThread);
+  parentPort!.on("message", ({ step, parts }: GradientRequest) =>
+    answer(async () => {
+      const losses: number[] = [];
+      for (const part of parts) losses.push(await run(step, part, job.weights, job.gradients[part]!));
+      return losses;
+    }),
+  );
+}
+
+async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeights[]> {
+  const { model, checkpoint } = await openModel(job.model, undefined, undefined, job.allowedFields);
+  await checkpoint.close();
+  const ahead = Math.floor(job.threads / 2);
+  const reader =
+    ahead === 0
+      ? await openReader(job)
+      : readAhead(captureThread({ ...job, kind: "capture", threads: ahead }), piecesOf(job.recipe.steps));
+  const source = activationBatches(model, job.sites, reader);
+  const report = (progress: DictionaryProgress) => {
+    if (progress.step % reportEvery === 0) parentPort!.postMessage({ progress });
+  };
+  const trained = await trainDictionaries(source, job.recipe, report, { threads: job.threads - ahead });
+  await source.close();
+  return trained;
+}
+
+async function openReader(job: Omit<CaptureJob, "kind">): Promise<ActivationReader> {
+  const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
+  const text = await openText(job.text, "train", tokenizer, model.vocabulary);
+  const weights = await heldWeights(model, checkpoint);
+  await checkpoint.close();
+  return activationReader(model, weights, job.sites, text, job.length, { threads: job.threads });
+}
+
+function capture(job: CaptureJob): void {
+  const reader = openReader(job);
+  // Pieces are asked for one at a time.
+  parentPort!.on("message", (piece: string | number | null) => {
+    if (piece === null) parentPort!.close();
+    else void answer(async () => (await reader).read(piece));
+  });
+}
+
+async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQuality[]> {
+  const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
+  const text = await openText(job.text, "held-out", tokenizer, model.vocabulary);
+  const found = await openDictionaries(await openFolder(job.saes), job.sites);
+  const fitted = [...found.values()].map((dictionary) => fitDictionary(dictionary, model));
+  const weights = await heldWeights(model, checkpoint);
+  await checkpoint.close();
+  const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
+  const { length, threads, tokens, lossTokens } = job;
+  const options = { threads, lossTokens };
+  try {
+    return await evaluateDictionaries(model, weights, fitted, text, length, tokens, report, options);
+  } finally {
+    await closeDictionaries(found);
+  }
+}
+
+async function answer(work: () => Promise<unknown>): Promise<void> {
+  try {
+    parentPort!.postMessage({ result: await work() });
+  } catch (error) {
+    parentPort!.postMessage({ error: messageOf(error) });
+  }
+}
+
+if (parentPort) {
+  const job = workerData as Job;
+  if (job.kind === "gradients") await gradients(job);
+  else if (job.kind === "capture") capture(job);
+  else if (job.kind === "dictionaries") await answer(() => dictionaries(job));
+  else await answer(() => evaluation(job));
+}

@@ -1,0 +1,192 @@
+import { z } from "zod";
+import type { Capture } from "../capture/capture.ts";
+import type { PassOptions } from "../capture/passes.ts";
+import type { Hooks } from "../capture/runner.ts";
+import type { ModelWeights } from "../capture/weights.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import type { CodeReader } from "../dictionaries/encode.ts";
+import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
+import { prefixForest } from "../forest/forest.ts";
+import type { Model } from "../models/model.ts";
+import type { OutsideText } from "../prompts/outside.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import type { Ranking } from "./ranking.ts";
+
+const share = z.number().min(0).max(1);
+const split = z.enum(["train", "test"]);
+const count = z.number().int().nonnegative();
+
+/**
+ * `ablation.json`: what single features stand for, and what the model does without them. Groups are any partition of tokens that a task cares
+ * about: singular and plural subjects, female and male names.
+ */
+export const ablationSchema = z.strictObject({
+  format: z.literal(1),
+  /** What a group's members are and where codes are read, e.g. `held-out subject nouns`: "fires on 98 % of <members>". */
+  members: z.string(),
+  /** Strongest first. */
+  features: z.array(
+    z.strictObject({
+      site: z.string(),
+      feature: count,
+      /** Mean effect per pair in logits, signed. */
+      effect: z.number(),
+      fires: z.array(
+        z.strictObject({
+          group: z.string(),
+          split,
+          /** Members that were looked at. */
+          n: count,
+          /** Share of them with a code above 0. */
+          share,
+          /** Mean code over all of them, zeros included. */
+          mean: z.number(),
+          /** Probability that a random member's code is larger than a random other group's, ties counted half; null without another group, and where either has fewer than five members. */
+          auc: share.nullable(),
+        }),
+      ),
+    }),
+  ),
+  ablations: z.array(
+    z.strictObject({
+      /** What is taken away, e.g. `the plural features`. */
+      label: z.string(),
+      /** `resid_post.3/41`, … */
+      features: z.array(z.string()),
+      /** What their codes are set to. */
+      value: z.enum(["zero", "mean"]),
+      accuracy: z.array(z.strictObject({ case: z.string(), split, n: count, before: share, after: share })),
+    }),
+  ),
+});
+
+/** The contents of `ablation.json`. */
+export type Ablation = z.infer<typeof ablationSchema>;
+
+interface Setting {
+  readonly model: Model;
+  readonly weights: ModelWeights;
+  readonly captured: Capture;
+  readonly codes: CodeReader;
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly ranking: Ranking;
+  readonly outside: OutsideText;
+}
+
+/** Features of each site that are looked at, the strongest on train. */
+const looked = 5;
+/** A feature tells a group from the others if its code does so with at least this area under the ROC curve. */
+const telling = 0.95;
+
+/**
+ * What the strongest residual features of the middle third of the layers stand for: on which share of the test split's groups each fires at the
+ * first token in which the prompts differ (for agreement, subjects of train were other nouns), and what the model still gets right without those
+ * that tell one group from the others. The features are chosen on train, everything is measured on test.
+ *
+ * @returns undefined if there is no such site, or no test split
+ */
+export async function measureMeaning(
+  { model, weights, captured, codes, dictionaries, ranking, outside }: Setting,
+  options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
+): Promise<Ablation | undefined> {
+  const { forest } = captured.plan;
+  const { backward } = forest;
+  const groupOfCase = groupsOf(backward.groups.map((g) => g.case));
+  const middle = ranking.sites.filter(({ site }) => {
+    const { kind, layer } = parseSite(site);
+    return kind === "resid_post" && layer >= Math.floor(model.layers / 3) && layer < Math.ceil((2 * model.layers) / 3);
+  });
+  if (middle.length === 0 || !backward.groups.some((g) => g.split === "test")) return undefined;
+
+  const features: Ablation["features"] = [];
+  const byTold = new Map<string, Map<SiteName, number[]>>();
+  for (const { site, splits } of middle) {
+    const top = (splits.train?.top ?? []).slice(0, looked);
+    const shares = await firing(
+      captured,
+      dictionaries.get(site)!,
+      codes,
+      top.map((f) => f.feature),
+      (node) => {
+        const { split, case: name } = backward.groups[backward.group[node]!]!;
+        return split === "test" ? groupOfCase(name) : undefined;
+      },
+    );
+    top.forEach(({ feature, effect }, i) => {
+      const byGroup = shares[i]!;
+      features.push({
+        site,
+        feature,
+        effect,
+        fires: [...byGroup].map(([group, { n, share, mean, auc }]) => ({
+          group,
+          split: "test" as const,
+          n,
+          share,
+          mean,
+          auc: Number.isNaN(auc) ? null : auc,
+        })),
+      });
+      const group = toldApart(byGroup);
+      if (group === undefined) return;
+      const bySite = byTold.get(group) ?? new Map<SiteName, number[]>();
+      bySite.set(site, [...(bySite.get(site) ?? []), feature]);
+      byTold.set(group, bySite);
+    });
+  }
+  features.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
+
+  const tested = forest.pairs.map((_, p) => p).filter((p) => forest.pairs[p]!.pair.split === "test");
+  const held = prefixForest(tested.map((p) => forest.pairs[p]!));
+  const before = tested.map((p) => captured.cleanMetric[forest.entryOfPair[p]!]!);
+  const ablations: Ablation["ablations"] = [];
+  for (const [group, bySite] of [...byTold].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const metric = await ablatedMetric(model, weights, held, dictionaries, bySite, outside, options);
+    const after = tested.map((_, i) => metric[held.entryOfPair[i]!]!);
+    ablations.push({
+      label: `the ${group} features`,
+      features: [...bySite].flatMap(([site, list]) => list.map((feature) => `${site}/${feature}`)),
+      value: "zero",
+      accuracy: accuracyByCase(held.pairs, before, after),
+    });
+  }
+  return { format: 1, members: "first tokens in which the prompts of the test split differ", features, ablations };
+}
+
+/** The group that a feature tells from all others, if there is one. */
+function toldApart(byGroup: ReadonlyMap<string, Firing>): string | undefined {
+  return [...byGroup].find(([, { auc }]) => auc >= telling)?.[0];
+}
+
+/**
+ * The group of a case, which is the subject's number in the field's sets: what stands behind its last underscore (`nounpp_plural` → `plural`) where that
+ * makes fewer groups than there are cases; what stands before it where both sides have the same words (`plural_singular`: the subject's number, then
+ * that of the noun between it and the verb); else the case itself.
+ */
+export function groupsOf(cases: readonly string[]): (name: string) => string {
+  const ending = (name: string) => name.slice(name.lastIndexOf("_") + 1);
+  const start = (name: string) => name.slice(0, Math.max(0, name.lastIndexOf("_")));
+  const [all, endings, starts] = [new Set(cases), new Set(cases.map(ending)), new Set(cases.map(start))];
+  if (endings.size === all.size) return (name) => name;
+  const alike = endings.size > 1 && endings.size === starts.size && [...starts].every((word) => endings.has(word));
+  return alike ? start : ending;
+}
+
+function accuracyByCase(pairs: readonly TokenPair[], before: readonly number[], after: readonly number[]) {
+  const counts = new Map<string, { n: number; before: number; after: number }>();
+  pairs.forEach(({ pair }, i) => {
+    const count = counts.get(pair.case) ?? { n: 0, before: 0, after: 0 };
+    counts.set(pair.case, count);
+    count.n++;
+    if (before[i]! < 0) count.before++;
+    if (after[i]! < 0) count.after++;
+  });
+  return [...counts].map(([name, c]) => ({
+    case: name,
+    split: "test" as const,
+    n: c.n,
+    before: c.before / c.n,
+    after: c.after / c.n,
+  }));
+}

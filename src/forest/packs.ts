@@ -1,0 +1,351 @@
+import { longestDense } from "../models/model.ts";
+import type { Block, End, PrefixForest, Tree } from "./forest.ts";
+import { cutForest, isChanged } from "./forest.ts";
+
+/** Which activations a method asks for: at the clean and patch prefix of changed nodes, at every clean prefix, at all of these, or none. */
+export type Wanted = "changed" | "clean" | "both" | "none";
+
+/**
+ * The work of a capture, cut into packs. A pack is one run of a session over B blocks of n nodes each.
+ *
+ * Backward packs hold backward nodes and compute their clean prefixes forward and the metric's gradient backward. Forward packs hold the forward
+ * nodes that are wanted and are not some backward node's clean prefix: mostly there are few, since most patch prompts are another pair's clean prompt.
+ */
+export interface Plan {
+  readonly forest: PrefixForest;
+  readonly wanted: Wanted;
+  /** n: nodes per block, of the largest where packs differ. */
+  readonly block: number;
+  readonly packs: readonly Pack[];
+  /** Row of each forward node in the activations that are kept, −1 where they are not. */
+  readonly row: Int32Array;
+  /** The number of these rows. */
+  readonly rows: number;
+}
+
+export interface Pack {
+  readonly kind: "backward" | "forward";
+  /** What goes into the session. N = n·B rows; those beyond a block's nodes are padding that sees only itself. */
+  readonly tokens: Int32Array;
+  readonly positions: Int32Array;
+  /** Row of each row's parent, −1 at a root and in padding: a row sees itself and its ancestors. */
+  readonly parent: Int32Array;
+  readonly blocks: number;
+  /** Node of each row: of the backward or of the forward forest by kind; −1 in padding. */
+  readonly node: Int32Array;
+  /** Rows whose activations are kept, each forward node in one pack alone. */
+  readonly keep: Int32Array;
+  readonly metric: MetricRows;
+}
+
+/** Metric values to compute, P of them. A weight of 0 asks for the value without its gradient. */
+export interface MetricRows {
+  readonly row: Int32Array;
+  readonly cleanAnswer: Int32Array;
+  readonly patchAnswer: Int32Array;
+  readonly weight: Float32Array;
+  /** Index into the forest's ends, and which of its two values this is. */
+  readonly end: Int32Array;
+  readonly prompt: readonly ("clean" | "patch")[];
+}
+
+export interface PlanOptions {
+  readonly wanted: Wanted;
+  /** Nodes per pack; a pack holds as many blocks as fit. */
+  readonly nodes?: number;
+  /** At most so many pairs end in one pack (`--batch_size`). */
+  readonly batchSize?: number;
+  /** Nodes per block; by default from the longest prompt. */
+  readonly block?: number;
+}
+
+/** Nodes per pack that keep products of matrices efficient and working memory small. */
+const defaultNodes = 512;
+
+/** Cuts a forest into packs. */
+export function planCapture(
+  forest: PrefixForest,
+  { wanted, nodes = defaultNodes, batchSize, block }: PlanOptions,
+): Plan {
+  const { forward, backward, ends } = forest;
+  const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
+  const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
+  const n = block ?? blockSize(backward, (n) => cutForest(backward, n, { load: pairsAt, maxLoad }).length);
+  const backwardBlocks = cutForest(backward, n, { load: pairsAt, maxLoad });
+  const forwardBlocks = cutForest(forward, n, { wanted: needed });
+
+  const most = Math.max(1, Math.floor(nodes / n));
+  const packed = (kind: Pack["kind"], blocks: readonly Block[], describe: Describe) => {
+    const load = kind === "backward" ? pairsAt : () => 0;
+    const size = evenly(blocks.length, most);
+    // Where pairs limit a pack, packs differ too much to be filled up to one size.
+    const count = batchSize === undefined ? size : undefined;
+    return [...chunks(blocks, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
+  };
+  const packs = [...packed("backward", backwardBlocks, backwardRow), ...packed("forward", forwardBlocks, forwardRow)];
+  return { forest, wanted, block: n, packs, row, rows };
+}
+
+/**
+ * The work as the field does it, in padded batches: each prompt a block by itself, as long as the longest of its batch; pairs sorted by length, so
+ * that there is little padding. The clean prompts of a batch are one pack, the patch prompts another.
+ *
+ * @param forest one in which nothing is merged
+ * @param batch pairs per batch
+ */
+export function planBatches(
+  forest: PrefixForest,
+  { wanted, batch }: { readonly wanted: Wanted; readonly batch: number },
+): Plan {
+  const { forward, backward, ends, endOfPair } = forest;
+  if (backward.weight.some((pairs) => pairs > 1)) {
+    throw new Error("batches: expected a forest in which nothing is merged");
+  }
+  const { row, rows, needed, backwardRow, forwardRow } = rolesOf(forest, wanted);
+  const lengthOf = (pair: number) => backward.position[endOfPair[pair]!]! + 1;
+  const order = [...endOfPair.keys()].sort((a, b) => lengthOf(a) - lengthOf(b) || a - b);
+  const packs: Pack[] = [];
+  let longest = 0;
+  for (let from = 0; from < order.length; from += batch) {
+    const pairs = order.slice(from, from + batch);
+    const most = Math.max(...pairs.map(lengthOf));
+    const n = most <= longestDense ? most : evenRows(most);
+    longest = Math.max(longest, n);
+    const last = pairs.map((pair) => endOfPair[pair]!);
+    packs.push(
+      fillPack(
+        "backward",
+        last.map((node) => pathTo(backward, node)),
+        n,
+        backwardRow,
+        ends,
+      ),
+    );
+    const patches = last.map((node) => backward.patch[node]!).filter(needed);
+    if (patches.length > 0)
+      packs.push(
+        fillPack(
+          "forward",
+          patches.map((node) => pathTo(forward, node)),
+          n,
+          forwardRow,
+          ends,
+        ),
+      );
+  }
+  return { forest, wanted, block: longest, packs, row, rows };
+}
+
+/** A node with its ancestors, all of them the block's own. */
+function pathTo(tree: Tree, node: number): Block {
+  const nodes: number[] = [];
+  for (let at = node; at >= 0; at = tree.parent[at]!) nodes.push(at);
+  return {
+    nodes: Int32Array.from(nodes.reverse()),
+    parent: Int32Array.from(nodes.keys(), (i) => i - 1),
+    owned: new Uint8Array(nodes.length).fill(1),
+  };
+}
+
+/** What becomes of each node: whether its activations are kept, where they are computed, and which metric values are asked for there. */
+function rolesOf({ forward, backward, ends }: PrefixForest, wanted: Wanted) {
+  const row = new Int32Array(forward.size).fill(-1);
+  if (wanted !== "none") {
+    for (let node = 0; node < backward.size; node++) {
+      const changed = isChanged(backward, node);
+      if (wanted !== "changed" || changed) row[backward.clean[node]!] = 0;
+      if (wanted !== "clean" && changed) row[backward.patch[node]!] = 0;
+    }
+  }
+  let rows = 0;
+  row.forEach((kept, node) => {
+    if (kept === 0) row[node] = rows++;
+  });
+
+  // The backward node that computes a forward node, if any does.
+  const computedBy = new Int32Array(forward.size).fill(-1);
+  for (let node = backward.size - 1; node >= 0; node--) computedBy[backward.clean[node]!] = node;
+
+  const endsOfNode = grouped(ends, (end) => end.node);
+  const endsOfPatch = grouped(ends, (end) => backward.patch[end.node]!);
+  const needed = (node: number) => computedBy[node] === -1 && (row[node]! >= 0 || endsOfPatch.has(node));
+
+  const pairsAt = (node: number) => (endsOfNode.get(node) ?? []).reduce((sum, e) => sum + ends[e]!.weight, 0);
+  const backwardRow: Describe = (node) => {
+    const f = backward.clean[node]!;
+    return {
+      token: backward.token[node]!,
+      position: backward.position[node]!,
+      keep: row[f]! >= 0 && computedBy[f] === node,
+      clean: endsOfNode.get(node) ?? [],
+      patch: computedBy[f] === node ? (endsOfPatch.get(f) ?? []) : [],
+    };
+  };
+  const forwardRow: Describe = (node) => ({
+    token: forward.token[node]!,
+    position: forward.position[node]!,
+    keep: row[node]! >= 0 && computedBy[node] === -1,
+    clean: [],
+    patch: endsOfPatch.get(node) ?? [],
+  });
+  return { row, rows, needed, pairsAt, backwardRow, forwardRow };
+}
+
+/** What a pack's row says of a node, with the ends whose clean and patch metric is read there. */
+type Describe = (node: number) => {
+  readonly token: number;
+  readonly position: number;
+  readonly keep: boolean;
+  readonly clean: readonly number[];
+  readonly patch: readonly number[];
+};
+
+/** The work of computing the metric at every end's clean prompt, forward passes alone. */
+export function planMetric(
+  forest: PrefixForest,
+  { nodes = defaultNodes, block }: Pick<PlanOptions, "nodes" | "block"> = {},
+): Plan {
+  const { forward, backward, ends } = forest;
+  const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
+  const cut = (n: number) => cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
+  const n = block ?? blockSize(forward, (n) => cut(n).length);
+  const blocks = cut(n);
+  const most = Math.max(1, Math.floor(nodes / n));
+  const describe: Describe = (node) => ({
+    token: forward.token[node]!,
+    position: forward.position[node]!,
+    keep: false,
+    clean: endsAt.get(node) ?? [],
+    patch: [],
+  });
+  const size = evenly(blocks.length, most);
+  const packs = [...chunks(blocks, size, () => 0, Number.POSITIVE_INFINITY)].map((chunk) =>
+    fillPack("forward", chunk, n, describe, ends, size),
+  );
+  return { forest, wanted: "none", block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
+}
+
+/** Blocks per pack, at most so many, that let packs be of one size: sessions are made for sizes. */
+const evenly = (blocks: number, most: number) => Math.max(1, Math.ceil(blocks / Math.ceil(blocks / most)));
+
+/**
+ * Nodes per block, at least as many as the longest prompt has tokens.
+ *
+ * A block holds six to eleven times the longest prompt, a power of two: enough that few ancestors are repeated, few enough that the dense scores
+ * within a block stay cheaper than the linear layers. Long prompts get the size with the least work, and blocks of at most `largestBlock` where one
+ * prompt allows.
+ *
+ * @param blocks the number of blocks of a size that the tree is cut into
+ */
+function blockSize({ position }: Tree, blocks: (n: number) => number): number {
+  const longest = 1 + position.reduce((a, b) => Math.max(a, b), 0);
+  const usual = Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
+  if (usual <= longestDense) return usual;
+  const least = evenRows(longest);
+  const sizes = [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestBlock);
+  // With this many rows in a block attention takes about as long as the linear layers.
+  const even = 1024;
+  const work = sizes.map((n) => blocks(n) * n * (1 + n / even));
+  return sizes[work.indexOf(Math.min(...work))]!;
+}
+
+const largestBlock = 4096;
+
+/** At least so many rows, in a number that has many divisors: long blocks are computed in equal parts. */
+const evenRows = (rows: number) => 128 * Math.ceil(rows / 128);
+
+/** @param count blocks of the pack; those beyond `blocks` are padding */
+function fillPack(
+  kind: Pack["kind"],
+  blocks: readonly Block[],
+  n: number,
+  describe: Describe,
+  ends: readonly End[],
+  count = blocks.length,
+): Pack {
+  const N = n * count;
+  const [tokens, positions, node] = [new Int32Array(N), new Int32Array(N), new Int32Array(N).fill(-1)];
+  const parent = new Int32Array(N).fill(-1);
+  const keep: number[] = [];
+  const metric = {
+    row: [] as number[],
+    cleanAnswer: [] as number[],
+    patchAnswer: [] as number[],
+    weight: [] as number[],
+  };
+  const end: number[] = [];
+  const prompt: ("clean" | "patch")[] = [];
+  const ask = (at: number, e: number, which: "clean" | "patch") => {
+    const { cleanAnswer, patchAnswer, weight } = ends[e]!;
+    metric.row.push(at);
+    metric.cleanAnswer.push(cleanAnswer);
+    metric.patchAnswer.push(patchAnswer);
+    metric.weight.push(which === "clean" ? weight : 0);
+    end.push(e);
+    prompt.push(which);
+  };
+  blocks.forEach((block, b) => {
+    for (let i = 0; i < block.nodes.length; i++) {
+      const at = b * n + i;
+      if (block.parent[i]! >= 0) parent[at] = b * n + block.parent[i]!;
+      const about = describe(block.nodes[i]!);
+      node[at] = block.nodes[i]!;
+      tokens[at] = about.token;
+      positions[at] = about.position;
+      if (!block.owned[i]) continue;
+      if (about.keep) keep.push(at);
+      for (const e of about.clean) ask(at, e, "clean");
+      for (const e of about.patch) ask(at, e, "patch");
+    }
+  });
+  return {
+    kind,
+    tokens,
+    positions,
+    parent,
+    blocks: count,
+    node,
+    keep: Int32Array.from(keep),
+    metric: {
+      row: Int32Array.from(metric.row),
+      cleanAnswer: Int32Array.from(metric.cleanAnswer),
+      patchAnswer: Int32Array.from(metric.patchAnswer),
+      weight: Float32Array.from(metric.weight),
+      end: Int32Array.from(end),
+      prompt,
+    },
+  };
+}
+
+/** Blocks in order, at most `size` together and at most `maxLoad` pairs. */
+function* chunks(
+  blocks: readonly Block[],
+  size: number,
+  load: (node: number) => number,
+  maxLoad: number,
+): Generator<Block[]> {
+  let chunk: Block[] = [];
+  let loaded = 0;
+  for (const block of blocks) {
+    const more = block.nodes.reduce((sum, node, i) => sum + (block.owned[i] ? load(node) : 0), 0);
+    if (chunk.length === size || (chunk.length > 0 && loaded + more > maxLoad)) {
+      yield chunk;
+      chunk = [];
+      loaded = 0;
+    }
+    chunk.push(block);
+    loaded += more;
+  }
+  if (chunk.length > 0) yield chunk;
+}
+
+function grouped(ends: readonly End[], key: (end: End) => number): Map<number, number[]> {
+  const groups = new Map<number, number[]>();
+  ends.forEach((end, e) => {
+    const k = key(end);
+    const group = groups.get(k);
+    if (group) group.push(e);
+    else groups.set(k, [e]);
+  });
+  return groups;
+}

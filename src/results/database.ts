@@ -1,0 +1,120 @@
+import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, dirname, join, resolve } from "node:path";
+import { type DuckDBConnection, DuckDBInstance } from "@duckdb/node-api";
+import { messageOf, UserError } from "../errors.ts";
+import { writeBeside } from "../storage/files.ts";
+
+/**
+ * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
+ */
+const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
+
+/**
+ * A DuckDB in memory that never uses the network, for Parquet files in folders of any name.
+ *
+ * DuckDB takes a path for a pattern (`*`, `?`, `[`), and `<column>=<text>` in it for a column. Where a folder's name has anything but plain characters,
+ * DuckDB sees the folder through a link with a plain name, which lies in the system's folder for temporary files until `close`.
+ */
+export class Database {
+  readonly db: DuckDBConnection;
+  readonly #instance: DuckDBInstance;
+  readonly #links = new Links();
+
+  private constructor(instance: DuckDBInstance, db: DuckDBConnection) {
+    this.#instance = instance;
+    this.db = db;
+  }
+
+  /** @param settings DuckDB's own, see https://duckdb.org/docs/configuration */
+  static async open(settings: Readonly<Record<string, string>> = {}): Promise<Database> {
+    const instance = await DuckDBInstance.create(":memory:", {
+      autoinstall_known_extensions: "false",
+      preserve_insertion_order: "true",
+      ...settings,
+    });
+    return new Database(instance, await instance.connect());
+  }
+
+  /** Lets DuckDB put what does not fit in memory into this folder. */
+  async spillInto(folder: string): Promise<void> {
+    await this.db.run(`SET temp_directory = ${text(this.#links.plain(folder))}`);
+  }
+
+  /**
+   * A table expression for exactly these Parquet files, one after another.
+   *
+   * @throws UserError if a folder's name needs a link and none can be made
+   */
+  files(...paths: readonly string[]): string {
+    return `read_parquet([${paths.map((path) => text(this.#links.plain(path)))}], hive_partitioning = false)`;
+  }
+
+  /**
+   * Writes the rows of a query to a Parquet file, in their order, whole or not at all.
+   *
+   * @throws UserError if the disk is full or the place cannot be written
+   */
+  async copy(query: string, path: string): Promise<void> {
+    await writeBeside(path, async (part) => {
+      await this.db.run(`COPY (${query}) TO ${text(this.#links.plain(part))} ${parquet}`);
+    });
+  }
+
+  /** The rows of a query, as objects. */
+  async rows<Row>(sql: string): Promise<Row[]> {
+    return (await this.db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
+  }
+
+  close(): void {
+    this.db.closeSync();
+    this.#instance.closeSync();
+    this.#links.remove();
+  }
+}
+
+/** A text as a literal of SQL. */
+export const text = (value: string) => `'${value.replaceAll("'", "''")}'`;
+
+/** Whether a path has nothing that could mean more to DuckDB than the path of one file. */
+const isPlain = (path: string) =>
+  process.platform === "win32" ? /^[\w ./\\:-]*$/.test(path) : /^[\w ./-]*$/.test(path);
+
+/** Links with plain names to folders with others. */
+class Links {
+  #home: string | undefined;
+  readonly #byFolder = new Map<string, string>();
+
+  /** A path for the same file, of plain characters. The file's own name must be plain. */
+  plain(path: string): string {
+    const whole = resolve(path);
+    if (isPlain(whole)) return whole;
+    const folder = dirname(whole);
+    let link = this.#byFolder.get(folder);
+    if (link === undefined) {
+      this.#home ??= makeHome();
+      link = join(this.#home, String(this.#byFolder.size));
+      symlinkSync(folder, link, "junction");
+      this.#byFolder.set(folder, link);
+    }
+    return join(link, basename(whole));
+  }
+
+  remove(): void {
+    if (this.#home !== undefined) rmSync(this.#home, { recursive: true, force: true });
+  }
+}
+
+function makeHome(): string {
+  let why = "no folder for temporary files has a plain name";
+  for (const place of [tmpdir(), "/tmp"].filter(isPlain)) {
+    try {
+      return mkdtempSync(join(place, "sfc-"));
+    } catch (error) {
+      why = messageOf(error);
+    }
+  }
+  throw new UserError(
+    `The tables' folder has a name that needs a link in the folder for temporary files, and none can be made (${why}). Set TMPDIR to a folder that can be written, or choose another --output_dir.`,
+  );
+}

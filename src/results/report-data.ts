@@ -1,0 +1,686 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { readRegular } from "../bytes/file.node.ts";
+import { ablationSchema } from "../circuit/meaning.ts";
+import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { errorFeature } from "../effects/rows.ts";
+import { messageOf, UserError } from "../errors.ts";
+import type { Split } from "../prompts/pairs.ts";
+import {
+  type CaseAccuracy,
+  type DriverContext,
+  type ExactSample,
+  type FeatureDrivers,
+  type ReportData,
+  type ReportExample,
+  type ReportLimits,
+  type ReportPrompt,
+  type ReportRun,
+  reportLimits,
+  type SiteAgreement,
+  type SiteImportance,
+  type TopFeatures,
+} from "../report/data.ts";
+import { compareSites, type SiteName } from "../site.ts";
+import { readJsonFile } from "../storage/files.ts";
+import { Database, text } from "./database.ts";
+import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
+
+/** What the report needs of a line of `pairs.jsonl`. */
+const pairSchema = z.object({
+  clean_answer: z.string(),
+  patch_answer: z.string(),
+  case: z.string(),
+  split: z.enum(["train", "test"]),
+  m_clean: z.number(),
+  m_patch: z.number().nullish(),
+  end: z.int().min(0),
+});
+
+type PairLine = z.infer<typeof pairSchema>;
+
+/** A row of `nodes.parquet`. */
+interface Node {
+  readonly node: number;
+  readonly parent: number;
+  readonly position: number;
+  readonly token_id: number;
+  readonly token: string;
+  readonly patch_token_id: number | null;
+  readonly patch_token: string | null;
+  readonly weight: number;
+}
+
+/**
+ * Reads what the report shows from a run's folder: `run.json`, `ranking.json`, `pairs.jsonl`, the Parquet files, and `ablation.json` where there
+ * is one. Long lists are cut off at `limits`; numbers keep five significant digits.
+ *
+ * @throws UserError if a file is missing or broken, naming it
+ */
+export async function readReportData(folder: string, limits: ReportLimits = reportLimits): Promise<ReportData> {
+  const manifest = await readManifest(folder);
+  const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
+  const ablationPath = join(folder, "ablation.json");
+  const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
+  const pairs = await readPairs(join(folder, "pairs.jsonl"));
+  const accuracy = accuracyOf(pairs);
+  const tables = await Tables.open(
+    folder,
+    ranking.sites.map(({ site }) => site),
+  );
+  try {
+    const prompts = new Prompts(await tables.nodes(), pairs);
+    return {
+      format: 1,
+      run: describeRun(manifest, ranking),
+      warnings: warningsOf(manifest, ranking, accuracy),
+      accuracy,
+      checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
+      importance: importanceOf(ranking),
+      features: withExactValues(await tables.topFeatures(limits.features), ranking),
+      change: roundAll(ranking.change),
+      exact: exactSample(ranking),
+      agreement: await agreementOf(tables, ranking, limits.points),
+      examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
+      drivers: ranking.score === "gradient" ? [] : await driversOf(tables, prompts, ranking, limits),
+      meaning: meaning === null ? null : roundAll(meaning),
+      limits,
+    };
+  } finally {
+    tables.close();
+  }
+}
+
+async function readChecked<T>(path: string, schema: z.ZodType<T>): Promise<T> {
+  const parsed = schema.safeParse(await readJsonFile(path));
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0]!;
+  throw new UserError(
+    `report: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make the run again.`,
+  );
+}
+
+async function readPairs(path: string): Promise<PairLine[]> {
+  const text = await readRegular(path)
+    .then(String)
+    .catch((error) => {
+      throw new UserError(
+        `pairs of the run: expected a file that can be read, got ${messageOf(error)}. Make the run again.`,
+      );
+    });
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  return lines.map((line, i) => {
+    const parsed = pairSchema.safeParse(parseJson(line));
+    if (parsed.success) return parsed.data;
+    const issue = parsed.error.issues[0]!;
+    throw new UserError(
+      `pairs of the run: expected a pair with its result, got "${issue.path.join(".")}": ${issue.message} in line ${i + 1} of ${path}. Make the run again.`,
+    );
+  });
+}
+
+function parseJson(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}
+
+function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
+  const { options, counts } = manifest;
+  const shownAbove = ["model_name", "task", "method", "score", "seed"];
+  const sources = [...new Set(manifest.dictionaries.map((dictionary) => dictionary.source))];
+  const digests = [...new Set(manifest.dictionaries.map((dictionary) => dictionary.sha256))];
+  return {
+    model: { name: manifest.model?.name ?? String(options.model_name ?? "?"), sha256: manifest.model?.sha256 ?? null },
+    dictionaries: {
+      name: sources.join(", ") || "none",
+      dummy: manifest.dictionaries.some((dictionary) => dictionary.dummy),
+      sha256: digests.length === 1 ? digests[0]! : null,
+    },
+    task: String(options.task ?? options.pairs ?? "pairs"),
+    method: String(options.method ?? "analytic"),
+    score: ranking.score,
+    command: commandOf(manifest),
+    seed: manifest.seed,
+    status: manifest.error === null ? manifest.status : `${manifest.status}: ${manifest.error}`,
+    versions: Object.entries(manifest.versions).map(([name, value]) => ({ name, value })),
+    options: Object.entries(options)
+      .filter(([name, value]) => !shownAbove.includes(name) && value !== null)
+      .map(([name, value]) => ({ name, value: Array.isArray(value) ? value.join(", ") : String(value) })),
+    counts: [
+      { name: "tokens unmerged", value: counts.tokens },
+      { name: "forward nodes", value: counts.nodes_forward },
+      { name: "backward nodes", value: counts.nodes_backward },
+      { name: "effect rows", value: counts.rows },
+    ],
+    phases: Object.entries(manifest.seconds).map(([name, seconds]) => ({ name, seconds: round(seconds) })),
+    peakBytes: manifest.peak_rss_bytes > 0 ? manifest.peak_rss_bytes : null,
+  };
+}
+
+/** The command line that makes the run again, as one that a shell reads back. */
+function commandOf({ command, options, seed }: Manifest): string {
+  const quoted = (value: unknown) => {
+    const text = Array.isArray(value) ? value.join(",") : String(value);
+    return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+  };
+  const flags = Object.entries<RunOptions[string]>({ ...options, seed }).flatMap(([name, value]) =>
+    value === null || value === false ? [] : value === true ? [`--${name}`] : [`--${name} ${quoted(value)}`],
+  );
+  return ["sfc", command, ...flags].join(" ");
+}
+
+/** The run's own warnings, and what a reader of the report has to know besides; no line twice. */
+function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly CaseAccuracy[]): string[] {
+  const lines = [...manifest.warnings];
+  const failed = manifest.checks.filter((check) => !check.passed);
+  if (failed.length > 0) {
+    lines.push(
+      `${failed.length} of ${manifest.checks.length} checks failed; do not rely on the numbers before you know why.`,
+    );
+  }
+  for (const row of accuracy) {
+    const said = manifest.warnings.some((line) => /^Accuracy below/.test(line));
+    if (row.accuracy >= 0.8 || said) continue;
+    lines.push(
+      `The model prefers the clean answer in only ${(100 * row.accuracy).toFixed(1)} % of the ${row.split} pairs of ${row.case}: there is little behaviour to explain.`,
+    );
+  }
+  if (!ranking.sites.some((site) => site.train_test !== null)) {
+    lines.push("The run has one split only, so nothing shows whether its features hold on other prompts.");
+  }
+  return [...new Set(lines)];
+}
+
+function accuracyOf(pairs: readonly PairLine[]): CaseAccuracy[] {
+  const groups = new Map<string, PairLine[]>();
+  for (const pair of pairs) {
+    const key = `${pair.split} ${pair.case}`;
+    groups.set(key, [...(groups.get(key) ?? []), pair]);
+  }
+  return [...groups.values()].map((group) => {
+    const patched = group.flatMap((pair) => pair.m_patch ?? []);
+    return {
+      split: group[0]!.split,
+      case: group[0]!.case,
+      pairs: group.length,
+      accuracy: group.filter((pair) => pair.m_clean < 0).length / group.length,
+      cleanMean: round(mean(group.map((pair) => pair.m_clean))),
+      patchMean: patched.length === group.length ? round(mean(patched)) : null,
+    };
+  });
+}
+
+function importanceOf(ranking: Ranking): SiteImportance[] {
+  return (["train", "test"] as const).flatMap((split) =>
+    ranking.sites.flatMap(({ site, splits }) => {
+      const row = splits[split];
+      if (row === undefined) return [];
+      const errorShare = row.error_share === null ? null : round(row.error_share);
+      const explained = row.explained === null ? null : round(row.explained);
+      return [{ split, site, importance: round(row.importance), errorShare, explained, leftOut: row.left_out }];
+    }),
+  );
+}
+
+/** The features with what they do when patched by themselves, which is known over all cases together. */
+function withExactValues(features: readonly TopFeatures[], ranking: Ranking): TopFeatures[] {
+  const values = new Map<string, number>();
+  for (const { site, splits } of ranking.sites) {
+    for (const [split, { top }] of Object.entries(splits)) {
+      for (const { feature, exact } of top) if (exact) values.set(`${split} ${site}/${feature}`, round(exact.effect));
+    }
+  }
+  return features.map((group) => ({
+    ...group,
+    exact: group.feature.map((feature) =>
+      group.case === "" ? (values.get(`${group.split} ${group.site}/${feature}`) ?? null) : null,
+    ),
+  }));
+}
+
+function exactSample(ranking: Ranking): ExactSample | null {
+  const miss = exactMiss(ranking);
+  if (miss === null || ranking.exact === null) return null;
+  const { split, pairs, of } = ranking.exact;
+  return roundAll({ split, pairs, of, ...miss });
+}
+
+async function agreementOf(tables: Tables, ranking: Ranking, points: number): Promise<SiteAgreement[]> {
+  const bySite = await tables.points(points);
+  return ranking.sites.flatMap(({ site, train_test }) => {
+    if (train_test === null) return [];
+    return [
+      {
+        site,
+        spearman: train_test.spearman === null ? null : round(train_test.spearman),
+        both: train_test.features,
+        overlap10: train_test.overlap_10,
+        overlap50: train_test.overlap_50,
+        ...(bySite.get(site) ?? { feature: [], train: [], test: [] }),
+      },
+    ];
+  });
+}
+
+/** For every case the pair whose metric changes by the median amount: a typical one. Test pairs where there are any. */
+function typicalPairs(pairs: readonly PairLine[], limit: number): number[] {
+  const split: Split = pairs.some((pair) => pair.split === "test") ? "test" : "train";
+  const cases = new Map<string, number[]>();
+  for (const [i, pair] of pairs.entries()) {
+    if (pair.split !== split) continue;
+    const group = cases.get(pair.case);
+    if (group === undefined) cases.set(pair.case, [i]);
+    else group.push(i);
+  }
+  const change = (i: number) => (pairs[i]!.m_patch ?? 0) - pairs[i]!.m_clean;
+  const typical = [...cases.values()].map(
+    (group) => group.toSorted((a, b) => change(a) - change(b))[group.length >> 1]!,
+  );
+  return typical.slice(0, limit);
+}
+
+async function examplesOf(
+  tables: Tables,
+  prompts: Prompts,
+  pairs: readonly PairLine[],
+  ranking: Ranking,
+  limit: number,
+): Promise<ReportExample[]> {
+  const chosen = typicalPairs(pairs, limit).map((i) => ({ pair: pairs[i]!, path: prompts.path(pairs[i]!.end) }));
+  const sums = await tables.sumsAt([...new Set(chosen.flatMap(({ path }) => path.map((node) => node.node)))]);
+  return chosen.map(({ pair, path }) => ({
+    split: pair.split,
+    case: pair.case,
+    prompt: promptOf(path),
+    cleanAnswer: pair.clean_answer,
+    patchAnswer: pair.patch_answer,
+    cleanMetric: round(pair.m_clean),
+    patchMetric: pair.m_patch == null ? null : round(pair.m_patch),
+    sites: ranking.sites.map(({ site }) => {
+      const at = path.map(({ node, weight }) => {
+        const sum = sums.get(`${site} ${node}`) ?? { features: 0, error: 0 };
+        return { features: round(sum.features / weight), error: round(sum.error / weight) };
+      });
+      return { site, features: at.map((sum) => sum.features), error: at.map((sum) => sum.error) };
+    }),
+  }));
+}
+
+async function driversOf(
+  tables: Tables,
+  prompts: Prompts,
+  ranking: Ranking,
+  limits: ReportLimits,
+): Promise<FeatureDrivers[]> {
+  const top = ranking.sites.flatMap(({ site, splits }) =>
+    ((splits.train ?? splits.test)?.top ?? [])
+      .slice(0, limits.drivers)
+      .map(({ feature, effect, exact }) => ({ site, feature, effect, exact: exact?.effect ?? null })),
+  );
+  const contexts = await tables.contexts(top, limits.contexts, prompts.sharedStart);
+  return top.map(({ site, feature, effect, exact }) => ({
+    site,
+    feature,
+    effect: round(effect),
+    exact: exact === null ? null : round(exact),
+    contexts: (contexts.get(`${site}/${feature}`) ?? []).map((row): DriverContext => {
+      const path = prompts.through(row.node);
+      return {
+        split: row.split,
+        case: row.case,
+        prompt: promptOf(path),
+        position: row.position,
+        codeClean: round(row.f_clean),
+        codePatch: row.f_patch === null ? null : round(row.f_patch),
+        effect: round(row.effect),
+        pairs: row.weight,
+      };
+    }),
+  }));
+}
+
+/** The prompts of a run, found again from its forest of backward nodes. */
+class Prompts {
+  readonly #nodes: ReadonlyMap<number, Node>;
+  /** The end node of one pair that passes through each node. */
+  readonly #end = new Map<number, number>();
+  /** Whether all prompts start with the same token (BOS): effects there belong to no prompt. */
+  readonly sharedStart: boolean;
+
+  /** @throws UserError if the nodes are no forest */
+  constructor(nodes: readonly Node[], pairs: readonly PairLine[]) {
+    this.#nodes = new Map(nodes.map((node) => [node.node, node]));
+    const broken = nodes.find(({ node, parent, position }) => {
+      const before = parent < 0 ? -1 : this.#nodes.get(parent)?.position;
+      return before !== position - 1 || parent < -1 || this.#nodes.get(node)!.parent !== parent;
+    });
+    if (broken || this.#nodes.size < nodes.length) {
+      const got = broken ? `node ${broken.node} at position ${broken.position} after ${broken.parent}` : "a node twice";
+      throw new UserError(
+        `table of the run: expected each node once, one position after its parent, got ${got} in nodes.parquet. Make the run again with --force.`,
+      );
+    }
+    const starts = nodes.filter((node) => node.position === 0);
+    this.sharedStart =
+      new Set(starts.flatMap((node) => [node.token_id, node.patch_token_id ?? node.token_id])).size === 1;
+    for (const { end } of pairs) {
+      for (let at = this.#nodes.get(end); at && !this.#end.has(at.node); at = this.#nodes.get(at.parent)) {
+        this.#end.set(at.node, end);
+      }
+    }
+  }
+
+  /** The nodes from the root to an end node. */
+  path(end: number): Node[] {
+    const path: Node[] = [];
+    for (let at = this.#nodes.get(end); at; at = this.#nodes.get(at.parent)) path.push(at);
+    if (path.length === 0) {
+      throw new UserError(
+        `pairs of the run: expected an end among the nodes, got ${end} in pairs.jsonl. Make the run again.`,
+      );
+    }
+    return path.reverse();
+  }
+
+  /** The whole path of one pair that passes through a node. */
+  through(node: number): Node[] {
+    return this.path(this.#end.get(node) ?? node);
+  }
+}
+
+function promptOf(path: readonly Node[]): ReportPrompt {
+  return {
+    clean: path.map((node) => node.token),
+    patch: path.map((node) =>
+      node.patch_token_id === null || node.patch_token_id === node.token_id ? null : node.patch_token,
+    ),
+  };
+}
+
+interface ContextRow {
+  readonly site: SiteName;
+  readonly feature: number;
+  readonly split: Split;
+  readonly case: string;
+  readonly node: number;
+  readonly position: number;
+  readonly f_clean: number;
+  readonly f_patch: number | null;
+  readonly effect: number;
+  readonly weight: number;
+}
+
+/** The columns of each table, with the types that a run gives them. */
+const columnsOf = {
+  nodes: {
+    node: "INTEGER",
+    split: "VARCHAR",
+    case: "VARCHAR",
+    parent: "INTEGER",
+    position: "INTEGER",
+    token_id: "INTEGER",
+    token: "VARCHAR",
+    patch_token_id: "INTEGER",
+    patch_token: "VARCHAR",
+    weight: "DOUBLE",
+  },
+  effects: {
+    split: "VARCHAR",
+    case: "VARCHAR",
+    site: "VARCHAR",
+    node: "INTEGER",
+    position: "INTEGER",
+    feature: "INTEGER",
+    f_clean: "FLOAT",
+    f_patch: "FLOAT",
+    gradient: "FLOAT",
+    effect: "DOUBLE",
+  },
+  features: {
+    split: "VARCHAR",
+    case: "VARCHAR",
+    site: "VARCHAR",
+    feature: "INTEGER",
+    effect: "DOUBLE",
+    effect_abs: "DOUBLE",
+    nodes_active: "INTEGER",
+    rank: "INTEGER",
+  },
+} as const;
+
+type TableName = keyof typeof columnsOf;
+
+/** What holds for every row that a run writes; `n` is the row's node in `nodes`. */
+const rowRules: Readonly<Record<TableName, readonly string[]>> = {
+  nodes: [
+    "node >= 0",
+    "split IN ('train', 'test')",
+    '"case" IS NOT NULL',
+    "parent >= -1",
+    "position >= 0",
+    "token_id IS NOT NULL AND token IS NOT NULL",
+    "(patch_token IS NULL) = (patch_token_id IS NULL)",
+    "isfinite(weight) AND weight > 0",
+  ],
+  effects: [
+    "n.node IS NOT NULL",
+    't.split = n.split AND t."case" = n."case" AND t.position = n.position',
+    `feature >= ${errorFeature}`,
+    "isfinite(effect)",
+    "coalesce(isfinite(f_clean), true) AND coalesce(isfinite(f_patch), true)",
+  ],
+  features: [
+    "split IN ('train', 'test')",
+    '"case" IS NOT NULL',
+    `feature >= ${errorFeature}`,
+    "isfinite(effect)",
+    "nodes_active >= 0",
+    `CASE WHEN feature = ${errorFeature} THEN rank IS NULL ELSE rank >= 1 END`,
+  ],
+};
+
+/** The Parquet files of a run's folder, read with DuckDB. */
+class Tables {
+  readonly #folder: string;
+  readonly #database: Database;
+
+  private constructor(folder: string, database: Database) {
+    this.#folder = folder;
+    this.#database = database;
+  }
+
+  /**
+   * Opens the tables of a run and checks them.
+   *
+   * @param sites those of the run
+   * @throws UserError if a table is missing or damaged, or has other columns or rows than a run writes, naming it
+   */
+  static async open(folder: string, sites: readonly SiteName[]): Promise<Tables> {
+    const tables = new Tables(folder, await Database.open());
+    try {
+      for (const name of ["nodes", "effects", "features"] as const) await tables.#add(name, sites);
+      return tables;
+    } catch (error) {
+      tables.close();
+      throw error;
+    }
+  }
+
+  async #add(name: TableName, sites: readonly SiteName[]): Promise<void> {
+    const file = this.#database.files(this.#path(name));
+    const found = await this.#query<{ column_name: string; column_type: string }>(
+      name,
+      `DESCRIBE SELECT * FROM ${file}`,
+    );
+    const types = new Map(found.map((column) => [column.column_name, column.column_type]));
+    for (const [column, type] of Object.entries(columnsOf[name])) {
+      const got = types.get(column) ?? "none";
+      if (got !== type) throw this.#damaged(name, `a column ${column} of type ${type}`, got);
+    }
+    await this.#query(name, `CREATE VIEW ${name} AS SELECT * FROM ${file}`);
+    const known = `site IN (${["", ...sites].map(text).join(", ")})`;
+    const rules = name === "nodes" ? rowRules.nodes : [...rowRules[name], known];
+    const broken = rules.map((rule, i) => `count(*) FILTER (NOT coalesce(${rule}, false))::DOUBLE AS "${i}"`);
+    const join = name === "effects" ? "LEFT JOIN nodes n ON t.node = n.node" : "";
+    const [counts] = await this.#query<Record<string, number>>(name, `SELECT ${broken} FROM ${name} t ${join}`);
+    const at = rules.findIndex((_, i) => counts![i] !== 0);
+    if (at >= 0) throw this.#damaged(name, `rows with ${rules[at]}`, `${counts![at]} others`);
+  }
+
+  #path(name: TableName): string {
+    return join(this.#folder, `${name}.parquet`);
+  }
+
+  #damaged(name: TableName, expected: string, got: string): UserError {
+    return new UserError(
+      `table of the run: expected ${expected}, got ${got} in ${this.#path(name)}. Make the run again with --force.`,
+    );
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  nodes(): Promise<Node[]> {
+    return this.#query(
+      "nodes",
+      "SELECT node, parent, position, token_id, token, patch_token_id, patch_token, weight FROM nodes",
+    );
+  }
+
+  /** The strongest features of every split, case and site, with the error beside them. */
+  async topFeatures(limit: number): Promise<TopFeatures[]> {
+    const rows = await this.#query<{
+      split: Split;
+      case: string;
+      site: SiteName;
+      feature: number;
+      effect: number;
+      nodes: number;
+    }>(
+      "features",
+      `SELECT split, "case", site, feature, effect, nodes_active::INTEGER AS nodes FROM features
+       WHERE rank <= ${limit} OR feature = ${errorFeature} ORDER BY split DESC, "case", site, rank NULLS FIRST`,
+    );
+    type Group = TopFeatures & { feature: number[]; effect: number[]; nodes: number[]; error: number | null };
+    const groups = new Map<string, Group>();
+    for (const row of rows) {
+      const key = `${row.split} ${row.case} ${row.site}`;
+      const { split, case: name, site } = row;
+      const group = groups.get(key) ?? {
+        split,
+        case: name,
+        site,
+        feature: [],
+        effect: [],
+        nodes: [],
+        error: null,
+        exact: [],
+      };
+      groups.set(key, group);
+      if (row.feature === errorFeature) {
+        group.error = round(row.effect);
+      } else {
+        group.feature.push(row.feature);
+        group.effect.push(round(row.effect));
+        group.nodes.push(row.nodes);
+      }
+    }
+    return [...groups.values()].sort((a, b) => compareSites(a.site, b.site));
+  }
+
+  /** By site, the features with the largest effect in either split; 0 where a feature has no row in one of them. */
+  async points(limit: number): Promise<Map<SiteName, { feature: number[]; train: number[]; test: number[] }>> {
+    const rows = await this.#query<{ site: SiteName; feature: number; train: number; test: number }>(
+      "features",
+      `WITH effects_of AS (
+         SELECT site, feature, coalesce(sum(effect) FILTER (split = 'train'), 0) AS train,
+           coalesce(sum(effect) FILTER (split = 'test'), 0) AS test
+         FROM features WHERE "case" = '' AND feature <> ${errorFeature} GROUP BY site, feature)
+       SELECT site, feature, train, test FROM effects_of
+       QUALIFY row_number() OVER (PARTITION BY site ORDER BY greatest(abs(train), abs(test)) DESC, feature) <= ${limit}
+       ORDER BY site, greatest(abs(train), abs(test)) DESC, feature`,
+    );
+    const bySite = new Map<SiteName, { feature: number[]; train: number[]; test: number[] }>();
+    for (const { site, feature, train, test } of rows) {
+      const points = bySite.get(site) ?? { feature: [], train: [], test: [] };
+      bySite.set(site, points);
+      points.feature.push(feature);
+      points.train.push(round(train));
+      points.test.push(round(test));
+    }
+    return bySite;
+  }
+
+  /** Σ of the features' effects, and the error's, at each of the nodes: keyed `<site> <node>`, summed over the pairs that share the node. */
+  async sumsAt(nodes: readonly number[]): Promise<Map<string, { features: number; error: number }>> {
+    if (nodes.length === 0) return new Map();
+    const rows = await this.#query<{ site: SiteName; node: number; features: number; error: number }>(
+      "effects",
+      `SELECT site, node, coalesce(sum(effect) FILTER (feature <> ${errorFeature}), 0) AS features,
+         coalesce(sum(effect) FILTER (feature = ${errorFeature}), 0) AS error
+       FROM effects WHERE node IN (${nodes.join(", ")}) GROUP BY site, node`,
+    );
+    return new Map(rows.map((row) => [`${row.site} ${row.node}`, row]));
+  }
+
+  /**
+   * The nodes with the largest effect per pair of each of the features, every token (with its patch token) once; keyed `<site>/<feature>`.
+   *
+   * @param skipStart leaves out position 0
+   */
+  async contexts(
+    top: readonly { readonly site: SiteName; readonly feature: number }[],
+    limit: number,
+    skipStart: boolean,
+  ): Promise<Map<string, ContextRow[]>> {
+    if (top.length === 0) return new Map();
+    const asked = top.map(({ site, feature }) => `(${text(site)}, ${feature})`);
+    const rows = await this.#query<ContextRow>(
+      "effects",
+      `WITH asked(site, feature) AS (VALUES ${asked.join(", ")}),
+       found AS (
+         SELECT e.site, e.feature, e.split, e."case", e.node, e.position, e.f_clean, e.f_patch, n.token_id, n.patch_token_id,
+           e.effect / n.weight AS effect, n.weight
+         FROM effects e JOIN asked USING (site, feature) JOIN nodes n USING (node)
+         WHERE e.position >= ${skipStart ? 1 : 0}),
+       distinct_tokens AS (
+         SELECT * FROM found
+         QUALIFY row_number() OVER (PARTITION BY site, feature, token_id, patch_token_id ORDER BY abs(effect) DESC, node) = 1)
+       SELECT site, feature, split, "case", node, position, f_clean, f_patch, effect, weight FROM distinct_tokens
+       QUALIFY row_number() OVER (PARTITION BY site, feature ORDER BY abs(effect) DESC, node) <= ${limit}
+       ORDER BY site, feature, abs(effect) DESC, node`,
+    );
+    const byFeature = new Map<string, ContextRow[]>();
+    for (const row of rows) {
+      const key = `${row.site}/${row.feature}`;
+      byFeature.set(key, [...(byFeature.get(key) ?? []), row]);
+    }
+    return byFeature;
+  }
+
+  /** @param name the table to name where it cannot be read */
+  async #query<Row>(name: TableName, sql: string): Promise<Row[]> {
+    try {
+      return await this.#database.rows<Row>(sql);
+    } catch (error) {
+      throw this.#damaged(name, "a Parquet file", existsSync(this.#path(name)) ? firstLine(error) : "none");
+    }
+  }
+}
+
+const firstLine = (error: unknown) => messageOf(error).split("\n")[0]!;
+const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** Five significant digits: more than a page shows, half the bytes. */
+const round = (value: number) => Number(value.toPrecision(5));
+
+function roundAll<T>(value: T): T {
+  return JSON.parse(
+    JSON.stringify(value, (_, value) => (Number.isInteger(value) || typeof value !== "number" ? value : round(value))),
+  ) as T;
+}

@@ -1,0 +1,107 @@
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { UserError } from "../errors.ts";
+import { type Comparison, comparisonSchema } from "../report/comparison.ts";
+import { reportPage } from "../report/page.ts";
+import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
+import { packageRoot } from "../storage/package.ts";
+import { manifestFile, readManifest } from "./manifest.ts";
+import { readReportData } from "./report-data.ts";
+
+/** Name of the report in a run's or a comparison's folder. */
+export const reportFile = "report.html";
+
+/** Name of a comparison in its folder. */
+export const comparisonFile = "compare.json";
+
+/**
+ * The built page that reports are made from.
+ *
+ * @throws UserError if it has not been built
+ */
+export async function reportTemplate(): Promise<string> {
+  return readFile(join(packageRoot, "dist/web/report.html"), "utf8").catch(() => {
+    throw new UserError("report: expected the built page dist/web/report.html, got none. Build it with npm run build.");
+  });
+}
+
+/**
+ * Writes `report.html` into a run's folder from what lies in it.
+ *
+ * @param status what the report says of the run, where its folder does not say so yet
+ * @returns the report's path
+ * @throws UserError if the folder is not a run's or cannot be written
+ */
+export async function writeReport(folder: string, status?: string): Promise<string> {
+  const template = await reportTemplate();
+  if (status === undefined && (await readManifest(folder)).status !== "finished") {
+    throw new UserError(
+      `run: expected a finished one, got an interrupted one in ${folder}. Repeat its sfc run to go on.`,
+    );
+  }
+  const data = await readReportData(folder);
+  const path = join(folder, reportFile);
+  await writeFileAtomic(
+    path,
+    reportPage(template, status === undefined ? data : { ...data, run: { ...data.run, status } }),
+  );
+  return path;
+}
+
+/**
+ * Writes `report.html` into a comparison's folder: the same page whether the comparison was just made or read from its file.
+ *
+ * @returns the report's path
+ * @throws UserError if the folder cannot be written
+ */
+export async function writeComparisonReport(folder: string, comparison: Comparison, template: string): Promise<string> {
+  const path = join(folder, reportFile);
+  await writeFileAtomic(path, reportPage(template, comparisonSchema.parse(comparison)));
+  return path;
+}
+
+/**
+ * Writes the report of a finished run's or comparison's folder again.
+ *
+ * @returns the report's path
+ * @throws UserError if the folder is neither, saying what it is, or its work is not finished
+ */
+export async function rewriteReport(folder: string): Promise<string> {
+  const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => error);
+  if (names instanceof Error) {
+    const got = names.code === "ENOENT" ? "nothing" : names.code === "ENOTDIR" ? "a file" : names.code;
+    throw new UserError(`report: expected a run's or a comparison's folder, got ${got} at ${folder}. Check the path.`);
+  }
+  if (names.includes(manifestFile)) return writeReport(folder);
+  if (!names.includes(comparisonFile)) {
+    throw new UserError(
+      `report: expected a run's or a comparison's folder, got ${describeFolder(folder, names)} at ${folder}. Name the --output_dir of sfc run or sfc compare.`,
+    );
+  }
+  const path = join(folder, comparisonFile);
+  const parsed = comparisonSchema.safeParse(await readJsonFile(path));
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!;
+    throw new UserError(
+      `comparison: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make the comparison again.`,
+    );
+  }
+  if (parsed.data.status !== "finished") {
+    throw new UserError(`The comparison was interrupted (${folder}). Repeat its sfc compare to resume it.`);
+  }
+  return writeComparisonReport(folder, parsed.data, await reportTemplate());
+}
+
+/** What a folder without a run or a comparison is, by the names in it. */
+function describeFolder(folder: string, names: readonly string[]): string {
+  const shown = names.filter((name) => !name.startsWith("."));
+  if (shown.length === 0) return names.length === 0 ? "an empty folder" : "a folder in which nothing is finished";
+  const runs = shown.filter((name) =>
+    [manifestFile, comparisonFile].some((file) => existsSync(join(folder, name, file))),
+  );
+  if (runs.length > 0) return `a folder of ${runs.length === 1 ? "one" : runs.length}, as ${runs[0]},`;
+  if (names.includes("config.json") || names.some((name) => name.endsWith(".gguf"))) return "a model's folder";
+  if (names.includes("cfg.json") || names.includes("sae_weights.safetensors")) return "an SAE's folder";
+  return `other files (${shown[0]})`;
+}

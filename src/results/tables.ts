@@ -1,0 +1,490 @@
+import { rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  DOUBLE,
+  DuckDBDataChunk,
+  type DuckDBType,
+  type DuckDBValue,
+  FLOAT,
+  INTEGER,
+  USMALLINT,
+  VARCHAR,
+} from "@duckdb/node-api";
+import { type FeatureEffects, type Ranking, rankRun, rankSite, type Score } from "../circuit/ranking.ts";
+import { type EffectRows, errorFeature } from "../effects/rows.ts";
+import {
+  allCases,
+  emptySums,
+  groupKey,
+  indexNodes,
+  type NodeIndex,
+  type NodesTable,
+  type PairCount,
+  type Sums,
+  sumRows,
+} from "../effects/sums.ts";
+import { UserError } from "../errors.ts";
+import type { OutsideText } from "../prompts/outside.ts";
+import type { Split } from "../prompts/pairs.ts";
+import { compareSites, type SiteName } from "../site.ts";
+import { makeFolder, writeFileAtomic } from "../storage/files.ts";
+import { isSealed, seal } from "../storage/seal.ts";
+import { Database, text } from "./database.ts";
+
+const splits = ["train", "test"] as const satisfies readonly Split[];
+
+/** Rows of a DuckDB vector. */
+const vectorSize = 2048;
+
+/** Sums of the score `gradient` over the nodes of a split and case: one value for each of the F features of a site. */
+export interface FeatureSums {
+  readonly split: Split;
+  readonly case: string;
+  readonly sums: Float64Array;
+}
+
+export interface FinishOptions {
+  /** The sites of the run, in any order; all of them must have been written. */
+  readonly sites: readonly SiteName[];
+  /** Every split and case that has nodes. */
+  readonly pairs: readonly PairCount[];
+  readonly score: Score;
+  /** Features listed per site and split in the ranking. */
+  readonly top: number;
+  /** Mean of m(patch) − m(clean) over the pairs of each split, in logits; left out for scores. */
+  readonly change?: Ranking["change"];
+}
+
+/** A row of `features.parquet`. The site's error has feature −1 and no rank. */
+export interface FeatureRow {
+  readonly split: Split;
+  /** The case, or '' for all of them together. */
+  readonly case: string;
+  readonly site: SiteName;
+  readonly feature: number;
+  /** Σ over nodes / number of pairs, signed, in logits. */
+  readonly effect: number;
+  readonly effect_abs: number;
+  readonly nodes_active: number;
+  readonly rank: number | null;
+}
+
+type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
+/** The files of a site's checkpoint. */
+type ChunkKind = "effects" | "sums";
+
+type Columns = Readonly<Record<string, readonly [DuckDBType, Values]>>;
+
+/**
+ * The tables of a run in the making. Each site's rows become a file of their own in the folder for unfinished work, which is that site's
+ * checkpoint; `finish` puts the files of all sites together.
+ *
+ * Sums over nodes are taken here, in the order of the nodes, and not by DuckDB, whose threads add in any order: so they have the same bits on
+ * every run, whatever the number of threads and the order in which the sites were written.
+ */
+export class RunTables {
+  readonly #partial: string;
+  readonly #database: Database;
+  /** Checkpoints whose files are known to be whole. */
+  readonly #whole = new Set<string>();
+  #nodes: NodeIndex | undefined;
+
+  private constructor(partial: string, database: Database) {
+    this.#partial = partial;
+    this.#database = database;
+  }
+
+  /**
+   * Opens the tables whose unfinished files lie in `partial`.
+   *
+   * @param threads how many DuckDB may use; all by default
+   */
+  static async open(partial: string, threads?: number): Promise<RunTables> {
+    await makeFolder(partial);
+    const database = await Database.open({
+      // It takes most of the machine otherwise; what is larger goes through the disk.
+      memory_limit: "1GB",
+      ...(threads === undefined ? {} : { threads: String(threads) }),
+    });
+    await database.spillInto(join(partial, "spill"));
+    return new RunTables(partial, database);
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  /**
+   * Takes the run's nodes; comes before all other writing. The sites' checkpoints count only for the nodes with which they were made.
+   *
+   * @param outside BOS and padding: nodes at these tokens are left out of features.parquet and the ranking, not of effects.parquet
+   */
+  async writeNodes(nodes: NodesTable, outside: OutsideText): Promise<void> {
+    this.takeIndex(indexNodes(nodes, outside));
+    await this.#load("nodes", {
+      node: [INTEGER, nodes.node],
+      split: [VARCHAR, nodes.split],
+      case: [VARCHAR, nodes.case],
+      parent: [INTEGER, nodes.parent],
+      position: [INTEGER, nodes.position],
+      token_id: [INTEGER, nodes.token_id],
+      token: [VARCHAR, nodes.token],
+      patch_token_id: [INTEGER, nodes.patch_token_id],
+      patch_token: [VARCHAR, nodes.patch_token],
+      weight: [DOUBLE, nodes.weight],
+    });
+    const index = this.#known();
+    await this.#load("outside", { node: [INTEGER, nodes.node.filter((_, row) => index.outside[row] === 1)] });
+  }
+
+  /** Takes the index of nodes whose table is not wanted: enough for `writeSums` and `writeFeatures`. */
+  takeIndex(nodes: NodeIndex): void {
+    this.#nodes = nodes;
+  }
+
+  /** Whether a site's rows of effects, and their sums, are already on the disk, and whole. */
+  hasEffects(site: SiteName): Promise<boolean> {
+    return this.#isWhole(site, ["effects", "sums"]);
+  }
+
+  /**
+   * Writes the rows of one site, its checkpoint. NaN in codes and gradients becomes null.
+   *
+   * @throws UserError if an effect is not finite, naming node and feature, or if the disk is full
+   */
+  async writeEffects(rows: EffectRows): Promise<void> {
+    const nodes = this.#known();
+    await this.#clear(rows.site);
+    const length = rows.node.length;
+    const group = new Uint16Array(length);
+    const position = new Int32Array(length);
+    for (let i = 0; i < length; i++) {
+      const at = nodes.rowOf[rows.node[i]!] ?? -1;
+      if (at < 0)
+        throw new Error(`internal: ${rows.site} has effects at node ${rows.node[i]}, which is not in the table`);
+      const order = i === 0 ? 1 : rows.node[i]! - rows.node[i - 1]! || rows.feature[i]! - rows.feature[i - 1]!;
+      if (order <= 0) throw new Error(`internal: row ${i} of ${rows.site} is not sorted by node and feature`);
+      if (!Number.isFinite(rows.effect[i])) {
+        throw notFinite("effect", rows.effect[i]!, `${rows.site}, node ${rows.node[i]}, feature ${rows.feature[i]}`);
+      }
+      group[i] = nodes.group[at]!;
+      position[i] = nodes.position[at]!;
+    }
+    await this.#load("rows", {
+      group: [USMALLINT, group],
+      node: [INTEGER, rows.node],
+      position: [INTEGER, position],
+      feature: [INTEGER, rows.feature],
+      f_clean: [FLOAT, rows.fClean],
+      f_patch: [FLOAT, rows.fPatch],
+      gradient: [FLOAT, rows.gradient],
+      effect: [DOUBLE, rows.effect],
+    });
+    const numberOrNull = ["f_clean", "f_patch", "gradient"].map((name) => `nullif(${name}, 'nan'::FLOAT) AS ${name}`);
+    await this.#copy(
+      `SELECT ${this.#splitAndCase()}, ${text(rows.site)} AS site, node, position, feature, ${numberOrNull}, effect FROM rows`,
+      this.#chunk("effects", rows.site),
+    );
+    await this.#db.run("DROP TABLE rows");
+    await this.writeSums(rows.site, sumRows(rows, nodes));
+    await this.#seal(rows.site, ["effects", "sums"]);
+  }
+
+  /** Whether a site's sums of the score `gradient` are already on the disk, and whole. */
+  hasFeatureSums(site: SiteName): Promise<boolean> {
+    return this.#isWhole(site, ["sums"]);
+  }
+
+  /**
+   * Writes the sums of the score `gradient` at one site, for every split and case: its checkpoint. Leaving the nodes of BOS and padding out of
+   * the sums is up to the caller; as active nodes count all others.
+   *
+   * @throws UserError if a sum is not finite, or if the disk is full
+   */
+  async writeFeatureSums(site: SiteName, parts: readonly FeatureSums[]): Promise<void> {
+    const { groups } = this.#known();
+    const sums = emptySums(parts.reduce((count, part) => count + part.sums.length, 0));
+    let start = 0;
+    for (const part of parts) {
+      const group = groups.findIndex((of) => of.split === part.split && of.case === part.case);
+      if (group < 0) throw new Error(`internal: sums of ${part.split}, ${part.case}, which have no nodes`);
+      const broken = part.sums.findIndex((value) => !Number.isFinite(value));
+      if (broken >= 0) throw notFinite("gradient", part.sums[broken]!, `${site}, feature ${broken}`);
+      const end = start + part.sums.length;
+      sums.group.fill(group, start, end);
+      sums.nodes.fill(groups[group]!.nodes, start, end);
+      sums.total.set(part.sums, start);
+      for (let i = start; i < end; i++) sums.feature[i] = i - start;
+      start = end;
+    }
+    await this.#clear(site);
+    await this.writeSums(site, sums);
+    await this.#seal(site, ["sums"]);
+  }
+
+  /** Writes sums of a site's features that were taken with the index. */
+  async writeSums(site: SiteName, { group, feature, total, nodes }: Sums): Promise<void> {
+    await this.#load("sums", {
+      group: [USMALLINT, group],
+      feature: [INTEGER, feature],
+      total: [DOUBLE, total],
+      nodes: [INTEGER, nodes],
+    });
+    await this.#copy(`SELECT ${this.#splitAndCase()}, feature, total, nodes FROM sums`, this.#chunk("sums", site));
+    await this.#db.run("DROP TABLE sums");
+  }
+
+  /** The columns split and case, from the column "group". */
+  #splitAndCase(): string {
+    const { groups } = this.#known();
+    const names = (values: readonly string[]) => `CAST([${values.map(text).join(", ")}] AS VARCHAR[])["group" + 1]`;
+    return `${names(groups.map((of) => of.split))} AS split, ${names(groups.map((of) => of.case))} AS "case"`;
+  }
+
+  /**
+   * Writes `nodes.parquet`, `effects.parquet`, `features.parquet` and `ranking.json` into the run's folder, each whole or not at all.
+   *
+   * @returns the ranking, and the number of rows of effects
+   * @throws UserError if the folder cannot be written, or a checkpoint was damaged meanwhile
+   */
+  async finish(folder: string, options: FinishOptions): Promise<{ ranking: Ranking; rows: number }> {
+    const sites = options.sites.toSorted(compareSites);
+    const has = (site: SiteName) => (options.score === "gradient" ? this.hasFeatureSums(site) : this.hasEffects(site));
+    for (const site of sites) if (!(await has(site))) throw new Error(`internal: ${site} has not been written`);
+    try {
+      return await this.#finish(folder, sites, options);
+    } catch (error) {
+      this.#whole.clear();
+      for (const site of sites) {
+        if (await has(site)) continue;
+        throw new UserError(
+          `The unfinished work of ${site} was removed or damaged (${this.#partial}). Run the same command again.`,
+          { cause: error },
+        );
+      }
+      throw error;
+    }
+  }
+
+  async #finish(
+    folder: string,
+    sites: readonly SiteName[],
+    options: FinishOptions,
+  ): Promise<{ ranking: Ranking; rows: number }> {
+    const hasRows = options.score !== "gradient";
+    await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
+    const chunks = hasRows ? sites.map((site) => this.#chunk("effects", site)) : [];
+    const rows = chunks.length > 0 ? `SELECT * FROM ${this.#database.files(...chunks)}` : noEffects;
+    await this.#copy(rows, join(folder, "effects.parquet"));
+    const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
+
+    await this.writeFeatures(folder, sites, options.pairs);
+    const present = splits.filter((split) => options.pairs.some((group) => group.split === split && group.pairs > 0));
+    const ranked = [];
+    for (const [place, site] of sites.entries()) {
+      const effects = await this.#effectsOf(place, present);
+      const leftOut = hasRows ? await this.#leftOut(site) : () => null;
+      for (const split of present) {
+        effects[split] = { ...effects[split]!, change: options.change?.[split] ?? null, leftOut: leftOut(split) };
+      }
+      ranked.push(rankSite(site, effects, options.top));
+    }
+    const ranking = rankRun(options.score, options.top, ranked, options.change);
+    await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
+    return { ranking, rows: count!.n };
+  }
+
+  /**
+   * Writes `features.parquet` into a folder, from the sites' sums, all of which must have been written.
+   *
+   * @param sites in order of computation
+   * @param counts every split and case that has nodes
+   * @throws UserError if the folder cannot be written
+   */
+  async writeFeatures(folder: string, sites: readonly SiteName[], counts: readonly PairCount[]): Promise<void> {
+    const pairs = counts.filter((group) => group.pairs > 0);
+    const counted = new Set(pairs.map((group) => groupKey(group.split, group.case)));
+    const uncounted = this.#known().groups.find((group) => !counted.has(groupKey(group.split, group.case)));
+    if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
+    await this.#rankFeatures(sites, pairs);
+    await this.#copy(
+      `SELECT split, "case", site, feature, effect, abs(effect) AS effect_abs, nodes_active, rank FROM features
+       ORDER BY place, split DESC, "case", rank NULLS FIRST`,
+      join(folder, "features.parquet"),
+    );
+  }
+
+  /** Fills the table `features` from the sites' sums. */
+  async #rankFeatures(sites: readonly SiteName[], pairs: readonly PairCount[]): Promise<void> {
+    await this.#load("pairs", {
+      split: [VARCHAR, pairs.map((group) => group.split)],
+      case: [VARCHAR, pairs.map((group) => group.case)],
+      pairs: [DOUBLE, Float64Array.from(pairs, (group) => group.pairs)],
+    });
+    await this.#db.run(`
+      INSERT INTO pairs SELECT split, ${text(allCases)}, sum(pairs) FROM pairs GROUP BY split;
+      CREATE OR REPLACE TEMP TABLE features (
+        place INTEGER, split VARCHAR, "case" VARCHAR, site VARCHAR, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
+    for (const [place, site] of sites.entries()) {
+      await this.#db.run(`
+        INSERT INTO features
+        WITH by_case AS MATERIALIZED (SELECT * FROM ${this.#database.files(this.#chunk("sums", site))}),
+        sums AS (
+          SELECT split, "case", feature, total, nodes FROM by_case
+          UNION ALL
+          SELECT split, ${text(allCases)}, feature, sum(total ORDER BY "case"), sum(nodes) FROM by_case GROUP BY split, feature),
+        means AS (SELECT split, "case", feature, total / pairs AS effect, nodes FROM sums JOIN pairs USING (split, "case"))
+        SELECT ${place}, split, "case", ${text(site)}, feature, effect, nodes::INTEGER,
+          CASE WHEN feature <> ${errorFeature} THEN row_number() OVER (
+            PARTITION BY split, "case", feature <> ${errorFeature} ORDER BY abs(effect) DESC, feature) END::INTEGER
+        FROM means`);
+    }
+  }
+
+  /** Effects of a site over all cases, by split, from the table `features`. */
+  async #effectsOf(place: number, present: readonly Split[]): Promise<Partial<Record<Split, FeatureEffects>>> {
+    const effects: Partial<Record<Split, FeatureEffects>> = {};
+    for (const split of present) {
+      const result = await this.#db.runAndReadAll(
+        `SELECT feature, effect, nodes_active FROM features
+         WHERE place = ${place} AND split = ${text(split)} AND "case" = ${text(allCases)} ORDER BY rank NULLS FIRST`,
+      );
+      const columns = result.getColumnsJS() as number[][];
+      const [feature = [], effect = [], nodesActive = []] = columns;
+      const from = feature[0] === errorFeature ? 1 : 0;
+      effects[split] = {
+        feature: feature.slice(from),
+        effect: effect.slice(from),
+        nodesActive: nodesActive.slice(from),
+        error: from === 1 ? effect[0]! : null,
+      };
+    }
+    return effects;
+  }
+
+  /** By split, the share of a site's Σ|effect| over features that lies at nodes of BOS and padding, which are left out of the sums. */
+  async #leftOut(site: SiteName): Promise<(split: Split) => number> {
+    const sums = await this.#database.rows<{ split: Split; outside: number | null; total: number }>(
+      `SELECT split, sum(abs(effect)) FILTER (node IN (SELECT node FROM outside)) AS outside, sum(abs(effect)) AS total
+       FROM ${this.#database.files(this.#chunk("effects", site))} WHERE feature <> ${errorFeature} GROUP BY split`,
+    );
+    // DuckDB's threads add in any order; what is kept has the digits that they agree on.
+    const shares = new Map(
+      sums.map(({ split, outside, total }) => [split, Number(((outside ?? 0) / (total || 1)).toPrecision(6))]),
+    );
+    return (split) => shares.get(split) ?? 0;
+  }
+
+  /** Fills a new table from columns: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
+  async #load(table: string, columns: Columns): Promise<void> {
+    const names = Object.keys(columns);
+    const types = Object.values(columns).map(([type]) => type);
+    const values = Object.values(columns).map(([, values]) => values);
+    const rows = values[0]?.length ?? 0;
+    const uneven = values.findIndex((column) => column.length !== rows);
+    if (uneven >= 0)
+      throw new Error(`internal: column ${names[uneven]} has ${values[uneven]?.length} rows, not ${rows}`);
+    await this.#db.run(
+      `CREATE OR REPLACE TEMP TABLE ${table} (${names.map((name, i) => `"${name}" ${types[i]}`).join(", ")})`,
+    );
+    const appender = await this.#db.createAppender(table, "main", "temp");
+    for (let start = 0; start < rows; start += vectorSize) {
+      const chunk = DuckDBDataChunk.create(types);
+      // DuckDB's declaration wants plain arrays; it only reads length and elements.
+      chunk.setColumns(values.map((column) => column.slice(start, start + vectorSize) as unknown as DuckDBValue[]));
+      appender.appendDataChunk(chunk);
+    }
+    appender.closeSync();
+  }
+
+  /** Whether a site's checkpoint is there and whole. */
+  async #isWhole(site: SiteName, kinds: readonly ChunkKind[]): Promise<boolean> {
+    const path = this.#sealOf(site);
+    if (this.#whole.has(path)) return true;
+    const chunks = kinds.map((kind) => this.#chunk(kind, site));
+    if (!(await isSealed(path, chunks))) return false;
+    this.#whole.add(path);
+    return true;
+  }
+
+  async #seal(site: SiteName, kinds: readonly ChunkKind[]): Promise<void> {
+    const chunks = kinds.map((kind) => this.#chunk(kind, site));
+    await seal(this.#sealOf(site), chunks);
+    this.#whole.add(this.#sealOf(site));
+  }
+
+  /** Removes what there is of a site's checkpoint, whatever it is. */
+  async #clear(site: SiteName): Promise<void> {
+    const paths = [this.#sealOf(site), this.#chunk("effects", site), this.#chunk("sums", site)];
+    for (const path of paths) await rm(path, { recursive: true, force: true });
+  }
+
+  #copy(query: string, path: string): Promise<void> {
+    return this.#database.copy(query, path);
+  }
+
+  get #db() {
+    return this.#database.db;
+  }
+
+  #chunk(kind: ChunkKind, site: SiteName): string {
+    return join(this.#partial, `${kind}.${site}.${this.#known().digest}.parquet`);
+  }
+
+  #sealOf(site: SiteName): string {
+    return join(this.#partial, `${site}.${this.#known().digest}.seal`);
+  }
+
+  #known(): NodeIndex {
+    if (!this.#nodes) throw new Error("internal: the nodes come first");
+    return this.#nodes;
+  }
+}
+
+/** The columns of effects.parquet without a row, for the score that has none. */
+const noEffects = `SELECT ''::VARCHAR AS split, ''::VARCHAR AS "case", ''::VARCHAR AS site, 0::INTEGER AS node, 0::INTEGER AS position,
+  0::INTEGER AS feature, 0::FLOAT AS f_clean, 0::FLOAT AS f_patch, 0::FLOAT AS gradient, 0::DOUBLE AS effect WHERE false`;
+
+/** Which rows of `features.parquet` to read; what is left out is not restricted. */
+export interface FeatureQuery {
+  readonly split?: Split;
+  /** '' for all cases together. */
+  readonly case?: string;
+  readonly site?: SiteName;
+  /** At most so many features per split, case and site, the strongest; leaves the error out. */
+  readonly top?: number;
+}
+
+/**
+ * Rows of a finished run's `features.parquet`, in the file's order: by site, train before test, case, rank, the error first.
+ *
+ * @throws UserError if the folder has no such file
+ */
+export async function readFeatures(folder: string, query: FeatureQuery = {}): Promise<FeatureRow[]> {
+  const path = join(folder, "features.parquet");
+  if (!(await stat(path).catch(() => null))?.isFile()) {
+    throw new UserError(
+      `features: expected features.parquet, got none in ${folder}. Give the folder of a finished run.`,
+    );
+  }
+  const where = [
+    ...(query.split === undefined ? [] : [`split = ${text(query.split)}`]),
+    ...(query.case === undefined ? [] : [`"case" = ${text(query.case)}`]),
+    ...(query.site === undefined ? [] : [`site = ${text(query.site)}`]),
+    ...(query.top === undefined ? [] : [`rank <= ${Number(query.top)}`]),
+  ];
+  const database = await Database.open();
+  try {
+    return await database.rows<FeatureRow>(
+      `SELECT * FROM ${database.files(path)} ${where.length > 0 ? `WHERE ${where.join(" AND ")}` : ""}`,
+    );
+  } finally {
+    database.close();
+  }
+}
+
+function notFinite(what: string, got: number, where: string): UserError {
+  return new UserError(
+    `${what}: expected a finite number, got ${got} at ${where}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
+  );
+}
