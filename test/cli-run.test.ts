@@ -10,22 +10,13 @@ import { writeSafetensors } from "../src/bytes/safetensors.ts";
 import { closeDictionaries } from "../src/dictionaries/open.ts";
 import { UserError } from "../src/errors.ts";
 import type { Reporter } from "../src/progress.ts";
-import { examples, expectComplete, llama, manifestOf, writeExamples, writeSae } from "./cli-harness.ts";
+import { examples, llama, manifestOf, writeExamples, writeSae } from "./cli-harness.ts";
 
-const broken: { summary?: Error; meaning?: Error } = {};
-vi.mock("../src/cli/summary.ts", async (original) => {
-  const real = await original<typeof import("../src/cli/summary.ts")>();
-  return {
-    ...real,
-    summaryText: (...args: Parameters<typeof real.summaryText>) => {
-      if (broken.summary) throw broken.summary;
-      return real.summaryText(...args);
-    },
-  };
-});
+const broken: { meaning?: Error } = {};
 vi.mock("../src/circuit/meaning.ts", async (original) => {
   const real = await original<typeof import("../src/circuit/meaning.ts")>();
   return {
+    ...real,
     measureMeaning: (...args: Parameters<typeof real.measureMeaning>) => {
       if (broken.meaning) throw broken.meaning;
       return real.measureMeaning(...args);
@@ -66,7 +57,6 @@ beforeEach(async () => {
   };
 });
 afterEach(async () => {
-  delete broken.summary;
   delete broken.meaning;
   await rm(home, { recursive: true, force: true });
 });
@@ -121,12 +111,6 @@ describe.runIf(existsSync("/proc/self/fd"))("files that are closed in the end", 
     await expect(run(request, reporter)).rejects.toThrow("tokenizer");
     expect(await openFiles()).toEqual([]);
   });
-});
-
-it("a summary that cannot be shown leaves the finished run finished", async () => {
-  broken.summary = new Error("no summary");
-  await expect(run(request, reporter)).rejects.toBe(broken.summary);
-  await expectComplete(request.folder);
 });
 
 it("a run says once what files of SAEs leave open", async () => {

@@ -212,8 +212,8 @@ describe("what methods found, side by side", () => {
       "2 pairs, accuracy 100.0 %; 2 sites, 80 features.
 
       method    time        ×      memory above the model  ×          peak
-      analytic  2.0 s       1.0 ×  1 MB                    1.0 ×      1 MB
-      sfc:64    2.0 s       1.0 ×  1 MB                    1.0 ×      1 MB
+      analytic  2.0 s       1.0 ×  200 bytes               1.0 ×      500 bytes
+      sfc:64    2.0 s       1.0 ×  200 bytes               1.0 ×      500 bytes
       exact     1 min 30 s  45 ×   900 MB                  4499999 ×  900 MB
 
       all sites together  features  Pearson  Spearman  sign   top 10  50     100    largest difference / effect
