@@ -16,7 +16,7 @@ const [F, L0] = [Number(features), Number(active)];
 // Read first: a wrong path should end it before a gigabyte is written.
 const text = await readFile(pairsFile, "utf8").catch((error) => {
   console.error(
-    `PAIRS: cannot read ${pairsFile} (${error.code}). Give a file of prompt pairs, such as tasks/determiner.jsonl.`,
+    `PAIRS: cannot read ${pairsFile} (${error.code}). Give a file of prompt pairs, such as those of sfc pairs --task determiner --output FILE.`,
   );
   process.exit(1);
 });

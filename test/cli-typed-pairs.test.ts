@@ -195,9 +195,28 @@ describe("sfc pairs", () => {
     expectError(await sfc("pairs", "--num_examples", "1000000"), 1, "expected 1000000", "got at most", "Ask for fewer");
   });
 
-  it("tells that a task's file has fewer pairs than were asked for", async () => {
-    const { stdout } = await succeeds(["pairs", "--task", "determiner", "--num_examples", "70"]);
-    expect(stdout).toContain("--num_examples 70: 8 of 8 splits and cases have fewer (the smallest 60)");
+  it("makes as many pairs of every task as are asked for, others for another seed", async () => {
+    const texts = [];
+    for (const seed of ["1", "2"]) {
+      const { stdout } = await succeeds([
+        "pairs",
+        "--task",
+        "determiner",
+        "--num_examples",
+        "70",
+        "--seed",
+        seed,
+        "--json",
+      ]);
+      const { pairs, cases } = JSON.parse(stdout) as {
+        pairs: { usable: number };
+        cases: { pairs: number; example: object }[];
+      };
+      expect(pairs.usable).toBe(560);
+      expect(cases.map((of) => of.pairs)).toEqual(new Array(8).fill(70));
+      texts.push(JSON.stringify(cases.map(({ example }) => example)));
+    }
+    expect(texts[0]).not.toBe(texts[1]);
   });
 });
 

@@ -3,24 +3,46 @@ import { expect, test } from "vitest";
 import { tokenizePairs } from "../src/prompts/check.ts";
 import { generateSentence } from "../src/prompts/english/english.ts";
 import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
-import { makeTasks } from "../src/prompts/english/tasks.ts";
+import { determinerPairs, pronounPairs } from "../src/prompts/english/tasks.ts";
 import type { PromptPair } from "../src/prompts/pairs.ts";
-import { readPairs } from "../src/prompts/read-pairs.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { Random } from "../src/random.ts";
 
 const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), "utf8");
-const task = (name: string) => readPairs(read(`tasks/${name}.jsonl`), name);
+const made = { determiner: determinerPairs, pronoun: pronounPairs };
+const task = (name: keyof typeof made, perCase = 60, seed = 1) => made[name]({ lexicon: demoLexicon, seed, perCase });
 const of = (pairs: readonly PromptPair[], split: string) => pairs.filter((pair) => pair.split === split);
 
-test("the committed files are what the functions make", () => {
-  for (const [name, text] of Object.entries(makeTasks(demoLexicon)))
-    expect(read(`tasks/${name}`) === text, name).toBe(true);
+test("as many different pairs as wanted; more begin with the same as fewer; another seed draws others", () => {
+  for (const name of ["determiner", "pronoun"] as const) {
+    const [few, many, others] = [task(name, 30), task(name, 300), task(name, 300, 2)];
+    expect(new Set(many.map((pair) => JSON.stringify(pair))).size).toBe(2400);
+    const cases = [...new Set(many.map(({ split, case: of }) => `${split} ${of}`))];
+    expect(cases).toHaveLength(8);
+    for (const one of cases) {
+      const [a, b, c] = [few, many, others].map((list) => list.filter((p) => `${p.split} ${p.case}` === one));
+      expect([a!.length, b!.length, c!.length]).toEqual([30, 300, 300]);
+      expect(b!.slice(0, 30)).toEqual(a);
+      expect(c).not.toEqual(b);
+    }
+  }
+});
+
+test("more pairs than there are is an error that says how many; it stops when asked to", () => {
+  const names = demoLexicon.names.filter(({ gender }) => gender === "f").slice(0, 2);
+  const lexicon = {
+    ...demoLexicon,
+    names: [...names, ...names.map(({ name }) => ({ name: `${name}o`, gender: "m" as const }))],
+  };
+  expect(() => pronounPairs({ lexicon, seed: 1, perCase: 1e6 })).toThrow(
+    /^pairs: expected 1000000 of case pronoun_that_feminine, got \d+ different ones in the demo lexicon\. Ask for fewer pairs\.$/,
+  );
+  expect(() => pronounPairs({ lexicon: demoLexicon, seed: 1, perCase: 9, stopped: () => true })).toThrow("Stopped.");
 });
 
 test("every pair fits the embedded tokenizer", () => {
   const tokenizer = loadTokenizer(JSON.parse(read("models/demo/tokenizer.json")));
-  for (const name of ["determiner", "pronoun"]) {
+  for (const name of ["determiner", "pronoun"] as const) {
     expect(task(name)).toHaveLength(480);
     expect(tokenizePairs(task(name), tokenizer).dropped).toEqual([]);
   }

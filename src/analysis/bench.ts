@@ -16,7 +16,7 @@ import { siteName } from "../site.ts";
 import { versions } from "../storage/package.ts";
 import { type OpenModel, openModel } from "./open.ts";
 import { noPairs, openPairs, readPairText, usablePairs } from "./open-pairs.ts";
-import { generatedTask } from "./options.ts";
+import { defaultTask } from "./options.ts";
 
 export interface BenchRequest {
   readonly model_name: string;
@@ -94,7 +94,7 @@ async function measure(
   const { model, checkpoint } = opened;
   const peak = await gemmPeak(seed, reporter);
   reporter.begin("model", 1);
-  const chosen = { ...noPairs, task: generatedTask, seed };
+  const chosen = { ...noPairs, task: defaultTask, seed };
   const { kept } = usablePairs(await openPairs(chosen), opened, chosen, reporter);
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),

@@ -1,4 +1,4 @@
-import { constants, createReadStream, existsSync } from "node:fs";
+import { constants, createReadStream } from "node:fs";
 import { open, stat } from "node:fs/promises";
 import { countText } from "../amounts.ts";
 import { UsageError, UserError } from "../errors.ts";
@@ -7,6 +7,7 @@ import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } fr
 import { agreementPairs, checkEnough } from "../prompts/english/agreement.ts";
 import { commonLexicon } from "../prompts/english/lexicon-common.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
+import { determinerPairs, pronounPairs, type TaskName, type TaskOptions, taskNames } from "../prompts/english/tasks.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import { inlinePair } from "../prompts/inline.ts";
 import { decodePairs } from "../prompts/pair-text.ts";
@@ -14,9 +15,8 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { InputFiles } from "../storage/input-files.ts";
-import { packageRoot } from "../storage/package.ts";
 import type { OpenModel } from "./open.ts";
-import { defaultExamples, generatedTask, type JobOptions } from "./options.ts";
+import { defaultExamples, type JobOptions } from "./options.ts";
 
 /** The options that say which pairs. */
 export type PairOptions = Pick<
@@ -58,7 +58,7 @@ export interface PairSource {
 /**
  * Opens what `--task`, `--pairs` or `--clean` name. It is done before a model is looked for, so that a wrong name costs no download.
  *
- * The agreement task speaks the lexicon of the embedded model where the tokenizer has its words as single tokens, else common English.
+ * The tasks speak the lexicon of the embedded model; agreement speaks common English where the tokenizer has not the lexicon's words as single tokens.
  *
  * @param patchless whether pairs may come without a patch prompt
  * @throws UserError if there is no such file, or the file is broken; UsageError if there is no such task
@@ -76,42 +76,38 @@ export async function openPairs(options: PairOptions, { patchless = false } = {}
       },
     };
   }
-  if (pairs === null && task === generatedTask) {
+  if (pairs === null) {
+    checkTask(task);
     const perCase = num_examples ?? defaultExamples;
     return {
       inputs,
       name: `the task ${task}`,
       choose: (tokenizer, reporter) => ({
-        pairs: agreement(tokenizer, perCase, seed, reporter),
+        pairs: makePairs(task, tokenizer, perCase, seed, reporter),
         lines: null,
         rejected: [],
         notes: [],
       }),
     };
   }
-  if (pairs === null) checkTask(task);
-  const path = pairs ?? taskFile(task!);
-  const imported = importPairs(await readPairText(path, inputs), path, { seed, patchless });
-  const limit = num_examples ?? (pairs === null ? defaultExamples : null);
-  const wanted = withinLimit(imported.pairs, limit);
+  const imported = importPairs(await readPairText(pairs, inputs), pairs, { seed, patchless });
+  const wanted = withinLimit(imported.pairs, num_examples);
   const chosen: Chosen = {
     pairs: wanted.map((i) => imported.pairs[i]!),
-    lines: pairs === null ? null : wanted.map((i) => imported.lines[i]!),
+    lines: wanted.map((i) => imported.lines[i]!),
     rejected: imported.rejected,
     notes: [...imported.notes, ...fewerThan(imported.pairs, num_examples)],
   };
-  return { inputs, name: pairs ?? `the task ${task}`, choose: () => chosen };
+  return { inputs, name: pairs, choose: () => chosen };
 }
 
 /** Refuses a task that there is not. @throws UsageError */
-export function checkTask(task: string | null): void {
-  if (task === generatedTask || (task !== null && /^[a-z0-9_-]+$/.test(task) && existsSync(taskFile(task)))) return;
+export function checkTask(task: string | null): asserts task is TaskName {
+  if ((taskNames as readonly (string | null)[]).includes(task)) return;
   throw new UsageError(
-    `--task: expected agreement, determiner or pronoun, got "${excerpt(task ?? "", 60)}". Give a file of your own with --pairs FILE.`,
+    `--task: expected one of ${taskNames.join(", ")}, got "${excerpt(task ?? "", 60)}". Give a file of your own with --pairs FILE.`,
   );
 }
-
-const taskFile = (task: string) => `${packageRoot}tasks/${task}.jsonl`;
 
 /**
  * The text of a file of pairs, or of a pipe, but not without end.
@@ -154,6 +150,20 @@ async function endPipe(path: string): Promise<void> {
   if (!(await stat(path).catch(() => undefined))?.isFIFO()) return;
   const writer = await open(path, constants.O_WRONLY | (constants.O_NONBLOCK ?? 0)).catch(() => undefined);
   await writer?.close();
+}
+
+/** The pairs of a task. @throws UserError if there are not so many; StoppedError */
+function makePairs(
+  task: TaskName,
+  tokenizer: Tokenizer,
+  perCase: number,
+  seed: number,
+  reporter: Reporter,
+): PromptPair[] {
+  const options: TaskOptions = { lexicon: demoLexicon, seed, perCase, stopped: reporter.stopped };
+  if (task === "determiner") return determinerPairs(options);
+  if (task === "pronoun") return pronounPairs(options);
+  return agreement(tokenizer, perCase, seed, reporter);
 }
 
 function agreement(tokenizer: Tokenizer, perCase: number, seed: number, reporter: Reporter): PromptPair[] {

@@ -3,6 +3,7 @@ import { sha256OfText } from "../bytes/sha256.ts";
 import type { MethodName, Rule } from "../effects/method.ts";
 import type { BosChoice } from "../prompts/bos.ts";
 import type { AnswerTokens } from "../prompts/check.ts";
+import type { TaskName } from "../prompts/english/tasks.ts";
 
 /** What the flags of a run say, one field per flag; null where a flag was not given and the default depends on the model or the task. */
 export interface JobOptions {
@@ -48,8 +49,8 @@ export const embeddedModel = "demo";
 /** Pairs per split and case of the tasks that are made here. */
 export const defaultExamples = 32;
 
-/** The task where none is named: the one that is made from a lexicon for any model, besides the files in `tasks/`. */
-export const generatedTask = "agreement";
+/** The task where none is named. */
+export const defaultTask: TaskName = "agreement";
 
 /** The part of the options that says what is analysed: model, SAEs, pairs, and on what it is computed. */
 export type Setting = Pick<
@@ -93,5 +94,5 @@ export function taskName({
   answers,
 }: Pick<Setting, "task" | "pairs" | "clean" | "patch" | "answers">): string {
   if (clean != null) return `prompt-${sha256OfText(JSON.stringify([clean, patch, answers])).slice(0, 8)}`;
-  return pairs === null ? (task ?? generatedTask) : basename(pairs).replace(/\.[a-z]+$/, "");
+  return pairs === null ? (task ?? defaultTask) : basename(pairs).replace(/\.[a-z]+$/, "");
 }

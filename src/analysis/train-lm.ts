@@ -1,4 +1,4 @@
-import { readdir, readFile, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeSafetensors } from "../bytes/safetensors.ts";
 import { heldWeights } from "../capture/weights.ts";
@@ -10,12 +10,11 @@ import type { Progress } from "../progress.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import { agreementPairs } from "../prompts/english/agreement.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
+import { determinerPairs, pronounPairs } from "../prompts/english/tasks.ts";
 import { makeTokenizer } from "../prompts/make-tokenizer.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
-import { readPairs } from "../prompts/read-pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
 import { makeFolder, readJsonFile, reserveFolder, writeFileAtomic } from "../storage/files.ts";
-import { packageRoot } from "../storage/package.ts";
 import { accuracyByCase, type CaseAccuracy } from "../training/accuracy.ts";
 import { combinationReader, combinationsRead } from "../training/combinations.ts";
 import { demoConfig } from "../training/demo.ts";
@@ -30,8 +29,8 @@ import { threadPool } from "./train-threads.ts";
 /** The file that says how a model was trained, in its folder. */
 const recordFile = "training/lm.json";
 
-/** Pairs per case of the measurement. */
-const pairsPerCase = 500;
+/** Pairs per case of the measurement: of agreement, and of the other tasks. */
+const pairsPerCase = { agreement: 500, other: 120 };
 /** Steps between two looks at held-out text and pairs, and pairs per case then. */
 const checkEvery = 250;
 const pairsPerCheck = 40;
@@ -202,24 +201,16 @@ async function agreementOn(
   return accuracyByCase(model, weights, tokenizePairs(pairs, tokenizer).kept, { threads });
 }
 
-/** Accuracy on the tasks that come as files, on the first pairs of each case. */
-async function otherTasks(
+/** Accuracy on the tasks besides agreement. */
+function otherTasks(
   model: Model,
   weights: Weights,
   tokenizer: Tokenizer,
   perCase: number,
   threads: number,
 ): Promise<CaseAccuracy[]> {
-  const taken = new Map<string, number>();
-  const pairs: PromptPair[] = [];
-  for (const task of ["determiner", "pronoun"]) {
-    const path = `${packageRoot}tasks/${task}.jsonl`;
-    for (const pair of readPairs(await readFile(path, "utf8"), path, 1)) {
-      const before = taken.get(pair.case) ?? 0;
-      taken.set(pair.case, before + 1);
-      if (before < perCase) pairs.push(pair);
-    }
-  }
+  const options = { lexicon: demoLexicon, seed: 1, perCase: perCase / 2 };
+  const pairs = [...determinerPairs(options), ...pronounPairs(options)];
   return accuracyByCase(model, weights, tokenizePairs(pairs, tokenizer).kept, { threads });
 }
 
@@ -242,10 +233,10 @@ export async function evaluateModel(
   const read = combinationsRead(text, recipe, (step) => progress.set(step));
   progress.end();
   const combinationOf = combinationReader(demoLexicon);
-  const agreement = await agreementOn(model, weights, tokenizer, pairsPerCase, 1, threads, (pair) =>
+  const agreement = await agreementOn(model, weights, tokenizer, pairsPerCase.agreement, 1, threads, (pair) =>
     read.has(combinationOf(pair)),
   );
-  const tasks = await otherTasks(model, weights, tokenizer, pairsPerCase, threads);
+  const tasks = await otherTasks(model, weights, tokenizer, pairsPerCase.other, threads);
   const quality = {
     held_out_loss: round(await heldOutLoss(model, weights, tokenizer, recipe, 1024, threads)),
     combinations_read: read.size,

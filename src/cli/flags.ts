@@ -1,9 +1,10 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { checkTask } from "../analysis/open-pairs.ts";
-import { embeddedModel, generatedTask, type JobOptions, type Setting } from "../analysis/options.ts";
+import { defaultTask, embeddedModel, type JobOptions, type Setting } from "../analysis/options.ts";
 import { UsageError } from "../errors.ts";
 import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
+import { taskNames } from "../prompts/english/tasks.ts";
 import { reflowed } from "./terminal.ts";
 
 /** The flags behind a setting, as they come from the command line. */
@@ -68,7 +69,7 @@ export function modelFlag(command: Command): Command {
 /** Adds the flags that choose the pairs. */
 export function pairFlags(command: Command): Command {
   return command
-    .option("--task <name>", `agreement, determiner or pronoun (default: ${generatedTask})`)
+    .option("--task <name>", `${taskNames.join(", ")} (default: ${defaultTask})`)
     .option("--pairs <file>", "prompt pairs of your own, JSON lines or sentence pairs; replaces --task")
     .option("--clean <text>", "a clean prompt, for one pair typed here")
     .option("--patch <text>", "its patch prompt")
@@ -121,7 +122,7 @@ export function deviceFlags(command: Command, precision = "number format"): Comm
 export function settingOf(flags: Flags, { patchless = false } = {}): Setting {
   checkTyped(flags, patchless);
   const typed = flags.clean !== undefined;
-  const task = typed || flags.pairs !== undefined ? null : (flags.task ?? generatedTask);
+  const task = typed || flags.pairs !== undefined ? null : (flags.task ?? defaultTask);
   // Better now than after a download.
   if (task !== null) checkTask(task);
   return {

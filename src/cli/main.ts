@@ -8,6 +8,7 @@ import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, ru
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { withoutTelemetry } from "../graph/session.node.ts";
 import { modelPresets, saePresets } from "../hub/presets.ts";
+import { taskNames } from "../prompts/english/tasks.ts";
 import { systemProblem } from "../storage/files.ts";
 import { packageRoot } from "../storage/package.ts";
 import { addCompareCommand } from "./compare-command.ts";
@@ -171,7 +172,7 @@ function program(): Command {
     new Map([
       ["--model_name", modelPresets.map(({ name }) => name)],
       ["--sae_source", ["dummy", ...saePresets.map(({ name }) => name)]],
-      ["--task", ["agreement", "determiner", "pronoun"]],
+      ["--task", [...taskNames]],
     ]),
   );
   explainUsage(sfc);

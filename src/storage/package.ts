@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runtimeName } from "#session";
 
-/** The folder of the package: it holds `models/` and `tasks/`. */
+/** The folder of the package: it holds `models/`. */
 export const packageRoot = fileURLToPath(new URL("../..", import.meta.url));
 
 const require = createRequire(import.meta.url);

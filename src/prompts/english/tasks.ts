@@ -1,7 +1,6 @@
-import { UserError } from "../../errors.ts";
+import { StoppedError, UserError } from "../../errors.ts";
 import { Random } from "../../random.ts";
 import type { PromptPair, Split } from "../pairs.ts";
-import { writePairs } from "../read-pairs.ts";
 import { nounsOfSplit } from "./agreement.ts";
 import { openers } from "./grammar-words.ts";
 import type { Gender, Grammatical, Lexicon, Noun } from "./lexicon.ts";
@@ -12,7 +11,14 @@ export interface TaskOptions {
   readonly seed: number | string;
   /** Pairs of each case in each split. */
   readonly perCase: number;
+  /** Asked now and then; true ends the work with a StoppedError. */
+  readonly stopped?: () => boolean;
 }
+
+/** The behaviours that prompt pairs can be made for. */
+export const taskNames = ["agreement", "determiner", "pronoun"] as const;
+
+export type TaskName = (typeof taskNames)[number];
 
 const splits: readonly Split[] = ["train", "test"];
 const pointers: Readonly<Record<Grammatical, string>> = { singular: "this", plural: "these" };
@@ -24,9 +30,9 @@ type Draw = (random: Random) => Omit<PromptPair, "split" | "case"> | undefined;
 /**
  * Pairs about the number of a noun after this and these: "The king saw this" → " dog", "The king saw these" → " dogs". Cases
  * `determiner_<singular|plural>` and, with an adjective in between, `determiner_adjective_<singular|plural>`. The nouns of train and test are
- * different ones.
+ * different ones. More pairs begin with the same as fewer.
  *
- * @throws UserError if the lexicon has not enough different pairs for a case
+ * @throws UserError if the lexicon has not enough different pairs for a case; StoppedError if asked to stop
  */
 export function determinerPairs(options: TaskOptions): PromptPair[] {
   const { lexicon } = options;
@@ -84,9 +90,9 @@ function determinerContext(
 /**
  * Pairs about the gender of a pronoun after a name: "Mary said that" → " she", "John said that" → " he". Cases
  * `pronoun_<that|because>_<feminine|masculine>`: after a verb with a clause, and after because, when, while or although. The names of train
- * and test are different ones.
+ * and test are different ones. More pairs begin with the same as fewer.
  *
- * @throws UserError if the lexicon has not enough different pairs for a case
+ * @throws UserError if the lexicon has not enough different pairs for a case; StoppedError if asked to stop
  */
 export function pronounPairs(options: TaskOptions): PromptPair[] {
   const { lexicon } = options;
@@ -118,39 +124,42 @@ export function pronounPairs(options: TaskOptions): PromptPair[] {
           ["feminine", "f", "m"],
           ["masculine", "m", "f"],
         ] as const
-      ).flatMap(([gender, own, other]) =>
-        collect(options, split, `pronoun_${shape}_${gender}`, (random) => {
+      ).flatMap(([gender, own, other]) => {
+        const [names, otherNames] = [ofGender(own, split), ofGender(other, split)];
+        return collect(options, split, `pronoun_${shape}_${gender}`, (random) => {
           const after = context(random);
           return {
-            clean_prefix: `${random.pick(ofGender(own, split))} ${after}`,
-            patch_prefix: `${random.pick(ofGender(other, split))} ${after}`,
+            clean_prefix: `${random.pick(names)} ${after}`,
+            patch_prefix: `${random.pick(otherNames)} ${after}`,
             clean_answer: ` ${subjectPronouns[own]}`,
             patch_answer: ` ${subjectPronouns[other]}`,
           };
-        }),
-      ),
+        });
+      }),
     ),
   );
 }
 
-/** The committed task files, by name: 60 pairs of each case in each split, drawn from the lexicon with seed 1. */
-export function makeTasks(lexicon: Lexicon): Readonly<Record<"determiner.jsonl" | "pronoun.jsonl", string>> {
-  const options = { lexicon, seed: 1, perCase: 60 };
-  return {
-    "determiner.jsonl": writePairs(determinerPairs(options)),
-    "pronoun.jsonl": writePairs(pronounPairs(options)),
-  };
-}
+/** Draws in a row without a new pair after which a case is taken to have no more. */
+const mostRepeats = 2000;
 
 /** Draws pairs until a case has enough different ones. */
-function collect({ lexicon, seed, perCase }: TaskOptions, split: Split, name: string, draw: Draw): PromptPair[] {
+function collect(
+  { lexicon, seed, perCase, stopped }: TaskOptions,
+  split: Split,
+  name: string,
+  draw: Draw,
+): PromptPair[] {
   const random = new Random(`${seed}/${split}/${name}`);
   const pairs = new Map<string, PromptPair>();
-  for (let draws = 40 * perCase + 1000; draws > 0 && pairs.size < perCase; draws--) {
+  for (let [draws, repeats] = [0, 0]; pairs.size < perCase && repeats < mostRepeats; draws++, repeats++) {
+    if (draws % 1000 === 0 && stopped?.()) throw new StoppedError("Stopped.");
     const drawn = draw(random);
     if (drawn === undefined) continue;
     const key = `${drawn.clean_prefix}/${drawn.patch_prefix}/${drawn.clean_answer}`;
-    if (!pairs.has(key)) pairs.set(key, { ...drawn, case: name, split });
+    if (pairs.has(key)) continue;
+    pairs.set(key, { ...drawn, case: name, split });
+    repeats = 0;
   }
   if (pairs.size < perCase) {
     throw new UserError(
