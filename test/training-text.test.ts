@@ -1,5 +1,4 @@
 import { expect, test } from "vitest";
-import { chartSvg } from "../src/analysis/train-curves.ts";
 import { agreementPairs } from "../src/prompts/english/agreement.ts";
 import { type Construction, constructions, heldOut } from "../src/prompts/english/constructions.ts";
 import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
@@ -55,14 +54,4 @@ test("combinations are found in agreement pairs and in the text", () => {
   const slipped = [...read].filter(held).length;
   expect(slipped).toBeGreaterThan(0);
   expect(slipped).toBeLessThan(0.02 * read.size);
-});
-
-test("a chart is a small SVG with a line per series", () => {
-  const points = [[0, 8] as const, [500, 4] as const, [1000, 2] as const];
-  const svg = chartSvg({ title: "a < b", x: "steps", y: "nats", series: [{ name: "loss", color: "#123", points }] });
-  expect(svg).toContain("a &lt; b");
-  expect(svg.match(/<polyline/g)).toHaveLength(1);
-  expect(svg).toContain('points="64.0,36.0 277.0,196.0 490.0,276.0"');
-  const level = chartSvg({ title: "", x: "", y: "", logarithmic: true, series: [{ name: "", color: "", points }] });
-  expect(level).toContain('points="64.0,36.0 277.0,156.0 490.0,276.0"');
 });

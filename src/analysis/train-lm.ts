@@ -23,7 +23,6 @@ import { meanLoss } from "../training/loss.ts";
 import { layoutOf, namedParameters } from "../training/parameters.ts";
 import { type GeneratedText, generatedText } from "../training/text.ts";
 import { openModel } from "./open.ts";
-import { chartSvg } from "./train-curves.ts";
 import { threadPool } from "./train-threads.ts";
 
 /** The file that says how a model was trained, in its folder. */
@@ -47,7 +46,7 @@ interface Record {
 }
 
 /**
- * Trains the embedded model's architecture on generated English and writes a folder in Hugging Face layout, with learning curves in `training`.
+ * Trains the embedded model's architecture on generated English and writes a folder in Hugging Face layout, with the learning curve as JSON lines in `training`.
  * Nothing is written into it before training is done.
  *
  * @throws UserError if there is something in the folder and `force` is not set, or it cannot be written
@@ -123,7 +122,6 @@ export async function trainModel(
     await writeFileAtomic(join(folder, "config.json"), json(config));
     await writeFileAtomic(join(folder, "generation_config.json"), json(generationConfig));
     await writeFileAtomic(join(folder, "training/lm.jsonl"), curve.map((line) => `${JSON.stringify(line)}\n`).join(""));
-    await writeFileAtomic(join(folder, "training/lm.svg"), lossChart(curve));
     await writeFileAtomic(join(folder, recordFile), json(record));
     const bytes = writeSafetensors(namedParameters(layout, pool.weights), {
       dtype: "F16",
@@ -260,23 +258,6 @@ function weightsIn(model: Model, flat: Float32Array): Weights {
     [...named].map(([name, { shape, data }]) => [name, constant(Float32Array.from(data), "float32", shape, name)]),
   );
   return (name) => tensors.get(name)!;
-}
-
-function lossChart(curve: readonly object[]): string {
-  const points = (field: string) =>
-    curve.flatMap((line) => {
-      const { tokens, [field]: value } = line as { tokens: number; [field: string]: number };
-      return value === undefined ? [] : [[tokens, value] as const];
-    });
-  return chartSvg({
-    title: "Language model: loss",
-    x: "tokens read",
-    y: "nats",
-    series: [
-      { name: "training", points: points("loss"), color: "#8aa4c8" },
-      { name: "held-out", points: points("held_out_loss"), color: "#c2410c" },
-    ],
-  });
 }
 
 export function json(value: unknown): string {

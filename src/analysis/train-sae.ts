@@ -5,13 +5,12 @@ import { type JumpReluWeights, saveSaeLens } from "../dictionaries/formats/sae-l
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
 import type { Progress } from "../progress.ts";
-import { compareSites, parseSite, type SiteName } from "../site.ts";
+import { compareSites, type SiteName } from "../site.ts";
 import { makeFolder, reserveFolder, writeFileAtomic } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
 import { tokensOfBatch } from "../training/activations.ts";
 import type { DictionaryQuality } from "../training/evaluate.ts";
 import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
-import { chartSvg } from "./train-curves.ts";
 import { json, round } from "./train-lm.ts";
 import { nameOf, type TextChoice } from "./train-text.ts";
 import { runBySites } from "./train-threads.ts";
@@ -41,7 +40,7 @@ export interface DictionaryTask {
 }
 
 /**
- * Trains an SAE per site and writes them in SAELens' layout, with their curves in `training` beside the SAEs' folder. Nothing
+ * Trains an SAE per site and writes them in SAELens' layout, with their curves as JSON lines in `training` beside the SAEs' folder. Nothing
  * is written before all are trained.
  *
  * @throws UserError if there is an SAE already and `force` is not set, or the folder cannot be written
@@ -109,7 +108,6 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
   await makeFolder(notes);
   curve.sort((a, b) => compareSites(a.site, b.site) || a.step - b.step);
   await writeFileAtomic(join(notes, "saes.jsonl"), curve.map((line) => `${JSON.stringify(line)}\n`).join(""));
-  await writeFileAtomic(join(notes, "saes.svg"), errorChart(curve));
   await writeFileAtomic(join(notes, "saes.json"), json(record));
   progress.line(`SAEs: ${folder}`);
 }
@@ -163,20 +161,4 @@ export async function evaluateSaes(
       `| ${q.site} | ${q.features} | ${q.varianceExplained.toFixed(4)} | ${q.lossRecovered.toFixed(4)} | ${losses} | ${q.activeFeatures.toFixed(1)} | ${(100 * q.silent).toFixed(1)} % |`,
     );
   }
-}
-
-function errorChart(curve: readonly DictionaryProgress[]): string {
-  const colors = { embed: "#777", attn_z: "#7c3aed", attn_out: "#c2410c", mlp_out: "#15803d", resid_post: "#1d4ed8" };
-  const sites = [...new Set(curve.map(({ site }) => site))];
-  return chartSvg({
-    title: "SAEs: share of the variance that is not explained",
-    x: "steps",
-    y: "share",
-    logarithmic: true,
-    series: sites.map((site) => ({
-      name: parseSite(site).kind,
-      color: colors[parseSite(site).kind],
-      points: curve.filter((line) => line.site === site).map(({ step, unexplained }) => [step, unexplained]),
-    })),
-  });
 }
