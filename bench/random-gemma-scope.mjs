@@ -22,7 +22,7 @@ const pairs = sfc.agreementPairs({
 });
 const { kept } = sfc.tokenizePairs(pairs, tokenizer);
 const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "clean" });
-const captured = await sfc.capture(model, sfc.streamedWeights(checkpoint), plan, { sites });
+const captured = await sfc.capture(sfc.loadedModel(model, sfc.streamedWeights(checkpoint)), plan, { sites });
 
 let state = 0x9e3779b9;
 /** Roughly normal numbers: the four bytes of a 32-bit generator added up. */

@@ -117,7 +117,7 @@ await writeFile(join(folder, "pairs.jsonl"), sfc.writePairs(kept.map(({ pair }) 
 const D = config.hidden_size;
 const sites = Array.from({ length: config.num_hidden_layers }, (_, layer) => `resid_post.${layer}`);
 const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "changed" });
-const captured = await sfc.capture(model, sfc.streamedWeights(checkpoint), plan, { sites });
+const captured = await sfc.capture(sfc.loadedModel(model, sfc.streamedWeights(checkpoint)), plan, { sites });
 await checkpoint.close();
 
 /**

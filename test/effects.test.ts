@@ -1,8 +1,8 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
-import { type Floats, tracePasses } from "../src/capture/passes.ts";
-import { heldWeights } from "../src/capture/weights.ts";
+import type { Floats, Hook } from "../src/capture/hooks.ts";
+import { reads } from "../src/capture/hooks.ts";
 import { groupsOf } from "../src/circuit/meaning.ts";
 import { rankFeatures } from "../src/circuit/ranking.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
@@ -17,10 +17,12 @@ import { constant, type Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import type { Model, Weights } from "../src/models/model.ts";
+import { heldWeights, loadedModel } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { type SiteKind, type SiteName, siteName } from "../src/site.ts";
 import { randomDictionary } from "./random-dictionary.ts";
+import { packMetric, runPack } from "./run-pack.ts";
 
 const seed = "20261122/effects";
 const sites = ["attn_z.1", "attn_out.0", "mlp_out.1", "resid_post.0", "resid_post.2"];
@@ -51,7 +53,7 @@ beforeAll(async () => {
     };
   });
   plan = planCapture(prefixForest(pairs), { wanted: "changed" });
-  captured = await capture(model, weights, plan, { sites, dtype: "float64" });
+  captured = await capture(loadedModel(model, weights, { dtype: "float64" }), plan, { sites });
   for (const site of sites) {
     const width = model.sites[site.split(".")[0] as SiteKind]!;
     dictionaries.set(site, randomDictionary(site, width, 64, seed));
@@ -63,17 +65,15 @@ async function totalMetric(pack: Pack, site: SiteName, change: Float64Array): Pr
   const D = model.sites[site.split(".")[0] as SiteKind]!;
   const n = plan.block;
   const added: Tensor = constant(change, "float64", [n, D]);
-  const splice = (at: SiteName, x: Tensor) =>
-    at === site
-      ? x
-          .reshape("B", n, D)
-          .add(added)
-          .reshape(...x.shape)
-      : x;
-  const passes = tracePasses(model, weights, { block: plan.block, sites: [], dtype: "float64", splice });
-  const { metric } = await passes.run({ ...pack, kind: "forward" });
-  await passes.release();
-  return Array.from(metric).reduce((sum, m, i) => sum + m * pack.metric.weight[i]!, 0);
+  const hook: Hook = {
+    trace: (x) => ({
+      y: x
+        .reshape("B", n, D)
+        .add(added)
+        .reshape(...x.shape),
+    }),
+  };
+  return packMetric(loadedModel(model, weights, { dtype: "float64" }), pack, new Map([[site, hook]]));
 }
 
 describe(`analytic effects (seed ${seed})`, () => {
@@ -149,7 +149,7 @@ describe(`analytic effects (seed ${seed})`, () => {
 describe("scores without patch prompts", () => {
   it("gradient-activation is f·⟨g, d⟩ at every clean prefix", async () => {
     const all = planCapture(plan.forest, { wanted: "clean" });
-    const cleaned = await capture(model, weights, all, { sites, dtype: "float64" });
+    const cleaned = await capture(loadedModel(model, weights, { dtype: "float64" }), all, { sites });
     const dictionary = dictionaries.get("mlp_out.1")!;
     const rows = await gradientActivation(cleaned, dictionary, codes);
     const { x, g, width: D } = await cleaned.site("mlp_out.1");
@@ -191,32 +191,22 @@ describe("taking features out", () => {
     );
     const site = "resid_post.0";
     const dictionary = dictionaries.get(site)!;
-    const plain = await ablatedMetric(
-      model,
-      float,
-      plan.forest,
-      dictionaries,
-      new Map(),
-      { first: new Set(), padding: new Set() },
-      {},
-    );
+    const plain = await ablatedMetric(loadedModel(model, float), plan.forest, dictionaries, new Map(), {
+      first: new Set(),
+      padding: new Set(),
+    });
     plain.forEach((m, e) => {
       expect(m).toBeCloseTo(captured.cleanMetric[e]!, 3);
     });
     const cut = [3, 11, 30];
-    const got = await ablatedMetric(
-      model,
-      float,
-      plan.forest,
-      dictionaries,
-      new Map([[site, cut]]),
-      { first: new Set([1]), padding: new Set() },
-      {},
-    );
+    const got = await ablatedMetric(loadedModel(model, float), plan.forest, dictionaries, new Map([[site, cut]]), {
+      first: new Set([1]),
+      padding: new Set(),
+    });
     // By hand: every row of the pack loses f_i·d_i of the clean activations there.
     const [pack] = plan.packs as [Pack];
-    const passes = tracePasses(model, weights, { block: plan.block, sites: [site], dtype: "float64" });
-    const x = (await passes.run(pack)).x.get(site)!;
+    const loaded = loadedModel(model, weights, { dtype: "float64" });
+    const x = (await runPack(loaded, pack, new Map([[site, reads]]))).found.get(`value/${site}/x`)!;
     const decoder = await dictionary.decoder();
     const D = dictionary.inputWidth;
     const change = new Float64Array(x.length);

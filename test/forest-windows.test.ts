@@ -1,12 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { capture } from "../src/capture/capture.ts";
-import { heldRunner, type Passes, tracePasses } from "../src/capture/passes.ts";
-import { heldWeights } from "../src/capture/weights.ts";
+import { readingHooks } from "../src/capture/hooks.ts";
+import { openRunner } from "../src/capture/run.ts";
+import type { Runner } from "../src/capture/runner.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type PlanOptions, planCapture } from "../src/forest/packs.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { heldWeights, loadedModel } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import type { SiteName } from "../src/site.ts";
@@ -43,14 +45,13 @@ class Rows {
     { model, weights, sites }: Setting,
     examples: readonly TokenPair[],
     options: Partial<PlanOptions> = {},
-    passes?: Passes,
+    runner?: Runner,
   ) {
     const forest = prefixForest(examples);
     const plan = planCapture(forest, { wanted: "clean", ...options });
-    const result = await capture(model, weights, plan, {
+    const result = await capture(loadedModel(model, weights, { dtype: "float64" }), plan, {
       sites,
-      dtype: "float64",
-      ...(passes && { runner: heldRunner(passes) }),
+      ...(runner && { runner }),
     });
     const { backward } = forest;
     const names: string[] = [];
@@ -119,7 +120,8 @@ describe.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
     const examples = pairs();
     const model = await setting(name);
     const separate = new Rows();
-    const passes = tracePasses(model.model, model.weights, { block: 11, sites: model.sites, dtype: "float64" });
+    const loaded = loadedModel(model.model, model.weights, { dtype: "float64" });
+    const passes = openRunner(loaded, { hooks: readingHooks(model.sites) });
     for (const example of examples) await separate.add(model, [example], { block: 11 }, passes);
 
     it.each([

@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
-import { heldWeights } from "../src/capture/weights.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { cutForest, type Merge, prefixForest } from "../src/forest/forest.ts";
 import { type PlanOptions, planCapture } from "../src/forest/packs.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { heldWeights, loadedModel } from "../src/models/weights.ts";
 import type { Split, TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { randomDictionary } from "./random-dictionary.ts";
@@ -83,7 +83,7 @@ async function effects(
   const { model, weights, sites, dictionaries } = await setting(dtype);
   const forest = prefixForest(pairs, { merge });
   const plan = planCapture(forest, { wanted: "changed", ...options });
-  const result: Capture = await capture(model, weights, plan, { sites, dtype });
+  const result: Capture = await capture(loadedModel(model, weights, { dtype }), plan, { sites });
   const codes = codeReader({ dtype });
   const { backward } = forest;
   const names: string[] = [];

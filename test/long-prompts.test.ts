@@ -2,8 +2,8 @@ import { afterAll, describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../src/capture/forest-check.ts";
+import { readingHooks } from "../src/capture/hooks.ts";
 import { pieceGraphs } from "../src/capture/piece-graphs.ts";
-import { heldWeights, streamedWeights } from "../src/capture/weights.ts";
 import type { MethodName } from "../src/effects/method.ts";
 import { effectsOf } from "../src/effects/methods.ts";
 import { sitesOfRest } from "../src/effects/rest.ts";
@@ -16,6 +16,7 @@ import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
 import { rowsPerPart } from "../src/models/layers.ts";
 import { longestDense } from "../src/models/model.ts";
+import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import type { SiteName } from "../src/site.ts";
@@ -87,13 +88,19 @@ describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
   it("gives what attention to all at once gives, held and streamed", async () => {
     const { model, weights, checkpoint } = await open(name, dtype);
     const sites = ["embed", "attn_z.0", "resid_post.0", "attn_out.1", "mlp_out.1"];
-    const dense = await capture(model, weights, planOf(128), { sites, dtype });
+    const dense = await capture(loadedModel(model, weights, { dtype }), planOf(128), { sites });
     for (const block of [640, 1280]) {
       expect(block).toBeGreaterThan(longestDense);
       if (block === 1280) expect(rowsPerPart(block, model.heads)).toBeLessThan(block / 2);
-      const options = { sites, dtype };
-      expect(await gap(dense, await capture(model, weights, planOf(block), options))).toBeLessThan(tolerance);
-      const streamed = await capture(model, streamedWeights(checkpoint), planOf(block), options);
+      const options = { sites };
+      expect(
+        await gap(dense, await capture(loadedModel(model, weights, { dtype }), planOf(block), options)),
+      ).toBeLessThan(tolerance);
+      const streamed = await capture(
+        loadedModel(model, streamedWeights(checkpoint), { dtype }),
+        planOf(block),
+        options,
+      );
       expect(await gap(dense, streamed)).toBeLessThan(tolerance);
     }
   });
@@ -105,7 +112,7 @@ it.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
     const plan = planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "both", block: 640 });
     const [own, wider] = [await open(name), await open(name, "float64", { sliding_window: 5 })];
     const [a, b] = [own, wider].map(({ model, weights }) =>
-      capture(model, weights, plan, { sites: ["embed"], dtype: "float64" }),
+      capture(loadedModel(model, weights, { dtype: "float64" }), plan, { sites: ["embed"] }),
     );
     expect(await gap(await a!, await b!)).toBeGreaterThan(1e-4);
   },
@@ -127,7 +134,9 @@ describe("methods, with attention part by part", () => {
       );
       const effects = async (block: number) => {
         const plan = planCapture(forest, { wanted: method === "analytic" ? "changed" : "both", block });
-        const captured = await capture(model, weights, plan, { sites: sitesOfRest(sites), dtype: "float64" });
+        const captured = await capture(loadedModel(model, weights, { dtype: "float64" }), plan, {
+          sites: sitesOfRest(sites),
+        });
         // These two begin with the plan of what is captured only if it is the one they want.
         const own =
           method === "sfc" || method === "spliced" ? { ...captured, plan: { ...plan, wanted: "changed" } } : captured;
@@ -170,8 +179,9 @@ describe("long prompts", () => {
       const heads = { num_attention_heads: 16, num_key_value_heads: 4, head_dim: 8 };
       const model = modelFromConfig({ ...checkpoint.config, ...heads }, name);
       const sizes = [2048, 4096].map((block) => {
-        const graphs = pieceGraphs(model, checkpoint.storedType, { block, sites: ["attn_z.0"] });
-        return [graphs.forward(0), graphs.backward(0)].map(({ outputs }) => largest(Object.values(outputs)));
+        const hooks = readingHooks(["attn_z.0"]);
+        const graphs = pieceGraphs(model, checkpoint.storedType, block, "float32", { hooks });
+        return (["forward", "backward"] as const).map((way) => largest(Object.values(graphs.block(0, way).outputs)));
       });
       // One part's scores, whatever the length.
       expect(sizes).toEqual([2048, 4096].map((block) => Array(2).fill(rowsPerPart(block, 16) * block * 16)));
@@ -202,7 +212,9 @@ describe("long prompts", () => {
     const { model, weights } = await open("llama-gqa", "float32");
     const plans = forestCheckPlans(pairs(3, 700, 400));
     const sites = ["resid_post.0", "attn_z.1"];
-    const [merged, separate] = await Promise.all(plans.map((plan) => capture(model, weights, plan, { sites })));
+    const [merged, separate] = await Promise.all(
+      plans.map((plan) => capture(loadedModel(model, weights), plan, { sites })),
+    );
     for (const { gap: worst, scale } of await forestGaps(merged!, separate!)) expect(worst / scale).toBeLessThan(1e-5);
   });
 });

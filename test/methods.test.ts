@@ -1,26 +1,32 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { capture } from "../src/capture/capture.ts";
-import { type Form, tracePart } from "../src/capture/part.ts";
-import { type Floats, tracePasses } from "../src/capture/passes.ts";
-import { heldWeights } from "../src/capture/weights.ts";
+import type { Floats, Hook, Inputs } from "../src/capture/hooks.ts";
 import { rankFeatures } from "../src/circuit/ranking.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
-import { codeReader, codeRule, encoderInputs, traceCodes } from "../src/dictionaries/encode.ts";
+import {
+  codeReader,
+  codeRule,
+  encoderForm,
+  encoderTensors,
+  encoderValues,
+  traceCodes,
+} from "../src/dictionaries/encode.ts";
 import type { MethodName, MethodSetting } from "../src/effects/method.ts";
 import { effectsOf } from "../src/effects/methods.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
 import { patchStrongest } from "../src/effects/strongest.ts";
 import { type Merge, prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planCapture } from "../src/forest/packs.ts";
-import type { Value } from "../src/graph/session.ts";
 import { constant, input, type Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { heldWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { parseSite, type SiteName } from "../src/site.ts";
 import { randomDictionary } from "./random-dictionary.ts";
+import { packMetric, runPack } from "./run-pack.ts";
 
 const seed = "20261124/methods";
 const F = 96;
@@ -210,36 +216,40 @@ describe("what goes wrong silently elsewhere is refused or safe here", () => {
 describe("against what changing the passes shows", () => {
   /** M = Σ weight·m at the clean prompts of the setting's one pack, with f[N,F] + change at one site, and errors held. */
   async function withHeldErrors(of: MethodSetting, pack: Pack) {
-    const { model, weights, dictionaries } = of;
-    if (typeof weights !== "function") throw new Error("held weights expected");
-    const [forms, values] = [new Map<SiteName, (x: Tensor) => Form>(), {} as Record<string, Value>];
-    const errors = new Map<SiteName, (x: Tensor) => Form>();
-    for (const [site, dictionary] of dictionaries) {
+    const [moved, errors] = [new Map<SiteName, Hook>(), new Map<SiteName, Hook>()];
+    const inputs = new Map<SiteName, Record<string, Inputs[string]>>();
+    const N = pack.tokens.length;
+    for (const [site, dictionary] of of.dictionaries) {
       const encoder = await dictionary.encoder();
-      const inputs = encoderInputs(encoder, "float64", (part) => `${part}/${site}`);
-      Object.assign(values, inputs.values);
-      const decoder = constant(Float64Array.from(await dictionary.decoder()), "float64", [F, dictionary.inputWidth]);
-      const codesOf = (x: Tensor) => traceCodes(x, inputs.tensors, codeRule(encoder));
-      const N = pack.tokens.length;
-      forms.set(site, (x) => {
-        const f = codesOf(x).add(input(`change/${site}`, "float64", x.shape.with(1, F)));
-        return { y: f.matmul(decoder).add(input(`error/${site}`, "float64", x.shape)) };
+      const D = dictionary.inputWidth;
+      const weights = async () => encoderValues(encoder, "float64");
+      const decoder = constant(Float64Array.from(await dictionary.decoder()), "float64", [F, D]);
+      const codesOf = (x: Tensor, named: (name: string) => string) =>
+        traceCodes(x, encoderTensors(encoderForm(encoder), D, F, "float64", named), codeRule(encoder));
+      moved.set(site, {
+        weights,
+        trace(x, { named }) {
+          const f = codesOf(x, named).add(input(named("change"), "float64", x.shape.with(1, F)));
+          return { y: f.matmul(decoder).add(input(named("error"), "float64", x.shape)) };
+        },
       });
-      errors.set(site, (x) => ({ y: x, values: { error: x.sub(codesOf(x).matmul(decoder)) } }));
-      values[`change/${site}`] = { dtype: "float64", data: new Float64Array(N * F), shape: [N, F] };
+      errors.set(site, {
+        weights,
+        trace: (x, { named }) => ({ y: x, values: { error: x.sub(codesOf(x, named).matmul(decoder)) } }),
+      });
+      inputs.set(site, { change: { dtype: "float64", data: new Float64Array(N * F), shape: [N, F] } });
     }
-    const plain = tracePart(model, weights, { dtype: "float64", forms: errors });
-    for (const [name, data] of (await plain.run({ ...pack, kind: "forward" }, values)).values) {
-      values[name] = { dtype: "float64", data, shape: [pack.tokens.length, data.length / pack.tokens.length] };
+    const { found } = await runPack(of, { ...pack, kind: "forward" }, errors);
+    for (const [site, own] of inputs) {
+      const data = found.get(`value/${site}/error`)!;
+      own.error = { dtype: "float64", data: data as Float64Array, shape: [N, data.length / N] };
     }
-    await plain.release();
-    const part = tracePart(model, weights, { dtype: "float64", forms });
     return async (site: SiteName, row: number, feature: number, size: number) => {
-      const change = values[`change/${site}`]!.data as Float64Array;
+      const change = inputs.get(site)!.change!.data as Float64Array;
       change[row * F + feature] = size;
-      const { metric } = await part.run({ ...pack, kind: "forward" }, values);
+      const metric = await packMetric(of, pack, moved, (at) => inputs.get(at)!);
       change[row * F + feature] = 0;
-      return Array.from(metric).reduce((sum, m, i) => sum + m * pack.metric.weight[i]!, 0);
+      return metric;
     };
   }
 
@@ -273,31 +283,22 @@ describe("against what changing the passes shows", () => {
     async (site) => {
       const of = await setting("llama-gqa", "float64", { at: [site] });
       const rows = (await all("exact", of)).get(site)!;
-      const { model, weights, dictionaries, forest } = of;
+      const { dictionaries, forest } = of;
       const dictionary = dictionaries.get(site)!;
       const [decoder, D] = [await dictionary.decoder(), dictionary.inputWidth];
       const plan = planCapture(forest, { wanted: "both" });
-      const captured = await capture(model, weights, plan, { sites: [site], dtype: "float64" });
+      const captured = await capture(of, plan, { sites: [site] });
       const { x } = await captured.site(site);
       const [pack] = plan.packs as [Pack];
-      const added = (change: Floats) => (at: SiteName, y: Tensor) =>
-        at === site
-          ? y
-              .reshape("B", plan.block, D)
-              .add(constant(change, "float64", [plan.block, D]))
-              .reshape(...y.shape)
-          : y;
-      const total = async (change: Floats) => {
-        if (typeof weights !== "function") throw new Error("held weights expected");
-        const passes = tracePasses(model, weights, {
-          block: plan.block,
-          sites: [],
-          dtype: "float64",
-          splice: added(change),
+      const total = (change: Floats) => {
+        const moved = constant(change, "float64", [plan.block, D]);
+        const trace: Hook["trace"] = (y) => ({
+          y: y
+            .reshape("B", plan.block, D)
+            .add(moved)
+            .reshape(...y.shape),
         });
-        const { metric } = await passes.run({ ...pack, kind: "forward" });
-        await passes.release();
-        return Array.from(metric).reduce((sum, m, i) => sum + m * pack.metric.weight[i]!, 0);
+        return packMetric(of, pack, new Map([[site, { trace }]]));
       };
       const before = await total(new Float64Array(pack.tokens.length * D));
       const random = new Random(`${seed}/exact/${site}`);

@@ -3,9 +3,9 @@ import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { memorySource } from "../src/bytes/memory.ts";
 import { openSafetensors } from "../src/bytes/safetensors.ts";
-import { heldWeights } from "../src/capture/weights.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { heldWeights } from "../src/models/weights.ts";
 import { lastLogits, relativeGap } from "./last-logits.ts";
 
 type Config = Readonly<Record<string, unknown>>;

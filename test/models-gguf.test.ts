@@ -7,13 +7,13 @@ import { openModel } from "../src/analysis/open.ts";
 import { openFile, openFolder } from "../src/bytes/file.node.ts";
 import { memoryFolder } from "../src/bytes/folder.ts";
 import { openSafetensors } from "../src/bytes/safetensors.ts";
-import { heldWeights } from "../src/capture/weights.ts";
 import { UserError } from "../src/errors.ts";
 import { compile, int64 } from "../src/graph/session.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { openGgufModel } from "../src/models/gguf/open.ts";
 import { contextInputs, forward, type Model, type Weights } from "../src/models/model.ts";
+import { heldWeights } from "../src/models/weights.ts";
 import { makeGguf, type Tensor, type Value } from "./make-gguf.ts";
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;

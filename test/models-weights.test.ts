@@ -3,9 +3,9 @@ import { describe, expect, it } from "vitest";
 import { type Folder, memoryFolder } from "../src/bytes/folder.ts";
 import { memorySource } from "../src/bytes/memory.ts";
 import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
-import { heldWeights } from "../src/capture/weights.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
+import { heldWeights } from "../src/models/weights.ts";
 import { lastLogits, relativeGap } from "./last-logits.ts";
 
 type Config = Readonly<Record<string, unknown>>;

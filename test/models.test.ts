@@ -4,11 +4,11 @@ import { openFolder } from "../src/bytes/file.node.ts";
 import { memorySource } from "../src/bytes/memory.ts";
 import { openSafetensors } from "../src/bytes/safetensors.ts";
 import { capture } from "../src/capture/capture.ts";
-import { heldWeights } from "../src/capture/weights.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
 import { modelFromConfig, modelTypes } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { heldWeights, loadedModel } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import type { SiteName } from "../src/site.ts";
 import { lastLogits, relativeGap } from "./last-logits.ts";
@@ -48,7 +48,7 @@ describe.each(names)("%s gives what transformers gives", (name) => {
       const tolerance = dtype === "float32" ? 1e-5 : 2e-7;
       for (const [p, prompt] of expected.prompts.entries()) {
         const plan = planCapture(prefixForest([pairOf(prompt)]), { wanted: "clean" });
-        const result = await capture(model, weights, plan, { sites: expected.sites, dtype });
+        const result = await capture(loadedModel(model, weights, { dtype }), plan, { sites: expected.sites });
         expect(Math.abs(result.cleanMetric[0]! - prompt.metric)).toBeLessThan(tolerance * 10);
         for (const site of expected.sites) {
           const { x, g } = await result.site(site);

@@ -6,18 +6,19 @@ import { memorySource } from "../src/bytes/memory.ts";
 import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
 import { BlockReader } from "../src/capture/block-reader.ts";
 import { type Capture, capture, captureAll, runMetric } from "../src/capture/capture.ts";
+import { type Hook, type Hooks, readingHooks } from "../src/capture/hooks.ts";
 import { pieceGraphs } from "../src/capture/piece-graphs.ts";
 import { memoryStore, type Store } from "../src/capture/store.ts";
-import { heldWeights, streamedWeights } from "../src/capture/weights.ts";
 import { StoppedError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture, planMetric } from "../src/forest/packs.ts";
 import { writeOnnx } from "../src/graph/onnx.ts";
 import { sessionPool } from "../src/graph/session.ts";
-import { input, type Tensor } from "../src/graph/tensor.ts";
+import { input } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
 import type { Model } from "../src/models/model.ts";
+import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import type { SiteName } from "../src/site.ts";
@@ -54,7 +55,9 @@ describe.each(names)("%s, streamed, gives what transformers gives", (name) => {
         { wanted: "clean", block: 64 },
       ),
     );
-    const results = await captureAll(model, streamedWeights(checkpoint), plans, { sites: expected.sites, dtype });
+    const results = await captureAll(loadedModel(model, streamedWeights(checkpoint), { dtype }), plans, {
+      sites: expected.sites,
+    });
     for (const [p, result] of results.entries()) {
       expect(Math.abs(result.cleanMetric[0]! - expected.prompts[p].metric)).toBeLessThan(tolerance * 10);
       for (const site of expected.sites) {
@@ -82,15 +85,23 @@ describe(`a forest of many packs (seed ${seed})`, () => {
   beforeAll(async () => {
     ({ model, checkpoint } = await open("gemma2"));
     sites = allSites(model);
-    held = await capture(model, await heldWeights(model, checkpoint, "float64"), plan, { sites, dtype: "float64" });
+    held = await capture(
+      loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
+      plan,
+      { sites },
+    );
   });
 
   it("gives what held weights give, however it is cut into waves", async () => {
     expect(plan.packs.length).toBeGreaterThan(3);
     expect(new Set(plan.packs.map(({ kind }) => kind)).size).toBe(2);
     for (const waveRows of [64, 128, 8192]) {
-      const options = { sites, dtype: "float64", waveRows } as const;
-      await expectSame(await capture(model, streamedWeights(checkpoint), plan, options), held, 1e-12);
+      const options = { sites, waveRows } as const;
+      await expectSame(
+        await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, options),
+        held,
+        1e-12,
+      );
     }
   });
 
@@ -109,9 +120,8 @@ describe(`a forest of many packs (seed ${seed})`, () => {
       expect(done).toBeLessThanOrEqual(of);
       total = of;
     };
-    const result = await capture(model, streamedWeights(checkpoint), plan, {
+    const result = await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
       sites: chosen,
-      dtype: "float64",
       onProgress,
     });
     expect(steps).toBe(model.layers + backward);
@@ -121,20 +131,32 @@ describe(`a forest of many packs (seed ${seed})`, () => {
 
   it("keeps no more than the rows of the sites when it is done", async () => {
     const { store, parts } = watchedStore();
-    await capture(model, streamedWeights(checkpoint), plan, { sites, dtype: "float64", store, waveRows: 128 });
+    await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+      sites,
+      store,
+      waveRows: 128,
+    });
     expect([...parts].filter((part) => part.includes("stream"))).toEqual([]);
   });
 
   it("goes on after an interruption at a save, to the same bits", async () => {
-    const options = { sites, dtype: "float64", waveRows: 256 } as const;
+    const options = { sites, waveRows: 256 } as const;
     const whole = watchedStore();
-    const expected = await capture(model, streamedWeights(checkpoint), plan, { ...options, store: whole.store });
+    const expected = await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+      ...options,
+      store: whole.store,
+    });
     const saves = whole.saved();
     expect(saves).toBeGreaterThan(20);
     for (let cut = 1; cut < saves; cut += 6) {
       const { store, saved } = watchedStore(cut);
-      await expect(capture(model, streamedWeights(checkpoint), plan, { ...options, store })).rejects.toThrow("cut");
-      const result = await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+      await expect(
+        capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, { ...options, store }),
+      ).rejects.toThrow("cut");
+      const result = await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+        ...options,
+        store,
+      });
       await expectSame(result, expected, 0);
       // What had been saved is not made again, but for what the part that was cut belongs to.
       expect(saved() - cut, `after ${cut} of ${saves} saves`).toBeLessThanOrEqual(saves - cut + 3);
@@ -142,20 +164,32 @@ describe(`a forest of many packs (seed ${seed})`, () => {
   });
 
   it("computes again what was damaged meanwhile, whichever part it is, to the same bits", async () => {
-    const options = { sites, dtype: "float64", waveRows: 1024 } as const;
+    const options = { sites, waveRows: 1024 } as const;
     const whole = watchedStore();
-    const expected = await capture(model, streamedWeights(checkpoint), plan, { ...options, store: whole.store });
+    const expected = await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+      ...options,
+      store: whole.store,
+    });
     const saves = whole.saved();
     for (const cut of [3, saves >> 1, saves - 3, saves - 1]) {
       const before = watchedStore(cut);
       await expect(
-        capture(model, streamedWeights(checkpoint), plan, { ...options, store: before.store }),
+        capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+          ...options,
+          store: before.store,
+        }),
       ).rejects.toThrow("cut");
       for (const damaged of [...before.parts]) {
         const { store, parts } = watchedStore(cut);
-        await capture(model, streamedWeights(checkpoint), plan, { ...options, store }).catch(() => {});
+        await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+          ...options,
+          store,
+        }).catch(() => {});
         await store.remove(damaged);
-        const result = await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+        const result = await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+          ...options,
+          store,
+        });
         await expectSame(result, expected, 0);
         expect([...parts].sort()).toEqual([...whole.parts].sort());
       }
@@ -163,16 +197,26 @@ describe(`a forest of many packs (seed ${seed})`, () => {
   });
 
   it("does nothing again for what is done, but for a wave of which a part was damaged", async () => {
-    const options = { sites, dtype: "float64", waveRows: 256 } as const;
+    const options = { sites, waveRows: 256 } as const;
     const { store, parts, saved } = watchedStore();
-    const expected = await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+    const expected = await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+      ...options,
+      store,
+    });
     const saves = saved();
-    await capture(model, streamedWeights(checkpoint), plan, { ...options, store });
+    await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, { ...options, store });
     expect(saved()).toBe(saves);
     for (const part of [...parts].filter((name) => name.startsWith("wave-000"))) {
       const before = saved();
       await store.remove(part);
-      await expectSame(await capture(model, streamedWeights(checkpoint), plan, { ...options, store }), expected, 0);
+      await expectSame(
+        await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+          ...options,
+          store,
+        }),
+        expected,
+        0,
+      );
       expect(saved() - before, part).toBeGreaterThan(0);
       expect(saved() - before, part).toBeLessThan(saves / 2);
     }
@@ -183,8 +227,10 @@ describe(`a forest of many packs (seed ${seed})`, () => {
     let steps = 0;
     const onProgress = () => void steps++;
     const stopped = () => steps >= 2;
-    const options = { sites, dtype: "float64", store, stopped, onProgress } as const;
-    await expect(capture(model, streamedWeights(checkpoint), plan, options)).rejects.toThrow(StoppedError);
+    const options = { sites, store, stopped, onProgress } as const;
+    await expect(
+      capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, options),
+    ).rejects.toThrow(StoppedError);
     expect(parts.size).toBeGreaterThan(3);
   });
 
@@ -192,17 +238,27 @@ describe(`a forest of many packs (seed ${seed})`, () => {
     const forest = prefixForest(pairs);
     const plain = await metricWith({});
     for (const site of ["embed", "attn_z.1", "mlp_out.0", "resid_post.0"]) {
-      // The splice sees the tokens themselves: those from 12 up get another activation.
-      const splice = (at: SiteName, x: Tensor, { tokens }: { tokens: Tensor }) =>
-        at === site ? x.add(tokens.cast("float64").greater(11).cast("float64").reshape("64*B", 1).mul(3)) : x;
-      const got = await metricWith({ splice });
+      // The hook sees the tokens themselves: those from 12 up get another activation.
+      const hook: Hook = {
+        trace: (x, { context: { tokens } }) => ({
+          y: x.add(tokens.cast("float64").greater(11).cast("float64").reshape("64*B", 1).mul(3)),
+        }),
+      };
+      const got = await metricWith({ hooks: new Map([[site, hook]]) });
       expect(relativeGap(got, plain)).toBeGreaterThan(1e-3);
     }
 
-    async function metricWith(options: object): Promise<Float64Array> {
-      const all = { sites: [], dtype: "float64", ...options } as const;
-      const got = await runMetric(model, streamedWeights(checkpoint), planMetric(forest), all);
-      const expected = await runMetric(model, await heldWeights(model, checkpoint, "float64"), planMetric(forest), all);
+    async function metricWith(options: { hooks?: Hooks }): Promise<Float64Array> {
+      const got = await runMetric(
+        loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }),
+        planMetric(forest),
+        options,
+      );
+      const expected = await runMetric(
+        loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
+        planMetric(forest),
+        options,
+      );
       expect(relativeGap(got, expected)).toBeLessThan(1e-12);
       return got;
     }
@@ -216,17 +272,22 @@ describe("16-bit checkpoints", () => {
       const sites = allSites(model);
       const pairs = [pairOf([1, 5, 9, 12], [1, 6, 9, 13], 20, 21), pairOf([1, 5, 8, 12], [1, 5, 9, 12], 20, 22)];
       const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
-      const held = await capture(model, await heldWeights(model, checkpoint, "float64"), plan, {
-        sites,
-        dtype: "float64",
-      });
+      const held = await capture(
+        loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
+        plan,
+        {
+          sites,
+        },
+      );
       expect(checkpoint.storedType([...model.parameters.keys()].at(-1)!)).toBe(
         dtype === "F16" ? "float16" : "bfloat16",
       );
       const { w0 } = await new BlockReader(model, checkpoint).read([[...model.parameters.keys()].at(-1)!], 0);
       expect(w0!.data).toBeInstanceOf(Uint16Array);
       await expectSame(
-        await capture(model, streamedWeights(checkpoint), plan, { sites, dtype: "float64" }),
+        await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
+          sites,
+        }),
         held,
         1e-12,
       );
@@ -245,7 +306,9 @@ describe("16-bit checkpoints", () => {
         return withBits(made, tensor, place, bits);
       });
       const plan = planCapture(prefixForest([pairOf([1, 0, 4, 79], [1, 79, 5, 0], 6, 7)]), { wanted: "clean" });
-      await expect(capture(model, streamedWeights(checkpoint), plan, { sites: ["embed"] })).rejects.toThrow(
+      await expect(
+        capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, { sites: ["embed"] }),
+      ).rejects.toThrow(
         new RegExp(
           `tensor ${tensor}(, row (0|79))?: expected finite numbers, got ${text} at \\d+ in .*model.safetensors`,
         ),
@@ -278,9 +341,17 @@ describe("shapes that could be mistaken", () => {
     const { model, checkpoint } = await made(name, change);
     const pairs = [pairOf([1, 50, 9, 12], [1, 60, 9, 13], 20, 21), pairOf([1, 50, 8, 12], [1, 50, 9, 12], 20, 22)];
     const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
-    const options = { sites: allSites(model), dtype: "float64" } as const;
-    const held = await capture(model, await heldWeights(model, checkpoint, "float64"), plan, options);
-    await expectSame(await capture(model, streamedWeights(checkpoint), plan, options), held, 1e-12);
+    const options = { sites: allSites(model) } as const;
+    const held = await capture(
+      loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
+      plan,
+      options,
+    );
+    await expectSame(
+      await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, options),
+      held,
+      1e-12,
+    );
   });
 
   it("more answers at a prompt than a pack has rows", async () => {
@@ -289,9 +360,17 @@ describe("shapes that could be mistaken", () => {
     const asked = pairs.filter(({ cleanAnswer, patchAnswer }) => cleanAnswer !== patchAnswer);
     const plan = planCapture(prefixForest(asked), { wanted: "changed" });
     expect(plan.packs[0]!.metric.row.length).toBeGreaterThan(plan.packs[0]!.tokens.length);
-    const options = { sites: allSites(model), dtype: "float64" } as const;
-    const held = await capture(model, await heldWeights(model, checkpoint, "float64"), plan, options);
-    await expectSame(await capture(model, streamedWeights(checkpoint), plan, options), held, 1e-12);
+    const options = { sites: allSites(model) } as const;
+    const held = await capture(
+      loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
+      plan,
+      options,
+    );
+    await expectSame(
+      await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, options),
+      held,
+      1e-12,
+    );
   });
 });
 
@@ -304,10 +383,10 @@ describe("blocks that differ in their weights alone", () => {
   ])("have the same graph: those of %s are %d, forward and back", async (name, kinds) => {
     const { model, checkpoint } = await open(name);
     const sites = Array.from({ length: model.layers }, (_, l) => `mlp_out.${l}`);
-    const graphs = pieceGraphs(model, checkpoint.storedType, { block: 64, sites });
-    for (const of of [graphs.forward, graphs.backward]) {
+    const graphs = pieceGraphs(model, checkpoint.storedType, 64, "float32", { hooks: readingHooks(sites) });
+    for (const way of ["forward", "backward"] as const) {
       const files = Array.from({ length: model.layers }, (_, l) =>
-        Buffer.from(writeOnnx(of(l).outputs)).toString("base64"),
+        Buffer.from(writeOnnx(graphs.block(l, way).outputs)).toString("base64"),
       );
       expect(new Set(files).size).toBe(kinds);
     }

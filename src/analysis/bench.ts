@@ -1,13 +1,15 @@
 import { cpus } from "node:os";
 import { captureAll } from "../capture/capture.ts";
-import { type Passes, tracePasses } from "../capture/passes.ts";
-import { heldWeights, streamedWeights } from "../capture/weights.ts";
+import { readingHooks } from "../capture/hooks.ts";
+import { openRunner } from "../capture/run.ts";
+import type { Runner } from "../capture/runner.ts";
 import { StoppedError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { type Pack, type Plan, planCapture, planMetric } from "../forest/packs.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input, type Tensor } from "../graph/tensor.ts";
 import { type Model, parameterCount } from "../models/model.ts";
+import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
@@ -104,14 +106,15 @@ async function measure(
     const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed, reporter), peak, reporter);
     return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
   }
-  const weights = await heldWeights(model, checkpoint);
-  const passes = tracePasses(model, weights, { block: plan.block, sites });
+  const loaded = loadedModel(model, await heldWeights(model, checkpoint));
+  const openPasses = () => openRunner(loaded, { hooks: readingHooks(sites) });
+  const passes = openPasses();
   const full = plan.packs.find((p) => p.kind === "backward")!;
   const own = await ownShapes(model, full.node.length, seed);
   const forwardFloor = floorFlops(model, full);
   const [ownSeconds, ...passSeconds] = await inTurn(
     repeats,
-    [own.run, () => passes.run({ ...full, kind: "forward" }), () => passes.run(full)],
+    [own.run, () => passes.run([{ pack: { ...full, kind: "forward" } }]), () => passes.run([{ pack: full }])],
     reporter,
   );
   await own.release();
@@ -130,7 +133,7 @@ async function measure(
   reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
-    forest.push(await benchForest(name, list, (block) => tracePasses(model, weights, { block, sites }), reporter));
+    forest.push(await benchForest(name, list, openPasses(), reporter));
     reporter.set(forest.length);
   }
   return {
@@ -185,7 +188,7 @@ async function timeBlocks(
     last = now;
     reporter.set(done, total);
   };
-  await captureAll(model, streamedWeights(checkpoint), [{ ...plan, packs: [pack] }], {
+  await captureAll(loadedModel(model, streamedWeights(checkpoint)), [{ ...plan, packs: [pack] }], {
     sites: ["embed"],
     onProgress,
     stopped: reporter.stopped,
@@ -208,17 +211,16 @@ async function timeBlocks(
 async function benchForest(
   set: string,
   pairs: readonly TokenPair[],
-  passesFor: (block: number) => Passes,
+  passes: Runner,
   reporter: Reporter,
 ): Promise<ForestBench> {
   const forest = prefixForest(pairs);
   const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
-  const passes = passesFor(block);
   const separate = exampleByExample(pairs, block);
   const all = (packs: readonly Pack[]) => async () => {
     for (const pack of packs) {
       if (reporter.stopped()) throw new StoppedError("Stopped.");
-      await passes.run(pack);
+      await passes.run([{ pack }]);
     }
   };
   const [forestSeconds, exampleSeconds] = (await inTurn(3, [all(merged), all(separate)], reporter)) as [number, number];

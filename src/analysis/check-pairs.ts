@@ -1,9 +1,9 @@
 import { countText } from "../amounts.ts";
 import { runMetric } from "../capture/capture.ts";
-import { streamedWeights } from "../capture/weights.ts";
 import { StoppedError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
+import { loadedModel, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import type { PromptPair, Split } from "../prompts/pairs.ts";
 import { writePairs } from "../prompts/read-pairs.ts";
@@ -68,8 +68,7 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
     const { total, kept, rejected, warnings } = usablePairs(source, opened, options, reporter);
     reporter.begin("accuracy", 1);
     const forest = prefixForest(kept);
-    const metric = await runMetric(opened.model, streamedWeights(opened.checkpoint), planMetric(forest), {
-      sites: [],
+    const metric = await runMetric(loadedModel(opened.model, streamedWeights(opened.checkpoint)), planMetric(forest), {
       stopped: reporter.stopped,
       onProgress: (done, packs) => reporter.set(done, packs),
     });

@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { type Device, runtimeName } from "#session";
-import { heldWeights, streamedWeights } from "../capture/weights.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf } from "../effects/methods.ts";
@@ -12,6 +11,7 @@ import { countPairs, indexNodes, type NodeIndex, nodesTable, type Sums, sumRows 
 import { StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { silent } from "../hub/pull.ts";
+import { heldWeights, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
 import { type Device, readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
-import { type CaptureCost, captureCost } from "../capture/estimate.ts";
+import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import { forestCheckPlans } from "../capture/forest-check.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";

@@ -6,7 +6,6 @@ import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { forestGaps } from "../capture/forest-check.ts";
 import { memoryStore } from "../capture/store.ts";
-import { heldWeights, isStreamed, streamedWeights } from "../capture/weights.ts";
 import { measureMeaning } from "../circuit/meaning.ts";
 import { type Ranking, withExact } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -20,6 +19,7 @@ import { countPairs, nodesTable } from "../effects/sums.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
+import { heldWeights, isStreamed, loadedModel, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { PromptPair, Split, TokenPair } from "../prompts/pairs.ts";
@@ -162,7 +162,6 @@ class Job {
     const { model, checkpoint, tokenizer } = this.#opened;
     const sites = [...this.#dictionaries.keys()];
     const capturedSites = needsOf(this.#options.method, sites).sites;
-    const session = { dtype, device: device as Device };
     await this.#save();
 
     const all = plansOf(allPairs, this.#options);
@@ -180,18 +179,17 @@ class Job {
     const partial = await this.#partialFor(identity, allPairs, estimated.weights);
     const weights =
       estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
+    const loaded = loadedModel(model, weights, { dtype, device: device as Device });
     await this.#save();
 
-    const hooks = {
+    const watch = {
       onProgress: (done: number, total: number) => this.#reporter.set(done, total),
       stopped: this.#reporter.stopped,
     };
     if (keep === "correct") this.#reporter.begin("accuracy", 1);
     const pairs =
       keep === "correct"
-        ? await this.#correctOnly(allPairs, (forest) =>
-            runMetric(model, weights, planMetric(forest), { ...session, sites: [], ...hooks }),
-          )
+        ? await this.#correctOnly(allPairs, (forest) => runMetric(loaded, planMetric(forest), watch))
         : allPairs;
     // The check's packs run along with the others: streamed weights are read once for all of them.
     const { forest, plans } = pairs === allPairs ? all : plansOf(pairs, this.#options);
@@ -214,13 +212,12 @@ class Job {
     );
     const files = fileStore(partial, planIdentity, () => this.#opened.inputs.check());
     const tables = await RunTables.open(partial);
-    const codes = codeReader(session);
+    const codes = codeReader(loaded);
     try {
-      const [captured, merged, separate] = (await captureAll(model, weights, plans, {
-        ...session,
+      const [captured, merged, separate] = (await captureAll(loaded, plans, {
         sites: capturedSites,
         store: dtype === "float32" ? files : memoryStore(),
-        ...hooks,
+        ...watch,
       })) as [Capture, Capture, Capture];
       if (keep === "all") this.#countAccuracy(pairs, (i) => captured.cleanMetric[forest.entryOfPair[i]!]!);
       await tables.writeNodes(
@@ -229,8 +226,7 @@ class Job {
       );
 
       this.#reporter.begin("effects", sites.length);
-      if (score === "effect")
-        await this.#writeEffects({ model, weights, forest, captured, ...session, ...hooks }, tables);
+      if (score === "effect") await this.#writeEffects({ ...loaded, forest, captured, ...watch }, tables);
       else {
         for (const [done, dictionary] of [...this.#dictionaries.values()].entries()) {
           if (this.#reporter.stopped()) throw new StoppedError();
@@ -252,21 +248,20 @@ class Job {
       this.manifest.counts.rows = finished.rows;
       this.#warnOfLeftOut(finished.ranking);
       if (score === "effect" && !isStreamed(weights)) {
-        await this.#patchStrongest({ model, weights, ...session, ...hooks }, pairs, finished.ranking);
+        await this.#patchStrongest({ ...loaded, ...watch }, pairs, finished.ranking);
       }
 
       if (score === "effect" && dtype === "float32") {
         this.#reporter.begin("meaning", 1);
         const setting = {
-          model,
-          weights,
+          loaded,
           captured,
           codes,
           dictionaries: this.#dictionaries,
           ranking: finished.ranking,
           outside: tokenizer.outside,
         };
-        const meaning = await measureMeaning(setting, { ...session, stopped: this.#reporter.stopped });
+        const meaning = await measureMeaning(setting, { stopped: this.#reporter.stopped });
         if (meaning) {
           await writeFileAtomic(join(this.#folder.path, "ablation.json"), `${JSON.stringify(meaning, null, 2)}\n`);
         }

@@ -1,11 +1,11 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeSafetensors } from "../bytes/safetensors.ts";
-import { heldWeights } from "../capture/weights.ts";
 import { UserError } from "../errors.ts";
 import { constant } from "../graph/tensor.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import type { Model, Weights } from "../models/model.ts";
+import { heldWeights } from "../models/weights.ts";
 import type { Progress } from "../progress.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import { agreementPairs } from "../prompts/english/agreement.ts";

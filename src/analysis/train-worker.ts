@@ -1,11 +1,11 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { openFolder } from "#file";
-import { heldWeights } from "../capture/weights.ts";
 import { fitDictionary } from "../dictionaries/fit.ts";
 import type { JumpReluWeights } from "../dictionaries/formats/sae-lens.ts";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { messageOf } from "../errors.ts";
 import { modelFromConfig } from "../models/architectures.ts";
+import { heldWeights } from "../models/weights.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { loadTokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";

@@ -1,12 +1,11 @@
 import { isChanged, type PrefixForest } from "../forest/forest.ts";
 import type { Pack, Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
+import type { LoadedModel } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import { type Floats, heldRunner, type PassOptions, tracePasses } from "./passes.ts";
-import { gradientRows, type Hooks, type Results, type Runner } from "./runner.ts";
-import { memoryStore, type Store } from "./store.ts";
-import { streamedRunner } from "./streamed.ts";
-import { isStreamed, type ModelWeights } from "./weights.ts";
+import { type Floats, type Job, newFloats, readingHooks } from "./hooks.ts";
+import { openRunner, runModel } from "./run.ts";
+import type { Results, Runner, RunOptions, Watch } from "./runner.ts";
 
 /** Activations and gradients of one site over a whole forest. */
 export interface SiteCapture {
@@ -32,18 +31,11 @@ export interface Capture {
   activeNodes(name: SiteName): Int32Array;
 }
 
-export interface CaptureOptions extends Omit<PassOptions, "block">, Hooks {
-  /** In memory by default. */
-  readonly store?: Store;
-  /** A runner for these sites and the plans' block size, to be used again by the caller; by default one is made here and released. */
+export interface CaptureOptions extends Watch, Pick<RunOptions, "store" | "waveRows"> {
+  /** Sites whose activations and gradients are given. */
+  readonly sites: readonly SiteName[];
+  /** A runner with `readingHooks` of these sites, to be used again by the caller; by default one is made here and released. */
   readonly runner?: Runner;
-}
-
-/** The runner for weights that are held, or for those that are streamed. */
-export function openRunner(model: Model, weights: ModelWeights, options: PassOptions): Runner {
-  return isStreamed(weights)
-    ? streamedRunner(model, weights, options)
-    : heldRunner(tracePasses(model, weights, options));
 }
 
 /**
@@ -51,60 +43,72 @@ export function openRunner(model: Model, weights: ModelWeights, options: PassOpt
  *
  * @throws StoppedError if asked to stop; what is finished stays in the store
  */
-export async function capture(
-  model: Model,
-  weights: ModelWeights,
-  plan: Plan,
-  options: CaptureOptions,
-): Promise<Capture> {
-  return (await captureAll(model, weights, [plan], options))[0]!;
+export async function capture(loaded: LoadedModel, plan: Plan, options: CaptureOptions): Promise<Capture> {
+  return (await captureAll(loaded, [plan], options))[0]!;
 }
 
-/** `capture` of several plans of one block size at once: streamed weights are read once for all of them. */
+/** `capture` of several plans at once: streamed weights are read once for all of them. */
 export async function captureAll(
-  model: Model,
-  weights: ModelWeights,
+  loaded: LoadedModel,
   plans: readonly Plan[],
   options: CaptureOptions,
 ): Promise<Capture[]> {
-  const { store = memoryStore(), onProgress, stopped } = options;
-  if (plans.some(({ block }) => block !== plans[0]!.block)) throw new Error("internal: plans of several block sizes");
-  const runner = options.runner ?? openRunner(model, weights, { ...options, block: plans[0]!.block });
+  const metrics = plans.map(({ forest: { ends } }) => ({
+    clean: new Float64Array(ends.length),
+    patch: new Float64Array(ends.length),
+  }));
+  const jobs = plans.flatMap((plan, p) => plan.packs.map((pack) => captureJob(plan, pack, metrics[p]!)));
+  const runner = options.runner ?? openRunner(loaded, { ...options, hooks: readingHooks(options.sites) });
   try {
-    const results = await runner.run(plans, store, { onProgress, stopped });
-    return await Promise.all(plans.map((plan, p) => captureOf(model, plan, p, results, options)));
+    const results = await runner.run(jobs, options);
+    let first = 0;
+    return plans.map((plan, p) => {
+      first += plan.packs.length;
+      return captureOf(loaded, plan, metrics[p]!, results, first - plan.packs.length, options.sites);
+    });
   } finally {
     if (!options.runner) await runner.release();
   }
 }
 
-async function captureOf(
-  model: Model,
+interface Metrics {
+  readonly clean: Float64Array;
+  readonly patch: Float64Array;
+}
+
+/** A pack of a plan, of which the rows are kept that the plan wants. */
+function captureJob(plan: Plan, pack: Pack, metrics: Metrics): Job {
+  return {
+    pack,
+    metric: (values) => placeMetric(pack, values, metrics.clean, metrics.patch),
+    found: ({ kind, tensors }) => ({
+      x: keptRows(tensors.x!, kind === "value" ? pack.keep : gradientRows(plan, pack), pack),
+    }),
+  };
+}
+
+function captureOf(
+  { model, dtype }: LoadedModel,
   plan: Plan,
-  p: number,
+  { clean, patch }: Metrics,
   results: Results,
-  { sites, dtype }: CaptureOptions,
-): Promise<Capture> {
+  first: number,
+  sites: readonly SiteName[],
+): Capture {
   const { forest, packs } = plan;
-  const cleanMetric = new Float64Array(forest.ends.length);
-  const patchMetric = new Float64Array(forest.ends.length);
-  for (const [k, pack] of packs.entries()) {
-    placeMetric(pack, await results.metric(p, k), cleanMetric, patchMetric);
-  }
   return {
     plan,
     sites,
-    cleanMetric,
-    patchMetric,
+    cleanMetric: clean,
+    patchMetric: patch,
     async site(name) {
       const D = model.sites[parseSite(name).kind]!;
-      const make = dtype === "float64" ? Float64Array : Float32Array;
-      const x = new make(plan.rows * D);
-      const g = new make(forest.backward.size * D);
+      const x = newFloats(dtype, plan.rows * D);
+      const g = newFloats(dtype, forest.backward.size * D);
       for (const [k, pack] of packs.entries()) {
-        const rows = await results.rows(p, k, "x", name);
+        const rows = await results.read(first + k, "value", name, "x");
         if (rows) placeRows(x, rows, D, (i) => plan.row[forwardNode(plan, pack, pack.keep[i]!)]!);
-        const gradients = await results.rows(p, k, "g", name);
+        const gradients = await results.read(first + k, "gradient", name, "x");
         const nodes = gradientRows(plan, pack);
         if (gradients) addRows(g, gradients, D, (i) => pack.node[nodes[i]!]!);
       }
@@ -134,19 +138,38 @@ export function activeNodes(model: Model, { backward, ends }: PrefixForest, site
   return Int32Array.from(active);
 }
 
-/**
- * The metric at every end's clean prompt, m by end in logits, from a plan made by `planMetric`.
- *
- * @param options `splice` intervenes; no site is read
- */
+/** The metric at every end's clean prompt, m by end in logits, from a plan made by `planMetric`; hooks intervene. */
 export async function runMetric(
-  model: Model,
-  weights: ModelWeights,
+  loaded: LoadedModel,
   plan: Plan,
-  options: Omit<CaptureOptions, "store">,
+  options: RunOptions & Watch = {},
 ): Promise<Float64Array> {
-  const { cleanMetric } = await capture(model, weights, plan, options);
-  return cleanMetric;
+  const { ends } = plan.forest;
+  const metrics = { clean: new Float64Array(ends.length), patch: new Float64Array(ends.length) };
+  const jobs = plan.packs.map((pack) => ({
+    pack,
+    metric: (values: Floats) => placeMetric(pack, values, metrics.clean, metrics.patch),
+  }));
+  await runModel(loaded, jobs, options);
+  return metrics.clean;
+}
+
+/** Rows of a backward pack whose gradients are kept: where only changed prefixes are wanted, those of the others are not read. */
+export function gradientRows({ wanted, forest }: Plan, pack: Pack): Int32Array {
+  return Int32Array.from(pack.node.keys()).filter((row) => {
+    const node = pack.node[row]!;
+    return node >= 0 && (wanted !== "changed" || isChanged(forest.backward, node));
+  });
+}
+
+/** The given rows of a pack's values [N,D]. */
+function keptRows(values: Floats, rows: Int32Array, { tokens: { length: N } }: Pack): Floats {
+  const D = values.length / N;
+  const out = values.slice(0, rows.length * D);
+  rows.forEach((row, i) => {
+    out.set(values.subarray(row * D, (row + 1) * D), i * D);
+  });
+  return out;
 }
 
 /** The forward node that a pack's row computes. */

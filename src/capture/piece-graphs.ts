@@ -3,8 +3,10 @@ import { times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import type { StoredType } from "../models/checkpoint.ts";
 import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
-import { parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
-import type { PassOptions } from "./passes.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import { enter } from "./held.ts";
+import { applyHook, type Entry, type Found, type Hooked, type Hooks } from "./hooks.ts";
+import { streamLayer } from "./stream-sites.ts";
 
 /** A traced piece of a model whose weights are inputs. */
 export interface PieceGraph {
@@ -13,78 +15,116 @@ export interface PieceGraph {
   readonly names: readonly string[];
   /** Matrices with a row per token of the vocabulary, in the order of the inputs table0, table1, … [U,D]: the rows of the U tokens at hand. */
   readonly tables: readonly string[];
+  /** What hooks give: by which names of theirs, among which outputs. */
+  readonly finds: readonly Find[];
+  /** The sites of the hooks, and of the entry, in this piece. */
+  readonly sites: readonly SiteName[];
 }
 
-/** The graph of a block, forward or backward, with the sites inside it that are wanted; their outputs are called by their kind. */
-export interface BlockGraph extends PieceGraph {
-  readonly inner: readonly SiteName[];
-}
-
-/** The graphs of a model's pieces. Those of blocks that differ in their weights alone are equal. */
+/** The graphs of a model's pieces. Those of blocks that differ in their weights alone are equal: what belongs to a site is called by its kind. */
 export interface PieceGraphs {
-  /** `rows`[N], places of the tokens in the tables, and the context → y[N,D], the input of block 0. */
-  embed(): PieceGraph;
-  /** x[N,D] and the context → y[N,D] and the sites in the block. */
-  forward(layer: number): BlockGraph;
-  /** x[N,D], `cotangent`[N,D] of y and the context → g[N,D] = the gradient at x, and those at the sites in the block. What the block computes is computed again. */
-  backward(layer: number): BlockGraph;
+  /**
+   * What comes before the first block. Forward: `rows`[N], places of the tokens in the tables, or the entry's inputs → y[N,D], the stream. Backward:
+   * with its `cotangent`[N,D] → the gradients of the hook there.
+   */
+  start(direction: Direction): PieceGraph;
+  /**
+   * A block. Forward: x[N,D] → y[N,D], and what hooks give of values. Backward: x[N,D], `cotangent`[N,D] of y → g[N,D] = the gradient at x, and what
+   * hooks give of gradients; what the block computes is computed again.
+   */
+  block(layer: number, direction: Direction): PieceGraph;
   /** x[P,D] after the last block, `clean_answer`, `patch_answer`[P] as places in the tables, `weight`[P] → metric[P] and g[P,D] = ∂(Σ weight·metric)/∂x. */
   ends(): PieceGraph;
 }
 
-/** What a block's site is called among the outputs. */
-export const outputName = (site: SiteName): SiteKind => parseSite(site).kind;
-
-/** The site of the residual stream at the input of a block, or after the last one. */
-export function streamSite(layer: number): SiteName {
-  return layer === 0 ? "embed" : siteName({ kind: "resid_post", layer: layer - 1 });
+/** What a hook gives in a piece: its tensors' names, and what they are called among the outputs. */
+export interface Find extends Omit<Found, "tensors"> {
+  readonly outputs: Readonly<Record<string, string>>;
 }
 
-/** Traces the pieces of a model for blocks of n nodes, see `PassOptions`. */
+export type Direction = "forward" | "backward";
+
+/** What an input of a hook is called in the graph of a piece. */
+export const namedByKind = (site: SiteName) => (name: string) => `${name}/${parseSite(site).kind}`;
+
+/** Traces the pieces of a model for blocks of n nodes. */
 export function pieceGraphs(
   model: Model,
   typeOf: (name: string) => StoredType,
-  { block: n, sites, dtype = "float32", splice = (_, x) => x }: PassOptions,
+  n: number,
+  dtype: "float32" | "float64",
+  { hooks, from }: { readonly hooks: Hooks; readonly from?: Entry | undefined },
 ): PieceGraphs {
   // One context for all blocks: what models make once for a context, as tables of rotary positions, serves all of them.
   const context = contextInputs(n, dtype);
-  const traceBlock = (layer: number) => {
+
+  /** Traces a piece from the stream, or whatever comes in, to the stream that goes on. */
+  const trace = (
+    direction: Direction,
+    piece: (weights: Weights, take: (site: SiteName, hooked: Hooked) => Tensor, tap: Tap) => { x?: Tensor; y: Tensor },
+  ): PieceGraph => {
     const { weights, ...asked } = weightInputs(model, typeOf, dtype);
-    const x = input("x", dtype, [times(n, "B"), model.width]);
-    const seen = new Map<SiteName, Tensor>();
-    const tap: Tap = (site, value) => {
-      const y = splice(site, value, context);
-      seen.set(site, y);
-      return y;
+    const finds: Find[] = [];
+    const given = new Map<string, Tensor>();
+    const sites: SiteName[] = [];
+    const targets: NonNullable<Hooked["targets"]>[number][] = [];
+    const take = (site: SiteName, hooked: Hooked): Tensor => {
+      sites.push(site);
+      targets.push(...(hooked.targets ?? []));
+      const kind = direction === "forward" ? "value" : "gradient";
+      const tensors = Object.entries((direction === "forward" ? hooked.values : hooked.wrt) ?? {});
+      const called = (name: string) => `${kind}/${name}/${parseSite(site).kind}`;
+      for (const [name, tensor] of tensors) given.set(called(name), tensor);
+      const outputs = Object.fromEntries(tensors.map(([name]) => [name, called(name)]));
+      if (tensors.length > 0) finds.push({ site, kind, outputs });
+      return hooked.y;
     };
-    const y = model.block(weights, layer, x, context, tap);
-    // The stream itself is the next block's input, and not given twice.
-    const inner = sites.filter((site) => {
-      return site !== "embed" && site !== streamSite(layer + 1) && parseSite(site).layer === layer;
-    });
-    const taps = inner.map((site) => {
-      const value = seen.get(site);
-      if (!value) throw new Error(`internal: the model has no site ${site}`);
-      return value;
-    });
-    const named = (values: readonly Tensor[]) =>
-      Object.fromEntries(inner.map((site, i) => [outputName(site), values[i]!]));
-    return { x, y, inner, taps, named, asked };
+    const tap: Tap = (site, x) => {
+      const hook = hooks.get(site);
+      // The stream itself comes out anyway, and is not given twice.
+      if (!hook || (!hook.trace && streamLayer(site) !== undefined)) return x;
+      return take(site, applyHook(hook, x, { context, named: namedByKind(site) }));
+    };
+    const { x, y } = piece(weights, take, tap);
+    const outputs: Record<string, Tensor> = {};
+    if (direction === "forward") {
+      for (const [output, tensor] of given) outputs[output] = tensor;
+      outputs.y = y;
+    } else {
+      const cotangent = input("cotangent", dtype, y.shape);
+      const wrt = [...given.values(), ...(x ? [x] : [])];
+      const found =
+        targets.length === 0
+          ? gradients(y, wrt, cotangent)
+          : gradients(
+              targets.reduce((sum, of) => sum.add(of.tensor.mul(of.cotangent).sum()), y.mul(cotangent).sum()),
+              wrt,
+            );
+      for (const [i, output] of [...given.keys()].entries()) outputs[output] = found[i]!;
+      if (x) outputs.g = found.at(-1)!;
+    }
+    return { outputs, ...asked, finds, sites };
   };
+
   return {
-    embed() {
-      const { weights, ...asked } = weightInputs(model, typeOf, dtype);
-      const tokens = input("rows", "int64", context.tokens.shape);
-      return { outputs: { y: splice("embed", model.embed(weights, { ...context, tokens }), context) }, ...asked };
+    start(direction) {
+      return trace(direction, (weights, take, tap) => {
+        if (from) return { y: take(from.site, enter(model, from, context, namedByKind(from.site))) };
+        const tokens = input("rows", "int64", context.tokens.shape);
+        return { y: tap("embed", model.embed(weights, { ...context, tokens })) };
+      });
     },
-    forward(layer) {
-      const { y, inner, taps, named, asked } = traceBlock(layer);
-      return { outputs: { ...named(taps), y }, inner, ...asked };
-    },
-    backward(layer) {
-      const { x, y, inner, taps, named, asked } = traceBlock(layer);
-      const [g, ...inside] = gradients(y, [x, ...taps], input("cotangent", dtype, y.shape));
-      return { outputs: { ...named(inside), g: g! }, inner, ...asked };
+    block(layer, direction) {
+      return trace(direction, (weights, take, tap) => {
+        const x = input("x", dtype, [times(n, "B"), model.width]);
+        const isHere = (site: SiteName) => site === from?.site;
+        const enters = from && streamLayer(from.site) === undefined && parseSite(from.site).layer === layer;
+        const y = model.block(weights, layer, x, context, (site, value) =>
+          isHere(site) ? take(site, enter(model, from!, context, namedByKind(site))) : tap(site, value),
+        );
+        // Nothing lies before an entry.
+        return enters ? { y } : { x, y };
+      });
     },
     ends() {
       const { weights, ...asked } = weightInputs(model, typeOf, dtype);
@@ -92,7 +132,7 @@ export function pieceGraphs(
       const logit = (name: string) => model.tokenLogits(weights, x, input(name, "int64", ["P"]));
       const metric = logit("patch_answer").sub(logit("clean_answer"));
       const [g] = gradients(metric.mul(input("weight", dtype, ["P"])).sum(), [x]);
-      return { outputs: { metric, g: g! }, ...asked };
+      return { outputs: { metric, g: g! }, ...asked, finds: [], sites: [] };
     },
   };
 }

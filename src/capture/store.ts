@@ -1,4 +1,4 @@
-import type { Floats } from "./passes.ts";
+import type { Floats } from "./hooks.ts";
 
 /**
  * Where results are kept until the effects are computed: in memory, or on disk, where they are also checkpoints. They come in parts (a pack, or a

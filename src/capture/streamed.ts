@@ -1,107 +1,204 @@
 import { StoppedError } from "../errors.ts";
-import type { Pack, Plan } from "../forest/packs.ts";
 import { int64, sessionPool, type Value } from "../graph/session.ts";
-import type { Model } from "../models/model.ts";
+import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
-import { contextValues, type Floats, floatsOf, type PassOptions } from "./passes.ts";
-import { type BlockGraph, outputName, type PieceGraph, pieceGraphs, streamSite } from "./piece-graphs.ts";
-import { firstJobs, gradientRows, keptRows, type Results, type Runner } from "./runner.ts";
-import type { Store } from "./store.ts";
-import type { StreamedWeights } from "./weights.ts";
+import { type Floats, type Found, floatValue, type Job, namedInputs, newFloats } from "./hooks.ts";
+import { blockOf, contextValues, floatsOf } from "./pack-inputs.ts";
+import { type Direction, namedByKind, type PieceGraph, type PieceGraphs, pieceGraphs } from "./piece-graphs.ts";
+import type { Runner, RunOptions } from "./runner.ts";
+import { memoryStore, type Store } from "./store.ts";
+import { lowestOf, streamLayer, streamSite } from "./stream-sites.ts";
 
 /** Rows of a wave: the activations of all of them at one block are in memory at a time, 75 MB at width 2,304. */
 export const defaultWaveRows = 8192;
 
-/** A pack of one of the plans, by its place among all of them. */
-interface Job {
+/** Rows of a wave where all that the backward pass needs of the forward pass is kept in memory too. */
+const memoryWaveRows = 4096;
+
+/** A job by its place among all of them. */
+interface Placed {
   readonly id: number;
-  readonly plan: Plan;
-  readonly pack: Pack;
+  readonly job: Job;
 }
 
 /**
- * Runs plans block by block: all packs of a wave go through block 0, then through block 1, and so on, then the gradients back from the last block
- * to the lowest one that is asked for. A block's weights are read when its turn comes, the next one's while it computes, and given to the graph as
- * they lie in the file. Each block's input is kept in the store, and the backward pass computes the block's activations from it again: kept in
- * full they would take more room than the weights.
+ * Runs jobs block by block: all packs of a wave go through block 0, or the one after the entry, then through the next one, and so on, then the
+ * gradients back from the last block to the lowest one that is asked for. A block's weights are read when its turn comes, the next one's while it
+ * computes, and given to the graph as they lie in the file; so are those of its hooks. Each block's input is kept in the store, and the backward pass
+ * computes the block's activations from it again: kept in full they would take more room than the weights.
  *
  * Blocks whose graphs are equal share a session, so a model has as many sessions as it has kinds of blocks, times two.
  */
-export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, options: PassOptions): Runner {
-  const { block: n, sites, dtype = "float32", waveRows = defaultWaveRows } = options;
+export function streamedRunner(
+  loaded: LoadedModel,
+  { checkpoint }: StreamedWeights,
+  { hooks = new Map(), from, store: given, waveRows }: RunOptions,
+): Runner {
+  const { model, dtype } = loaded;
+  const rowsTogether = waveRows ?? (given ? defaultWaveRows : memoryWaveRows);
   const L = model.layers;
-  const lowest = lowestBlock(model, sites);
-  const graphs = pieceGraphs(model, checkpoint.storedType, options);
-  const pool = sessionPool(options);
+  /** The block that is computed first. */
+  const first = from ? (streamLayer(from.site) ?? parseSite(from.site).layer) : 0;
+  const isInside = from !== undefined && streamLayer(from.site) === undefined;
+  const lowest = lowestOf(L, hooks, from);
+  /** Sites that are read without more: what is kept of them can be told from the store. */
+  const plain = [...hooks].flatMap(([site, { trace }]) => (trace ? [] : [site]));
+  const pool = sessionPool(loaded);
   const reader = new BlockReader(model, checkpoint);
+  const made = new Map<number, PieceGraphs>();
+  /** The graphs for packs of blocks of n nodes. */
+  const graphsFor = (n: number) => {
+    const known = made.get(n) ?? pieceGraphs(model, checkpoint.storedType, n, dtype, { hooks, from });
+    made.set(n, known);
+    return known;
+  };
+  const weightsAt = (site: SiteName) => (site === from?.site ? from.weights : hooks.get(site)?.weights)?.();
+  /** Inputs of a piece's hooks: those that are the same for all packs. */
+  const hookWeights = async (sites: readonly SiteName[]) =>
+    Object.assign(
+      {},
+      ...(await Promise.all(sites.map(async (site) => namedInputs(await weightsAt(site), namedByKind(site))))),
+    );
+  const hookInputs = ({ job }: Placed, sites: readonly SiteName[]): Record<string, Value> =>
+    Object.assign({}, ...sites.map((site) => namedInputs(job.inputs?.(site), namedByKind(site))));
 
   /** Blocks in the order given, each with its session and its weights; the next one's are read meanwhile. */
-  async function* blocks(layers: readonly number[], graphOf: (layer: number) => BlockGraph) {
+  async function* blocks(layers: readonly number[], graphs: PieceGraphs, direction: Direction) {
     const begin = async (i: number) => {
       const layer = layers[i];
       if (layer === undefined) return undefined;
-      const { outputs, inner, names } = graphOf(layer);
-      const read = reader.read(names, i % 2);
+      const graph = graphs.block(layer, direction);
+      const read = Promise.all([reader.read(graph.names, i % 2), hookWeights(graph.sites)]);
       read.catch(() => {});
-      const session = await pool.compile(outputs);
-      return { layer, inner, session, read };
+      const session = await pool.compile(graph.outputs);
+      return { layer, graph, session, read };
     };
     let current = await begin(0);
     for (let i = 1; current; i++) {
-      const weights = await current.read;
+      const [weights, ofHooks] = await current.read;
       const next = await begin(i);
-      yield { ...current, weights };
+      yield { ...current, weights: { ...weights, ...ofHooks } as Record<string, Value> };
       current = next;
     }
   }
 
   /** The session of what comes before or after the blocks, with its weights; of the tables only the rows of the tokens at hand. */
-  const piece = async ({ outputs, names, tables }: PieceGraph, tokens: Int32Array) => ({
+  const piece = async ({ outputs, names, tables, sites }: PieceGraph, tokens: Int32Array) => ({
     session: await pool.compile(outputs),
-    weights: { ...(await reader.readTables(tables, tokens)), ...(await reader.read(names, 0)) },
+    weights: {
+      ...(await reader.readTables(tables, tokens)),
+      ...(await reader.read(names, 0)),
+      ...(await hookWeights(sites)),
+    } as Record<string, Value>,
   });
 
-  const floats = (data: Floats, ...shape: number[]): Value => ({ dtype, data, shape });
-  const newFloats = (length: number): Floats =>
-    dtype === "float64" ? new Float64Array(length) : new Float32Array(length);
-  const rowsOf = ({ pack }: Job): Value["shape"] => [pack.tokens.length, model.width];
+  const rowsOf = ({ job }: Placed): [number, number] => [job.pack.tokens.length, model.width];
+  const contextOf = ({ job: { pack } }: Placed) => contextValues(pack, blockOf(pack), dtype);
+  const foundIn = (
+    placed: Placed,
+    graph: PieceGraph,
+    result: Readonly<Record<string, Value>>,
+    kept: Map<string, Floats>,
+  ) => {
+    for (const { outputs, ...found } of graph.finds) {
+      const read = ([name, output]: [string, string]) => [name, result[output]!.data as Floats] as const;
+      keep(placed, { ...found, tensors: Object.fromEntries(Object.entries(outputs).map(read)) }, kept);
+    }
+  };
 
-  /** The input of block 0 of each job. */
-  const embedded = async (jobs: readonly Job[]): Promise<Map<number, Floats>> => {
-    const used = distinct(jobs.flatMap(({ pack }) => [...pack.tokens]));
-    const { session, weights } = await piece(graphs.embed(), used);
+  /** The stream at the input of the first block of each job. */
+  const started = async (
+    jobs: readonly Placed[],
+    graphs: PieceGraphs,
+    kept: Map<string, Floats>,
+  ): Promise<Map<number, Floats>> => {
     const out = new Map<number, Floats>();
-    for (const { id, pack } of jobs) {
-      const rows = int64(placesOf(pack.tokens, used), pack.tokens.length);
-      const { y } = await session.run({ ...weights, ...contextValues(pack, n, dtype), rows });
-      out.set(id, y!.data as Floats);
+    if (isInside) {
+      for (const { id, job } of jobs) out.set(id, job.before!());
+      return out;
+    }
+    if (from && !from.trace) {
+      for (const { id, job } of jobs) out.set(id, job.inputs!(from.site).x!.data as Floats);
+      return out;
+    }
+    const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
+    const graph = graphs.start("forward");
+    const { session, weights } = await piece(graph, used);
+    for (const placed of jobs) {
+      const { tokens } = placed.job.pack;
+      const rows = int64(placesOf(tokens, used), tokens.length);
+      const result = await session.run({ ...weights, ...contextOf(placed), ...hookInputs(placed, graph.sites), rows });
+      foundIn(placed, graph, result, kept);
+      out.set(placed.id, result.y!.data as Floats);
     }
     return out;
   };
 
+  /** Tells the gradients of the hook, or the entry, before the first block. */
+  const finished = async (
+    jobs: readonly Placed[],
+    graphs: PieceGraphs,
+    cotangents: ReadonlyMap<number, Floats>,
+    kept: Map<string, Floats>,
+  ): Promise<void> => {
+    if (isInside) return;
+    if (from && !from.trace) {
+      for (const placed of jobs) {
+        keep(placed, { site: from.site, kind: "gradient", tensors: { x: cotangents.get(placed.id)! } }, kept);
+      }
+      return;
+    }
+    const graph = graphs.start("backward");
+    if (graph.finds.length === 0) return;
+    const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
+    const { session, weights } = await piece(graph, used);
+    for (const placed of jobs) {
+      const { tokens } = placed.job.pack;
+      const result = await session.run({
+        ...weights,
+        ...contextOf(placed),
+        ...hookInputs(placed, graph.sites),
+        rows: int64(placesOf(tokens, used), tokens.length),
+        cotangent: floatValue(cotangents.get(placed.id)!, ...rowsOf(placed)),
+      });
+      foundIn(placed, graph, result, kept);
+    }
+  };
+
   /** Metric values of each job, and ∂M/∂x [N,D] after the last block of the backward ones. */
-  const ends = async (jobs: readonly Job[], last: ReadonlyMap<number, Floats>) => {
-    const used = distinct(jobs.flatMap(({ pack: { metric } }) => [...metric.cleanAnswer, ...metric.patchAnswer]));
+  const ends = async (jobs: readonly Placed[], graphs: PieceGraphs, last: ReadonlyMap<number, Floats>) => {
+    const used = distinct(
+      jobs.flatMap(
+        ({
+          job: {
+            pack: { metric },
+          },
+        }) => [...metric.cleanAnswer, ...metric.patchAnswer],
+      ),
+    );
     const { session, weights } = await piece(graphs.ends(), used);
     const metrics = new Map<number, Floats>();
     const cotangents = new Map<number, Floats>();
     const D = model.width;
-    for (const { id, pack } of jobs) {
+    for (const {
+      id,
+      job: { pack },
+    } of jobs) {
       const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
       const P = row.length;
       const stream = last.get(id)!;
-      const cotangent = newFloats(pack.kind === "backward" ? stream.length : 0);
+      const cotangent = newFloats(dtype, pack.kind === "backward" ? stream.length : 0);
       if (pack.kind === "backward") cotangents.set(id, cotangent);
-      metrics.set(id, newFloats(P));
+      metrics.set(id, newFloats(dtype, P));
       if (P === 0) continue;
-      const gathered = newFloats(P * D);
+      const gathered = newFloats(dtype, P * D);
       row.forEach((r, i) => {
         gathered.set(stream.subarray(r * D, (r + 1) * D), i * D);
       });
       const result = await session.run({
         ...weights,
-        x: floats(gathered, P, D),
+        x: floatValue(gathered, P, D),
         clean_answer: int64(placesOf(cleanAnswer, used), P),
         patch_answer: int64(placesOf(patchAnswer, used), P),
         weight: floatsOf(weight, dtype, P),
@@ -116,10 +213,9 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     return { metrics, cotangents };
   };
 
-  const isBackward = ({ pack }: Job) => pack.kind === "backward";
-  const lowOf = (jobs: readonly Job[]) => (jobs.some(isBackward) ? lowest : L);
+  const lowOf = (jobs: readonly Placed[]) => (jobs.some(isBackward) ? Math.max(lowest, first) : L);
   /** Blocks that a wave goes through, in both directions. */
-  const stepsOf = (jobs: readonly Job[]) => L + (L - lowOf(jobs));
+  const stepsOf = (jobs: readonly Placed[]) => L - first + (L - lowOf(jobs));
 
   /**
    * Runs a wave, or what the store does not have of it yet.
@@ -127,21 +223,22 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
    * @param step called for each block done, in either direction; `mayStop` between packs, and may throw
    */
   const runWave = async (
-    jobs: readonly Job[],
+    jobs: readonly Placed[],
     store: Store,
     part: Parts,
     { step, mayStop }: { step: () => void; mayStop: () => void },
   ): Promise<void> => {
     const backward = jobs.filter(isBackward);
+    const graphs = graphsFor(blockOf(jobs[0]!.job.pack));
     /** Gradients go down to the input of this block; what lies below is not needed again. */
     const low = lowOf(jobs);
     const removeStreams = async () => {
-      for (let l = 0; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
+      for (let l = first; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
     };
     const has = (kind: "x" | "g", layer: number) => store.has(part.stream(kind, layer));
     /** Whether all that is kept of the sites found from one input of a block to another is there. */
     const hasRows = async (kind: "x" | "g", from: number, to: number) => {
-      const stages = new Set(sites.map((site) => stageOf(kind, site)));
+      const stages = new Set(plain.map((site) => stageOf(kind, site)));
       for (const at of stages) if (from <= at && at <= to && !(await store.has(part.rows(kind, at)))) return false;
       return true;
     };
@@ -149,21 +246,19 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       for (let l = from; l < to; l++) if (!(await has("x", l))) return false;
       return true;
     };
-    const hasForward = async () => (await store.has(part.metric)) && (await hasRows("x", 0, L));
+    const hasForward = async () => (await store.has(part.metric)) && (await hasRows("x", first, L));
     // What an earlier sitting left counts only where all of it is there and whole.
     const isDone = async () =>
       (await store.has(part.done)) && (await hasForward()) && (backward.length === 0 || (await hasRows("g", low, L)));
     const cameDownTo = async (l: number) =>
       (await has("g", l)) && (await hasRows("g", l, L)) && (await hasForward()) && (await hasInputs(low, l));
     const cameUpTo = async (l: number) =>
-      (await has("x", l)) && (await hasRows("x", 0, l)) && (backward.length === 0 || (await hasInputs(low, l)));
+      (await has("x", l)) && (await hasRows("x", first, l)) && (backward.length === 0 || (await hasInputs(low, l)));
     if (await isDone()) {
       await removeStreams();
       for (let i = 0; i < stepsOf(jobs); i++) step();
       return;
     }
-    const keptX = (job: Job, values: Floats) => keptRows(values, job.pack.keep, job.pack);
-    const keptG = (job: Job, values: Floats) => keptRows(values, gradientRows(job.plan, job.pack), job.pack);
     /** Saves the rows that are wanted of the stream at the input of a block, then all of it, from which the work can go on. */
     const saveStream = async (
       kind: "x" | "g",
@@ -172,16 +267,17 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       found: Map<string, Floats>,
     ) => {
       const site = streamSite(layer);
-      if (sites.includes(site)) {
-        for (const job of kind === "x" ? jobs : backward) {
-          const values = stream.get(job.id)!;
-          found.set(tensorName(site, job.id), kind === "x" ? keptX(job, values) : keptG(job, values));
+      const hook = hooks.get(site);
+      if (hook && !hook.trace) {
+        const about = { site, kind: kind === "x" ? "value" : "gradient" } as const;
+        for (const placed of kind === "x" ? jobs : backward) {
+          keep(placed, { ...about, tensors: { x: stream.get(placed.id)! } }, found);
         }
       }
       if (found.size > 0) await store.save(part.rows(kind, layer), found);
       await store.save(part.stream(kind, layer), new Map([...stream].map(([id, values]) => [String(id), values])));
     };
-    const loadStream = async (kind: "x" | "g", layer: number, list: readonly Job[]) => {
+    const loadStream = async (kind: "x" | "g", layer: number, list: readonly Placed[]) => {
       const stream = new Map<number, Floats>();
       for (const { id } of list) stream.set(id, (await store.read(part.stream(kind, layer), String(id)))!);
       return stream;
@@ -192,40 +288,43 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
     // The last sitting came at least as far as the first of these that is there.
     while (layer <= L && !(backward.length > 0 && (await cameDownTo(layer)))) layer++;
     if (layer <= L) {
-      for (let i = 0; i < L + (L - layer); i++) step();
+      for (let i = 0; i < L - first + (L - layer); i++) step();
       cotangents = await loadStream("g", layer, backward);
     } else {
       layer = L;
-      while (layer >= 0 && !(await cameUpTo(layer))) layer--;
+      while (layer >= first && !(await cameUpTo(layer))) layer--;
       let stream: Map<number, Floats>;
-      if (layer >= 0) {
+      if (layer >= first) {
         stream = await loadStream("x", layer, jobs);
-        for (let i = 0; i < layer; i++) step();
+        for (let i = first; i < layer; i++) step();
       } else {
-        layer = 0;
-        stream = await embedded(jobs);
-        await saveStream("x", 0, stream, new Map());
+        layer = first;
+        const found = new Map<string, Floats>();
+        stream = await started(jobs, graphs, found);
+        await saveStream("x", first, stream, found);
       }
       const up = Array.from({ length: L - layer }, (_, i) => layer + i);
-      for await (const { layer: l, inner, weights, session } of blocks(up, graphs.forward)) {
+      for await (const { layer: l, graph, weights, session } of blocks(up, graphs, "forward")) {
         const found = new Map<string, Floats>();
-        for (const job of jobs) {
+        for (const placed of jobs) {
           mayStop();
-          const x = floats(stream.get(job.id)!, ...rowsOf(job));
-          const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x });
-          stream.set(job.id, result.y!.data as Floats);
-          for (const site of inner) found.set(tensorName(site, job.id), keptX(job, siteValue(result, site)));
+          const x = floatValue(stream.get(placed.id)!, ...rowsOf(placed));
+          const result = await session.run({ ...weights, ...contextOf(placed), ...hookInputs(placed, graph.sites), x });
+          stream.set(placed.id, result.y!.data as Floats);
+          foundIn(placed, graph, result, found);
         }
         await saveStream("x", l + 1, stream, found);
         if (l < low) await store.remove(part.stream("x", l));
         step();
       }
-      const { metrics, cotangents: made } = await ends(jobs, stream);
+      const { metrics, cotangents: made } = await ends(jobs, graphs, stream);
       await store.save(part.metric, new Map([...metrics].map(([id, values]) => [String(id), values])));
       layer = L;
       cotangents = made;
       if (backward.length > 0) {
-        await saveStream("g", L, made, new Map());
+        const found = new Map<string, Floats>();
+        if (low === first && low === L) await finished(backward, graphs, made, found);
+        await saveStream("g", L, made, found);
         await store.remove(part.stream("x", L));
       }
     }
@@ -233,16 +332,18 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
       // Sessions keep the memory of their runs: that of the forward pass makes room.
       await pool.release();
       const down = Array.from({ length: layer - low }, (_, i) => layer - 1 - i);
-      for await (const { layer: l, inner, weights, session } of blocks(down, graphs.backward)) {
+      for await (const { layer: l, graph, weights, session } of blocks(down, graphs, "backward")) {
         const found = new Map<string, Floats>();
-        for (const job of backward) {
+        for (const placed of backward) {
           mayStop();
-          const x = floats((await store.read(part.stream("x", l), String(job.id)))!, ...rowsOf(job));
-          const cotangent = floats(cotangents.get(job.id)!, ...rowsOf(job));
-          const result = await session.run({ ...weights, ...contextValues(job.pack, n, dtype), x, cotangent });
-          cotangents.set(job.id, result.g!.data as Floats);
-          for (const site of inner) found.set(tensorName(site, job.id), keptG(job, siteValue(result, site)));
+          const x = floatValue((await store.read(part.stream("x", l), String(placed.id)))!, ...rowsOf(placed));
+          const cotangent = floatValue(cotangents.get(placed.id)!, ...rowsOf(placed));
+          const inputs = { ...contextOf(placed), ...hookInputs(placed, graph.sites), x, cotangent };
+          const result = await session.run({ ...weights, ...inputs });
+          if (result.g) cotangents.set(placed.id, result.g.data as Floats);
+          foundIn(placed, graph, result, found);
         }
+        if (l === first) await finished(backward, graphs, cotangents, found);
         await saveStream("g", l, cotangents, found);
         await store.remove(part.stream("x", l));
         await store.remove(part.stream("g", l + 1));
@@ -255,11 +356,11 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
   };
 
   return {
-    async run(plans, store, { onProgress, stopped }): Promise<Results> {
-      const jobs = plans
-        .flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })))
-        .map((job, id) => ({ id, ...job }));
-      const waves = cutWaves(jobs, waveRows);
+    rowsTogether,
+    async run(list, { onProgress, stopped } = {}) {
+      const store = given ?? memoryStore();
+      const jobs = list.map((job, id) => ({ id, job }));
+      const waves = cutWaves(jobs, rowsTogether);
       const total = waves.reduce((sum, wave) => sum + stepsOf(wave) * wave.length, 0);
       let done = 0;
       const mayStop = () => {
@@ -272,22 +373,17 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
           mayStop();
         };
         await runWave(wave, store, partsOf(w), { step, mayStop });
+        for (const { id, job } of wave) job.metric?.((await store.read(partsOf(w).metric, String(id)))!);
       }
-      const first = firstJobs(plans);
       const waveOf = waves.flatMap((wave, w) => wave.map(() => w));
-      const place = (plan: number, pack: number) => {
-        const job = first[plan]! + pack;
-        return { job, parts: partsOf(waveOf[job]!) };
-      };
       return {
-        async metric(plan, pack) {
-          const { job, parts } = place(plan, pack);
-          return (await store.read(parts.metric, String(job)))!;
-        },
-        async rows(plan, pack, kind, site) {
-          const { job, parts } = place(plan, pack);
-          if (kind === "g" && jobs[job]!.pack.kind !== "backward") return undefined;
-          return store.read(parts.rows(kind, stageOf(kind, site)), tensorName(site, job));
+        async read(job, kind, site, name) {
+          const of = kind === "value" ? "x" : "g";
+          if (kind === "gradient" && list[job]!.pack.kind !== "backward") return undefined;
+          return store.read(
+            partsOf(waveOf[job]!).rows(of, stageOf(of, site, hooks.get(site)?.trace !== undefined)),
+            tensorName(site, name, job),
+          );
         },
       };
     },
@@ -298,19 +394,14 @@ export function streamedRunner(model: Model, { checkpoint }: StreamedWeights, op
   };
 }
 
-/** The lowest block that gradients pass; the number of blocks if they pass none. */
-export function lowestBlock(model: Model, sites: readonly SiteName[]): number {
-  return sites.reduce((low, site) => {
-    const { kind, layer } = parseSite(site);
-    return Math.min(low, kind === "embed" ? 0 : kind === "resid_post" ? layer + 1 : layer);
-  }, model.layers);
-}
-
-/** At the input of which block a site's rows are saved: x when its block is done, g of the stream when it has come there from above. */
-function stageOf(kind: "x" | "g", site: SiteName): number {
+/**
+ * At the input of which block a site's rows are saved: x when its block is done, g of the stream when it has come there from above, unless a hook made
+ * something of it in the block before.
+ */
+function stageOf(kind: "x" | "g", site: SiteName, traced = false): number {
   const { kind: at, layer } = parseSite(site);
   if (at === "embed") return 0;
-  return kind === "x" || at === "resid_post" ? layer + 1 : layer;
+  return kind === "x" || (at === "resid_post" && !traced) ? layer + 1 : layer;
 }
 
 /** Names of a wave's parts in the store. */
@@ -330,20 +421,27 @@ function partsOf(wave: number): Parts {
   return { metric: name("metric"), done: name("done"), rows: of("rows"), stream: of("stream") };
 }
 
-const tensorName = (site: SiteName, job: number) => `${site}/${job}`;
+const tensorName = (site: SiteName, name: string, job: number) => `${site}/${name}/${job}`;
 
-const siteValue = (result: Readonly<Record<string, Value>>, site: SiteName) => result[outputName(site)]!.data as Floats;
+const isBackward = ({ job: { pack } }: Placed) => pack.kind === "backward";
 
-function cutWaves(jobs: readonly Job[], waveRows: number): Job[][] {
-  const waves: Job[][] = [];
-  let rows = Number.POSITIVE_INFINITY;
-  for (const job of jobs) {
-    rows += job.pack.tokens.length;
-    if (rows > waveRows) {
+/** Tells a job what was found, and keeps what it gives back. */
+function keep({ id, job }: Placed, found: Found, kept: Map<string, Floats>): void {
+  for (const [name, data] of Object.entries(job.found?.(found) ?? {})) kept.set(tensorName(found.site, name, id), data);
+}
+
+/** Waves of at most so many rows, each of packs with blocks of one size. */
+function cutWaves(jobs: readonly Placed[], waveRows: number): Placed[][] {
+  const waves: Placed[][] = [];
+  let [rows, block] = [Number.POSITIVE_INFINITY, 0];
+  for (const placed of jobs) {
+    const { pack } = placed.job;
+    rows += pack.tokens.length;
+    if (rows > waveRows || blockOf(pack) !== block) {
       waves.push([]);
-      rows = job.pack.tokens.length;
+      [rows, block] = [pack.tokens.length, blockOf(pack)];
     }
-    waves.at(-1)!.push(job);
+    waves.at(-1)!.push(placed);
   }
   return waves;
 }

@@ -1,13 +1,11 @@
 import { z } from "zod";
 import type { Capture } from "../capture/capture.ts";
-import type { PassOptions } from "../capture/passes.ts";
-import type { Hooks } from "../capture/runner.ts";
-import type { ModelWeights } from "../capture/weights.ts";
+import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
 import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
 import { prefixForest } from "../forest/forest.ts";
-import type { Model } from "../models/model.ts";
+import type { LoadedModel } from "../models/weights.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
@@ -65,8 +63,7 @@ export const ablationSchema = z.strictObject({
 export type Ablation = z.infer<typeof ablationSchema>;
 
 interface Setting {
-  readonly model: Model;
-  readonly weights: ModelWeights;
+  readonly loaded: LoadedModel;
   readonly captured: Capture;
   readonly codes: CodeReader;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
@@ -87,9 +84,10 @@ const telling = 0.95;
  * @returns undefined if there is no such site, or no test split
  */
 export async function measureMeaning(
-  { model, weights, captured, codes, dictionaries, ranking, outside }: Setting,
-  options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
+  { loaded, captured, codes, dictionaries, ranking, outside }: Setting,
+  watch: Watch = {},
 ): Promise<Ablation | undefined> {
+  const { model } = loaded;
   const { forest } = captured.plan;
   const { backward } = forest;
   const groupOfCase = groupsOf(backward.groups.map((g) => g.case));
@@ -142,7 +140,7 @@ export async function measureMeaning(
   const before = tested.map((p) => captured.cleanMetric[forest.entryOfPair[p]!]!);
   const ablations: Ablation["ablations"] = [];
   for (const [group, bySite] of [...byTold].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const metric = await ablatedMetric(model, weights, held, dictionaries, bySite, outside, options);
+    const metric = await ablatedMetric(loaded, held, dictionaries, bySite, outside, watch);
     const after = tested.map((_, i) => metric[held.entryOfPair[i]!]!);
     ablations.push({
       label: `the ${group} features`,

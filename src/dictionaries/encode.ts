@@ -92,27 +92,45 @@ function traceNormalization(x: Tensor, kind: Normalization): { normalized: Tenso
   return { normalized: centred.div(scale.add(1e-5)), scale };
 }
 
-/** An encoder's weights as inputs of a graph, and their values; `name` tells those of several encoders apart. */
-export function encoderInputs(
-  encoder: Encoder,
+/** What an encoder's graph looks like, its weights left out. */
+export interface EncoderForm {
+  readonly rule: CodeRule;
+  readonly hasInputBias: boolean;
+}
+
+export function encoderForm(encoder: Encoder): EncoderForm {
+  return { rule: codeRule(encoder), hasInputBias: encoder.inputBias !== undefined };
+}
+
+/** An encoder's weights as inputs of a graph; `named` tells those of several encoders apart. `encoderValues` has their values by plain names. */
+export function encoderTensors(
+  { rule, hasInputBias }: EncoderForm,
+  D: number,
+  F: number,
   dtype: "float32" | "float64",
-  name: (part: string) => string = (part) => part,
-): { readonly tensors: EncoderTensors; readonly values: Readonly<Record<string, Value>> } {
-  const { weight, bias, inputBias, activation } = encoder;
+  named: (part: string) => string = (part) => part,
+): EncoderTensors {
+  return {
+    weight: input(named("weight"), dtype, [D, F]),
+    bias: input(named("bias"), dtype, [F]),
+    inputBias: hasInputBias ? input(named("input_bias"), dtype, [D]) : undefined,
+    threshold: rule.kind === "jumprelu" ? input(named("threshold"), dtype, [F]) : undefined,
+  };
+}
+
+/** The values of `encoderTensors`. */
+export function encoderValues(
+  { weight, bias, inputBias, activation }: Encoder,
+  dtype: "float32" | "float64",
+): Record<string, Value> {
   const F = bias.length;
-  const D = weight.length / F;
-  const values: Record<string, Value> = {};
-  const take = (part: string, data: Float32Array, ...shape: number[]): Tensor => {
-    values[name(part)] = { dtype, data: numbersOf(data, dtype), shape };
-    return input(name(part), dtype, shape);
+  const value = (data: Float32Array, ...shape: number[]): Value => ({ dtype, data: numbersOf(data, dtype), shape });
+  return {
+    weight: value(weight, weight.length / F, F),
+    bias: value(bias, F),
+    ...(inputBias && { input_bias: value(inputBias, inputBias.length) }),
+    ...(activation.kind === "jumprelu" && { threshold: value(activation.threshold, F) }),
   };
-  const tensors = {
-    weight: take("weight", weight, D, F),
-    bias: take("bias", bias, F),
-    inputBias: inputBias && take("input_bias", inputBias, D),
-    threshold: activation.kind === "jumprelu" ? take("threshold", activation.threshold, F) : undefined,
-  };
-  return { tensors, values };
 }
 
 /** Float32 numbers in the type that is computed in; not copied where they have it. */
@@ -140,13 +158,15 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
   const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes> => {
     const encoder = await dictionary.encoder();
     const [D, F] = [dictionary.inputWidth, dictionary.width];
-    const rule = codeRule(encoder);
     const inPlace = dtype === "float32" && F % 16 === 0;
-    const { tensors, values } = encoderInputs(encoder, dtype);
-    const key = JSON.stringify([rule, D, F, tensors.inputBias !== undefined]);
+    const form = encoderForm(encoder);
+    const { rule } = form;
+    const values = encoderValues(encoder, dtype);
+    const key = JSON.stringify([form, D, F]);
     let session = sessions.get(key);
     if (!session) {
       const x = input("x", dtype, ["N", D]);
+      const tensors = encoderTensors(form, D, F, dtype);
       session = compile(
         { f: inPlace && isCompared(rule) ? tracePreActivations(x, tensors) : traceCodes(x, tensors, rule) },
         options,

@@ -1,13 +1,13 @@
 import { type Capture, runMetric } from "../capture/capture.ts";
-import type { PassOptions } from "../capture/passes.ts";
-import type { Hooks } from "../capture/runner.ts";
-import type { ModelWeights } from "../capture/weights.ts";
+import type { Hook } from "../capture/hooks.ts";
+import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRule, type EncoderTensors, traceCodes } from "../dictionaries/encode.ts";
 import { isChanged, type PrefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
 import { constant, type Tensor } from "../graph/tensor.ts";
-import type { Context, Model } from "../models/model.ts";
+import type { Context } from "../models/model.ts";
+import type { LoadedModel } from "../models/weights.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
 
@@ -97,35 +97,35 @@ export function areaUnderCurve(a: readonly number[], b: readonly number[]): numb
  * @returns m by end, in logits
  */
 export async function ablatedMetric(
-  model: Model,
-  weights: ModelWeights,
+  loaded: LoadedModel,
   forest: PrefixForest,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   features: ReadonlyMap<SiteName, readonly number[]>,
   { first, padding }: OutsideText,
-  options: Omit<PassOptions, "block" | "sites" | "splice"> & Hooks,
+  watch: Watch = {},
 ): Promise<Float64Array> {
-  const cuts = new Map<SiteName, (x: Tensor) => Tensor>();
-  for (const [site, chosen] of features) cuts.set(site, await partOf(dictionaries.get(site)!, chosen));
+  const { vocabulary } = loaded.model;
   const byToken = (of: (id: number) => boolean) =>
     constant(
-      Float32Array.from({ length: model.vocabulary }, (_, id) => (of(id) ? 1 : 0)),
+      Float32Array.from({ length: vocabulary }, (_, id) => (of(id) ? 1 : 0)),
       "float32",
-      [model.vocabulary, 1],
+      [vocabulary, 1],
     );
   const [isBos, isText] = [byToken((id) => first.has(id)), byToken((id) => !padding.has(id))];
-  const splice = (site: SiteName, x: Tensor, { tokens, positions, block }: Context) => {
-    const part = cuts.get(site)?.(x);
-    if (!part) return x;
+  const inText = ({ tokens, positions, block }: Context) => {
     const atStart = constant(
       Float32Array.from({ length: block }, (_, position) => (position === 0 ? 1 : 0)),
       "float32",
       [block, 1],
     ).gather(positions);
-    const inText = isText.gather(tokens).mul(isBos.gather(tokens).mul(atStart).neg().add(1));
-    return x.sub(part.mul(inText));
+    return isText.gather(tokens).mul(isBos.gather(tokens).mul(atStart).neg().add(1));
   };
-  return runMetric(model, weights, planMetric(forest), { ...options, sites: [], splice });
+  const hooks = new Map<SiteName, Hook>();
+  for (const [site, chosen] of features) {
+    const part = await partOf(dictionaries.get(site)!, chosen);
+    hooks.set(site, { trace: (x, { context }) => ({ y: x.sub(part(x).mul(inText(context))) }) });
+  }
+  return runMetric(loaded, planMetric(forest), { ...watch, hooks });
 }
 
 /** x[N,D] ↦ f[:,S]·W_dec[S], what some features contribute to it. Only the encoder columns of S are used, but for TopK, where every code depends on the others. */

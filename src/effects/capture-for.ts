@@ -11,7 +11,11 @@ export async function captureFor(
 ): Promise<Capture> {
   const captured =
     setting.captured ??
-    (await capture(setting.model, setting.weights, planFor(setting, wanted), { ...setting, sites }));
+    (await capture(setting, planFor(setting, wanted), {
+      onProgress: setting.onProgress,
+      stopped: setting.stopped,
+      sites,
+    }));
   setting.onMetric?.(captured.cleanMetric, captured.patchMetric);
   return captured;
 }

@@ -1,13 +1,11 @@
 import type { Capture } from "../capture/capture.ts";
-import type { Floats } from "../capture/passes.ts";
+import type { Floats, Job } from "../capture/hooks.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
 import type { BackwardNodes, PrefixForest } from "../forest/forest.ts";
 import type { MetricRows, Pack } from "../forest/packs.ts";
 import { openLoops } from "../graph/loops/loops.ts";
-import { times } from "../graph/shape.ts";
-import { input } from "../graph/tensor.ts";
 import type { SiteName } from "../site.ts";
 import { analyticEffects } from "./analytic.ts";
 import { forEachDifference } from "./code-effects.ts";
@@ -143,11 +141,8 @@ async function exactEffects(
   subtrees: Subtrees,
   step: (patches: number) => void,
 ): Promise<SiteEffects> {
-  const { dtype = "float32" } = setting;
   const { site, inputWidth: D } = dictionary;
-  const rest = await openRest(setting, captured, site, ({ block }) => ({
-    y: input("x", dtype, [times(block, "B"), D]),
-  }));
+  const rest = await openRest(setting, captured, { site });
   const rows = new RowBuilder(site);
   const queue = new PatchQueue(rest, captured, subtrees);
   try {
@@ -176,7 +171,7 @@ async function exactEffects(
     }
     await queue.flush();
   } finally {
-    await rest.part.release();
+    await rest.runner.release();
   }
   return { rows: rows.finish() };
 }
@@ -280,6 +275,7 @@ class PatchQueue {
   #place = new Map<number, number>();
   #asked: { row: number; end: number; to: { m: number } }[] = [];
   #after: (() => void)[] = [];
+  readonly #jobs: Job[] = [];
 
   constructor(rest: Rest, captured: Capture, subtrees: Subtrees) {
     this.#rest = rest;
@@ -299,8 +295,8 @@ class PatchQueue {
       const ancestors = this.#subtrees.ancestors(node);
       const missing = () => ancestors.filter((at) => !this.#place.has(at));
       if (this.#used + missing().length + nodes.length > block) {
-        if (this.#block + 1 === this.#blocks) await this.flush();
-        else this.#next();
+        if (this.#block + 1 < this.#blocks) this.#next();
+        else await this.#full();
       }
       for (const at of missing())
         this.#place.set(at, this.#row(at, this.#place.get(this.#subtrees.backward.parent[at]!) ?? -1));
@@ -319,23 +315,46 @@ class PatchQueue {
     this.#after.push(done);
   }
 
+  /** Runs all that was added. */
   async flush(): Promise<void> {
-    if (this.#asked.length > 0) {
+    this.#close();
+    await this.#run();
+  }
+
+  /** Makes a job of the pack at hand, and begins another pack. */
+  #close(): void {
+    const [asked, x, nodes] = [this.#asked, this.#x, this.#node];
+    if (asked.length > 0) {
       const pack = this.#pack();
-      const nodeOf = (row: number) => this.#node[row]!;
-      const x = rowsValue(this.#x, this.#rest.captured.width);
-      const { metric } = await this.#rest.part.run(pack, { ...this.#rest.inputs(pack, nodeOf), x });
-      this.#asked.forEach(({ end, to }, i) => {
-        to.m += this.#subtrees.ends[end]!.weight * metric[i]!;
+      this.#jobs.push({
+        pack,
+        ...this.#rest.before(pack, (row) => nodes[row]!),
+        inputs: () => ({ x: rowsValue(x, this.#rest.captured.width) }),
+        metric: (values) => {
+          asked.forEach(({ end, to }, i) => {
+            to.m += this.#subtrees.ends[end]!.weight * values[i]!;
+          });
+        },
       });
     }
-    for (const done of this.#after.splice(0)) done();
     this.#asked = [];
-    this.#x.fill(0);
-    this.#node.fill(-1);
-    this.#parent.fill(-1);
+    this.#x = new (x.constructor as new (n: number) => Floats)(x.length);
+    this.#node = new Int32Array(nodes.length).fill(-1);
+    this.#parent = new Int32Array(nodes.length).fill(-1);
     this.#block = -1;
     this.#next();
+  }
+
+  async #run(): Promise<void> {
+    await this.#rest.runner.run(this.#jobs.splice(0));
+    for (const done of this.#after.splice(0)) done();
+  }
+
+  /** The pack at hand is full. Packs run together where that saves reading weights. */
+  async #full(): Promise<void> {
+    this.#close();
+    const rows = this.#jobs.reduce((sum, { pack }) => sum + pack.tokens.length, 0);
+    if (rows + this.#x.length / this.#rest.captured.width > this.#rest.runner.rowsTogether) await this.#run();
   }
 
   #next(): void {

@@ -1,5 +1,5 @@
-import type { Capture } from "../capture/capture.ts";
-import type { Floats } from "../capture/passes.ts";
+import type { Capture, SiteCapture } from "../capture/capture.ts";
+import { type Floats, floatValue, type Job } from "../capture/hooks.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type CodeRow, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
@@ -59,36 +59,40 @@ async function meanGradient(
   site: SiteName,
   step: (packs: number) => void,
 ): Promise<Floats> {
-  const { steps = defaultSteps, rule = "midpoint", dtype = "float32" } = setting;
-  const D = (await captured.site(site)).width;
-  const {
-    part,
-    captured: at,
-    inputs,
-  } = await openRest(setting, captured, site, ({ block }) => {
-    const x = input("x", dtype, [times(block, "B"), D]);
-    return { y: x, wrt: { x } };
-  });
+  const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
+  const { runner, captured: at, before } = await openRest(setting, captured, { site });
+  const D = at.width;
   const mean = new Float64Array(captured.plan.forest.backward.size * D);
   const packs = captured.plan.packs.filter(({ kind }) => kind === "backward");
+  const jobs = packs.flatMap((pack) => {
+    const nodeOf = (row: number) => pack.node[row]!;
+    return pointsOf(steps, rule).map(
+      (α): Job => ({
+        pack,
+        ...before(pack, nodeOf),
+        inputs: () => ({ x: rowsValue(between(pack, at, captured, α), D) }),
+        found({ tensors }) {
+          addNodeRows(mean, pack, tensors.x!, D, 1 / steps);
+          return undefined;
+        },
+        metric: () => step(packs.length),
+      }),
+    );
+  });
   try {
-    for (const pack of packs) {
-      const nodeOf = (row: number) => pack.node[row]!;
-      const fixed = inputs(pack, nodeOf);
-      const clean = gatherRows(pack, at, (row) => cleanRow(captured, nodeOf(row)));
-      const patch = gatherRows(pack, at, (row) => patchRow(captured, nodeOf(row)));
-      const x = clean.slice();
-      for (const α of pointsOf(steps, rule)) {
-        for (let i = 0; i < x.length; i++) x[i] = clean[i]! + α * (patch[i]! - clean[i]!);
-        const { gradients } = await part.run(pack, { ...fixed, x: rowsValue(x, D) });
-        addNodeRows(mean, pack, gradients.get(`x/${site}`)!, D, 1 / steps);
-        step(packs.length);
-      }
-    }
+    await runner.run(jobs, { stopped: setting.stopped });
   } finally {
-    await part.release();
+    await runner.release();
   }
   return dtype === "float64" ? mean : Float32Array.from(mean);
+}
+
+/** x_clean + α(x_patch − x_clean) [N,D] at the nodes of a pack's rows. */
+function between(pack: Pack, at: SiteCapture, captured: Capture, α: number): Floats {
+  const x = gatherRows(pack, at, (row) => cleanRow(captured, pack.node[row]!));
+  const patch = gatherRows(pack, at, (row) => patchRow(captured, pack.node[row]!));
+  for (let i = 0; i < x.length; i++) x[i] = x[i]! + α * (patch[i]! - x[i]!);
+  return x;
 }
 
 /** sum[node] += weight·rows[row] for the nodes of a pack, D numbers each. A node whose block was cut is in several packs. */
@@ -123,24 +127,33 @@ async function sfcIgEffects(
   reader: CodeReader,
   step: (packs: number) => void,
 ): Promise<SiteEffects> {
-  const { steps = defaultSteps, rule = "midpoint", dtype = "float32" } = setting;
+  const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
   const { site, inputWidth: D, width: F } = dictionary;
   const { normalization } = await dictionary.encoder();
   const [decoder, bias] = [await dictionary.decoder(), await dictionary.decoderBias()];
+  // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD).
+  const codeBias = normalization ? undefined : bias;
+  const make = dtype === "float64" ? Float64Array : Float32Array;
   const {
-    part,
+    runner,
     captured: at,
-    inputs,
-  } = await openRest(setting, captured, site, ({ block }) => {
-    const f = input("f", dtype, [times(block, "B"), F]);
-    const error = input("error", dtype, [times(block, "B"), D]);
-    const decoded = f.matmul(input("decoder", dtype, [F, D]));
-    // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD).
-    const reconstruction = normalization ? decoded : decoded.add(input("decoder_bias", dtype, [D]));
-    return { y: reconstruction.add(error), wrt: { f, error } };
+    before,
+  } = await openRest(setting, captured, {
+    site,
+    trace({ context: { block }, named }) {
+      const f = input(named("f"), dtype, [times(block, "B"), F]);
+      const error = input(named("error"), dtype, [times(block, "B"), D]);
+      const decoded = f.matmul(input(named("decoder"), dtype, [F, D]));
+      const reconstruction = codeBias ? decoded.add(input(named("decoder_bias"), dtype, [D])) : decoded;
+      return { y: reconstruction.add(error), wrt: { f, error } };
+    },
+    weights: async () => ({
+      decoder: floatValue(make.from(decoder), F, D),
+      ...(codeBias && { decoder_bias: floatValue(make.from(codeBias), D) }),
+    }),
   });
   const sparse = await reader.encode(dictionary, at.x);
-  const errors = { ...at, x: errorsOf(at.x, sparse, decoder, normalization ? undefined : bias) };
+  const errors = { ...at, x: errorsOf(at.x, sparse, decoder, codeBias) };
   const pairOf = (node: number): CodePair => ({
     clean: codeRow(sparse, cleanRow(captured, node)),
     patch: codeRow(sparse, patchRow(captured, node)),
@@ -153,41 +166,40 @@ async function sfcIgEffects(
     slopes.set(node, of);
   }
   const errorGradient = new Float64Array(captured.plan.forest.backward.size * D);
-  const make = dtype === "float64" ? Float64Array : Float32Array;
-  const weights = {
-    decoder: rowsValue(make.from(decoder), D),
-    decoder_bias: { dtype, data: make.from(bias), shape: [D] },
-  };
   const packs = captured.plan.packs.filter(({ kind }) => kind === "backward");
+  const jobs = packs.flatMap((pack) => {
+    const nodeOf = (row: number) => pack.node[row]!;
+    return pointsOf(steps, rule).map(
+      (α): Job => ({
+        pack,
+        ...before(pack, nodeOf),
+        inputs() {
+          const f = new make(pack.tokens.length * F);
+          pack.node.forEach((node, row) => {
+            if (node < 0) return;
+            const codes = pairOf(node);
+            addCodes(f, row * F, codes.clean, 1 - α);
+            addCodes(f, row * F, codes.patch, α);
+          });
+          return { f: rowsValue(f, F), error: rowsValue(between(pack, errors, captured, α), D) };
+        },
+        found({ kind, tensors: { f, error } }) {
+          if (kind === "value") return undefined;
+          pack.node.forEach((node, row) => {
+            const of = slopes.get(node);
+            for (const [feature, slope] of of ?? []) of!.set(feature, slope + f![row * F + feature]! / steps);
+          });
+          addNodeRows(errorGradient, pack, error!, D, 1 / steps);
+          return undefined;
+        },
+        metric: () => step(packs.length),
+      }),
+    );
+  });
   try {
-    for (const pack of packs) {
-      const nodeOf = (row: number) => pack.node[row]!;
-      const fixed = { ...weights, ...inputs(pack, nodeOf) };
-      const clean = gatherRows(pack, errors, (row) => cleanRow(captured, nodeOf(row)));
-      const patch = gatherRows(pack, errors, (row) => patchRow(captured, nodeOf(row)));
-      const error = clean.slice();
-      const f = new make(pack.tokens.length * F);
-      for (const α of pointsOf(steps, rule)) {
-        for (let i = 0; i < error.length; i++) error[i] = clean[i]! + α * (patch[i]! - clean[i]!);
-        f.fill(0);
-        pack.node.forEach((node, row) => {
-          if (node < 0) return;
-          const codes = pairOf(node);
-          addCodes(f, row * F, codes.clean, 1 - α);
-          addCodes(f, row * F, codes.patch, α);
-        });
-        const { gradients } = await part.run(pack, { ...fixed, f: rowsValue(f, F), error: rowsValue(error, D) });
-        const gf = gradients.get(`f/${site}`)!;
-        pack.node.forEach((node, row) => {
-          const of = slopes.get(node);
-          for (const [feature, slope] of of ?? []) of!.set(feature, slope + gf[row * F + feature]! / steps);
-        });
-        addNodeRows(errorGradient, pack, gradients.get(`error/${site}`)!, D, 1 / steps);
-        step(packs.length);
-      }
-    }
+    await runner.run(jobs, { stopped: setting.stopped });
   } finally {
-    await part.release();
+    await runner.release();
   }
   const change = new Float64Array(D);
   return {

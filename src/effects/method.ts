@@ -1,10 +1,8 @@
 import type { Capture } from "../capture/capture.ts";
-import type { Hooks } from "../capture/runner.ts";
-import type { ModelWeights } from "../capture/weights.ts";
+import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { PrefixForest } from "../forest/forest.ts";
-import type { SessionOptions } from "../graph/session.ts";
-import type { Model } from "../models/model.ts";
+import type { LoadedModel } from "../models/weights.ts";
 import type { SiteName } from "../site.ts";
 import type { EffectRows } from "./rows.ts";
 
@@ -46,14 +44,10 @@ export type Rule = (typeof rules)[number];
 export const defaultSteps = 10;
 
 /** What a method works on, and how. */
-export interface MethodSetting extends SessionOptions, Hooks {
-  readonly model: Model;
-  /** Held weights; `analytic` takes streamed ones too. */
-  readonly weights: ModelWeights;
+export interface MethodSetting extends LoadedModel, Watch {
   readonly forest: PrefixForest;
   /** The sites, in order of computation. */
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
-  readonly dtype?: "float32" | "float64";
   /** Padded batches of so many pairs, as the field runs them, instead of the prefix forest: `forest` then has nothing merged. */
   readonly batch?: number;
   /** Steps of the integrated methods, 10 by default. */

@@ -1,20 +1,19 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
-import { type Form, type Part, streamBefore, tracePart } from "../capture/part.ts";
-import type { Floats } from "../capture/passes.ts";
-import { isStreamed } from "../capture/weights.ts";
+import { type Entry, type Floats, floatValue, type Job } from "../capture/hooks.ts";
+import { openRunner } from "../capture/run.ts";
+import type { Runner } from "../capture/runner.ts";
+import { streamBefore } from "../capture/stream-sites.ts";
 import type { Pack } from "../forest/packs.ts";
-import type { Value } from "../graph/session.ts";
-import type { Context } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSetting } from "./method.ts";
 
-/** What is left of a model from a site on, as a part of it that begins with the site's activation. */
+/** What is left of a model from a site on. */
 export interface Rest {
-  readonly part: Part;
+  readonly runner: Runner;
   /** The activations of the site. */
   readonly captured: SiteCapture;
-  /** The input `before` of a pack's rows, if the part needs it: the stream at the clean prompts. */
-  inputs(pack: Pack, nodeOf: (row: number) => number): Readonly<Record<string, Value>>;
+  /** Of a job: the stream at the clean prompts of a pack's rows, where the site needs it. */
+  before(pack: Pack, nodeOf: (row: number) => number): Pick<Job, "before">;
 }
 
 /** The sites whose activations methods need that begin at `sites`: these, and the streams before the blocks that they lie in. */
@@ -23,23 +22,14 @@ export function sitesOfRest(sites: readonly SiteName[]): SiteName[] {
 }
 
 /** Opens the rest of a model from a site on. */
-export async function openRest(
-  { model, weights, ...options }: MethodSetting,
-  captured: Capture,
-  site: SiteName,
-  enter: (context: Context) => Form,
-): Promise<Rest> {
-  if (isStreamed(weights)) throw new Error("internal: parts of a model are traced with held weights");
-  const stream = streamBefore(site);
+export async function openRest(setting: MethodSetting, captured: Capture, from: Entry): Promise<Rest> {
+  const stream = streamBefore(from.site);
   const before = stream === undefined ? undefined : await captured.site(stream);
   return {
-    part: tracePart(model, weights, { ...options, from: { site, enter } }),
-    captured: await captured.site(site),
-    inputs: (pack, nodeOf) => {
-      if (!before) return {};
-      const rows = gatherRows(pack, before, (row) => cleanRow(captured, nodeOf(row)));
-      return { before: rowsValue(rows, before.width) };
-    },
+    runner: openRunner(setting, { from }),
+    captured: await captured.site(from.site),
+    before: (pack, nodeOf) =>
+      before ? { before: () => gatherRows(pack, before, (row) => cleanRow(captured, nodeOf(row))) } : {},
   };
 }
 
@@ -64,7 +54,6 @@ export function gatherRows({ tokens }: Pack, { x, width: D }: SiteCapture, rowOf
 }
 
 /** Rows of D numbers as an input. */
-export function rowsValue(rows: Floats, D: number): Value {
-  const dtype = rows instanceof Float64Array ? "float64" : "float32";
-  return { dtype, data: rows, shape: [rows.length / D, D] };
+export function rowsValue(rows: Floats, D: number) {
+  return floatValue(rows, rows.length / D, D);
 }

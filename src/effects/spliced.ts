@@ -1,13 +1,19 @@
 import { activeNodes, forwardNode, placeMetric } from "../capture/capture.ts";
-import { type Form, tracePart } from "../capture/part.ts";
-import { type Floats, floatsOf } from "../capture/passes.ts";
-import { isStreamed } from "../capture/weights.ts";
+import type { Floats, Hook, Hooked, Job } from "../capture/hooks.ts";
+import { floatsOf } from "../capture/pack-inputs.ts";
+import { runModel } from "../capture/run.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { type CodeRow, codeRule, encoderInputs, sparseRow, traceCodes } from "../dictionaries/encode.ts";
-import { StoppedError } from "../errors.ts";
+import {
+  type CodeRow,
+  encoderForm,
+  encoderTensors,
+  encoderValues,
+  sparseRow,
+  traceCodes,
+} from "../dictionaries/encode.ts";
 import type { Pack, Plan } from "../forest/packs.ts";
-import type { Value } from "../graph/session.ts";
-import { input, type Tensor } from "../graph/tensor.ts";
+import { input } from "../graph/tensor.ts";
+import type { SiteName } from "../site.ts";
 import { planFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
@@ -26,78 +32,65 @@ export const splicedMethod: Method = (setting) => splicedEffects(setting, "encod
 type Way = "straight" | "encoder";
 
 async function* splicedEffects(setting: MethodSetting, way: Way): AsyncGenerator<SiteEffects> {
-  const { model, weights, dictionaries, forest, dtype = "float32", onProgress, stopped } = setting;
-  if (isStreamed(weights)) throw new Error("internal: SAEs are spliced into held weights");
+  const { model, dictionaries, forest, dtype } = setting;
   const plan = planFor(setting, "changed");
-  const forms = new Map<SiteForm["site"], SiteForm>();
-  for (const dictionary of dictionaries.values()) forms.set(dictionary.site, await siteForm(dictionary, way, dtype));
-  const inputs: Record<string, Value> = Object.assign({}, ...[...forms.values()].map(({ values }) => values));
-  const part = tracePart(model, weights, {
-    ...setting,
-    forms: new Map([...forms].map(([site, { form }]) => [site, form])),
-  });
-  const found = [...forms.keys()].map(
-    (site) => new Found(site, dictionaries.get(site)!, plan, activeNodes(model, forest, site), dtype),
+  const hooks = new Map<SiteName, Hook>();
+  for (const dictionary of dictionaries.values()) hooks.set(dictionary.site, await spliceHook(dictionary, way, dtype));
+  const found = new Map(
+    [...dictionaries].map(([site, dictionary]) => [
+      site,
+      new SplicedSite(site, dictionary, plan, activeNodes(model, forest, site), dtype),
+    ]),
   );
   const [clean, patch] = [new Float64Array(forest.ends.length), new Float64Array(forest.ends.length)];
   // Patch prompts that are no other pair's clean prompt first: the sooner a node's two codes are known, the fewer dense gradients wait.
   const packs = plan.packs.toSorted((a, b) => Number(a.kind === "backward") - Number(b.kind === "backward"));
-  try {
-    for (const [done, pack] of packs.entries()) {
-      if (stopped?.()) throw new StoppedError();
-      const { metric, values, gradients } = await part.run(pack, inputs);
-      placeMetric(pack, metric, clean, patch);
-      for (const site of found) {
-        site.addCodes(pack, values.get(`f/${site.site}`)!, values.get(`error/${site.site}`)!);
-        if (pack.kind === "backward") {
-          site.addGradients(pack, gradients.get(`f/${site.site}`)!, gradients.get(`error/${site.site}`)!);
-        }
-      }
-      onProgress?.(done + 1, packs.length);
-    }
-  } finally {
-    await part.release();
-  }
+  const jobs = packs.map(
+    (pack): Job => ({
+      pack,
+      metric: (values) => placeMetric(pack, values, clean, patch),
+      found({ site, kind, tensors: { f, error } }) {
+        if (kind === "value") found.get(site)!.addCodes(pack, f!, error!);
+        else found.get(site)!.addGradients(pack, f!, error!);
+        return undefined;
+      },
+    }),
+  );
+  await runModel(setting, jobs, { hooks, onProgress: setting.onProgress, stopped: setting.stopped });
   setting.onMetric?.(clean, patch);
-  for (const site of found) yield { rows: site.rows() };
+  for (const site of found.values()) yield { rows: site.rows() };
 }
 
-interface SiteForm {
-  readonly site: string;
-  readonly form: (x: Tensor) => Form;
-  /** The dictionary's weights, inputs of the graph. */
-  readonly values: Readonly<Record<string, Value>>;
-}
-
-async function siteForm(dictionary: Dictionary, way: Way, dtype: "float32" | "float64"): Promise<SiteForm> {
-  const { site, inputWidth: D, width: F } = dictionary;
-  const encoder = await dictionary.encoder();
-  const named = (name: string) => `${name}/${site}`;
-  const { tensors, values } = encoderInputs(encoder, dtype, named);
-  const decoder = input(named("decoder"), dtype, [F, D]);
-  // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD): its bias is no constant.
-  const bias = encoder.normalization ? undefined : input(named("decoder_bias"), dtype, [D]);
+async function spliceHook(dictionary: Dictionary, way: Way, dtype: "float32" | "float64"): Promise<Hook> {
+  const { inputWidth: D, width: F } = dictionary;
+  // The weights are asked for again when the work comes to the site: those of all sites need not fit into memory together.
+  const encoder = encoderForm(await dictionary.encoder());
+  const normalized = encoder.rule.normalization !== "none";
   return {
-    site,
-    form(x) {
-      const f = traceCodes(way === "straight" ? x.detach() : x, tensors, codeRule(encoder));
+    trace(x, { named }): Hooked {
+      const decoder = input(named("decoder"), dtype, [F, D]);
+      // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD): its bias is no constant.
+      const bias = normalized ? undefined : input(named("decoder_bias"), dtype, [D]);
+      const f = traceCodes(
+        way === "straight" ? x.detach() : x,
+        encoderTensors(encoder, D, F, dtype, named),
+        encoder.rule,
+      );
       const decoded = f.matmul(decoder);
       const reconstruction = bias ? decoded.add(bias) : decoded;
       const error = way === "straight" ? x.sub(reconstruction.detach()) : x.sub(reconstruction).detach();
       return { y: reconstruction.add(error), values: { f, error }, wrt: { f, error } };
     },
-    values: {
-      ...values,
-      [named("decoder")]: floatsOf(await dictionary.decoder(), dtype, F, D),
-      ...(bias && {
-        [named("decoder_bias")]: floatsOf(await dictionary.decoderBias(), dtype, D),
-      }),
-    },
+    weights: async () => ({
+      ...encoderValues(await dictionary.encoder(), dtype),
+      decoder: floatsOf(await dictionary.decoder(), dtype, F, D),
+      ...(!normalized && { decoder_bias: floatsOf(await dictionary.decoderBias(), dtype, D) }),
+    }),
   };
 }
 
 /** What the passes have found at one site. */
-class Found {
+class SplicedSite {
   readonly site: string;
   readonly #plan: Plan;
   readonly #D: number;

@@ -118,10 +118,14 @@ async function patchFeatures(
   features: ReadonlyMap<SiteName, readonly number[]>,
   outside: OutsideText,
 ): Promise<PatchedSample> {
-  const { model, weights, forest } = setting;
+  const { forest } = setting;
   const dictionaries = new Map([...setting.dictionaries].filter(([site]) => features.has(site)));
   const { sites, wanted } = needsOf("exact", [...dictionaries.keys()]);
-  const captured = await capture(model, weights, planCapture(forest, { wanted }), { ...setting, sites });
+  const captured = await capture(setting, planCapture(forest, { wanted }), {
+    onProgress: setting.onProgress,
+    stopped: setting.stopped,
+    sites,
+  });
   const sample: MethodSetting = { ...setting, dictionaries };
   let patches = 0;
   const onWork = (work: { readonly patches: number }) => {

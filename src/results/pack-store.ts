@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { newSha256, openFile } from "#file";
 import { openSafetensors, writeSafetensors } from "../bytes/safetensors.ts";
 import type { TensorFile } from "../bytes/tensor-file.ts";
-import type { Floats } from "../capture/passes.ts";
+import type { Floats } from "../capture/hooks.ts";
 import type { Store } from "../capture/store.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { writeFileAtomic } from "../storage/files.ts";

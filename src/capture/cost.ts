@@ -6,10 +6,13 @@ import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import { blockOf, passOutputs } from "./passes.ts";
+import { gradientRows } from "./capture.ts";
+import { passOutputs } from "./held.ts";
+import { readingHooks } from "./hooks.ts";
+import { blockOf } from "./pack-inputs.ts";
 import { pieceGraphs } from "./piece-graphs.ts";
-import { gradientRows } from "./runner.ts";
-import { defaultWaveRows, lowestBlock } from "./streamed.ts";
+import { lowestBlock } from "./stream-sites.ts";
+import { defaultWaveRows } from "./streamed.ts";
 
 /** What running plans takes, told from shapes alone. */
 export interface CaptureCost {
@@ -69,7 +72,7 @@ export function captureCost(
   const attention = block * model.attentionFlops;
   const L = model.layers;
   // Held weights save what the forward pass computes; streamed blocks compute it again, but only those that gradients have to pass.
-  const low = backward > 0 ? lowestBlock(model, sites) : L;
+  const low = backward > 0 ? lowestBlock(L, sites) : L;
   const share = weights === "held" ? 1 : (L - low) / L;
   const passes = weights === "held" ? 1 + share : 1 + 2 * share;
   const flops = (forward + passes * backward) * linear + (forward + (passes + share) * backward) * attention;
@@ -120,6 +123,7 @@ function heldSessions(
   dtype: "float32" | "float64",
 ): number {
   const weights = (name: string) => input(name, dtype, model.parameters.get(name)!);
+  const hooks = readingHooks(sites);
   const groups = new Map<string, Pack[]>();
   for (const pack of packs) {
     const key = `${pack.kind}/${blockOf(pack)}`;
@@ -130,7 +134,7 @@ function heldSessions(
   let bytes = 0;
   for (const alike of groups.values()) {
     const { kind, blocks } = alike[0]!;
-    const graph = Object.values(passOutputs(model, weights, kind, blockOf(alike[0]!), { sites, dtype }));
+    const graph = Object.values(passOutputs(model, weights, kind, blockOf(alike[0]!), { dtype, hooks }));
     const P = alike.reduce((most, { metric }) => Math.max(most, metric.row.length), 1);
     const memory = runMemory(graph, { B: blocks, P });
     // Packs of other numbers of blocks have a session for the largest of them, in which everything is so much larger or smaller.
@@ -152,7 +156,7 @@ function streamedSessions(
 ): number {
   if (packs.length === 0) return 0;
   const block = blockOf(packs[0]!);
-  const graphs = pieceGraphs(model, storedType, { block, sites, dtype });
+  const graphs = pieceGraphs(model, storedType, block, dtype, { hooks: readingHooks(sites) });
   const bytes = (direction: "forward" | "backward", low: number) => {
     // Packs of both kinds go forward, backward ones alone go back.
     const gone = packs.filter(({ kind }) => direction === "forward" || kind === "backward");
@@ -160,13 +164,13 @@ function streamedSessions(
     if (B === 0) return 0;
     const kinds: { readonly file: Uint8Array; readonly outputs: readonly Tensor[] }[] = [];
     for (let layer = low; layer < model.layers; layer++) {
-      const { outputs } = graphs[direction](layer);
+      const { outputs } = graphs.block(layer, direction);
       const file = writeOnnx(outputs);
       if (!kinds.some((kind) => sameBytes(kind.file, file))) kinds.push({ file, outputs: Object.values(outputs) });
     }
     return kinds.reduce((sum, { outputs }) => sum + sessionBytes(runMemory(outputs, { B })), 0);
   };
-  return Math.max(bytes("forward", 0), bytes("backward", lowestBlock(model, sites)));
+  return Math.max(bytes("forward", 0), bytes("backward", lowestBlock(model.layers, sites)));
 }
 
 const sessionBytes = ({ peak, results, operations }: RunMemory) =>

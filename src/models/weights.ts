@@ -1,6 +1,7 @@
+import type { SessionOptions } from "../graph/session.ts";
 import { constant, numbers, type Tensor } from "../graph/tensor.ts";
-import type { Checkpoint } from "../models/checkpoint.ts";
-import type { Model, Weights } from "../models/model.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import type { Model, Weights } from "./model.ts";
 
 /**
  * The weights of a model that is too large to be held: they stay in their files, and each block's are read when its turn comes. The checkpoint has
@@ -41,4 +42,21 @@ export async function heldWeights(
     if (!weight) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
     return weight;
   };
+}
+
+/** A model with its weights, ready to run: where, and in which numbers. */
+export interface LoadedModel extends SessionOptions {
+  readonly model: Model;
+  readonly weights: ModelWeights;
+  /** What is computed in. */
+  readonly dtype: "float32" | "float64";
+}
+
+/** A model bound to its weights; on the CPU in float32 unless told otherwise. */
+export function loadedModel(
+  model: Model,
+  weights: ModelWeights,
+  options: Partial<Omit<LoadedModel, "model" | "weights">> = {},
+): LoadedModel {
+  return { dtype: "float32", ...options, model, weights };
 }

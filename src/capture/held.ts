@@ -1,0 +1,201 @@
+import { StoppedError } from "../errors.ts";
+import type { Pack } from "../forest/packs.ts";
+import { gradients } from "../graph/reverse.ts";
+import { compile, type Session, type Sizes, type Value } from "../graph/session.ts";
+import { times } from "../graph/shape.ts";
+import { input, type Tensor } from "../graph/tensor.ts";
+import { type Context, contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
+import type { LoadedModel } from "../models/weights.ts";
+import { parseSite, type SiteName } from "../site.ts";
+import {
+  applyHook,
+  type Entry,
+  type Floats,
+  type Found,
+  type Hooked,
+  type Hooks,
+  type Job,
+  namedInputs,
+} from "./hooks.ts";
+import { blockOf, packInputs } from "./pack-inputs.ts";
+import type { Runner, RunOptions } from "./runner.ts";
+import { memoryStore } from "./store.ts";
+import { streamBefore } from "./stream-sites.ts";
+
+/** Runs pack after pack with the whole model, or what is left of it from a site on, as one graph. */
+export function heldRunner(
+  loaded: LoadedModel,
+  weights: Weights,
+  { hooks = new Map(), from, store }: RunOptions,
+): Runner {
+  const { model, dtype } = loaded;
+  const sessions = packSessions();
+  const entries = [...hooks, ...(from ? [[from.site, from] as const] : [])];
+  let fixed: Promise<Record<string, Value>> | undefined;
+  /** Inputs of all hooks that are the same for all packs. */
+  const fixedInputs = () => {
+    fixed ??= Promise.all(
+      entries.map(async ([site, { weights: of }]) => namedInputs(await of?.(), namedAt(site))),
+    ).then((all) => Object.assign({}, ...all) as Record<string, Value>);
+    return fixed;
+  };
+
+  const runPack = async (job: Job): Promise<Map<string, Floats>> => {
+    const { pack } = job;
+    const n = blockOf(pack);
+    const session = sessions.get(pack, (sizes) =>
+      compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, ...(from && { from }) }), loaded, { sizes }),
+    );
+    const inputs: Record<string, Value> = { ...packInputs(pack, n, dtype), ...(await fixedInputs()) };
+    for (const [site] of entries) Object.assign(inputs, namedInputs(job.inputs?.(site), namedAt(site)));
+    const before = job.before?.();
+    if (before) inputs.before = { dtype, data: before, shape: [pack.tokens.length, model.width] };
+    const outputs = await (await session).run(inputs);
+    const metric = (outputs.metric!.data as Floats).subarray(0, pack.metric.row.length);
+    job.metric?.(metric);
+    const kept = new Map<string, Floats>([["metric", metric]]);
+    for (const found of foundIn(outputs)) {
+      for (const [name, data] of Object.entries(job.found?.(found) ?? {})) {
+        kept.set(outputName(found.kind, name, found.site), data);
+      }
+    }
+    return kept;
+  };
+
+  return {
+    rowsTogether: 1,
+    async run(jobs, { onProgress, stopped } = {}) {
+      const parts = store ?? memoryStore();
+      for (const [i, job] of jobs.entries()) {
+        if (stopped?.()) throw new StoppedError();
+        if (store && (await store.has(partOf(i)))) job.metric?.((await store.read(partOf(i), "metric"))!);
+        else await parts.save(partOf(i), await runPack(job));
+        onProgress?.(i + 1, jobs.length);
+      }
+      return { read: (job, kind, site, name) => parts.read(partOf(job), outputName(kind, name, site)) };
+    },
+    release: () => sessions.release(),
+  };
+}
+
+/**
+ * The results of a model's pass over blocks of n nodes, traced: `metric`[P], and what hooks give, by `outputName`. In a backward pass gradients are
+ * those of M = Σ weight·(logit(patch answer) − logit(clean answer)) over the metric rows.
+ */
+export function passOutputs(
+  model: Model,
+  weights: Weights,
+  kind: Pack["kind"],
+  n: number,
+  { dtype, hooks, from }: { readonly dtype: LoadedModel["dtype"]; readonly hooks: Hooks; readonly from?: Entry },
+): Record<string, Tensor> {
+  const context = contextInputs(n, dtype);
+  const outputs: Record<string, Tensor> = {};
+  const wrt: Record<string, Tensor> = {};
+  const targets: NonNullable<Hooked["targets"]>[number][] = [];
+  const seen = new Set<SiteName>();
+  const take = (site: SiteName, hooked: Hooked): Tensor => {
+    seen.add(site);
+    for (const [name, value] of Object.entries(hooked.values ?? {})) outputs[outputName("value", name, site)] = value;
+    for (const [name, value] of Object.entries(hooked.wrt ?? {})) wrt[outputName("gradient", name, site)] = value;
+    targets.push(...(hooked.targets ?? []));
+    return hooked.y;
+  };
+  const tap: Tap = (site, x) => {
+    const hook = hooks.get(site);
+    return hook ? take(site, applyHook(hook, x, { context, named: namedAt(site) })) : x;
+  };
+  const last =
+    from === undefined
+      ? forward(model, weights, context, tap)
+      : forwardFrom(
+          model,
+          weights,
+          context,
+          from.site,
+          take(from.site, enter(model, from, context, namedAt(from.site))),
+          tap,
+        );
+  for (const site of hooks.keys()) if (!seen.has(site)) throw new Error(`internal: the model has no site ${site}`);
+  const { metric, total } = traceMetric(model, weights, last);
+  outputs.metric = metric;
+  if (kind === "backward") {
+    const sum = targets.reduce((all, { tensor, cotangent }) => all.add(tensor.mul(cotangent).sum()), total);
+    for (const [i, g] of gradients(sum, Object.values(wrt)).entries()) outputs[Object.keys(wrt)[i]!] = g;
+  }
+  return outputs;
+}
+
+/** What stands at the site where an entry begins. */
+export function enter(model: Model, { site, trace }: Entry, context: Context, named: (name: string) => string): Hooked {
+  if (trace) return trace({ context, named });
+  const width = model.sites[parseSite(site).kind]!;
+  const x = input(named("x"), context.dtype, [times(context.block, "B"), width]);
+  return { y: x, wrt: { x } };
+}
+
+/** The model from a site on: `start` is what stands there. Of the site's own block only what does not lead to the site is computed. */
+function forwardFrom(model: Model, w: Weights, context: Context, site: SiteName, start: Tensor, tap: Tap): Tensor {
+  const { kind, layer } = parseSite(site);
+  let x = start;
+  if (streamBefore(site) !== undefined) {
+    const before = input("before", start.dtype, [times(context.block, "B"), model.width]);
+    x = model.block(w, layer, before, context, (at, y) => (at === site ? start : tap(at, y)));
+  }
+  for (let next = kind === "embed" ? 0 : layer + 1; next < model.layers; next++)
+    x = model.block(w, next, x, context, tap);
+  return x;
+}
+
+/** m[P] at the rows of the last block's output that are asked for, and M = Σ weight·m; inputs as `packInputs` gives them. */
+export function traceMetric(model: Model, weights: Weights, last: Tensor): { metric: Tensor; total: Tensor } {
+  const ends = last.gather(input("row", "int64", ["P"]));
+  const logit = (name: string) => model.tokenLogits(weights, ends, input(name, "int64", ["P"]));
+  const metric = logit("patch_answer").sub(logit("clean_answer"));
+  return { metric, total: metric.mul(input("weight", last.dtype, ["P"])).sum() };
+}
+
+/**
+ * Sessions for packs: for each kind of pack and size of its blocks one for the number of blocks that came first, and one for all other numbers. The
+ * former opens several times faster, since its sizes are known.
+ */
+export function packSessions() {
+  const sessions = new Map<string, { readonly blocks: number; readonly session: Promise<Session> }>();
+  return {
+    get(pack: Pack, make: (sizes: Sizes) => Promise<Session>): Promise<Session> {
+      const key = `${pack.kind}/${blockOf(pack)}`;
+      const first = sessions.get(key);
+      if (first?.blocks === pack.blocks) return first.session;
+      const other = first && sessions.get(`${key}/any`);
+      if (other) return other.session;
+      const made = { blocks: pack.blocks, session: make(first ? {} : { B: pack.blocks }) };
+      sessions.set(first ? `${key}/any` : key, made);
+      return made.session;
+    },
+    async release(): Promise<void> {
+      for (const { session } of sessions.values()) await (await session).release();
+      sessions.clear();
+    },
+  };
+}
+
+/** What a tensor that a hook gives is called among a pack's outputs. */
+export const outputName = (kind: Found["kind"], name: string, site: SiteName) => `${kind}/${name}/${site}`;
+
+/** What hooks give among a pack's outputs. */
+function foundIn(outputs: Readonly<Record<string, Value>>): Iterable<Found> {
+  const found = new Map<string, { site: SiteName; kind: Found["kind"]; tensors: Record<string, Floats> }>();
+  for (const [output, { data }] of Object.entries(outputs)) {
+    const [kind, name, site] = output.split("/");
+    if ((kind !== "value" && kind !== "gradient") || !site) continue;
+    const key = `${kind}/${site}`;
+    const of = found.get(key) ?? { site, kind, tensors: {} };
+    found.set(key, of);
+    of.tensors[name!] = data as Floats;
+  }
+  return found.values();
+}
+
+const namedAt = (site: SiteName) => (name: string) => `${name}/${site}`;
+
+const partOf = (job: number) => `pack-${String(job).padStart(4, "0")}`;

@@ -1,0 +1,26 @@
+import { isStreamed, type LoadedModel } from "../models/weights.ts";
+import { heldRunner } from "./held.ts";
+import type { Job } from "./hooks.ts";
+import type { Results, Runner, RunOptions, Watch } from "./runner.ts";
+import { streamedRunner } from "./streamed.ts";
+
+/** Opens a runner for weights that are held, or for those that are streamed: both take the same hooks. */
+export function openRunner(loaded: LoadedModel, options: RunOptions = {}): Runner {
+  return isStreamed(loaded.weights)
+    ? streamedRunner(loaded, loaded.weights, options)
+    : heldRunner(loaded, loaded.weights, options);
+}
+
+/** Runs jobs through a model once. */
+export async function runModel(
+  loaded: LoadedModel,
+  jobs: readonly Job[],
+  options: RunOptions & Watch = {},
+): Promise<Results> {
+  const runner = openRunner(loaded, options);
+  try {
+    return await runner.run(jobs, options);
+  } finally {
+    await runner.release();
+  }
+}
