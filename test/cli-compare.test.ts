@@ -332,8 +332,6 @@ describe("what cannot be compared", () => {
     [["--methods", "analytic,analytic"], 2, ["--methods", "twice"]],
     [["--methods", "exact:4"], 2, ["--methods", "exact"]],
     [["--methods", "sfc@40"], 2, ["--methods", "analytic-ig and sfc-ig"]],
-    [["--weights", "streamed", "--methods", "analytic,sfc"], 2, ["--weights streamed", "sfc"]],
-    [["--weights", "streamed", "--methods", "analytic,analytic:4"], 2, ["--weights streamed", "analytic:4"]],
     [["--methods", "analytic,sfc", "--steps", "20"], 2, ["--steps", "analytic-ig or sfc-ig"]],
     [["--methods", "analytic,sfc", "--rule", "left"], 2, ["--rule", "analytic-ig or sfc-ig"]],
     [["--methods", "analytic,sfc", "--top", "5"], 2, ["--top", "expected exact"]],

@@ -87,7 +87,6 @@ describe("what does not go together is refused", () => {
   it.each([
     ["an unknown method", ["--method", "magic"], ["--method", "analytic, analytic-ig, sfc, sfc-ig, spliced, exact"]],
     ["a score with another method", ["--method", "sfc", "--score", "gradient"], ["--score gradient", "got sfc"]],
-    ["streamed weights", ["--method", "exact", "--weights", "streamed"], ["--weights streamed", "got exact"]],
     ["steps without integration", ["--steps", "5"], ["--steps", "analytic-ig or sfc-ig"]],
     ["a rule without integration", ["--method", "sfc", "--rule", "left"], ["--rule", "got sfc"]],
     ["no steps at all", ["--method", "sfc-ig", "--steps", "0"], ["--steps", "from 1 up"]],

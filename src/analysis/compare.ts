@@ -8,7 +8,7 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { planFor } from "../effects/capture-for.ts";
 import { needsOf } from "../effects/methods.ts";
-import { UsageError, UserError } from "../errors.ts";
+import { UserError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
@@ -70,7 +70,6 @@ const comparisonFolder: FolderKind<Comparison> = {
 export async function compare(request: CompareRequest, reporter: Reporter): Promise<CompareOutcome> {
   const { options } = request;
   const specs = parseMethods(options.methods, options);
-  checkStreamed(specs, options);
   reporter.begin("reading", 1);
   // Better now than at the end of the work.
   const template = await reportTemplate();
@@ -89,14 +88,6 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
   } finally {
     await folder.release();
   }
-}
-
-function checkStreamed(specs: readonly MethodSpec[], { weights }: CompareOptions): void {
-  const other = specs.find(({ method, batch }) => method !== "analytic" || batch !== null);
-  if (weights === "held" || other === undefined) return;
-  throw new UsageError(
-    `--weights streamed: expected analytic alone, got ${other.name}. Leave --weights out, or take the others out of --methods.`,
-  );
 }
 
 /** Refuses methods that need more memory than there is. @throws UserError saying what to do instead */
@@ -132,7 +123,7 @@ async function openWork(
   try {
     const dictionaries = await openSaes(opened, options, reporter);
     try {
-      if (options.weights === "held") checkRoom(opened.model, { method: "analytic", precision: options.precision });
+      if (options.weights === "held") checkRoom(opened.model, options.precision);
       const { kept, warnings: told } = usablePairs(source, opened, options, reporter);
       const recorded = { ...options };
       const folder = await openWorkFolder(comparisonFolder, path, recorded, force);

@@ -6,7 +6,7 @@ import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import { forestCheckPlans } from "../capture/forest-check.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
-import { effectsCost, methodCost } from "../effects/estimate.ts";
+import { effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
 import type { MethodName } from "../effects/method.ts";
 import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
@@ -118,33 +118,32 @@ export async function estimateRun(
   const effects = [...dictionaries.values()].map((dictionary) =>
     effectsCost(dictionary, plans[0]!, options.score, number),
   );
-  const work = methodCost(method, model, plans[0]!, dictionaries, options.steps, number);
-  const most = Math.max(work.flops, ...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
+  const works = (["held", "streamed"] as const).map((weights) =>
+    methodCost(method, model, plans[0]!, dictionaries, options.steps, number, weights),
+  );
+  const most = Math.max(works[0]!.flops, ...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
   const gflops = most < longWork ? assumedGflops : await gemmGflops(model.width);
 
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
+  const workSeconds = ({ flops, sweeps }: MethodCost) =>
+    flops / (rates.passes * gflops * 1e9) + (sweeps * checkpoint.bytes) / rates.read;
   const mayHold = (cost: CaptureCost) =>
     cost.compiled / 2 < largestGraph && cost.held < availableMemory() / 2 && cost.memory() < availableMemory() / 2;
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
+  const secondsOf = (i: 0 | 1) => captureSeconds(costs[i]!) + workSeconds(works[i]!);
   const chosen =
     options.weights === "held" ||
-    method !== "analytic" ||
-    (options.weights === "auto" && captureSeconds(held) < captureSeconds(streamed) + worthHolding && mayHold(held))
+    (options.weights === "auto" && secondsOf(0) < secondsOf(1) + worthHolding && mayHold(held))
       ? held
       : streamed;
-
-  if (method !== "analytic" && held.compiled / 2 > largestGraph) {
-    throw new UserError(
-      `--method ${method}: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, whose weights can be held in memory, got ${bytesText(held.compiled / 2)}. Use --method analytic, which streams them.`,
-    );
-  }
+  const work = works[costs.indexOf(chosen)]!;
   if (chosen === held && held.compiled / 2 > largestGraph) {
     throw new UserError(
       `--weights held: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, got ${bytesText(held.compiled / 2)}. Use --weights streamed.`,
     );
   }
-  if (chosen === held) checkRoom(model, options);
+  if (chosen === held) checkRoom(model, options.precision);
   // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
   const inMemory = number === 8;
   const capturing = chosen.memory();
@@ -175,7 +174,7 @@ export async function estimateRun(
       reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
       capture: captureSeconds(chosen),
       effects:
-        work.flops / (rates.passes * gflops * 1e9) +
+        workSeconds(work) +
         sum(
           effects.map(
             (e) =>
@@ -197,13 +196,12 @@ const largestGraph = 1.9e9;
  *
  * @throws UserError saying what to do instead
  */
-export function checkRoom(model: Model, { method, precision }: Pick<JobOptions, "method" | "precision">): void {
+export function checkRoom(model: Model, precision: JobOptions["precision"]): void {
   const bytes = parameterCount(model) * (precision === "float64" ? 8 : 4);
   const free = availableMemory();
   if (bytes < free) return;
-  const instead = method === "analytic" ? "Use --weights streamed." : "Use --method analytic, which streams them.";
   throw new UserError(
-    `weights: expected ${bytesText(bytes)} of free memory to hold them in ${precision}, got ${bytesText(free)}. ${instead}`,
+    `weights: expected ${bytesText(bytes)} of free memory to hold them in ${precision}, got ${bytesText(free)}. Use --weights streamed.`,
   );
 }
 
@@ -222,7 +220,7 @@ export function checkFits(
   const free = process.platform === "darwin" ? totalmem() : availableMemory();
   if (needed <= free) return;
   const instead = [
-    ...(weights === "streamed" ? [] : [method === "analytic" ? "--weights streamed" : "--method analytic"]),
+    ...(weights === "streamed" ? [] : ["--weights streamed"]),
     ...(plans.some(({ packs }) => packs.some(({ blocks }) => blocks > 1)) ? ["a small --batch_size"] : []),
     "shorter prompts",
     "fewer pairs (--num_examples)",

@@ -247,7 +247,7 @@ class Job {
       const finished = await tables.finish(this.#folder.path, { sites, pairs: counts, score, top, change });
       this.manifest.counts.rows = finished.rows;
       this.#warnOfLeftOut(finished.ranking);
-      if (score === "effect" && !isStreamed(weights)) {
+      if (score === "effect") {
         await this.#patchStrongest({ ...loaded, ...watch }, pairs, finished.ranking);
       }
 

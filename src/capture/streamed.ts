@@ -14,7 +14,7 @@ import { lowestOf, streamLayer, streamSite } from "./stream-sites.ts";
 export const defaultWaveRows = 8192;
 
 /** Rows of a wave where all that the backward pass needs of the forward pass is kept in memory too. */
-const memoryWaveRows = 4096;
+export const memoryWaveRows = 4096;
 
 /** A job by its place among all of them. */
 interface Placed {

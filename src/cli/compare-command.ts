@@ -81,7 +81,7 @@ export function addCompareCommand(program: Command): void {
     );
   deviceFlags(saeFlags(pairFlags(modelFlag(command))))
     .addOption(
-      new Option("--weights <where>", "held in memory, or streamed from their files block by block, for analytic alone")
+      new Option("--weights <where>", "held in memory, or streamed from their files block by block")
         .choices(["held", "streamed"])
         .default("held"),
     )

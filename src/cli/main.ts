@@ -259,9 +259,6 @@ function jobOptions(flags: Flags): JobOptions {
   if (method !== "analytic" && score !== "effect") {
     throw new UsageError(`--score ${score}: expected --method analytic with it, got ${method}. Leave one of them out.`);
   }
-  if (method !== "analytic" && flags.weights === "streamed") {
-    throw new UsageError(`--weights streamed: expected --method analytic with it, got ${method}. Leave --weights out.`);
-  }
   if (!isIntegrated(method) && (steps !== undefined || rule !== undefined)) {
     const flag = steps === undefined ? "--rule" : "--steps";
     throw new UsageError(`${flag}: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);

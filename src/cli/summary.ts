@@ -119,7 +119,7 @@ function topLines(ranking: Ranking): string[] {
 }
 
 /** How the numbers of the table are to be read: what kind of effect they are, and what they account for. */
-function readingLines(ranking: Ranking, { options, estimate }: Manifest): string[] {
+function readingLines(ranking: Ranking, { options }: Manifest): string[] {
   const { score, change, exact } = ranking;
   if (score !== "effect") return ["Scores are first-order and need no patch prompts; they do not add up to anything."];
   const method = String(options.method ?? "analytic") as MethodName;
@@ -133,9 +133,7 @@ function readingLines(ranking: Ranking, { options, estimate }: Manifest): string
           `"explained": what a site's effects and its error add up to, as a share of the metric's change, m(patch) − m(clean) = ${signed(total)} logits on ${shown}.`,
         ]),
     ...(exact === null
-      ? method !== "exact" && estimate?.weights === "streamed"
-        ? ["No feature was patched exactly: that needs the weights in memory (--weights held)."]
-        : []
+      ? []
       : [
           `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} ${exact.of === 1 ? "pair" : "pairs"}. ${missLine(ranking)}`,
         ]),

@@ -1,3 +1,4 @@
+import { memoryWaveRows } from "../capture/streamed.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { chunkRows } from "../dictionaries/encode.ts";
 import { type BackwardNodes, isChanged } from "../forest/forest.ts";
@@ -71,7 +72,15 @@ export function effectsCost(
 /** Encoders and decoders in memory at a time, those of the site before included until they are collected. */
 const liveWeights = 3;
 
-/** What a method takes besides what `effectsCost` tells, from shapes alone: nothing for `analytic`. */
+/** What a method takes besides what `effectsCost` tells: nothing for `analytic`. */
+export interface MethodCost {
+  readonly flops: number;
+  readonly memory: number;
+  /** Of streamed weights: how often all blocks are read. */
+  readonly sweeps: number;
+}
+
+/** What a method takes besides what `effectsCost` tells, from shapes alone. */
 export function methodCost(
   method: MethodName,
   model: Model,
@@ -79,7 +88,8 @@ export function methodCost(
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   steps: number = defaultSteps,
   number: 4 | 8 = 4,
-): { readonly flops: number; readonly memory: number } {
+  weights: "held" | "streamed" = "held",
+): MethodCost {
   const all = [...dictionaries.values()];
   const sum = (each: (dictionary: Dictionary) => number) => all.reduce((total, one) => total + each(one), 0);
   const rowsOf = (kind: Pack["kind"]) =>
@@ -89,36 +99,55 @@ export function methodCost(
   const changed = changedNodes(nodes);
   const product = ({ inputWidth: D, width: F }: Dictionary) => 2 * D * F;
   const packRows = plan.packs.reduce((most, pack) => Math.max(most, pack.tokens.length), 0);
-  // Backward takes a product more for every product of an activation with a weight, two for those of attention.
-  const passes = 2 * model.flopsPerToken + 3 * plan.block * model.attentionFlops;
+  const forwardOnly = model.flopsPerToken + plan.block * model.attentionFlops;
+  // Backward takes a product more for every product of an activation with a weight, two for those of attention; streamed blocks are computed again.
+  const again = weights === "streamed" ? forwardOnly : 0;
+  const passes = 2 * model.flopsPerToken + 3 * plan.block * model.attentionFlops + again;
   const rest = (site: SiteName) => shareFrom(model, site);
+  /** Of rows that begin at a site: how often the blocks from there on are read, and what is kept of their inputs for the way back. */
+  const waves = (rows: number) => (weights === "streamed" ? Math.ceil(rows / memoryWaveRows) : 0);
+  const streams = (rows: number) =>
+    weights === "streamed" ? number * model.width * (model.layers + 4) * Math.min(rows, memoryWaveRows) : 0;
   switch (method) {
     case "analytic":
-      return { flops: 0, memory: 0 };
+      return { flops: 0, memory: 0, sweeps: 0 };
     case "analytic-ig":
-      return { flops: sum(({ site }) => steps * backward * rest(site) * passes), memory: 0 };
+      return {
+        flops: sum(({ site }) => steps * backward * rest(site) * passes),
+        memory: streams(steps * backward),
+        sweeps: sum(({ site }) => 2 * waves(steps * backward) * rest(site)),
+      };
     case "sfc-ig":
       return {
         flops: sum((one) => steps * backward * (rest(one.site) * passes + 2 * product(one))),
-        memory: 4 * number * packRows * Math.max(...all.map(({ width }) => width)),
+        memory: 4 * number * packRows * Math.max(...all.map(({ width }) => width)) + streams(steps * backward),
+        sweeps: sum(({ site }) => 2 * waves(steps * backward) * rest(site)),
       };
     case "sfc":
     case "spliced": {
       const encoders = method === "sfc" ? 3 : 4;
-      const bare = forward * (model.flopsPerToken + plan.block * model.attentionFlops) + backward * passes;
+      const bare = forward * forwardOnly + backward * passes;
+      // Held weights go into one graph with all dictionaries; streamed ones have those of two blocks at a time.
+      const together = (each: (one: Dictionary) => number) =>
+        weights === "held" ? sum(each) : 2 * Math.max(...all.map(each)) * Math.ceil(all.length / model.layers);
       return {
         flops: bare + sum((one) => product(one) * (2 * forward + encoders * backward)),
         // Weights; codes and their gradients of a pack, in the session and out of it; about half of the nodes' gradients wait for the other prompt.
-        memory: sum(
-          (one) => number * product(one) + number * one.width * 6 * packRows + (8 * one.width * changed.length) / 2,
-        ),
+        memory:
+          together(
+            (one) => number * product(one) + number * one.width * 6 * packRows + (8 * one.width * changed.length) / 2,
+          ) + streams(forward + backward),
+        sweeps: 2 * waves(forward + backward),
       };
     }
     case "exact": {
       const subtree = subtreeRows(nodes, changed);
-      const forwardOnly = model.flopsPerToken + plan.block * model.attentionFlops;
       const patches = ({ meanActive, width }: Dictionary) => 1 + changedShare * (meanActive ?? usualActive(width));
-      return { flops: sum((one) => subtree * patches(one) * rest(one.site) * forwardOnly), memory: 0 };
+      return {
+        flops: sum((one) => subtree * patches(one) * rest(one.site) * forwardOnly),
+        memory: weights === "streamed" ? 6 * number * model.width * memoryWaveRows : 0,
+        sweeps: sum((one) => waves(subtree * patches(one)) * rest(one.site)),
+      };
     }
   }
 }

@@ -50,7 +50,6 @@ export interface PatchedSample {
  * What the strongest features do when each takes its patch value by itself (the method `exact`), beside what another method says of them, on a sample
  * of pairs spread over all of them. The budget decides how many features and pairs.
  *
- * @param setting with held weights
  * @param ranked the strongest features of each site, with their effects
  * @param outside nodes of these tokens do not count
  * @param budget floating-point operations that the patches may take
