@@ -10,7 +10,8 @@ export default defineConfig({
     // Sessions hold native threads; two forks are enough for two cores and keep memory small.
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    // For what never ends alone: on a loaded machine a test may take many times as long as on an idle one.
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
   },
 });

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmdirSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmdirSync, statSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +12,19 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 /** The command as a user has it: built. `npm test` builds it first. */
 export const entry = join(root, "dist/cli/main.js");
 if (!existsSync(entry)) throw new Error("dist/cli/main.js is missing: run npm run build first");
+const newer = sourceNewerThan(statSync(entry).mtimeMs);
+if (newer !== undefined) throw new Error(`dist is older than ${newer}: run npm run build first`);
+
+/** A source that was changed after a build, which the commands would be tested without. */
+export function sourceNewerThan(built: number, under = root): string | undefined {
+  const sources = ["src", "web", "package.json", "tsconfig.build.json"];
+  return sources
+    .flatMap((name) => {
+      const path = join(under, name);
+      return statSync(path).isDirectory() ? filesUnder(path).map((file) => join(name, file)) : [name];
+    })
+    .find((file) => statSync(join(under, file)).mtimeMs > built);
+}
 
 export const fixtures = fileURLToPath(new URL("fixtures", import.meta.url));
 /** Two blocks, D = 32, words w3 … w79 as tokens. */

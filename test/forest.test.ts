@@ -1,6 +1,9 @@
-import { describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
+import { readingHooks } from "../src/capture/hooks.ts";
+import { openRunner } from "../src/capture/run.ts";
+import type { Runner } from "../src/capture/runner.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { cutForest, type Merge, prefixForest } from "../src/forest/forest.ts";
@@ -60,15 +63,24 @@ function hardPairs(): TokenPair[] {
   return pairs;
 }
 
-async function setting(dtype: "float32" | "float64") {
+/** A model with its dictionaries, opened once for each type. */
+const settings = { float32: open("float32"), float64: open("float64") };
+
+async function open(dtype: "float32" | "float64") {
   const checkpoint = await openCheckpoint(await openFolder(`${fixtures}llama-gqa`));
   const model = modelFromConfig(checkpoint.config, "llama-gqa");
   const weights = await heldWeights(model, checkpoint, dtype);
+  await checkpoint.close();
   const sites = ["embed", "attn_z.0", "attn_out.1", "mlp_out.1", "resid_post.0", "resid_post.2"];
   const widths = model.sites as Record<string, number>;
   const dictionaries = sites.map((s) => randomDictionary(s, widths[s.split(".")[0]!]!, 96, seed));
-  return { model, weights, sites, dictionaries };
+  return { loaded: loadedModel(model, weights, { dtype }), sites, dictionaries, codes: codeReader({ dtype }) };
 }
+
+const runners = new Map<string, Runner>();
+afterAll(async () => {
+  for (const runner of runners.values()) await runner.release();
+});
 
 /** Effects summed over nodes with equal split, case, prefixes, feature: comparable between merged, unmerged and separate runs. */
 async function effects(
@@ -80,11 +92,13 @@ async function effects(
   }: Partial<PlanOptions> & { merge?: Merge; dtype?: "float32" | "float64" } = {},
   sums = new Map<string, number>(),
 ): Promise<Map<string, number>> {
-  const { model, weights, sites, dictionaries } = await setting(dtype);
+  const { loaded, sites, dictionaries, codes } = await settings[dtype];
   const forest = prefixForest(pairs, { merge });
   const plan = planCapture(forest, { wanted: "changed", ...options });
-  const result: Capture = await capture(loadedModel(model, weights, { dtype }), plan, { sites });
-  const codes = codeReader({ dtype });
+  // A session takes longer to make than to run: plans of one type share theirs.
+  const runner = runners.get(dtype) ?? openRunner(loaded, { hooks: readingHooks(sites) });
+  runners.set(dtype, runner);
+  const result: Capture = await capture(loaded, plan, { sites, runner });
   const { backward } = forest;
   const names: string[] = [];
   for (let node = 0; node < backward.size; node++) {
@@ -207,6 +221,24 @@ describe("the prefix forest", () => {
   it("keeps cases apart: one that shares all prompts with another has backward nodes of its own", () => {
     const forest = prefixForest([pair([1, 5], [1, 8], [10, 11], "a"), pair([1, 5], [1, 8], [10, 11], "b")]);
     expect([forest.forward.size, forest.backward.size]).toEqual([3, 4]);
+  });
+
+  it.each([1, 2, 3, 7])("is cut and packed so that at most %i pairs end in a block and in a pack", (batchSize) => {
+    // Thirty pairs of three cases, with shared prefixes; no two pairs end at one node.
+    const pairs = Array.from({ length: 30 }, (_, i) =>
+      pair([1, 5 + (i % 4), 20 + i], [1, 9, 20 + i], [10, 11], `case ${i % 3}`),
+    );
+    const forest = prefixForest(pairs);
+    const ends = new Set(forest.ends.map(({ node }) => node));
+    const load = (node: number) => (ends.has(node) ? 1 : 0);
+    const blocks = cutForest(forest.backward, 64, { load, maxLoad: batchSize });
+    const ending = blocks.map(({ nodes, owned }) => nodes.reduce((sum, node, i) => sum + owned[i]! * load(node), 0));
+    expect(Math.max(...ending)).toBe(batchSize);
+    expect(ending.reduce((a, b) => a + b, 0)).toBe(30);
+    const { packs } = planCapture(forest, { wanted: "changed", batchSize });
+    const weights = packs.map(({ metric }) => metric.weight.reduce((a, b) => a + b, 0));
+    expect(Math.max(...weights)).toBe(batchSize);
+    expect(weights.reduce((a, b) => a + b, 0)).toBe(30);
   });
 
   it("is cut into blocks in which every node has its ancestors and belongs to one block", () => {

@@ -18,7 +18,7 @@ import { siteName } from "../site.ts";
 import { versions } from "../storage/package.ts";
 import { type OpenModel, openModel } from "./open.ts";
 import { noPairs, openPairs, readPairText, usablePairs } from "./open-pairs.ts";
-import { defaultTask } from "./options.ts";
+import { defaultExamples, defaultTask } from "./options.ts";
 
 export interface BenchRequest {
   readonly model_name: string;
@@ -69,17 +69,42 @@ export interface BenchResult {
   readonly peak_rss_bytes: number;
 }
 
-const repeats = 15;
+/** How much is measured. */
+export interface BenchEffort {
+  /** Turns of which the median counts, of matrix products and passes. */
+  readonly repeats: number;
+  /** Sizes N, K, M of the matrix products of which the fastest counts. */
+  readonly sizes: readonly (readonly [N: number, K: number, M: number])[];
+  /** Turns of the forest and of example by example. */
+  readonly forestRepeats: number;
+  /** Pairs per split and case. */
+  readonly examples: number;
+}
+
+const usualEffort: BenchEffort = {
+  repeats: 15,
+  sizes: [
+    [512, 512, 2048],
+    [1024, 1024, 1024],
+    [1024, 2304, 4608],
+  ],
+  forestRepeats: 3,
+  examples: defaultExamples,
+};
 
 /** Measures the machine, the model's passes against their floor, and the forest against example by example (`sfc bench`). */
-export async function bench(request: BenchRequest, reporter: Reporter): Promise<BenchResult> {
+export async function bench(
+  request: BenchRequest,
+  reporter: Reporter,
+  effort: BenchEffort = usualEffort,
+): Promise<BenchResult> {
   // A wrong path ends it now, not after minutes of measuring.
   const extra = request.pairs === null ? null : await pairsOf(request.pairs, request.seed);
   reporter.begin("machine", 1);
   const opened = await openModel(request.model_name, reporter, undefined, request.allow_config_field);
   try {
     for (const warning of opened.warnings) reporter.line(warning);
-    const result = await measure(request, extra, opened, reporter);
+    const result = await measure(request, extra, opened, reporter, effort);
     reporter.end();
     return result;
   } finally {
@@ -92,18 +117,20 @@ async function measure(
   extra: readonly PromptPair[] | null,
   opened: OpenModel,
   reporter: Reporter,
+  effort: BenchEffort,
 ): Promise<BenchResult> {
   const { model, checkpoint } = opened;
-  const peak = await gemmPeak(seed, reporter);
+  const peak = await gemmPeak(seed, reporter, effort);
   reporter.begin("model", 1);
-  const chosen = { ...noPairs, task: defaultTask, seed };
+  const chosen = { ...noPairs, task: defaultTask, num_examples: effort.examples, seed };
   const { kept } = usablePairs(await openPairs(chosen), opened, chosen, reporter);
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
   ).flat();
   const plan = planCapture(prefixForest(kept), { wanted: "changed" });
   if (parameterCount(model) > mostHeld) {
-    const timed = await timeBlocks(opened, plan, await ownShapesRate(model, plan, seed, reporter), peak, reporter);
+    const own = await ownShapesRate(model, plan, seed, reporter);
+    const timed = await timeBlocks(opened, plan, own, peak, reporter, effort);
     return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
   }
   const loaded = loadedModel(model, await heldWeights(model, checkpoint));
@@ -113,7 +140,7 @@ async function measure(
   const own = await ownShapes(model, full.node.length, seed);
   const forwardFloor = floorFlops(model, full);
   const [ownSeconds, ...passSeconds] = await inTurn(
-    repeats,
+    effort.repeats,
     [own.run, () => passes.run([{ pack: { ...full, kind: "forward" } }]), () => passes.run([{ pack: full }])],
     reporter,
   );
@@ -133,7 +160,7 @@ async function measure(
   reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
-    forest.push(await benchForest(name, list, openPasses(), reporter));
+    forest.push(await benchForest(name, list, openPasses(), reporter, effort));
     reporter.set(forest.length);
   }
   return {
@@ -176,6 +203,7 @@ async function timeBlocks(
   ownRate: number,
   peakBefore: number,
   reporter: Reporter,
+  effort: BenchEffort,
 ): Promise<Pick<BenchResult, "gemm_peak" | "gemm_own_shapes" | "passes">> {
   const pack = plan.packs.find((p) => p.kind === "backward")!;
   const L = model.layers;
@@ -193,7 +221,7 @@ async function timeBlocks(
     onProgress,
     stopped: reporter.stopped,
   });
-  const peak = Math.max(peakBefore, await gemmPeak(1, reporter));
+  const peak = Math.max(peakBefore, await gemmPeak(1, reporter, effort));
   const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
   const forwardFloor = floorFlops(model, pack) / L;
   const passes = (["block forward", "block backward"] as const).map((pass, i) => {
@@ -208,11 +236,12 @@ async function timeBlocks(
 }
 
 /** Runs both forms in turn, so that a change of the machine's speed meets both. */
-async function benchForest(
+export async function benchForest(
   set: string,
   pairs: readonly TokenPair[],
   passes: Runner,
   reporter: Reporter,
+  { forestRepeats }: Pick<BenchEffort, "forestRepeats">,
 ): Promise<ForestBench> {
   const forest = prefixForest(pairs);
   const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
@@ -223,7 +252,8 @@ async function benchForest(
       await passes.run([{ pack }]);
     }
   };
-  const [forestSeconds, exampleSeconds] = (await inTurn(3, [all(merged), all(separate)], reporter)) as [number, number];
+  const works = [all(merged), all(separate)];
+  const [forestSeconds, exampleSeconds] = (await inTurn(forestRepeats, works, reporter)) as [number, number];
   await passes.release();
   const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
   const nodes = forest.forward.size + forest.backward.size;
@@ -254,7 +284,7 @@ function rowsOf(packs: readonly Pack[]): number {
 }
 
 /** Floating-point operations of a forward pass over a pack's nodes: linear layers, and attention to ancestors alone. */
-function floorFlops(model: Model, pack: Pack): number {
+export function floorFlops(model: Model, pack: Pack): number {
   const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
   return nodes * model.flopsPerToken + attentionFlops(model, pack);
 }
@@ -269,14 +299,10 @@ function attentionShare(model: Model, pack: Pack): number {
   return attentionFlops(model, pack) / floorFlops(model, pack);
 }
 
-/** GFLOP/s of onnxruntime's product with a constant matrix, the best of three sizes. */
-async function gemmPeak(seed: number, reporter: Reporter): Promise<number> {
+/** GFLOP/s of onnxruntime's product with a constant matrix, the best of some sizes. */
+async function gemmPeak(seed: number, reporter: Reporter, { repeats, sizes }: BenchEffort): Promise<number> {
   let best = 0;
-  for (const [N, K, M] of [
-    [512, 512, 2048],
-    [1024, 1024, 1024],
-    [1024, 2304, 4608],
-  ] as const) {
+  for (const [N, K, M] of sizes) {
     const products = await compileProducts([[K, M]], N, seed);
     const [seconds] = await inTurn(repeats, [products.run], reporter);
     await products.release();
