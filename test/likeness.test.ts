@@ -2,7 +2,6 @@ import { describe, expect, it } from "vitest";
 import {
   joined,
   likenessOf,
-  median,
   type PairedEffects,
   pearson,
   relativeError,
@@ -12,6 +11,7 @@ import {
   strongestFeatures,
   strongestOf,
 } from "../src/circuit/likeness.ts";
+import { median } from "../src/stats.ts";
 
 const paired = (x: number[], y: number[]): PairedEffects => ({
   site: x.map(() => "resid_post.0"),

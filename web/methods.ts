@@ -1,5 +1,6 @@
 import type { ComparedMethod, Comparison, MethodAgreement } from "../src/report/comparison.ts";
 import { parseSite } from "../src/site.ts";
+import { median } from "../src/stats.ts";
 import { correlation, multiple, percent, percentOf, tiny, whole } from "./format.ts";
 
 /** What a method does, in half a sentence (METHOD: "Node effects"). */
@@ -114,7 +115,7 @@ export function integratedAgainstPlain(data: Comparison): Finding[] {
     const last = layers[Math.max(0, Math.ceil(layers.length / 3) - 1)];
     if (last === undefined) return [];
     const [early, late] = [rows.filter((row) => row.layer <= last), rows.filter((row) => row.layer > last)];
-    const [a, b] = [median(early.map((row) => row.a)), median(early.map((row) => row.b))];
+    const [a, b] = [median(early.map((row) => row.a))!, median(early.map((row) => row.b))!];
     const nearer = early.filter((row) => row.a < row.b).length;
     const where = layers[0] === last ? `In layer ${last}` : `In the early layers, ${layers[0]} to ${last},`;
     const better = a < 0.95 * b && nearer > early.length / 2;
@@ -127,7 +128,7 @@ export function integratedAgainstPlain(data: Comparison): Finding[] {
     const after =
       late.length === 0
         ? ""
-        : ` In the layers after: ${percentOf(median(late.map((row) => row.a)))} against ${percentOf(median(late.map((row) => row.b)))}.`;
+        : ` In the layers after: ${percentOf(median(late.map((row) => row.a))!)} against ${percentOf(median(late.map((row) => row.b))!)}.`;
     return [
       {
         claim,
@@ -135,11 +136,4 @@ export function integratedAgainstPlain(data: Comparison): Finding[] {
       },
     ];
   });
-}
-
-/** The middle value; the mean of the two in the middle of an even number. */
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length / 2;
-  return ((sorted[Math.ceil(middle) - 1] ?? Number.NaN) + (sorted[Math.floor(middle)] ?? Number.NaN)) / 2;
 }

@@ -2,6 +2,7 @@ import { spearman } from "../src/circuit/ranking.ts";
 import { Random } from "../src/random.ts";
 import type { ComparedMethod, Comparison } from "../src/report/comparison.ts";
 import { parseSite } from "../src/site.ts";
+import { mean } from "../src/stats.ts";
 
 const kinds = ["attn_out", "mlp_out", "resid_post"];
 const mebibyte = 2 ** 20;
@@ -157,7 +158,6 @@ function likeness(x: readonly number[], y: readonly number[]) {
 }
 
 function pearson(x: readonly number[], y: readonly number[]): number {
-  const mean = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / values.length;
   const [mx, my] = [mean(x), mean(y)];
   const products = (a: readonly number[], ma: number, b: readonly number[], mb: number) =>
     a.reduce((sum, v, i) => sum + (v - ma) * (b[i]! - mb), 0);

@@ -15,6 +15,7 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
+import { median } from "../stats.ts";
 import { versions } from "../storage/package.ts";
 import { type OpenModel, openModel } from "./open.ts";
 import { noPairs, openPairs, readPairText, usablePairs } from "./open-pairs.ts";
@@ -226,7 +227,7 @@ async function timeBlocks(
   const forwardFloor = floorFlops(model, pack) / L;
   const passes = (["block forward", "block backward"] as const).map((pass, i) => {
     // The first block of each direction waits for its weights and its session.
-    const seconds = middle(steps.slice(i * L + 1, (i + 1) * L));
+    const seconds = median(steps.slice(i * L + 1, (i + 1) * L))!;
     const floor = forwardFloor * (i === 0 ? 1 : 2 + attentionShare(model, pack));
     const gflops = floor / seconds / 1e9;
     const shares = { share_of_own_shapes: gflops / ownRate, share_of_peak: gflops / peak };
@@ -380,11 +381,7 @@ async function inTurn(
       if (turn >= 0) times[i]!.push((performance.now() - start) / 1000);
     }
   }
-  return times.map(middle);
-}
-
-function middle(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
+  return times.map((seconds) => median(seconds)!);
 }
 
 async function pairsOf(path: string, seed: number): Promise<readonly PromptPair[]> {

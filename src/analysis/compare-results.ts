@@ -1,7 +1,6 @@
 import {
   joined,
   likenessOf,
-  median,
   type PairedEffects,
   relativeError,
   relativeGap,
@@ -13,6 +12,7 @@ import {
 } from "../circuit/likeness.ts";
 import type { ComparedMethod, Comparison } from "../report/comparison.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import { mean, median } from "../stats.ts";
 import type { MethodResult } from "./compare-measure.ts";
 import type { MethodSpec } from "./compare-methods.ts";
 
@@ -130,7 +130,7 @@ function describe({ spec, result }: MeasuredMethod): ComparedMethod {
 function sumsOf({ spec, result }: MeasuredMethod): Comparison["sums"] {
   const { m_clean, m_patch } = result;
   const totals = m_clean.map((clean, pair) => m_patch[pair]! - clean);
-  const total = totals.reduce((a, b) => a + b, 0) / totals.length;
+  const total = mean(totals);
   return result.sites.filter(isWhole).map(({ site, sum, pair_sums }) => ({
     method: spec.name,
     site,

@@ -20,6 +20,7 @@ import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
+import { sum } from "../stats.ts";
 import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./open.ts";
 import { openPairs, usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
@@ -272,8 +273,6 @@ export async function gemmGflops(width: number): Promise<number> {
   await session.release();
   return best;
 }
-
-const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 
 export interface EstimateRequest {
   readonly options: JobOptions;

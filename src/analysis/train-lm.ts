@@ -14,6 +14,7 @@ import { determinerPairs, pronounPairs } from "../prompts/english/tasks.ts";
 import { makeTokenizer } from "../prompts/make-tokenizer.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
+import { mean } from "../stats.ts";
 import { makeFolder, readJsonFile, reserveFolder, writeFileAtomic } from "../storage/files.ts";
 import { accuracyByCase, type CaseAccuracy } from "../training/accuracy.ts";
 import { combinationReader, combinationsRead } from "../training/combinations.ts";
@@ -151,7 +152,7 @@ async function look(
   const shares = cases.map(({ correct, pairs }) => correct / pairs);
   return {
     held_out_loss: round(await heldOutLoss(model, weights, tokenizer, recipe, 128, threads)),
-    accuracy: round(shares.reduce((sum, share) => sum + share, 0) / shares.length),
+    accuracy: round(mean(shares)),
     least_accuracy: round(Math.min(...shares)),
     least_case: cases[shares.indexOf(Math.min(...shares))]!.case,
   };

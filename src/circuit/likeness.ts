@@ -1,3 +1,4 @@
+import { mean } from "../stats.ts";
 import { rankOrder, spearman } from "./ranking.ts";
 
 /** Effects of a site's features by one method, mean over the pairs, in logits: columns of equal length, features distinct. The error is left out. */
@@ -89,7 +90,6 @@ export function likenessOf({ x, y }: PairedEffects): Likeness {
  */
 export function pearson(x: readonly number[], y: readonly number[]): number {
   if (x.length !== y.length) throw new Error(`internal: pearson of ${x.length} and ${y.length} values`);
-  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const [mx, my] = [mean(x), mean(y)];
   let [xy, xx, yy] = [0, 0, 0];
   for (let i = 0; i < x.length; i++) {
@@ -154,14 +154,6 @@ export function strongestFeatures(methods: readonly SiteMeans[], top: number): n
 /** |sum − total| / |total|; null where the total is 0. */
 export function relativeGap(sum: number, total: number): number | null {
   return total === 0 ? null : Math.abs(sum - total) / Math.abs(total);
-}
-
-/** The middle value, or the mean of the two in the middle; null of none. */
-export function median(values: readonly number[]): number | null {
-  if (values.length === 0) return null;
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 const defined = (value: number): number | null => (Number.isNaN(value) ? null : value);

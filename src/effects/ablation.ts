@@ -10,6 +10,7 @@ import type { Context } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
+import { mean } from "../stats.ts";
 
 /** Members that a group needs for an AUC. */
 export const fewestMembers = 5;
@@ -73,7 +74,7 @@ export async function firing(
       byGroup.set(group, {
         n: own.length,
         share: own.filter((f) => f > 0).length / own.length,
-        mean: own.reduce((a, b) => a + b, 0) / own.length,
+        mean: mean(own),
         auc: areaUnderCurve(own, others),
       });
     }

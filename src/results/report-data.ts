@@ -23,6 +23,7 @@ import {
   type TopFeatures,
 } from "../report/data.ts";
 import { compareSites, type SiteName } from "../site.ts";
+import { mean } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
@@ -674,7 +675,6 @@ class Tables {
 }
 
 const firstLine = (error: unknown) => messageOf(error).split("\n")[0]!;
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Five significant digits: more than a page shows, half the bytes. */
 const round = (value: number) => Number(value.toPrecision(5));

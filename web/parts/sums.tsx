@@ -1,9 +1,9 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Comparison } from "../../src/report/comparison.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
+import { median } from "../../src/stats.ts";
 import { Choice, Part, Scroll } from "../controls.tsx";
 import { percentOf, signed } from "../format.ts";
-import { median } from "../methods.ts";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";
 
 type SumRow = Comparison["sums"][number];
@@ -47,7 +47,8 @@ export function SumsPart({ data }: { data: Comparison }) {
         <strong>Median gap over the layers:</strong>{" "}
         {methods
           .map(
-            ({ name }) => `${name} ${percentOf(median(values.filter((v) => v.method === name).map((v) => v.value)))}`,
+            ({ name }) =>
+              `${name} ${percentOf(median(values.filter((v) => v.method === name).map((v) => v.value)) ?? Number.NaN)}`,
           )
           .join(", ")}
         .
