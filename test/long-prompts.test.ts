@@ -9,7 +9,8 @@ import { effectsOf } from "../src/effects/methods.ts";
 import { sitesOfRest } from "../src/effects/rest.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planBatches, planCapture, planMetric } from "../src/forest/packs.ts";
-import type { Body } from "../src/graph/parts.ts";
+import type { Body } from "../src/graph/ops.ts";
+import { bodyOf } from "../src/graph/parts.ts";
 import { topological } from "../src/graph/reverse.ts";
 import type { Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
@@ -162,11 +163,11 @@ describe("long prompts", () => {
   /** The most numbers that any one tensor of a graph has, those of its bodies included. */
   function largest(outputs: readonly Tensor[]): number {
     let most = 0;
-    const bodies = new Set<Body>();
+    const bodies = new Set<Body<Tensor>>();
     for (const { shape, source } of topological(outputs)) {
       const size = shape.map((dim) => Number(String(dim).replace(/\*?B$/, "") || 1)).reduce((a, b) => a * b, 1);
       most = Math.max(most, size);
-      if (source.kind === "op" && source.op === "Scan") bodies.add((source.attributes as { body: Body }).body);
+      if (source.kind === "op" && source.op === "Scan") bodies.add(bodyOf(source.attributes));
     }
     for (const { stacked, summed } of bodies) most = Math.max(most, largest([...stacked, ...summed]));
     return most;

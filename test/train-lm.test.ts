@@ -2,7 +2,6 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { heldOutText } from "../src/analysis/train-lm.ts";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { compile } from "../src/graph/session.ts";
 import { constant } from "../src/graph/tensor.ts";
@@ -19,7 +18,7 @@ import { Random } from "../src/random.ts";
 import { accuracyByCase } from "../src/training/accuracy.ts";
 import { contextValues, type Rows } from "../src/training/loss.ts";
 import { initialise, layoutOf, namedParameters } from "../src/training/parameters.ts";
-import { generatedText } from "../src/training/text.ts";
+import { generatedText, heldOutText } from "../src/training/text.ts";
 import { succeeds } from "./cli-harness.ts";
 
 /** −log p of the next token from the model's own logits, in float64: the mean over all tokens of some rows. */

@@ -1,5 +1,6 @@
-import { type Device, runtimeName } from "#session";
+import { runtimeName } from "#session";
 import { UserError } from "../errors.ts";
+import type { Device } from "../graph/runtime.ts";
 import { compile } from "../graph/session.ts";
 import { input } from "../graph/tensor.ts";
 import type { Reporter } from "../progress.ts";

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
-import { type Device, readsInPlace } from "#session";
+import { readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import { forestCheckPlans } from "../capture/forest-check.ts";
@@ -12,6 +12,7 @@ import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture } from "../forest/packs.ts";
+import type { Device } from "../graph/runtime.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
 import { silent } from "../hub/pull.ts";

@@ -1,6 +1,5 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Device } from "#session";
 import { readRegular } from "../bytes/file.node.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
@@ -19,6 +18,7 @@ import { countPairs, nodesTable } from "../effects/sums.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
+import type { Device } from "../graph/runtime.ts";
 import { heldWeights, isStreamed, loadedModel, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";

@@ -22,7 +22,7 @@ import { demoConfig } from "../training/demo.ts";
 import { type LanguageModelRecipe, trainLanguageModel } from "../training/lm.ts";
 import { meanLoss } from "../training/loss.ts";
 import { layoutOf, namedParameters } from "../training/parameters.ts";
-import { type GeneratedText, generatedText } from "../training/text.ts";
+import { type GeneratedText, generatedText, heldOutText } from "../training/text.ts";
 import { openModel } from "./open.ts";
 import { threadPool } from "./train-threads.ts";
 
@@ -168,11 +168,6 @@ function heldOutLoss(
 ): Promise<number> {
   const text = generatedText(tokenizer, demoLexicon, heldOutText(seed));
   return meanLoss(model, weights, text.rows(0, rows, length), { threads });
-}
-
-/** The name of a text that no model of this seed was trained on. */
-export function heldOutText(seed: number): string {
-  return `${seed}/held-out`;
 }
 
 /** Accuracy on combinations that generated English holds out, over all nouns; `read` are left out, should any have slipped through. */

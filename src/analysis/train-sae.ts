@@ -12,9 +12,9 @@ import { tokensOfBatch } from "../training/activations.ts";
 import type { DictionaryQuality } from "../training/evaluate.ts";
 import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
 import { json, round } from "./train-lm.ts";
+import { reportEvery } from "./train-messages.ts";
 import { nameOf, type TextChoice } from "./train-text.ts";
 import { runBySites } from "./train-threads.ts";
-import { reportEvery } from "./train-worker.ts";
 
 export interface DictionaryTask {
   /** The model's folder. */

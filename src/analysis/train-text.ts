@@ -4,8 +4,7 @@ import { messageOf, UserError } from "../errors.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { documentsOf, mixedText, plainText, type TextPart } from "../training/plain-text.ts";
-import { generatedText, type TextSource, withinVocabulary } from "../training/text.ts";
-import { heldOutText } from "./train-lm.ts";
+import { generatedText, heldOutText, type TextSource, withinVocabulary } from "../training/text.ts";
 
 /** Which text SAEs are trained or measured on. */
 export interface TextChoice {

@@ -13,7 +13,7 @@ import type {
   GradientRequest,
   Job,
   Reply,
-} from "./train-worker.ts";
+} from "./train-messages.ts";
 
 /**
  * A pool of threads that compute a step's parts side by side, one onnxruntime thread each.

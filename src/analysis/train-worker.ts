@@ -8,7 +8,6 @@ import { modelFromConfig } from "../models/architectures.ts";
 import { heldWeights } from "../models/weights.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { loadTokenizer } from "../prompts/tokenizer.ts";
-import type { SiteName } from "../site.ts";
 import {
   type ActivationReader,
   activationBatches,
@@ -17,74 +16,21 @@ import {
   readAhead,
 } from "../training/activations.ts";
 import { type DictionaryQuality, evaluateDictionaries } from "../training/evaluate.ts";
-import { type LanguageModelRecipe, partGradient } from "../training/lm.ts";
-import { type DictionaryProgress, type DictionaryRecipe, trainDictionaries } from "../training/sae.ts";
+import { partGradient } from "../training/lm.ts";
+import { type DictionaryProgress, trainDictionaries } from "../training/sae.ts";
 import { generatedText } from "../training/text.ts";
 import { openModel } from "./open.ts";
-import { openText, type TextChoice } from "./train-text.ts";
+import {
+  type CaptureJob,
+  type DictionaryJob,
+  type EvaluationJob,
+  type GradientJob,
+  type GradientRequest,
+  type Job,
+  reportEvery,
+} from "./train-messages.ts";
+import { openText } from "./train-text.ts";
 import { captureThread } from "./train-threads.ts";
-
-/** Gradients of a language model's parts of a step; weights and gradients are shared with the main thread. */
-export interface GradientJob {
-  readonly kind: "gradients";
-  readonly config: Readonly<Record<string, unknown>>;
-  /** The parsed tokenizer.json. */
-  readonly tokenizer: unknown;
-  readonly recipe: LanguageModelRecipe;
-  readonly weights: Float32Array;
-  readonly gradients: readonly Float32Array[];
-}
-
-export interface GradientRequest {
-  readonly step: number;
-  readonly parts: readonly number[];
-}
-
-export interface DictionaryJob {
-  readonly kind: "dictionaries";
-  /** The model's folder. */
-  readonly model: string;
-  /** Unknown fields of config.json to go on with. */
-  readonly allowedFields: readonly string[];
-  readonly sites: readonly SiteName[];
-  readonly recipe: DictionaryRecipe;
-  readonly text: TextChoice;
-  /** Tokens per row. */
-  readonly length: number;
-  /** Threads of this job; with more than one the model runs in half of them, ahead of the SAEs. */
-  readonly threads: number;
-}
-
-/** Reads the pieces of text that it is sent the names of. */
-export interface CaptureJob extends Omit<DictionaryJob, "kind" | "recipe"> {
-  readonly kind: "capture";
-}
-
-export interface EvaluationJob {
-  readonly kind: "evaluation";
-  readonly model: string;
-  /** Unknown fields of config.json to go on with. */
-  readonly allowedFields: readonly string[];
-  /** The folder that holds the SAEs. */
-  readonly saes: string;
-  readonly sites: readonly SiteName[];
-  readonly text: TextChoice;
-  readonly length: number;
-  readonly threads: number;
-  readonly tokens: number;
-  readonly lossTokens: number;
-}
-
-export type Job = GradientJob | DictionaryJob | CaptureJob | EvaluationJob;
-
-/** What a thread sends: how far it is, its result, or why there is none. */
-export type Reply<Result, Progress = never> =
-  | { readonly progress: Progress }
-  | { readonly result: Result }
-  | { readonly error: string };
-
-/** How many steps lie between two reports of an SAE's training. */
-export const reportEvery = 20;
 
 const oneThread = { threads: 1 };
 

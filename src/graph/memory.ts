@@ -1,4 +1,5 @@
-import type { Op, OpAttributes } from "./ops.ts";
+import type { Op } from "./ops.ts";
+import { bodyOf } from "./parts.ts";
 import { topological } from "./reverse.ts";
 import { withSizes } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
@@ -75,7 +76,7 @@ export function runMemory(outputs: readonly Tensor[], sizes: Readonly<Record<str
 function workOf(op: Op, attributes: object, size: number, sizes: Readonly<Record<string, number>>): number {
   if (op === "ScatterAdd") return size;
   if (op !== "Scan") return 0;
-  const { stacked, summed } = (attributes as OpAttributes["Scan"]).body;
+  const { stacked, summed } = bodyOf(attributes);
   const sums = summed.reduce((sum, t) => sum + bytesOf(t, sizes), 0);
   return runMemory([...summed, ...stacked], sizes).peak + 2 * sums;
 }

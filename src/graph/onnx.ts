@@ -1,5 +1,5 @@
-import type { Op, OpAttributes } from "./ops.ts";
-import type { Body } from "./parts.ts";
+import type { Body, Op, OpAttributes } from "./ops.ts";
+import { bodyOf } from "./parts.ts";
 import { Message } from "./protobuf.ts";
 import { topological } from "./reverse.ts";
 import { type DType, type Shape, sameShape, withSizes } from "./shape.ts";
@@ -136,7 +136,12 @@ function emitAll(graph: Graph, outputs: readonly Tensor[]): void {
  * Writes a body as ONNX's Scan, whose subgraph it is, and returns the names of its results. What comes in parts is scanned; a sum is a state that
  * each step adds to; the subgraph sees whole operands under the names that they have around it.
  */
-function scan(graph: Graph, { parts, whole, stacked, summed }: Body, x: string[], from: readonly Tensor[]): string[] {
+function scan(
+  graph: Graph,
+  { parts, whole, stacked, summed }: Body<Tensor>,
+  x: string[],
+  from: readonly Tensor[],
+): string[] {
   const around = graph.nodes;
   const fresh = () => `t${graph.next++}`;
   const info = (name: string, t: Tensor) => valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, graph.sizes));
@@ -234,7 +239,7 @@ function emit<O extends Op>(
     }
     case "Scan": {
       const { body, output } = a as OpAttributes["Scan"];
-      const results = graph.bodies.get(body) ?? scan(graph, body, x, from);
+      const results = graph.bodies.get(body) ?? scan(graph, bodyOf(a), x, from);
       graph.bodies.set(body, results);
       return results[output]!;
     }

@@ -1,4 +1,3 @@
-import type { Body } from "./parts.ts";
 import {
   broadcastShapes,
   type Dim,
@@ -9,7 +8,24 @@ import {
   sameShape,
   shapeText,
 } from "./shape.ts";
-import type { Tensor } from "./tensor.ts";
+
+/** What operations are told of tensors: a tensor of `tensor.ts`, which itself says by which operation it came about. */
+export interface Typed {
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+/** A computation within a graph that is run for one part of its operands after another. It uses nothing else but constants. */
+export interface Body<T extends Typed = Typed> {
+  /** Inputs that are a part of an operand each, without the operand's first axis. */
+  readonly parts: readonly T[];
+  /** Inputs that are an operand as a whole. */
+  readonly whole: readonly T[];
+  /** Results of each part, which are stacked along a new first axis. */
+  readonly stacked: readonly T[];
+  /** Results that are added up over the parts, each in the shape of one of the `whole` inputs. */
+  readonly summed: readonly T[];
+}
 
 type None = Record<never, never>;
 
@@ -55,16 +71,11 @@ export interface OpAttributes {
     readonly body: Body;
     readonly output: number;
     /** The gradients of all operands; undefined for those that have none. */
-    readonly pullback?: (g: Tensor, operands: readonly Tensor[]) => readonly (Tensor | undefined)[];
+    pullback?(g: Typed, operands: readonly Typed[]): readonly (Typed | undefined)[];
   };
 }
 
 export type Op = keyof OpAttributes;
-
-interface Typed {
-  readonly dtype: DType;
-  readonly shape: Shape;
-}
 
 type Rule<O extends Op> = (attributes: OpAttributes[O], ...inputs: Typed[]) => Typed;
 

@@ -1,16 +1,10 @@
+import type { Body, OpAttributes } from "./ops.ts";
 import { gradients } from "./reverse.ts";
 import { apply, input, type Tensor } from "./tensor.ts";
 
-/** A computation within a graph that is run for one part of its operands after another. It uses nothing else but constants. */
-export interface Body {
-  /** Inputs that are a part of an operand each, without the operand's first axis. */
-  readonly parts: readonly Tensor[];
-  /** Inputs that are an operand as a whole. */
-  readonly whole: readonly Tensor[];
-  /** Results of each part, which are stacked along a new first axis. */
-  readonly stacked: readonly Tensor[];
-  /** Results that are added up over the parts, each in the shape of one of the `whole` inputs. */
-  readonly summed: readonly Tensor[];
+/** The body that the attributes of a Scan hold: its tensors are traced ones, which the table of operations knows by type and shape alone. */
+export function bodyOf(attributes: object): Body<Tensor> {
+  return (attributes as OpAttributes["Scan"]).body as Body<Tensor>;
 }
 
 /**
@@ -27,9 +21,9 @@ export function overParts(
 ): Tensor {
   const inner = parts.map(partOf);
   const outer = whole.map(wholeOf);
-  const body: Body = { parts: inner, whole: outer, stacked: [f(inner, outer)], summed: [] };
+  const body: Body<Tensor> = { parts: inner, whole: outer, stacked: [f(inner, outer)], summed: [] };
   const found = new WeakMap<Tensor, readonly (Tensor | undefined)[]>();
-  const pullback = (g: Tensor, operands: readonly Tensor[]) => {
+  const pullback = (g: Tensor, operands: readonly Tensor[]): readonly (Tensor | undefined)[] => {
     const known = found.get(g) ?? pulledBack(f, g, operands, parts.length);
     found.set(g, known);
     return known;
@@ -51,7 +45,7 @@ function pulledBack(
   const wrt = [...inner, ...outer].filter(hasGradient);
   const found = gradients(f(inner, outer), wrt, cotangent);
   const stacked = inner.filter(hasGradient).length;
-  const body: Body = {
+  const body: Body<Tensor> = {
     parts: [cotangent, ...inner],
     whole: outer,
     stacked: found.slice(0, stacked),

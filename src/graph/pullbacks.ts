@@ -62,5 +62,6 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   Scan:
     (i) =>
     (g, _y, { pullback }, ...x) =>
-      pullback!(g, x)[i]!,
+      // What a traced tensor is differentiated into is traced too.
+      pullback!(g, x)[i] as Tensor,
 };

@@ -1,5 +1,41 @@
 import type { InferenceSession, Tensor as OrtTensor, TensorConstructor } from "onnxruntime-common";
-import type { RuntimeOptions, Session, Value } from "./session.ts";
+import type { DType } from "./shape.ts";
+import type { TypedData } from "./tensor.ts";
+
+/** Where sessions run: the runtime's names of execution providers. A page has cpu and webgpu alone. */
+export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
+
+/** Values that go into a session or come out of it, with their shapes at run time. */
+export interface Value {
+  readonly dtype: DType;
+  readonly data: TypedData;
+  readonly shape: readonly number[];
+}
+
+/** A compiled graph. */
+export interface Session<I extends string = string, O extends string = string> {
+  /**
+   * Runs the graph once. Every input has to be given.
+   *
+   * @param into where results go, for all outputs or none; by default into new arrays
+   */
+  run(inputs: Readonly<Record<I, Value>>, into?: Readonly<Record<O, Value>>): Promise<Record<O, Value>>;
+  /** Gives its memory back; the session cannot be used afterwards. */
+  release(): Promise<void>;
+}
+
+export interface SessionOptions {
+  /** Threads within one operation; 0 leaves the choice to the runtime (all cores). */
+  readonly threads?: number;
+  /** Where to run: the runtime's name of an execution provider, "cpu" by default. */
+  readonly device?: Device;
+}
+
+/** What a runtime is told besides. */
+export interface RuntimeOptions extends SessionOptions {
+  /** Whether the runtime may replace patterns of operations by fused ones. */
+  readonly fuse: boolean;
+}
 
 /** What the onnxruntime packages for Node and for the browser have in common. */
 export interface Onnxruntime {

@@ -1,8 +1,5 @@
 import { UserError } from "../errors.ts";
-import { type Onnxruntime, openSession } from "./runtime.ts";
-import type { RuntimeOptions, Session } from "./session.ts";
-
-export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
+import { type Device, type Onnxruntime, openSession, type RuntimeOptions, type Session } from "./runtime.ts";
 
 /** Keeps onnxruntime from reporting its use to its makers, and from the device ID that it stores for that. ORT_DISABLE_TELEMETRY=0 lets it. */
 export function withoutTelemetry(): void {

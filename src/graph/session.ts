@@ -1,46 +1,16 @@
-import { createRuntime, type Device, readsInPlace } from "#session";
+import { createRuntime, readsInPlace } from "#session";
 import { type FedConstant, writeOnnx } from "./onnx.ts";
 import { topological } from "./reverse.ts";
-import type { DType } from "./shape.ts";
-import type { Tensor, TypedData } from "./tensor.ts";
+import type { Session, SessionOptions, Value } from "./runtime.ts";
+import type { Tensor } from "./tensor.ts";
 
-/** Values that go into a session or come out of it, with their shapes at run time. */
-export interface Value {
-  readonly dtype: DType;
-  readonly data: TypedData;
-  readonly shape: readonly number[];
-}
-
-/** A compiled graph. */
-export interface Session<I extends string = string, O extends string = string> {
-  /**
-   * Runs the graph once. Every input has to be given.
-   *
-   * @param into where results go, for all outputs or none; by default into new arrays
-   */
-  run(inputs: Readonly<Record<I, Value>>, into?: Readonly<Record<O, Value>>): Promise<Record<O, Value>>;
-  /** Gives its memory back; the session cannot be used afterwards. */
-  release(): Promise<void>;
-}
-
-export interface SessionOptions {
-  /** Threads within one operation; 0 leaves the choice to the runtime (all cores). */
-  readonly threads?: number;
-  /** Where to run: the runtime's name of an execution provider, "cpu" by default. */
-  readonly device?: Device;
-}
+export type { Session, SessionOptions, Value } from "./runtime.ts";
 
 /**
  * Sizes by the names that a graph has for them. A graph whose sizes are known opens several times faster, the larger the more: otherwise the runtime
  * reasons about names at every one of its nodes.
  */
 export type Sizes = Readonly<Record<string, number>>;
-
-/** What a runtime is told besides. */
-export interface RuntimeOptions extends SessionOptions {
-  /** Whether the runtime may replace patterns of operations by fused ones. */
-  readonly fuse: boolean;
-}
 
 /**
  * Compiles the graph that leads to `outputs` for onnxruntime.

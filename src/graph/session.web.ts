@@ -1,8 +1,5 @@
 import * as ort from "onnxruntime-web";
-import { openSession } from "./runtime.ts";
-import type { RuntimeOptions, Session } from "./session.ts";
-
-export type Device = "cpu" | "webgpu";
+import { openSession, type RuntimeOptions, type Session } from "./runtime.ts";
 
 export async function runtimeName(): Promise<"onnxruntime-web"> {
   return "onnxruntime-web";

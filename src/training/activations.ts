@@ -3,8 +3,13 @@ import type { Tensor } from "../graph/tensor.ts";
 import { contextInputs, forward, type Model, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { contextValues } from "./loss.ts";
-import type { Scale } from "./sae.ts";
 import type { TextSource } from "./text.ts";
+
+/** Mean of a site's activations [D], and the root mean square of what is left when it is subtracted. */
+export interface Scale {
+  readonly mean: Float32Array;
+  readonly deviation: number;
+}
 
 /** Activations of several sites of one model on one text, without those of the first token of each row. */
 export interface ActivationSource {

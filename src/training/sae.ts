@@ -5,7 +5,7 @@ import { compile, float32, type Session, type SessionOptions } from "../graph/se
 import { input, type Tensor } from "../graph/tensor.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
-import type { ActivationSource } from "./activations.ts";
+import type { ActivationSource, Scale } from "./activations.ts";
 import { Adam } from "./adam.ts";
 import { copyGradients, gradientName, type Layout, layoutOf, parameterInputs, parameterValues } from "./parameters.ts";
 
@@ -125,12 +125,6 @@ function dictionaryLayout(width: number, expansion: number): Layout {
     ["W_dec", [F, width]],
     ["b_dec", [width]],
   ]);
-}
-
-/** Mean of a site's activations [D], and the root mean square of what is left when it is subtracted. */
-export interface Scale {
-  readonly mean: Float32Array;
-  readonly deviation: number;
 }
 
 /** An SAE in training. */

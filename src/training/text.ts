@@ -83,3 +83,8 @@ function rowOf(random: Random, tokenizer: Tokenizer, lexicon: Lexicon, length: n
       "Train on text of your own with --text.",
   );
 }
+
+/** The name of a text that no model of this seed was trained on. */
+export function heldOutText(seed: number): string {
+  return `${seed}/held-out`;
+}

@@ -1,5 +1,12 @@
-import type { TokenModel } from "./models.ts";
 import { type Part, quoted } from "./part.ts";
+
+/** Turns pieces of text into token ids. */
+export interface TokenModel {
+  /** Ids by token. */
+  readonly vocabulary: ReadonlyMap<string, number>;
+  /** Token ids of a piece that is not empty. @throws UserError if it is unknown and there is no token for that */
+  encode(piece: string): readonly number[];
+}
 
 /** What two neighbours become, and how early. */
 interface Merge {

@@ -1,13 +1,5 @@
-import { bpe, byteTokens } from "./bpe.ts";
+import { bpe, byteTokens, type TokenModel } from "./bpe.ts";
 import { byType, type Part, quoted } from "./part.ts";
-
-/** Turns pieces of text into token ids. */
-export interface TokenModel {
-  /** Ids by token. */
-  readonly vocabulary: ReadonlyMap<string, number>;
-  /** Token ids of a piece that is not empty. @throws UserError if it is unknown and there is no token for that */
-  encode(piece: string): readonly number[];
-}
 
 /**
  * The model of a tokenizer.json.

@@ -1,0 +1,66 @@
+import type { SiteName } from "../site.ts";
+import type { LanguageModelRecipe } from "../training/lm.ts";
+import type { DictionaryRecipe } from "../training/sae.ts";
+import type { TextChoice } from "./train-text.ts";
+
+/** Gradients of a language model's parts of a step; weights and gradients are shared with the main thread. */
+export interface GradientJob {
+  readonly kind: "gradients";
+  readonly config: Readonly<Record<string, unknown>>;
+  /** The parsed tokenizer.json. */
+  readonly tokenizer: unknown;
+  readonly recipe: LanguageModelRecipe;
+  readonly weights: Float32Array;
+  readonly gradients: readonly Float32Array[];
+}
+
+export interface GradientRequest {
+  readonly step: number;
+  readonly parts: readonly number[];
+}
+
+export interface DictionaryJob {
+  readonly kind: "dictionaries";
+  /** The model's folder. */
+  readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
+  readonly sites: readonly SiteName[];
+  readonly recipe: DictionaryRecipe;
+  readonly text: TextChoice;
+  /** Tokens per row. */
+  readonly length: number;
+  /** Threads of this job; with more than one the model runs in half of them, ahead of the SAEs. */
+  readonly threads: number;
+}
+
+/** Reads the pieces of text that it is sent the names of. */
+export interface CaptureJob extends Omit<DictionaryJob, "kind" | "recipe"> {
+  readonly kind: "capture";
+}
+
+export interface EvaluationJob {
+  readonly kind: "evaluation";
+  readonly model: string;
+  /** Unknown fields of config.json to go on with. */
+  readonly allowedFields: readonly string[];
+  /** The folder that holds the SAEs. */
+  readonly saes: string;
+  readonly sites: readonly SiteName[];
+  readonly text: TextChoice;
+  readonly length: number;
+  readonly threads: number;
+  readonly tokens: number;
+  readonly lossTokens: number;
+}
+
+export type Job = GradientJob | DictionaryJob | CaptureJob | EvaluationJob;
+
+/** What a thread sends: how far it is, its result, or why there is none. */
+export type Reply<Result, Progress = never> =
+  | { readonly progress: Progress }
+  | { readonly result: Result }
+  | { readonly error: string };
+
+/** How many steps lie between two reports of an SAE's training. */
+export const reportEvery = 20;
