@@ -17,8 +17,8 @@ import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
 import { median } from "../stats.ts";
 import { versions } from "../storage/package.ts";
-import { type OpenModel, openModel } from "./open.ts";
-import { noPairs, openPairs, readPairText, usablePairs } from "./open-pairs.ts";
+import { type OpenJob, type OpenModel, openJob } from "./open.ts";
+import { noPairs, readPairText, usablePairs } from "./open-pairs.ts";
 import { defaultExamples, defaultTask } from "./options.ts";
 
 export interface BenchRequest {
@@ -102,29 +102,33 @@ export async function bench(
   // A wrong path ends it now, not after minutes of measuring.
   const extra = request.pairs === null ? null : await pairsOf(request.pairs, request.seed);
   reporter.begin("machine", 1);
-  const opened = await openModel(request.model_name, reporter, undefined, request.allow_config_field);
-  try {
-    for (const warning of opened.warnings) reporter.line(warning);
-    const result = await measure(request, extra, opened, reporter, effort);
-    reporter.end();
-    return result;
-  } finally {
-    await opened.checkpoint.close();
-  }
+  const { model_name, allow_config_field, seed } = request;
+  const options = {
+    ...noPairs,
+    model_name,
+    ...(allow_config_field && { allow_config_field: [...allow_config_field] }),
+    task: defaultTask,
+    num_examples: effort.examples,
+    seed,
+  };
+  await using opened = await openJob(options, reporter, { saes: false });
+  for (const warning of opened.warnings) reporter.line(warning);
+  const result = await measure(request, extra, opened, reporter, effort);
+  reporter.end();
+  return result;
 }
 
 async function measure(
   { model_name, pairs, seed }: BenchRequest,
   extra: readonly PromptPair[] | null,
-  opened: OpenModel,
+  opened: OpenJob,
   reporter: Reporter,
   effort: BenchEffort,
 ): Promise<BenchResult> {
   const { model, checkpoint } = opened;
   const peak = await gemmPeak(seed, reporter, effort);
   reporter.begin("model", 1);
-  const chosen = { ...noPairs, task: defaultTask, num_examples: effort.examples, seed };
-  const { kept } = usablePairs(await openPairs(chosen), opened, chosen, reporter);
+  const { kept } = usablePairs(opened.source, opened, { num_examples: effort.examples }, reporter);
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
   ).flat();

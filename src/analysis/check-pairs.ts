@@ -9,8 +9,8 @@ import type { PromptPair, Split } from "../prompts/pairs.ts";
 import { writePairs } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { writeFileAtomic } from "../storage/files.ts";
-import { openModel } from "./open.ts";
-import { openPairs, type PairOptions, type Rejected, usablePairs } from "./open-pairs.ts";
+import { openJob } from "./open.ts";
+import { type PairOptions, type Rejected, usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
 
 export interface PairsRequest {
@@ -62,55 +62,50 @@ export const shownRejected = 20;
  */
 export async function pairs({ options, output, all = false }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
   reporter.begin("reading", 1);
-  const source = await openPairs(options, { patchless: true });
-  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
-  try {
-    const { total, kept, rejected, warnings } = usablePairs(source, opened, options, reporter);
-    reporter.begin("accuracy", 1);
-    const forest = prefixForest(kept);
-    const metric = await runMetric(loadedModel(opened.model, streamedWeights(opened.checkpoint)), planMetric(forest), {
-      stopped: reporter.stopped,
-      onProgress: (done, packs) => reporter.set(done, packs),
-    });
-    opened.inputs.check();
-    const rows = new Map<string, { example: PromptPair; pairs: number; correct: number; sum: number }>();
-    kept.forEach(({ pair }, i) => {
-      const key = JSON.stringify([pair.split, pair.case]);
-      const row = rows.get(key) ?? { example: pair, pairs: 0, correct: 0, sum: 0 };
-      rows.set(key, row);
-      const m = metric[forest.entryOfPair[i]!]!;
-      row.pairs++;
-      row.sum -= m;
-      if (m < 0) row.correct++;
-    });
-    if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
-    const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
-    const none = `${countText(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
-    const result: PairsResult = {
-      model: options.model_name,
-      source: source.name,
-      pairs: { total, usable: kept.length, without_patch: without },
-      cases: [...rows.values()].map(({ example, pairs: n, correct, sum }) => ({
-        split: example.split,
-        case: example.case,
-        pairs: n,
-        correct,
-        accuracy: correct / n,
-        margin: sum / n,
-        example,
-      })),
-      rejected: rejected.slice(0, all ? undefined : shownRejected).map((one) => {
-        if (reporter.stopped()) throw new StoppedError("Stopped.");
-        return withTokens(one, opened.tokenizer);
-      }),
-      warnings: [...opened.warnings, ...warnings, ...(without > 0 ? [none] : [])],
-      output,
-    };
-    reporter.end();
-    return result;
-  } finally {
-    await opened.checkpoint.close();
-  }
+  await using opened = await openJob(options, reporter, { saes: false, patchless: true });
+  const { total, kept, rejected, warnings } = usablePairs(opened.source, opened, options, reporter);
+  reporter.begin("accuracy", 1);
+  const forest = prefixForest(kept);
+  const metric = await runMetric(loadedModel(opened.model, streamedWeights(opened.checkpoint)), planMetric(forest), {
+    stopped: reporter.stopped,
+    onProgress: (done, packs) => reporter.set(done, packs),
+  });
+  opened.inputs.check();
+  const rows = new Map<string, { example: PromptPair; pairs: number; correct: number; sum: number }>();
+  kept.forEach(({ pair }, i) => {
+    const key = JSON.stringify([pair.split, pair.case]);
+    const row = rows.get(key) ?? { example: pair, pairs: 0, correct: 0, sum: 0 };
+    rows.set(key, row);
+    const m = metric[forest.entryOfPair[i]!]!;
+    row.pairs++;
+    row.sum -= m;
+    if (m < 0) row.correct++;
+  });
+  if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
+  const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
+  const none = `${countText(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
+  const result: PairsResult = {
+    model: options.model_name,
+    source: opened.source.name,
+    pairs: { total, usable: kept.length, without_patch: without },
+    cases: [...rows.values()].map(({ example, pairs: n, correct, sum }) => ({
+      split: example.split,
+      case: example.case,
+      pairs: n,
+      correct,
+      accuracy: correct / n,
+      margin: sum / n,
+      example,
+    })),
+    rejected: rejected.slice(0, all ? undefined : shownRejected).map((one) => {
+      if (reporter.stopped()) throw new StoppedError("Stopped.");
+      return withTokens(one, opened.tokenizer);
+    }),
+    warnings: [...opened.warnings, ...warnings, ...(without > 0 ? [none] : [])],
+    output,
+  };
+  reporter.end();
+  return result;
 }
 
 function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): RejectedPair {

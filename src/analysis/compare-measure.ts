@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { runtimeName } from "#session";
-import { closeDictionaries } from "../dictionaries/open.ts";
 import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf } from "../effects/methods.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
@@ -21,8 +20,8 @@ import { type FileState, InputFiles } from "../storage/input-files.ts";
 import { peakBytes, resetPeak, residentBytes } from "../storage/resident.ts";
 import { seal } from "../storage/seal.ts";
 import type { MethodSpec } from "./compare-methods.ts";
-import { openModel, openSaes } from "./open.ts";
-import { openPairs, usablePairs } from "./open-pairs.ts";
+import { openJob } from "./open.ts";
+import { usablePairs } from "./open-pairs.ts";
 import type { Setting } from "./options.ts";
 
 /** What a method is to do, and where its results go. */
@@ -94,46 +93,35 @@ export async function measureMethod(
 ): Promise<void> {
   const { setting } = request;
   reporter.begin("reading", 1);
-  const cached = { ...silent, cachedOnly: true };
-  const opened = await openModel(setting.model_name, cached, undefined, setting.allow_config_field, setting.bos);
-  try {
-    const dictionaries = await openSaes(opened, setting, cached);
-    try {
-      const { kept } = usablePairs(await openPairs(setting), opened, setting, reporter);
-      const { model, checkpoint, tokenizer } = opened;
-      const began = performance.now();
-      const weights =
-        request.weights === "held"
-          ? await heldWeights(model, checkpoint, setting.precision)
-          : streamedWeights(checkpoint);
-      const loading = (performance.now() - began) / 1000;
-      const forest = forestOf(kept, request.spec, request.byPair);
-      const index = indexNodes(
-        nodesTable(forest, () => ""),
-        tokenizer.outside,
-      );
-      const sites = [...dictionaries.keys()];
-      const { result: found, sums } = await measure(
-        request,
-        { model, weights, forest, dictionaries },
-        index,
-        reporter,
-        onWork,
-      );
-      reporter.begin("writing", 1);
-      new InputFiles(request.inputs).check();
-      await writeFeatures(request.folder, sites, kept, index, sums);
-      const whole: MethodResult = { ...found, loading_seconds: loading };
-      const result = join(request.folder, resultFile);
-      await writeFileAtomic(result, JSON.stringify(whole));
-      await seal(join(request.folder, resultSeal), [result, join(request.folder, featuresFile)]);
-      reporter.end();
-    } finally {
-      await closeDictionaries(dictionaries);
-    }
-  } finally {
-    await opened.checkpoint.close();
-  }
+  await using opened = await openJob(setting, { ...silent, cachedOnly: true });
+  const { dictionaries } = opened;
+  const { kept } = usablePairs(opened.source, opened, setting, reporter);
+  const { model, checkpoint, tokenizer } = opened;
+  const began = performance.now();
+  const weights =
+    request.weights === "held" ? await heldWeights(model, checkpoint, setting.precision) : streamedWeights(checkpoint);
+  const loading = (performance.now() - began) / 1000;
+  const forest = forestOf(kept, request.spec, request.byPair);
+  const index = indexNodes(
+    nodesTable(forest, () => ""),
+    tokenizer.outside,
+  );
+  const sites = [...dictionaries.keys()];
+  const { result: found, sums } = await measure(
+    request,
+    { model, weights, forest, dictionaries },
+    index,
+    reporter,
+    onWork,
+  );
+  reporter.begin("writing", 1);
+  new InputFiles(request.inputs).check();
+  await writeFeatures(request.folder, sites, kept, index, sums);
+  const whole: MethodResult = { ...found, loading_seconds: loading };
+  const result = join(request.folder, resultFile);
+  await writeFileAtomic(result, JSON.stringify(whole));
+  await seal(join(request.folder, resultSeal), [result, join(request.folder, featuresFile)]);
+  reporter.end();
 }
 
 /** The forest on which a method works: in batches nothing is merged, and effects by pair need a path for each. */

@@ -4,7 +4,6 @@ import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { closeDictionaries } from "../dictionaries/open.ts";
 import { planFor } from "../effects/capture-for.ts";
 import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
@@ -34,8 +33,8 @@ import { measureInProcess } from "./compare-process.ts";
 import { featuresToPatch, findingsOf } from "./compare-results.ts";
 import { checkRuntime } from "./device.ts";
 import { checkFits, checkRoom, estimateRun, gemmGflops, workLine } from "./estimate.ts";
-import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./open.ts";
-import { openPairs, usablePairs } from "./open-pairs.ts";
+import { dictionaryWarnings, type OpenModel, openJob } from "./open.ts";
+import { usablePairs } from "./open-pairs.ts";
 import { type CompareOptions, taskName } from "./options.ts";
 
 export interface CompareRequest {
@@ -118,67 +117,58 @@ async function openWork(
   specs: readonly MethodSpec[],
   reporter: Reporter,
 ) {
-  const source = await openPairs(options);
-  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
+  await using opened = await openJob(options, reporter);
+  const { dictionaries } = opened;
+  if (options.weights === "held") checkRoom(opened.model, options.precision);
+  const { kept, warnings: told } = usablePairs(opened.source, opened, options, reporter);
+  const recorded = { ...options };
+  const folder = await openWorkFolder(comparisonFolder, path, recorded, force);
   try {
-    const dictionaries = await openSaes(opened, options, reporter);
-    try {
-      if (options.weights === "held") checkRoom(opened.model, options.precision);
-      const { kept, warnings: told } = usablePairs(source, opened, options, reporter);
-      const recorded = { ...options };
-      const folder = await openWorkFolder(comparisonFolder, path, recorded, force);
-      try {
-        if (folder.state !== "finished") await checkMethodsFit(specs, options, opened, dictionaries, kept);
-        const dummy = options.sae_source === "dummy";
-        const warnings = [
-          ...opened.warnings,
-          ...told,
-          ...dictionaryWarnings(dictionaries, kept, opened),
-          ...(dummy
-            ? ["DUMMY dictionaries: random directions in place of trained features. No feature here means anything."]
-            : []),
-        ];
-        const sha256 = await identityOf(opened, dictionaries, kept);
-        if (folder.state === "finished") checkSameInputs(path, folder.manifest.sha256, sha256);
-        else for (const warning of warnings) reporter.line(warning);
-        const inputs: Inputs = {
-          format: 1,
-          command,
-          options: recorded,
-          versions: await versions(),
-          machine: { cpu: cpus()[0]?.model.trim() ?? "unknown", cores: cpus().length, memory_bytes: totalmem() },
-          model: {
-            name: options.model_name,
-            model_type: opened.model.modelType,
-            parameters: parameterCount(opened.model),
-          },
-          dictionaries: {
-            source: options.sae_source ?? "the model's own",
-            dummy,
-            sites: [...dictionaries.keys()],
-            features: [...dictionaries.values()].reduce((sum, d) => sum + d.width, 0),
-          },
-          sha256,
-          task: taskName(options),
-          pairs: kept.length,
-          warnings,
-        };
-        opened.inputs.check();
-        return {
-          folder: folder.state === "finished" ? { comparison: folder.manifest } : folder,
-          inputs,
-          files: opened.inputs,
-          width: opened.model.width,
-        };
-      } catch (error) {
-        if (folder.state !== "finished") await folder.release();
-        throw error;
-      }
-    } finally {
-      await closeDictionaries(dictionaries);
-    }
-  } finally {
-    await opened.checkpoint.close();
+    if (folder.state !== "finished") await checkMethodsFit(specs, options, opened, dictionaries, kept);
+    const dummy = options.sae_source === "dummy";
+    const warnings = [
+      ...opened.warnings,
+      ...told,
+      ...dictionaryWarnings(dictionaries, kept, opened),
+      ...(dummy
+        ? ["DUMMY dictionaries: random directions in place of trained features. No feature here means anything."]
+        : []),
+    ];
+    const sha256 = await identityOf(opened, dictionaries, kept);
+    if (folder.state === "finished") checkSameInputs(path, folder.manifest.sha256, sha256);
+    else for (const warning of warnings) reporter.line(warning);
+    const inputs: Inputs = {
+      format: 1,
+      command,
+      options: recorded,
+      versions: await versions(),
+      machine: { cpu: cpus()[0]?.model.trim() ?? "unknown", cores: cpus().length, memory_bytes: totalmem() },
+      model: {
+        name: options.model_name,
+        model_type: opened.model.modelType,
+        parameters: parameterCount(opened.model),
+      },
+      dictionaries: {
+        source: options.sae_source ?? "the model's own",
+        dummy,
+        sites: [...dictionaries.keys()],
+        features: [...dictionaries.values()].reduce((sum, d) => sum + d.width, 0),
+      },
+      sha256,
+      task: taskName(options),
+      pairs: kept.length,
+      warnings,
+    };
+    opened.inputs.check();
+    return {
+      folder: folder.state === "finished" ? { comparison: folder.manifest } : folder,
+      inputs,
+      files: opened.inputs,
+      width: opened.model.width,
+    };
+  } catch (error) {
+    if (folder.state !== "finished") await folder.release();
+    throw error;
   }
 }
 

@@ -5,7 +5,6 @@ import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import { forestCheckPlans } from "../capture/forest-check.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { closeDictionaries } from "../dictionaries/open.ts";
 import { effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
 import type { MethodName } from "../effects/method.ts";
 import { needsOf } from "../effects/methods.ts";
@@ -22,8 +21,8 @@ import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
-import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./open.ts";
-import { openPairs, usablePairs } from "./open-pairs.ts";
+import { dictionaryWarnings, type OpenModel, openJob } from "./open.ts";
+import { usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
 
 /** What a run will take, told before its weights are read. */
@@ -291,41 +290,32 @@ export interface EstimateResult extends Estimate {
 /** Estimates a run without reading any weights (`sfc estimate`). */
 export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
   reporter.begin("estimate", 1);
-  const source = await openPairs(options, { patchless: options.score !== "effect" });
   const cached = { ...silent, cachedOnly: true };
-  const opened = await openModel(options.model_name, cached, source.inputs, options.allow_config_field, options.bos);
-  try {
-    for (const warning of opened.warnings) reporter.line(warning);
-    const dictionaries = await openSaes(opened, options, cached);
-    try {
-      const { kept } = usablePairs(source, opened, options, reporter);
-      for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
-      const { forest, plans } = plansOf(kept, options);
-      const result = await estimateRun(opened, dictionaries, plans, options);
-      reporter.end();
-      const all = [...dictionaries.values()];
-      return {
-        model: { name: options.model_name, parameters: parameterCount(opened.model), bytes: opened.checkpoint.bytes },
-        saes: {
-          sites: all.length,
-          features: sum(all.map(({ width }) => width)),
-          bytes: sum(all.map(({ inputWidth, width }) => 8 * inputWidth * width)),
-        },
-        pairs: kept.length,
-        nodes: {
-          forward: forest.forward.size,
-          backward: forest.backward.size,
-          tokens: tokensOf(kept),
-        },
-        available_memory_bytes: availableMemory(),
-        ...result,
-      };
-    } finally {
-      await closeDictionaries(dictionaries);
-    }
-  } finally {
-    await opened.checkpoint.close();
-  }
+  await using opened = await openJob(options, cached, { patchless: options.score !== "effect" });
+  const { dictionaries } = opened;
+  for (const warning of opened.warnings) reporter.line(warning);
+  const { kept } = usablePairs(opened.source, opened, options, reporter);
+  for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
+  const { forest, plans } = plansOf(kept, options);
+  const result = await estimateRun(opened, dictionaries, plans, options);
+  reporter.end();
+  const all = [...dictionaries.values()];
+  return {
+    model: { name: options.model_name, parameters: parameterCount(opened.model), bytes: opened.checkpoint.bytes },
+    saes: {
+      sites: all.length,
+      features: sum(all.map(({ width }) => width)),
+      bytes: sum(all.map(({ inputWidth, width }) => 8 * inputWidth * width)),
+    },
+    pairs: kept.length,
+    nodes: {
+      forward: forest.forward.size,
+      backward: forest.backward.size,
+      tokens: tokensOf(kept),
+    },
+    available_memory_bytes: availableMemory(),
+    ...result,
+  };
 }
 
 /** What is told before effects are computed patch by patch. */

@@ -2,6 +2,7 @@ import { constants, createReadStream } from "node:fs";
 import { open, stat } from "node:fs/promises";
 import { countText } from "../amounts.ts";
 import { UsageError, UserError } from "../errors.ts";
+import type { Model } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
 import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } from "../prompts/check.ts";
 import { agreementPairs, checkEnough } from "../prompts/english/agreement.ts";
@@ -15,7 +16,6 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { InputFiles } from "../storage/input-files.ts";
-import type { OpenModel } from "./open.ts";
 import { defaultExamples, type JobOptions } from "./options.ts";
 
 /** The options that say which pairs. */
@@ -225,8 +225,8 @@ export interface UsablePairs {
  */
 export function usablePairs(
   source: PairSource,
-  { tokenizer, model }: OpenModel,
-  { answer_tokens = "one", num_examples }: PairOptions,
+  { tokenizer, model }: { readonly tokenizer: Tokenizer; readonly model: Model },
+  { answer_tokens = "one", num_examples }: Pick<PairOptions, "answer_tokens" | "num_examples">,
   reporter: Reporter,
 ): UsablePairs {
   const long = (num_examples ?? 0) * 32 > many;

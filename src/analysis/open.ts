@@ -29,9 +29,10 @@ import {
 } from "../site.ts";
 import { InputFiles } from "../storage/input-files.ts";
 import { packageRoot } from "../storage/package.ts";
+import { openPairs, type PairOptions, type PairSource } from "./open-pairs.ts";
 import { embeddedModel, type JobOptions } from "./options.ts";
 
-export interface OpenModel {
+export interface OpenModel extends AsyncDisposable {
   /** As asked for. */
   readonly name: string;
   readonly model: Model;
@@ -43,6 +44,56 @@ export interface OpenModel {
   readonly inputs: InputFiles;
   /** What whoever reads the numbers has to know of the model. */
   readonly warnings: readonly string[];
+  /** Closes the model's files, and those of the SAEs that were opened with it. */
+  close(): Promise<void>;
+}
+
+/** A model opened for a job together with its SAEs and with what names its pairs; `close` closes all of them. */
+export interface OpenJob extends OpenModel {
+  /** The SAEs by site, in order of computation; none where they were not asked for. */
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly source: PairSource;
+}
+
+/** What a job opens: a model, SAEs and pairs as flags name them. */
+export type OpenOptions = Pick<JobOptions, "model_name" | "allow_config_field" | "bos"> &
+  PairOptions &
+  Partial<Pick<JobOptions, "sae_source" | "layers" | "sites">>;
+
+export interface OpenJobSetting {
+  /** Whether SAEs are opened; true by default. */
+  readonly saes?: boolean;
+  /** Whether pairs may come without a patch prompt; false by default. */
+  readonly patchless?: boolean;
+}
+
+/**
+ * Opens all that a job reads: first what names the pairs, so that a wrong name costs no download, then the model, then its SAEs. Where one cannot be
+ * opened, the others are closed again.
+ *
+ * @throws UserError if one of them does not exist or cannot be used; StoppedError
+ */
+export async function openJob(
+  options: OpenOptions,
+  reporter: PullReporter = silent,
+  { saes = true, patchless = false }: OpenJobSetting = {},
+): Promise<OpenJob> {
+  const source = await openPairs(options, { patchless });
+  const { model_name, allow_config_field, bos, sae_source = null, layers = null, sites = null, seed } = options;
+  const opened = await openModel(model_name, reporter, source.inputs, allow_config_field, bos);
+  try {
+    const dictionaries = saes
+      ? await openSaes(opened, { sae_source, layers, sites, seed }, reporter)
+      : new Map<SiteName, Dictionary>();
+    const close = async () => {
+      await closeDictionaries(dictionaries);
+      await opened.close();
+    };
+    return { ...opened, source, dictionaries, close, [Symbol.asyncDispose]: close };
+  } catch (error) {
+    await opened.close();
+    throw error;
+  }
 }
 
 /**
@@ -73,7 +124,18 @@ export async function openModel(
       gguf === undefined ? `${folder}/tokenizer.json` : path,
     );
     const tokenizer = withBos(loaded, bos, checkpoint.config, path);
-    return { name, model, checkpoint, tokenizer, folder, inputs, warnings };
+    const close = () => checkpoint.close();
+    return {
+      name,
+      model,
+      checkpoint,
+      tokenizer,
+      folder,
+      inputs,
+      warnings,
+      close,
+      [Symbol.asyncDispose]: close,
+    };
   } catch (error) {
     await opened.close();
     throw error;

@@ -9,7 +9,6 @@ import { measureMeaning } from "../circuit/meaning.ts";
 import { type Ranking, withExact } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
-import { closeDictionaries } from "../dictionaries/open.ts";
 import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf, needsOf } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
@@ -34,8 +33,8 @@ import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "../storag
 import { versions } from "../storage/package.ts";
 import { checkRuntime } from "./device.ts";
 import { checkFits, estimateLine, estimateRun, plansOf, tokensOf, totalSeconds, workLine } from "./estimate.ts";
-import { dictionaryWarnings, type OpenModel, openModel, openSaes } from "./open.ts";
-import { openPairs, type PairSource, usablePairs } from "./open-pairs.ts";
+import { dictionaryWarnings, type OpenJob, type OpenModel, openJob } from "./open.ts";
+import { usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
 
 export interface RunRequest {
@@ -78,28 +77,17 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   // Better now than at the end of the work.
   await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
-  const source = await openPairs(options, { patchless: options.score !== "effect" });
-  const opened = await openModel(options.model_name, reporter, source.inputs, options.allow_config_field, options.bos);
-  try {
-    const dictionaries = await openSaes(opened, options, reporter);
-    try {
-      return await analyse(request, source, opened, dictionaries, reporter);
-    } finally {
-      await closeDictionaries(dictionaries);
-    }
-  } finally {
-    await opened.checkpoint.close();
-  }
+  await using opened = await openJob(options, reporter, { patchless: options.score !== "effect" });
+  return await analyse(request, opened, reporter);
 }
 
 async function analyse(
   { command, options, folder: path, force }: RunRequest,
-  source: PairSource,
-  opened: OpenModel,
-  dictionaries: Dictionaries,
+  opened: OpenJob,
   reporter: Reporter,
 ): Promise<RunOutcome> {
-  const checked = usablePairs(source, opened, options, reporter);
+  const { dictionaries } = opened;
+  const checked = usablePairs(opened.source, opened, options, reporter);
   // The size of packs and where weights are kept never change results, so a run may go on with others.
   const { batch_size: _, weights: __, ...recorded } = options;
   const start = { command, options: recorded, seed: options.seed, versions: await versions() };

@@ -219,7 +219,8 @@ export async function evaluateModel(
   progress: Progress,
   print: (line: string) => void,
 ): Promise<void> {
-  const { model, checkpoint, tokenizer } = await openModel(folder);
+  await using opened = await openModel(folder);
+  const { model, checkpoint, tokenizer } = opened;
   const { recipe } = (await readJsonFile(join(folder, recordFile))) as Record;
   const weights = await heldWeights(model, checkpoint);
   progress.begin("reading the training text again", recipe.steps);
@@ -237,7 +238,6 @@ export async function evaluateModel(
     agreement,
     tasks,
   };
-  await checkpoint.close();
 
   if (asJson) return print(json(quality).trimEnd());
   print(`loss on held-out text: ${quality.held_out_loss} nats per token\n`);
