@@ -2,6 +2,7 @@
 // Thresholds are set where random activations of the model's own size would have the wanted mean number of active features.
 import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
+import { crc32 } from "node:zlib";
 import * as sfc from "analytic-sfc";
 
 const [modelFolder, folder, features = "16384", active = "100"] = process.argv.slice(2);
@@ -92,10 +93,9 @@ async function writeNpz(path, arrays) {
     const bytes = new Uint8Array(data.buffer);
     const size = head.length + bytes.length;
     const entry = Buffer.from(`${name}.npy`);
-    // Without its checksum, which would be a pass over 75 million numbers for nothing: our reader takes the sizes, not the checksum.
     const common = Buffer.alloc(26);
     common.writeUInt16LE(20, 0);
-    common.writeUInt32LE(0, 10);
+    common.writeUInt32LE(crc32(bytes, crc32(head)), 10);
     common.writeUInt32LE(size, 14);
     common.writeUInt32LE(size, 18);
     common.writeUInt16LE(entry.length, 22);
