@@ -7,6 +7,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // Real weights: npm run test:real.
     exclude: [...configDefaults.exclude, "test/real/**"],
+    setupFiles: ["test/setup.mjs"],
     // Sessions hold native threads; two forks are enough for two cores and keep memory small.
     pool: "forks",
     maxWorkers: 2,

@@ -1,11 +1,11 @@
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmdirSync, statSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
-import { expect } from "vitest";
+import { afterAll, expect } from "vitest";
 import { writeSafetensors } from "../src/bytes/safetensors.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -59,8 +59,46 @@ export function start(args: readonly string[], main = entry, env: NodeJS.Process
   return { child, ended };
 }
 
+let warm: ChildProcess | undefined;
+let last: Promise<unknown> = Promise.resolve();
+afterAll(() => warm?.kill());
+
+/**
+ * Runs a command to its end, in a process that all commands of a test file share one after another (cli-warm.mjs). Where the process is the point
+ * (its signals, streams, memory, threads), `start` gives the command one of its own.
+ */
+export function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+  const ended = last.then(() => runWarm(args, env));
+  last = ended.catch(() => {});
+  return ended;
+}
+
+function runWarm(args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ended> {
+  warm ??= fork(fileURLToPath(new URL("cli-warm.mjs", import.meta.url)), [pathToFileURL(entry).href], {
+    cwd: tmpdir(),
+    execArgv: [],
+    // Nobody looks at the process's own stderr but where it breaks.
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
+  const child = warm;
+  return new Promise((resolve, reject) => {
+    const done = (ended: Ended) => {
+      child.off("exit", gone);
+      resolve(ended);
+    };
+    const gone = (code: number | null, signal: NodeJS.Signals | null) => {
+      child.off("message", done);
+      warm = undefined;
+      reject(new Error(`the process of the commands ended (${signal ?? code}) at sfc ${args.join(" ")}`));
+    };
+    child.once("message", done);
+    child.once("exit", gone);
+    child.send({ args, env });
+  });
+}
+
 /** Runs the command to its end. */
-export const sfc = (...args: readonly string[]): Promise<Ended> => start(args).ended;
+export const sfc = (...args: readonly string[]): Promise<Ended> => run(args);
 
 /**
  * A copy of the built program that can be changed; its node_modules is a folder of links.
@@ -96,12 +134,15 @@ export function runFlags(pairs: string, folder: string, ...more: readonly string
   return ["run", "--model_name", llama, "--sae_source", "dummy", "--pairs", pairs, "--output_dir", folder, ...more];
 }
 
-export async function succeeds(args: readonly string[]): Promise<Ended> {
-  const ended = await sfc(...args);
-  expect(ended, ended.stderr).toMatchObject({ code: 0, signal: null });
-  expect(ended.stderr).not.toContain("Closing file descriptor");
-  return ended;
+export async function succeeds(args: readonly string[], ended: Promise<Ended> = run(args)): Promise<Ended> {
+  const { stderr, ...rest } = await ended;
+  expect(rest, stderr).toMatchObject({ code: 0, signal: null });
+  expect(stderr).not.toContain("Closing file descriptor");
+  return { stderr, ...rest };
 }
+
+/** A command that succeeds in a process of its own. */
+export const succeedsAlone = (args: readonly string[]): Promise<Ended> => succeeds(args, start(args).ended);
 
 /**
  * Expects a failure as users should see it: the exit code, nothing on stdout, one line on stderr after those of progress, and in it all of `parts`.

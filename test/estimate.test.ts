@@ -15,7 +15,17 @@ import type { Model } from "../src/models/model.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
-import { examples, expectError, llama, manifestOf, sfc, start, succeeds, writeExamples } from "./cli-harness.ts";
+import {
+  examples,
+  expectError,
+  llama,
+  manifestOf,
+  sfc,
+  start,
+  succeeds,
+  succeedsAlone,
+  writeExamples,
+} from "./cli-harness.ts";
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
 
@@ -125,7 +135,7 @@ describe("sfc estimate", () => {
     const told = JSON.parse((await succeeds(["estimate", ...flags, "--json"])).stdout);
     expect(told).toMatchObject({ pairs: 64, saes: { sites: 1, features: 1536 }, model: { name: "demo" } });
     const output = join(folder, "run");
-    await succeeds(["run", ...flags, "--output_dir", output, "--quiet"]);
+    await succeedsAlone(["run", ...flags, "--output_dir", output, "--quiet"]);
     const manifest = await manifestOf(output);
     expect(manifest.estimate).toMatchObject({
       weights: told.weights,
@@ -162,7 +172,7 @@ describe("sfc estimate", () => {
     const flags = ["--model_name", model, "--sae_source", "dummy", "--pairs", join(folder, "long.jsonl")];
     for (const weights of ["held", "streamed"]) {
       const output = join(folder, `long-${weights}`);
-      await succeeds(["run", ...flags, "--weights", weights, "--output_dir", output, "--quiet"]);
+      await succeedsAlone(["run", ...flags, "--weights", weights, "--output_dir", output, "--quiet"]);
       const { estimate, peak_rss_bytes, counts } = await manifestOf(output);
       expect(counts.tokens / counts.pairs / 3).toBeGreaterThan(900);
       expect(peak_rss_bytes).toBeLessThan(600e6);

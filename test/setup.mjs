@@ -1,0 +1,3 @@
+import { oneThread } from "./one-thread.mjs";
+
+await oneThread();
