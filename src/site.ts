@@ -1,4 +1,4 @@
-import { UserError } from "./errors.ts";
+import { UsageError, UserError } from "./errors.ts";
 
 /**
  * The kinds of places in a model where activations are read, in the order in which a block computes them (METHOD: "Sites and their gradients").
@@ -38,6 +38,21 @@ export function parseSite(name: SiteName): Site {
 
 export function isSiteKind(kind: string): kind is SiteKind {
   return (siteKinds as readonly string[]).includes(kind);
+}
+
+/**
+ * The kinds in a list like `resid_post,mlp_out`, in its order.
+ *
+ * @param sites those of a model; by default there are all kinds
+ * @throws UsageError naming `--sites` if it has another
+ */
+export function parseKinds(text: string, sites?: Readonly<Partial<Record<SiteKind, number>>>): SiteKind[] {
+  const known = siteKinds.filter((kind) => sites === undefined || sites[kind] !== undefined);
+  return text.split(",").map((part) => {
+    const kind = known.find((one) => one === part.trim());
+    if (kind !== undefined) return kind;
+    throw new UsageError(`--sites: expected kinds out of ${known.join(", ")}, got "${text}". Put commas between them.`);
+  });
 }
 
 /** Order of computation: by layer, then by kind; `embed` first. */

@@ -5,9 +5,10 @@ import { prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
 import { loadedModel, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
-import type { PromptPair, Split } from "../prompts/pairs.ts";
+import { groupPairs, type PromptPair, type Split } from "../prompts/pairs.ts";
 import { writePairs } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
+import { mean } from "../stats.ts";
 import { writeFileAtomic } from "../storage/files.ts";
 import { openJob } from "./open.ts";
 import { type PairOptions, type Rejected, usablePairs } from "./open-pairs.ts";
@@ -71,16 +72,6 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
     onProgress: (done, packs) => reporter.set(done, packs),
   });
   opened.inputs.check();
-  const rows = new Map<string, { example: PromptPair; pairs: number; correct: number; sum: number }>();
-  kept.forEach(({ pair }, i) => {
-    const key = JSON.stringify([pair.split, pair.case]);
-    const row = rows.get(key) ?? { example: pair, pairs: 0, correct: 0, sum: 0 };
-    rows.set(key, row);
-    const m = metric[forest.entryOfPair[i]!]!;
-    row.pairs++;
-    row.sum -= m;
-    if (m < 0) row.correct++;
-  });
   if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
   const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
   const none = `${countText(without, "pair")} ${without === 1 ? "has" : "have"} no patch prompt: of use with --score gradient and gradient-activation alone.`;
@@ -88,15 +79,19 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
     model: options.model_name,
     source: opened.source.name,
     pairs: { total, usable: kept.length, without_patch: without },
-    cases: [...rows.values()].map(({ example, pairs: n, correct, sum }) => ({
-      split: example.split,
-      case: example.case,
-      pairs: n,
-      correct,
-      accuracy: correct / n,
-      margin: sum / n,
-      example,
-    })),
+    cases: groupPairs(kept.map(({ pair }) => pair)).map(({ split, case: name, members }) => {
+      const m = members.map((i) => metric[forest.entryOfPair[i]!]!);
+      const correct = m.filter((value) => value < 0).length;
+      return {
+        split,
+        case: name,
+        pairs: m.length,
+        correct,
+        accuracy: correct / m.length,
+        margin: -mean(m),
+        example: kept[members[0]!]!.pair,
+      };
+    }),
     rejected: rejected.slice(0, all ? undefined : shownRejected).map((one) => {
       if (reporter.stopped()) throw new StoppedError("Stopped.");
       return withTokens(one, opened.tokenizer);

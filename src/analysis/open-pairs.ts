@@ -12,7 +12,7 @@ import { determinerPairs, pronounPairs, type TaskName, type TaskOptions, taskNam
 import { excerpt } from "../prompts/excerpt.ts";
 import { inlinePair } from "../prompts/inline.ts";
 import { decodePairs } from "../prompts/pair-text.ts";
-import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
+import { groupPairs, type PromptPair, type TokenPair } from "../prompts/pairs.ts";
 import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { InputFiles } from "../storage/input-files.ts";
@@ -179,24 +179,20 @@ function agreement(tokenizer: Tokenizer, perCase: number, seed: number, reporter
 
 /** Indices of the first `limit` pairs of each split and case. */
 function withinLimit(pairs: readonly PromptPair[], limit: number | null): number[] {
-  const taken = new Map<string, number>();
-  return [...pairs.keys()].filter((i) => {
-    const key = `${pairs[i]!.split}/${pairs[i]!.case}`;
-    const count = (taken.get(key) ?? 0) + 1;
-    taken.set(key, count);
-    return limit === null || count <= limit;
-  });
+  if (limit === null) return [...pairs.keys()];
+  return groupPairs(pairs)
+    .flatMap(({ members }) => members.slice(0, limit))
+    .sort((a, b) => a - b);
 }
 
 /** Tells where a file has fewer pairs of a split and case than were asked for. */
 function fewerThan(pairs: readonly PromptPair[], wanted: number | null): string[] {
   if (wanted === null) return [];
-  const counts = new Map<string, number>();
-  for (const { split, case: name } of pairs) counts.set(`${split}/${name}`, (counts.get(`${split}/${name}`) ?? 0) + 1);
-  const few = [...counts.values()].filter((count) => count < wanted);
+  const counts = groupPairs(pairs).map(({ members }) => members.length);
+  const few = counts.filter((count) => count < wanted);
   if (few.length === 0) return [];
   return [
-    `--num_examples ${wanted}: ${few.length} of ${counts.size} splits and cases have fewer (the smallest ${Math.min(...few)}), and all of theirs are taken.`,
+    `--num_examples ${wanted}: ${few.length} of ${counts.length} splits and cases have fewer (the smallest ${Math.min(...few)}), and all of theirs are taken.`,
   ];
 }
 

@@ -17,16 +17,7 @@ import { type BosChoice, withBos } from "../prompts/bos.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
-import {
-  compareSites,
-  isSiteKind,
-  parseSite,
-  type Site,
-  type SiteKind,
-  type SiteName,
-  siteKinds,
-  siteName,
-} from "../site.ts";
+import { compareSites, parseKinds, parseSite, type Site, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { InputFiles } from "../storage/input-files.ts";
 import { packageRoot } from "../storage/package.ts";
 import { openPairs, type PairOptions, type PairSource } from "./open-pairs.ts";
@@ -155,7 +146,7 @@ export async function openSaes(
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const { model } = opened;
   const wantedLayers = layers === null ? null : parseLayers(layers, model.layers);
-  const wantedKinds = sites === null ? null : parseKinds(sites, model);
+  const wantedKinds = sites === null ? null : parseKinds(sites, model.sites);
   const choose: ChooseSites = (there) => chooseSites(there, wantedKinds, wantedLayers);
   const found = await findSaes(opened, sae_source, wantedKinds, seed, choose, reporter);
   try {
@@ -291,18 +282,6 @@ export function parseLayers(text: string, layers: number): ReadonlySet<number> {
     for (let layer = from; layer <= to; layer++) chosen.add(layer);
   }
   return chosen;
-}
-
-function parseKinds(text: string, model: Model): SiteKind[] {
-  return text.split(",").map((part) => {
-    const kind = part.trim();
-    if (!isSiteKind(kind) || model.sites[kind] === undefined) {
-      throw new UsageError(
-        `--sites: expected kinds out of ${siteKinds.join(", ")}, got "${text}". Put commas between them.`,
-      );
-    }
-    return kind;
-  });
 }
 
 async function isFolder(path: string): Promise<boolean> {

@@ -8,7 +8,7 @@ import { type ChooseSites, chosenSaes, planWant } from "../hub/resolve.ts";
 import { type HubSettings, hubSettings } from "../hub/settings.ts";
 import { folderWant, modelPlace, modelWant, parseHubPath, presetNames, presetWants, type Want } from "../hub/wants.ts";
 import type { Reporter } from "../progress.ts";
-import { isSiteKind, type SiteKind, siteKinds } from "../site.ts";
+import { parseKinds } from "../site.ts";
 import { chooseSites, parseLayers } from "./open.ts";
 import { embeddedModel } from "./options.ts";
 
@@ -123,16 +123,6 @@ function modelOrSaes(model: Want, saes: Want): Want {
     isTold: (cached) => of(cached).isTold(cached),
     refuse: (there, missing) => of(there).refuse(there, missing),
   };
-}
-
-function parseKinds(text: string): SiteKind[] {
-  return text.split(",").map((part) => {
-    const kind = part.trim();
-    if (isSiteKind(kind)) return kind;
-    throw new UsageError(
-      `--sites: expected kinds out of ${siteKinds.join(", ")}, got "${text}". Put commas between them.`,
-    );
-  });
 }
 
 const sizeOf = (files: PullPlan["files"]) => files.reduce((sum, file) => sum + file.size, 0);

@@ -1,3 +1,4 @@
+import { isWhole } from "../amounts.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { bytesOf, encodeFloat32, type FloatDType, isDType } from "./dtype.ts";
 import { repeatedKey } from "./json.ts";
@@ -83,7 +84,6 @@ function checkMetadata(entry: unknown, fail: Fail): Record<string, string> {
 function checkEntry(name: string, entry: unknown, start: number, fail: Fail): TensorInfo {
   if (!isRecord(entry)) return fail(`tensor ${name}`, "an object with dtype, shape and data_offsets", "another value");
   const { dtype, shape, data_offsets: offsets } = entry;
-  const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
   if (!isDType(dtype)) {
     return fail(
       `dtype of tensor ${name}`,
@@ -92,10 +92,10 @@ function checkEntry(name: string, entry: unknown, start: number, fail: Fail): Te
       typeof dtype === "string" ? "This number format is not read; save the file in bfloat16 or float32." : undefined,
     );
   }
-  if (!Array.isArray(shape) || !shape.every(isCount)) {
+  if (!Array.isArray(shape) || !shape.every(isWhole)) {
     return fail(`shape of tensor ${name}`, "a list of whole numbers from 0 up", shown(shape));
   }
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isWhole)) {
     return fail(`data_offsets of tensor ${name}`, "[begin, end] as whole numbers from 0 up", shown(offsets));
   }
   const [begin, end] = offsets as unknown as [number, number];

@@ -1,3 +1,4 @@
+import { isWhole } from "../amounts.ts";
 import { bytesOf, type DType } from "./dtype.ts";
 import { checkedMembers } from "./members.ts";
 import { Global, type Globals, type Pickled, readPickle } from "./pickle.ts";
@@ -97,7 +98,7 @@ function globalsOf(fail: Fail): Globals {
 function storageOf(id: Pickled, entries: ReadonlyMap<string, ZipEntry>, folder: string, fail: Fail): Storage {
   const [tag, type, key, , count] = Array.isArray(id) ? (id as Pickled[]) : [];
   const dtype = type instanceof Global ? storages[type.name.replace(/^torch /, "")] : undefined;
-  if (tag !== "storage" || !dtype || typeof key !== "string" || !isCount(count)) {
+  if (tag !== "storage" || !dtype || typeof key !== "string" || !isWhole(count)) {
     return fail("pickle", "a storage", "another reference");
   }
   const entry = entries.get(`${folder}data/${key}`);
@@ -114,7 +115,7 @@ function tensorOf([storage, start, shape, strides, , , marks]: readonly Pickled[
   if (marks !== undefined && marks !== null && !(marks instanceof Map && marks.size === 0)) {
     fail("tensor", "numbers as they are", "a view that changes them (neg or conj)", "Save it after .resolve_neg().");
   }
-  if (!(storage instanceof Storage) || !isCount(start) || !isCounts(shape) || !isCounts(strides)) {
+  if (!(storage instanceof Storage) || !isWhole(start) || !isCounts(shape) || !isCounts(strides)) {
     return fail("pickle", "a tensor's storage, offset, shape and strides", "other values");
   }
   const { dtype, entry } = storage;
@@ -141,12 +142,8 @@ function isDense(shape: readonly number[], strides: readonly number[]): boolean 
   return shape.length === strides.length;
 }
 
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
 function isCounts(value: unknown): value is readonly number[] {
-  return Array.isArray(value) && value.every(isCount);
+  return Array.isArray(value) && value.every(isWhole);
 }
 
 /** State dicts nest a few levels; thousands would end the stack that walks them. */

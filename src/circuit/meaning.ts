@@ -7,7 +7,7 @@ import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
 import { prefixForest } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { OutsideText } from "../prompts/outside.ts";
-import type { TokenPair } from "../prompts/pairs.ts";
+import { groupPairs, type TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { Ranking } from "./ranking.ts";
 
@@ -172,19 +172,8 @@ export function groupsOf(cases: readonly string[]): (name: string) => string {
 }
 
 function accuracyByCase(pairs: readonly TokenPair[], before: readonly number[], after: readonly number[]) {
-  const counts = new Map<string, { n: number; before: number; after: number }>();
-  pairs.forEach(({ pair }, i) => {
-    const count = counts.get(pair.case) ?? { n: 0, before: 0, after: 0 };
-    counts.set(pair.case, count);
-    count.n++;
-    if (before[i]! < 0) count.before++;
-    if (after[i]! < 0) count.after++;
+  return groupPairs(pairs.map(({ pair }) => pair)).map(({ case: name, members }) => {
+    const share = (m: readonly number[]) => members.filter((i) => m[i]! < 0).length / members.length;
+    return { case: name, split: "test" as const, n: members.length, before: share(before), after: share(after) };
   });
-  return [...counts].map(([name, c]) => ({
-    case: name,
-    split: "test" as const,
-    n: c.n,
-    before: c.before / c.n,
-    after: c.after / c.n,
-  }));
 }

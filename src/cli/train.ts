@@ -7,7 +7,7 @@ import { evaluateSaes, trainSaes } from "../analysis/train-sae.ts";
 import { readText } from "../analysis/train-text.ts";
 import { UsageError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
-import { isSiteKind, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { parseKinds, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { packageRoot } from "../storage/package.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";
 import { modelFlag, wholeNumber, wholeNumberFrom0, wholeNumberUpTo } from "./flags.ts";
@@ -205,18 +205,6 @@ function ownSaes(name: string, folder: string): string {
 
 function folderOf(name: string): string {
   return name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : name;
-}
-
-function parseKinds(text: string, sites: Readonly<Partial<Record<SiteKind, number>>>): SiteKind[] {
-  return text.split(",").map((part) => {
-    const kind = part.trim();
-    if (!isSiteKind(kind) || sites[kind] === undefined) {
-      throw new UsageError(
-        `--sites: expected kinds out of ${Object.keys(sites).join(", ")}, got "${text}". Put commas between them.`,
-      );
-    }
-    return kind;
-  });
 }
 
 function sitesOf(kinds: readonly SiteKind[], layers: ReadonlySet<number>): SiteName[] {

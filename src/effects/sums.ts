@@ -1,7 +1,7 @@
 import { newSha256 } from "#file";
 import type { PrefixForest } from "../forest/forest.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
-import type { Split, TokenPair } from "../prompts/pairs.ts";
+import { groupKey, groupPairs, type Split, type TokenPair } from "../prompts/pairs.ts";
 import { type EffectRows, errorFeature } from "./rows.ts";
 
 /** The case of rows in `features.parquet` that stand for all cases together. */
@@ -35,14 +35,8 @@ export interface PairCount {
 
 /** The pairs of each split and case. */
 export function countPairs(pairs: readonly TokenPair[]): PairCount[] {
-  const counts = new Map<string, { split: Split; case: string; pairs: number }>();
-  for (const { pair } of pairs) {
-    const key = `${pair.split}/${pair.case}`;
-    const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0 };
-    counts.set(key, count);
-    count.pairs++;
-  }
-  return [...counts.values()];
+  const groups = groupPairs(pairs.map(({ pair }) => pair));
+  return groups.map(({ split, case: name, members }) => ({ split, case: name, pairs: members.length }));
 }
 
 /** The backward nodes of a forest as a table. */
@@ -157,6 +151,3 @@ export const emptySums = (size: number): Sums => ({
   total: new Float64Array(size),
   nodes: new Int32Array(size),
 });
-
-/** Names a split and case. */
-export const groupKey = (split: Split, name: string) => `${split}/${name}`;

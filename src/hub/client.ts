@@ -1,4 +1,5 @@
 import { fetchAnywhere, proxyAdvice } from "#fetch";
+import { isWhole } from "../amounts.ts";
 import { reasonOf, withoutPassword } from "../bytes/address.ts";
 import { UserError } from "../errors.ts";
 
@@ -357,8 +358,7 @@ function fileOf(entry: unknown, access: HubAccess): HubFile | undefined {
   const { type, path, size, oid, lfs } = Object(entry) as Readonly<Record<string, unknown>>;
   if (type !== "file") return undefined;
   const sha256 = (lfs as { oid?: unknown } | null | undefined)?.oid;
-  const whole = Number.isSafeInteger(size) && (size as number) >= 0;
-  if (typeof path !== "string" || !whole || !isHex(oid, 40) || (lfs != null && !isHex(sha256, 64))) {
+  if (typeof path !== "string" || !isWhole(size) || !isHex(oid, 40) || (lfs != null && !isHex(sha256, 64))) {
     throw noHub(access, "a file's path, size and hash");
   }
   checkPath(path, access.endpoint);

@@ -1,3 +1,4 @@
+import { isWhole } from "../amounts.ts";
 import { UserError } from "../errors.ts";
 import { type Rope, ropeForms, turning } from "./rope.ts";
 
@@ -346,8 +347,7 @@ export class ConfigReader {
   }
 
   #whole(field: string, value: unknown, limit: number): number {
-    if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
-      return this.#refuse(field, "a whole number above 0", value, damaged);
+    if (!isWhole(value) || value === 0) return this.#refuse(field, "a whole number above 0", value, damaged);
     return value <= limit ? value : this.#refuse(field, `at most ${limit}`, value, damaged);
   }
 

@@ -12,6 +12,28 @@ export interface PromptPair {
   readonly split: Split;
 }
 
+/** The pairs of one split and case, by their places in a list. */
+export interface PairGroup {
+  readonly split: Split;
+  readonly case: string;
+  readonly members: readonly number[];
+}
+
+/** Pairs by split and case, in the order in which these first come. */
+export function groupPairs(pairs: readonly Pick<PromptPair, "split" | "case">[]): PairGroup[] {
+  const groups = new Map<string, PairGroup & { readonly members: number[] }>();
+  for (const [i, pair] of pairs.entries()) {
+    const key = groupKey(pair.split, pair.case);
+    const group = groups.get(key) ?? { split: pair.split, case: pair.case, members: [] };
+    groups.set(key, group);
+    group.members.push(i);
+  }
+  return [...groups.values()];
+}
+
+/** Names a split and case. */
+export const groupKey = (split: Split, name: string) => `${split}/${name}`;
+
 /**
  * A pair as token ids: the prompts as the tokenizer's post-processor makes them (BOS included where the model has one), of equal length T, and
  * the one token that each answer adds. Where the pair has no patch prompt, `patch` is the clean prompt, so that nothing changes between the two.

@@ -6,7 +6,7 @@ import { ablationSchema } from "../circuit/meaning.ts";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
-import type { Split } from "../prompts/pairs.ts";
+import { groupPairs, type Split } from "../prompts/pairs.ts";
 import {
   type CaseAccuracy,
   type DriverContext,
@@ -197,16 +197,12 @@ function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly Cas
 }
 
 function accuracyOf(pairs: readonly PairLine[]): CaseAccuracy[] {
-  const groups = new Map<string, PairLine[]>();
-  for (const pair of pairs) {
-    const key = `${pair.split} ${pair.case}`;
-    groups.set(key, [...(groups.get(key) ?? []), pair]);
-  }
-  return [...groups.values()].map((group) => {
+  return groupPairs(pairs).map(({ split, case: name, members }) => {
+    const group = members.map((i) => pairs[i]!);
     const patched = group.flatMap((pair) => pair.m_patch ?? []);
     return {
-      split: group[0]!.split,
-      case: group[0]!.case,
+      split,
+      case: name,
       pairs: group.length,
       accuracy: group.filter((pair) => pair.m_clean < 0).length / group.length,
       cleanMean: round(mean(group.map((pair) => pair.m_clean))),

@@ -15,7 +15,6 @@ import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import {
   allCases,
   emptySums,
-  groupKey,
   indexNodes,
   type NodeIndex,
   type NodesTable,
@@ -25,7 +24,7 @@ import {
 } from "../effects/sums.ts";
 import { UserError } from "../errors.ts";
 import type { OutsideText } from "../prompts/outside.ts";
-import type { Split } from "../prompts/pairs.ts";
+import { groupKey, type Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { makeFolder, writeFileAtomic } from "../storage/files.ts";
 import { isSealed, seal } from "../storage/seal.ts";

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
 import { link, lstat, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
+import { isWhole } from "../amounts.ts";
 import { messageOf, UserError } from "../errors.ts";
 
 /** A lock that is ours until `release`, or who holds it and in which file. */
@@ -133,8 +134,8 @@ const errorCode = (error: unknown) => (error as { code?: unknown } | null)?.code
 function parseHolder(text: string): Holder | null {
   try {
     const holder = JSON.parse(text) as Partial<Holder>;
-    return Number.isSafeInteger(holder.pid) && holder.pid! > 0 && typeof holder.host === "string"
-      ? { pid: holder.pid!, host: holder.host.slice(0, 64), begun: holder.begun ?? null }
+    return isWhole(holder.pid) && holder.pid > 0 && typeof holder.host === "string"
+      ? { pid: holder.pid, host: holder.host.slice(0, 64), begun: holder.begun ?? null }
       : null;
   } catch {
     return null;

@@ -1,3 +1,4 @@
+import { isWhole } from "../../amounts.ts";
 import { type Folder, readJson } from "../../bytes/folder.ts";
 import type { ByteSource } from "../../bytes/source.ts";
 import type { TensorFile } from "../../bytes/tensor-file.ts";
@@ -225,7 +226,7 @@ function placeOf(trainer: SettingsReader, path: string): Place {
   const folders = path.split("/").slice(0, -1).slice(-4);
   const folder = folders.findLast((one) => placeOfName(one) !== undefined);
   if (folder !== undefined) return checkLayer(placeOfName(folder)!, folder, trainer);
-  if (isBlock(layer)) {
+  if (isWhole(layer)) {
     const site = siteName({ kind: "resid_post", layer });
     return { site, ...assumedResidPost("ae.pt files", path, 1, "A folder such as mlp_out_layer3 would.") };
   }
@@ -241,10 +242,6 @@ function checkLayer(place: Place, name: string, trainer: SettingsReader): Place 
     trainer.refuse("layer", `${expected}, as ${name} says`, layer, "Keep the one that is right.");
   }
   return place;
-}
-
-function isBlock(layer: unknown): layer is number {
-  return Number.isSafeInteger(layer) && (layer as number) >= 0;
 }
 
 /** What config.json says of the texts whose activations were recorded. */

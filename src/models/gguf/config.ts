@@ -1,3 +1,4 @@
+import { isWhole } from "../../amounts.ts";
 import type { GgufFile, GgufValue } from "../../bytes/gguf.ts";
 import { UserError } from "../../errors.ts";
 
@@ -242,7 +243,7 @@ class MetadataReader {
   /** A whole number above 0. @throws UserError if it is too large, or missing (and there is no default) or something else */
   count(key: string, byDefault?: number): number {
     const value = this.value(key) ?? byDefault;
-    return typeof value === "number" && Number.isInteger(value) && value > 0 && value <= largestCount
+    return isWhole(value) && value > 0 && value <= largestCount
       ? value
       : this.#refuse(key, `a whole number from 1 to ${largestCount}`, value);
   }

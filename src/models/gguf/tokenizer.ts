@@ -1,3 +1,4 @@
+import { isWhole } from "../../amounts.ts";
 import type { GgufFile, GgufNumbers, GgufValue } from "../../bytes/gguf.ts";
 import { UserError } from "../../errors.ts";
 
@@ -64,8 +65,9 @@ export function tokenizerFromMetadata({ values, source }: GgufFile): Record<stri
   const idOf: IdOf = (name) => {
     const id = value(`${name}_token_id`) ?? (value("model") === "llama" ? sentencePieceIds[name] : undefined);
     if (id === undefined) return undefined;
-    const there = typeof id === "number" && Number.isInteger(id) && id >= 0 && id < tokens.length;
-    return there ? id : fail(`${name}_token_id`, `a token from 0 to ${tokens.length - 1}`, `${id}`);
+    return isWhole(id) && id < tokens.length
+      ? id
+      : fail(`${name}_token_id`, `a token from 0 to ${tokens.length - 1}`, `${id}`);
   };
   const numbers = (key: string): GgufNumbers | undefined => {
     const list = value(key);

@@ -1,3 +1,4 @@
+import { isWhole } from "../../amounts.ts";
 import { bpe, byteTokens, type TokenModel } from "./bpe.ts";
 import { byType, type Part, quoted } from "./part.ts";
 
@@ -33,7 +34,7 @@ function vocabularyOf(part: Part): ReadonlyMap<string, number> {
   const vocab = part.part("vocab") ?? part.fail("ids by token", "vocab");
   for (const token of vocab.keys()) {
     const id = vocab.get(token);
-    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= mostTokens) {
+    if (!isWhole(id) || id >= mostTokens) {
       const got = `${typeof id === "number" ? id : typeof id} for ${quoted(token)}`;
       return part.fail(`whole numbers from 0 to ${mostTokens - 1}`, "vocab", got);
     }

@@ -1,3 +1,4 @@
+import { isWhole } from "../../amounts.ts";
 import { UserError } from "../../errors.ts";
 import { excerpt } from "../excerpt.ts";
 
@@ -75,9 +76,7 @@ export class Part {
   /** A whole number of at least `least`. */
   count(key: string, least: number, fallback?: number): number {
     const value = this.get(key) ?? fallback;
-    return Number.isInteger(value) && (value as number) >= least
-      ? (value as number)
-      : this.fail(`a whole number of at least ${least}`, key);
+    return isWhole(value) && value >= least ? value : this.fail(`a whole number of at least ${least}`, key);
   }
 
   /** One of some texts. */

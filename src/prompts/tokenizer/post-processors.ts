@@ -1,3 +1,4 @@
+import { isWhole } from "../../amounts.ts";
 import { byType, type Part } from "./part.ts";
 
 /** The tokens that stand before and behind those of every text. */
@@ -14,9 +15,7 @@ export interface Frame {
  */
 export function frameOf(part: Part, size: number): Frame {
   const idOf = (value: unknown, place: Part, key: string): number =>
-    Number.isInteger(value) && (value as number) >= 0 && (value as number) < size
-      ? (value as number)
-      : place.fail(`ids from 0 to ${size - 1}`, key, `${JSON.stringify(value)}`);
+    isWhole(value) && value < size ? value : place.fail(`ids from 0 to ${size - 1}`, key, `${JSON.stringify(value)}`);
   /** Of BERT and RoBERTa: the pairs of token and id in `cls` and `sep`. */
   const around = (processor: Part): Frame => {
     const [before, behind] = ["cls", "sep"].map((key) => {
