@@ -14,7 +14,7 @@ const { kept } = sfc.tokenizePairs(
   tokenizer,
 );
 const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "changed" });
-const captured = await sfc.capture(model, weights, plan, { sites: [...saes.keys()] });
+const captured = await sfc.capture(sfc.loadedModel(model, weights), plan, { sites: [...saes.keys()] });
 
 for (const sae of saes.values()) {
   const { rows } = await sfc.analyticEffects(captured, sae, sfc.codeReader());
