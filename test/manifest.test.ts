@@ -2,8 +2,8 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { check } from "../src/circuit/checks.ts";
 import {
-  check,
   type Manifest,
   manifestJsonSchema,
   readManifest,

@@ -4,11 +4,12 @@ import { join } from "node:path";
 import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema } from "hyparquet";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { rankingSchema } from "../src/circuit/ranking.ts";
+import type { RankOptions } from "../src/circuit/tables.ts";
 import type { EffectRows } from "../src/effects/rows.ts";
 import { allCases, type NodesTable } from "../src/effects/sums.ts";
 import type { Split } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
-import { type FinishOptions, RunTables, readFeatures } from "../src/results/tables.ts";
+import { RunTables, readFeatures } from "../src/results/tables.ts";
 
 let home: string;
 beforeEach(async () => {
@@ -66,7 +67,7 @@ const pairs = splits.flatMap((split, i) => cases.map((name, k) => ({ split, case
 
 const change = { train: 2.5, test: -4 };
 
-const options = (changes: Partial<FinishOptions> = {}): FinishOptions => ({
+const options = (changes: Partial<RankOptions> = {}): RankOptions => ({
   sites,
   pairs,
   score: "effect",

@@ -3,11 +3,12 @@ import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { runtimeName } from "#session";
+import { checkFiniteEffects } from "../circuit/tables.ts";
 import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf } from "../effects/methods.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import { countPairs, indexNodes, type NodeIndex, nodesTable, type Sums, sumRows } from "../effects/sums.ts";
-import { StoppedError, UserError } from "../errors.ts";
+import { StoppedError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Device } from "../graph/runtime.ts";
 import { silent } from "../hub/pull.ts";
@@ -169,7 +170,7 @@ async function measure(
   for await (const { rows } of effectsOf(spec.method, methodSetting)) {
     rowCount += rows.node.length;
     const ofSite = sumRows(rows, index);
-    checkFinite(rows);
+    checkFiniteEffects(rows);
     sums.set(rows.site, ofSite);
     found.push({ site: rows.site, ...meansOf(ofSite, pairs), ...totalsOf(rows, pairs, pairOf) });
     progress.site();
@@ -250,14 +251,6 @@ function totalsOf({ node, effect }: EffectRows, pairs: number, pairOf: Int32Arra
     if (ofPair) ofPair[pairOf[node[i]!]!]! += effect[i]!;
   }
   return { sum: sum / pairs, pair_sums: ofPair ? [...ofPair] : null };
-}
-
-function checkFinite({ site, node, feature, effect }: EffectRows): void {
-  const broken = effect.findIndex((value) => !Number.isFinite(value));
-  if (broken < 0) return;
-  throw new UserError(
-    `effect: expected a finite number, got ${effect[broken]} at ${site}, node ${node[broken]}, feature ${feature[broken]}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
-  );
 }
 
 /** `features.parquet`, as a run has it. The database comes in here, after all measuring. */

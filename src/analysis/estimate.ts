@@ -3,27 +3,25 @@ import { freemem, totalmem } from "node:os";
 import { readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/cost.ts";
-import { forestCheckPlans } from "../capture/forest-check.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
 import type { MethodName } from "../effects/method.ts";
 import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
-import { type PrefixForest, prefixForest } from "../forest/forest.ts";
-import { type Plan, planCapture } from "../forest/packs.ts";
+import type { Plan } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
 import { silent } from "../hub/pull.ts";
 import { type Model, parameterCount } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
-import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import { dictionaryWarnings, type OpenModel, openJob } from "./open.ts";
 import { usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
+import { prepare, tokensOf } from "./steps.ts";
 
 /** What a run will take, told before its weights are read. */
 export interface Estimate {
@@ -71,29 +69,6 @@ const tableBytes = { effects: 50, features: 130, most: 1.1e9 };
 
 /** Bytes of a row of effects.parquet, and of a feature's rows in features.parquet, per split and case. */
 const rowBytes = { effects: 20, features: 5 };
-
-/** The plans of a run on some pairs: its own, and those of its check. */
-export function plansOf(
-  pairs: readonly TokenPair[],
-  { method, score, batch_size }: Pick<JobOptions, "method" | "score" | "batch_size">,
-): { readonly forest: PrefixForest; readonly plans: readonly [run: Plan, merged: Plan, separate: Plan] } {
-  const forest = prefixForest(pairs);
-  const plan = planCapture(forest, {
-    wanted: score === "effect" ? needsOf(method, []).wanted : score === "gradient" ? "none" : "clean",
-    ...(batch_size === null ? {} : { batchSize: batch_size }),
-  });
-  // Pairs spread over all of them, for which the forest is checked against example by example.
-  const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
-  const sample = pairs.filter((_, i) => i % every === 0).slice(0, checkedPairs);
-  return { forest, plans: [plan, ...forestCheckPlans(sample, plan.block, score === "effect" ? "changed" : "clean")] };
-}
-
-/** Tokens that go through the model without merging prefixes: clean and patch prompts forward, clean ones backward. */
-export function tokensOf(pairs: readonly TokenPair[]): number {
-  return sum(pairs.map(({ pair, clean, patch }) => 2 * clean.length + (pair.patch_prefix === null ? 0 : patch.length)));
-}
-
-const checkedPairs = 16;
 
 /** Seconds that a run may lose by holding its weights: only then can features be patched exactly. */
 const worthHolding = 1;
@@ -296,7 +271,7 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   for (const warning of opened.warnings) reporter.line(warning);
   const { kept } = usablePairs(opened.source, opened, options, reporter);
   for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
-  const { forest, plans } = plansOf(kept, options);
+  const { forest, plans } = prepare(kept, options, options.batch_size);
   const result = await estimateRun(opened, dictionaries, plans, options);
   reporter.end();
   const all = [...dictionaries.values()];

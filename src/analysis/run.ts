@@ -2,29 +2,16 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { readRegular } from "../bytes/file.node.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
-import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
-import { forestGaps } from "../capture/forest-check.ts";
 import { memoryStore } from "../capture/store.ts";
-import { measureMeaning } from "../circuit/meaning.ts";
-import { type Ranking, withExact } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { codeReader } from "../dictionaries/encode.ts";
-import type { MethodSetting } from "../effects/method.ts";
-import { effectsOf, needsOf } from "../effects/methods.ts";
-import { gradientActivation, gradientSums } from "../effects/scores.ts";
-import { patchStrongest } from "../effects/strongest.ts";
-import { countPairs, nodesTable } from "../effects/sums.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
-import { type PrefixForest, prefixForest } from "../forest/forest.ts";
-import { planMetric } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
-import { heldWeights, isStreamed, loadedModel, streamedWeights } from "../models/weights.ts";
+import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
-import { isOutside } from "../prompts/outside.ts";
-import type { PromptPair, Split, TokenPair } from "../prompts/pairs.ts";
+import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder } from "../results/folder.ts";
-import { type Check, check, type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
+import { type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
 import { fileStore } from "../results/pack-store.ts";
 import { reportTemplate, writeReport } from "../results/report.ts";
 import { RunTables } from "../results/tables.ts";
@@ -32,10 +19,19 @@ import type { SiteName } from "../site.ts";
 import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
 import { checkRuntime } from "./device.ts";
-import { checkFits, estimateLine, estimateRun, plansOf, tokensOf, totalSeconds, workLine } from "./estimate.ts";
+import { checkFits, type Estimate, estimateLine, estimateRun, totalSeconds, workLine } from "./estimate.ts";
 import { dictionaryWarnings, type OpenJob, type OpenModel, openJob } from "./open.ts";
 import { usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
+import {
+  type AnalysisInput,
+  analysePairs,
+  capturedSites,
+  type PairResult,
+  type Places,
+  type Prepared,
+  prepare,
+} from "./steps.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -52,19 +48,11 @@ export interface RunOutcome {
   readonly again: boolean;
 }
 
-/** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
-const sumTolerance = 1e-4;
-/** The forest and example by example must agree to this share of the largest Σ|g·Δx| of a node. */
-const forestTolerance = 1e-5;
 /** Seconds of work that one is told of before they begin. */
 const longWork = 20;
 /** Floating-point operations for patching features by themselves: a share of those of the capture, and at least so many, in GFLOP. */
 const exactShare = 0.25;
 const leastExact = 100;
-/** Share of Σ|effect| left out that one is warned of. */
-const worthSaying = 0.01;
-/** Accuracy below which a behaviour is hardly one. */
-const fairAccuracy = 0.8;
 
 /**
  * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder.
@@ -141,123 +129,43 @@ class Job {
     this.#folder = folder;
     this.#reporter = reporter;
     this.#secondsBefore = manifest.seconds;
-    // Every sitting finds the warnings again.
+    // Warnings are found again when a run resumes.
     this.manifest = { ...manifest, status: "running", error: null, warnings: [] };
   }
 
-  async work(allPairs: readonly TokenPair[]): Promise<void> {
-    const { score, precision: dtype, device, keep, top } = this.#options;
-    const { model, checkpoint, tokenizer } = this.#opened;
-    const sites = [...this.#dictionaries.keys()];
-    const capturedSites = needsOf(this.#options.method, sites).sites;
+  async work(pairs: readonly TokenPair[]): Promise<void> {
+    const { precision: dtype, keep, batch_size: batchSize } = this.#options;
+    const { model, checkpoint } = this.#opened;
     await this.#save();
 
-    const all = plansOf(allPairs, this.#options);
-    const estimated = await estimateRun(this.#opened, this.#dictionaries, all.plans, {
-      ...this.#options,
-      // An interrupted run goes on as it began: with the weights in the other place its last digits would be others.
-      weights: this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights,
-    });
-    this.manifest.estimate = estimated;
-    checkFits(estimated, all.plans, this.#options.method);
-    if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
+    const prepared = prepare(pairs, this.#options, batchSize);
+    const estimated = await this.#estimate(prepared);
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
     this.manifest.dictionaries = await this.#describeDictionaries();
-    const partial = await this.#partialFor(identity, allPairs, estimated.weights);
+    const partial = await this.#partialFor(identity, pairs, estimated.weights);
     const weights =
       estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
-    const loaded = loadedModel(model, weights, { dtype, device: device as Device });
+    const loaded = loadedModel(model, weights, { dtype, device: this.#options.device as Device });
     await this.#save();
 
-    const watch = {
-      onProgress: (done: number, total: number) => this.#reporter.set(done, total),
-      stopped: this.#reporter.stopped,
-    };
-    if (keep === "correct") this.#reporter.begin("accuracy", 1);
-    const pairs =
-      keep === "correct"
-        ? await this.#correctOnly(allPairs, (forest) => runMetric(loaded, planMetric(forest), watch))
-        : allPairs;
-    // The check's packs run along with the others: streamed weights are read once for all of them.
-    const { forest, plans } = pairs === allPairs ? all : plansOf(pairs, this.#options);
-    this.manifest.counts = {
-      pairs: pairs.length,
-      nodes_forward: forest.forward.size,
-      nodes_backward: forest.backward.size,
-      tokens: tokensOf(pairs),
-      rows: 0,
-    };
-
-    this.#reporter.begin("capture", 1);
-    const planIdentity = sha256OfText(
-      JSON.stringify([
-        identity,
-        capturedSites,
-        isStreamed(weights),
-        plans.map(({ packs }) => packs.map((p) => [p.kind, [...p.tokens], [...p.node]])),
-      ]),
-    );
-    const files = fileStore(partial, planIdentity, () => this.#opened.inputs.check());
-    const tables = await RunTables.open(partial);
-    const codes = codeReader(loaded);
+    const places = await this.#openPlaces(partial, identity, estimated.weights);
     try {
-      const [captured, merged, separate] = (await captureAll(loaded, plans, {
-        sites: capturedSites,
-        store: dtype === "float32" ? files : memoryStore(),
-        ...watch,
-      })) as [Capture, Capture, Capture];
-      if (keep === "all") this.#countAccuracy(pairs, (i) => captured.cleanMetric[forest.entryOfPair[i]!]!);
-      await tables.writeNodes(
-        nodesTable(forest, (id) => tokenizer.token(id)),
-        tokenizer.outside,
-      );
-
-      this.#reporter.begin("effects", sites.length);
-      if (score === "effect") await this.#writeEffects({ ...loaded, forest, captured, ...watch }, tables);
-      else {
-        for (const [done, dictionary] of [...this.#dictionaries.values()].entries()) {
-          if (this.#reporter.stopped()) throw new StoppedError();
-          await this.#writeScore(dictionary, captured, codes, tables);
-          this.#reporter.set(done + 1);
-        }
-      }
-
-      this.#reporter.begin("checks", 1);
-      for (const { site, gap, scale } of await forestGaps(merged, separate, sites)) {
-        this.#addCheck(check("forest equals example by example", site, gap, scale, forestTolerance));
-      }
-
-      this.#reporter.begin("writing", 1);
-      await writeFileAtomic(join(this.#folder.path, "pairs.jsonl"), pairLines(pairs, forest, captured));
-      const counts = countPairs(pairs);
-      const change = score === "effect" ? meanChange(pairs, forest, captured) : {};
-      const finished = await tables.finish(this.#folder.path, { sites, pairs: counts, score, top, change });
-      this.manifest.counts.rows = finished.rows;
-      this.#warnOfLeftOut(finished.ranking);
-      if (score === "effect") {
-        await this.#patchStrongest({ ...loaded, ...watch }, pairs, finished.ranking);
-      }
-
-      if (score === "effect" && dtype === "float32") {
-        this.#reporter.begin("meaning", 1);
-        const setting = {
-          loaded,
-          captured,
-          codes,
-          dictionaries: this.#dictionaries,
-          ranking: finished.ranking,
-          outside: tokenizer.outside,
-        };
-        const meaning = await measureMeaning(setting, { stopped: this.#reporter.stopped });
-        if (meaning) {
-          await writeFileAtomic(join(this.#folder.path, "ablation.json"), `${JSON.stringify(meaning, null, 2)}\n`);
-        }
-      }
+      const input: AnalysisInput = {
+        ...this.#opened,
+        loaded,
+        dictionaries: this.#dictionaries,
+        options: this.#options,
+      };
+      await analysePairs(input, prepared, places, this.manifest, this.#reporter, {
+        keep,
+        batchSize,
+        exactFlops: Math.max(leastExact, exactShare * estimated.capture_gflop) * 1e9,
+        meaning: true,
+        onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, estimated.gflops)),
+      });
     } finally {
-      tables.close();
-      await codes.release();
-      await files.close();
+      await places.close();
     }
     this.#reporter.end();
     const manifest = await this.#save();
@@ -274,6 +182,60 @@ class Job {
 
   async fail(error: string): Promise<void> {
     await writeManifest(this.#folder.path, { ...this.#current(), status: "failed", error });
+  }
+
+  /** What the run will take. @throws UserError if that is more than there is */
+  async #estimate({ plans }: Prepared): Promise<Estimate> {
+    const estimated = await estimateRun(this.#opened, this.#dictionaries, plans, {
+      ...this.#options,
+      // An interrupted run goes on as it began: with the weights in the other place its last digits would be others.
+      weights: this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights,
+    });
+    this.manifest.estimate = estimated;
+    checkFits(estimated, plans, this.#options.method);
+    if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
+    return estimated;
+  }
+
+  /** The run's folder, as the steps see it. */
+  async #openPlaces(
+    partial: string,
+    model: string,
+    weights: "held" | "streamed",
+  ): Promise<Places & { close(): Promise<void> }> {
+    const { path } = this.#folder;
+    const inputs = this.#opened.inputs;
+    const tables = await RunTables.open(partial);
+    let files: ReturnType<typeof fileStore> | undefined;
+    const writeJson = (name: string, value: unknown) =>
+      writeFileAtomic(join(path, name), `${JSON.stringify(value, null, 2)}\n`);
+    return {
+      tables: {
+        writeNodes: (nodes, outside) => tables.writeNodes(nodes, outside),
+        hasEffects: (site) => tables.hasEffects(site),
+        writeEffects: (rows) => tables.writeEffects(rows),
+        hasFeatureSums: (site) => tables.hasFeatureSums(site),
+        writeFeatureSums: (site, sums) => tables.writeFeatureSums(site, sums),
+        rank: (options) => tables.finish(path, options),
+      },
+      store: (plans) => {
+        if (this.#options.precision !== "float32") return memoryStore();
+        const packs = plans.map((plan) => plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]]));
+        const sites = capturedSites({ options: this.#options, dictionaries: this.#dictionaries });
+        const identity = sha256OfText(JSON.stringify([model, sites, weights === "streamed", packs]));
+        files = fileStore(partial, identity, () => inputs.check());
+        return files;
+      },
+      save: async () => void (await this.#save()),
+      checkInputs: () => inputs.check(),
+      writePairs: (pairs) => writeFileAtomic(join(path, "pairs.jsonl"), pairLines(pairs)),
+      writeRanking: (ranking) => writeJson("ranking.json", ranking),
+      writeAblation: (ablation) => writeJson("ablation.json", ablation),
+      async close() {
+        tables.close();
+        await files?.close();
+      },
+    };
   }
 
   /**
@@ -306,141 +268,6 @@ class Job {
     return partial;
   }
 
-  /** Effects by the method asked for, of the sites that an earlier sitting does not have. */
-  async #writeEffects(setting: Omit<MethodSetting, "dictionaries">, tables: RunTables): Promise<void> {
-    const { method, steps, rule } = this.#options;
-    const left: [SiteName, Dictionary][] = [];
-    for (const entry of this.#dictionaries) if (!(await tables.hasEffects(entry[0]))) left.push(entry);
-    if (left.length === 0) return;
-    // Where SAEs are spliced in together, the effects of one depend on the others.
-    const together = method === "sfc" || method === "spliced";
-    const analytic = method === "analytic";
-    const work = effectsOf(method, {
-      ...setting,
-      dictionaries: together ? this.#dictionaries : new Map(left),
-      ...(steps !== undefined && { steps }),
-      ...(rule !== undefined && { rule }),
-      onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, this.manifest.estimate!.gflops)),
-    });
-    let done = this.#dictionaries.size - left.length;
-    for await (const { rows, check: sum } of work) {
-      // The check first: a site whose effects are there is not computed again.
-      if (sum) this.#addCheck(check("sum of effects", rows.site, sum.gap, sum.scale, sumTolerance));
-      await this.#save();
-      this.#opened.inputs.check();
-      if (!(await tables.hasEffects(rows.site))) await tables.writeEffects(rows);
-      if (this.#reporter.stopped()) throw new StoppedError();
-      // The other methods count their passes.
-      if (analytic) this.#reporter.set(++done, this.#dictionaries.size);
-    }
-  }
-
-  /** Patches the strongest features by themselves and writes what they do beside their effects into the ranking. */
-  async #patchStrongest(
-    setting: Omit<MethodSetting, "forest" | "dictionaries">,
-    pairs: readonly TokenPair[],
-    ranking: Ranking,
-  ): Promise<void> {
-    const { method, steps, rule } = this.#options;
-    if (method === "exact") return;
-    this.#reporter.begin("exact", 1);
-    const split = pairs.some(({ pair }) => pair.split === "train") ? "train" : "test";
-    const members = pairs.filter(({ pair }) => pair.split === split);
-    const ranked = new Map(ranking.sites.map(({ site, splits }) => [site, splits[split]?.top ?? []]));
-    const sample = await patchStrongest(
-      {
-        ...setting,
-        dictionaries: this.#dictionaries,
-        ...(steps !== undefined && { steps }),
-        ...(rule !== undefined && { rule }),
-      },
-      method,
-      members,
-      ranked,
-      this.#opened.tokenizer.outside,
-      Math.max(leastExact, exactShare * this.manifest.estimate!.capture_gflop) * 1e9,
-    );
-    if (!sample) return;
-    const text = JSON.stringify(withExact(ranking, split, members.length, sample), null, 2);
-    await writeFileAtomic(join(this.#folder.path, "ranking.json"), `${text}\n`);
-  }
-
-  /** Says how much of Σ|effect| is not in the ranking, where that is more than a trace. */
-  #warnOfLeftOut(ranking: Ranking): void {
-    const shares = ranking.sites.flatMap(({ site, splits }) =>
-      Object.entries(splits).map(([split, { left_out }]) => ({ site, split, share: left_out ?? 0 })),
-    );
-    const largest = shares.reduce((a, b) => (b.share > a.share ? b : a), { site: "", split: "", share: 0 });
-    if (largest.share < worthSaying) return;
-    this.warn(
-      `The ranking leaves out BOS and padding, up to ${(100 * largest.share).toFixed(1)} % of Σ|effect| (${largest.site}, ${largest.split}); effects.parquet has their rows.`,
-    );
-  }
-
-  /** The score asked for, of one site, unless an earlier sitting has it. */
-  async #writeScore(
-    dictionary: Dictionary,
-    captured: Capture,
-    codes: ReturnType<typeof codeReader>,
-    tables: RunTables,
-  ): Promise<void> {
-    const { site } = dictionary;
-    const { backward } = captured.plan.forest;
-    if (this.#options.score === "gradient-activation") {
-      if (await tables.hasEffects(site)) return;
-      const rows = await gradientActivation(captured, dictionary, codes);
-      this.#opened.inputs.check();
-      await tables.writeEffects(rows);
-      return;
-    }
-    if (await tables.hasFeatureSums(site)) return;
-    const { outside } = this.#opened.tokenizer;
-    const sums = await gradientSums(captured, dictionary, (node) =>
-      isOutside(outside, backward.token[node]!, backward.position[node]!),
-    );
-    this.#opened.inputs.check();
-    await tables.writeFeatureSums(
-      site,
-      backward.groups.map((group, i) => ({ ...group, sums: sums[i]! })),
-    );
-  }
-
-  async #correctOnly(pairs: readonly TokenPair[], metricOf: (forest: PrefixForest) => Promise<Float64Array>) {
-    const forest = prefixForest(pairs);
-    const metric = await metricOf(forest);
-    const of = (i: number) => metric[forest.entryOfPair[i]!]!;
-    this.#countAccuracy(pairs, of);
-    const kept = pairs.filter((_, i) => of(i) < 0);
-    if (kept.length === 0) {
-      throw new UserError(
-        "--keep correct: expected pairs that the model gets right, got none. Leave --keep out to analyse all of them.",
-      );
-    }
-    if (kept.length < pairs.length)
-      this.warn(
-        `Left out ${pairs.length - kept.length} of ${pairs.length} pairs that the model gets wrong (--keep correct).`,
-      );
-    return kept;
-  }
-
-  #countAccuracy(pairs: readonly TokenPair[], metric: (i: number) => number): void {
-    const counts = new Map<string, { split: "train" | "test"; case: string; pairs: number; correct: number }>();
-    pairs.forEach(({ pair }, i) => {
-      const key = `${pair.split}/${pair.case}`;
-      const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0, correct: 0 };
-      counts.set(key, count);
-      count.pairs++;
-      if (metric(i) < 0) count.correct++;
-    });
-    this.manifest.accuracy = [...counts.values()].map((c) => ({ ...c, accuracy: c.correct / c.pairs }));
-    const low = this.manifest.accuracy.filter((c) => c.accuracy < fairAccuracy).sort((a, b) => a.accuracy - b.accuracy);
-    if (low.length === 0) return;
-    const { split, case: name, accuracy } = low[0]!;
-    this.warn(
-      `Accuracy below 80 % in ${low.length} of ${counts.size} cases (lowest: ${(100 * accuracy).toFixed(0)} % on ${split} ${name}): their effects explain a behaviour that the model hardly has.`,
-    );
-  }
-
   async #describeDictionaries(): Promise<Manifest["dictionaries"]> {
     const described: Manifest["dictionaries"] = [];
     const dummy = this.#options.sae_source === "dummy";
@@ -467,10 +294,6 @@ class Job {
     const known = this.#identities.get(dictionary) ?? (await dictionary.sha256());
     this.#identities.set(dictionary, known);
     return known;
-  }
-
-  #addCheck(line: Check): void {
-    this.manifest.checks = [...this.manifest.checks.filter((c) => c.name !== line.name || c.site !== line.site), line];
   }
 
   #current(): Manifest {
@@ -527,29 +350,9 @@ async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: Job
   return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
 }
 
-/** Mean of m(patch) − m(clean) over the pairs of each split, in logits. */
-function meanChange(
-  pairs: readonly TokenPair[],
-  { entryOfPair }: PrefixForest,
-  { cleanMetric, patchMetric }: Capture,
-): Ranking["change"] {
-  const sums = new Map<Split, { pairs: number; sum: number }>();
-  pairs.forEach(({ pair }, i) => {
-    const entry = entryOfPair[i]!;
-    const { pairs: count, sum } = sums.get(pair.split) ?? { pairs: 0, sum: 0 };
-    sums.set(pair.split, { pairs: count + 1, sum: sum + patchMetric[entry]! - cleanMetric[entry]! });
-  });
-  return Object.fromEntries([...sums].map(([split, { pairs: count, sum }]) => [split, sum / count]));
-}
-
 /** `pairs.jsonl`: the public format's fields, with split, case, the metric at both prompts and the end node. */
-function pairLines(pairs: readonly TokenPair[], forest: PrefixForest, { cleanMetric, patchMetric }: Capture): string {
-  const lines = pairs.map(({ pair }, i) => {
-    const entry = forest.entryOfPair[i]!;
-    const m_patch = pair.patch_prefix === null ? null : patchMetric[entry];
-    return textOfPair(pair, { m_clean: cleanMetric[entry], m_patch, end: forest.endOfPair[i] });
-  });
-  return `${lines.join("\n")}\n`;
+function pairLines(pairs: readonly PairResult[]): string {
+  return `${pairs.map(({ pair, m_clean, m_patch, end }) => textOfPair(pair, { m_clean, m_patch, end })).join("\n")}\n`;
 }
 
 function textOfPair(pair: PromptPair, more: object): string {

@@ -109,7 +109,6 @@ export const manifestSchema = z
   });
 
 export type Manifest = z.infer<typeof manifestSchema>;
-export type Check = z.infer<typeof checkSchema>;
 export type RunOptions = Manifest["options"];
 
 /** The JSON schema of `run.json`, as committed in docs/run.schema.json. */
@@ -135,13 +134,6 @@ export function startManifest(start: Pick<Manifest, "command" | "options" | "see
     checks: [],
     warnings: [],
   };
-}
-
-/** A line of `checks[]`: passed if gap ≤ tolerance · scale. A gap or scale that is not finite does not pass. */
-export function check(name: string, site: string | null, gap: number, scale: number, tolerance: number): Check {
-  const passed = gap <= tolerance * scale && Number.isFinite(scale);
-  const finite = (value: number, otherwise: number) => (Number.isFinite(value) ? value : otherwise);
-  return { name, site, gap: finite(gap, Number.MAX_VALUE), scale: finite(scale, 0), tolerance, passed };
 }
 
 /**

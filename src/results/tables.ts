@@ -10,7 +10,8 @@ import {
   USMALLINT,
   VARCHAR,
 } from "@duckdb/node-api";
-import { type FeatureEffects, type Ranking, rankRun, rankSite, type Score } from "../circuit/ranking.ts";
+import { type FeatureEffects, type Ranking, rankRun, rankSite } from "../circuit/ranking.ts";
+import { type FeatureRow, type FeatureSums, notFinite, type RankOptions } from "../circuit/tables.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import {
   allCases,
@@ -34,39 +35,6 @@ const splits = ["train", "test"] as const satisfies readonly Split[];
 
 /** Rows of a DuckDB vector. */
 const vectorSize = 2048;
-
-/** Sums of the score `gradient` over the nodes of a split and case: one value for each of the F features of a site. */
-export interface FeatureSums {
-  readonly split: Split;
-  readonly case: string;
-  readonly sums: Float64Array;
-}
-
-export interface FinishOptions {
-  /** The sites of the run, in any order; all of them must have been written. */
-  readonly sites: readonly SiteName[];
-  /** Every split and case that has nodes. */
-  readonly pairs: readonly PairCount[];
-  readonly score: Score;
-  /** Features listed per site and split in the ranking. */
-  readonly top: number;
-  /** Mean of m(patch) − m(clean) over the pairs of each split, in logits; left out for scores. */
-  readonly change?: Ranking["change"];
-}
-
-/** A row of `features.parquet`. The site's error has feature −1 and no rank. */
-export interface FeatureRow {
-  readonly split: Split;
-  /** The case, or '' for all of them together. */
-  readonly case: string;
-  readonly site: SiteName;
-  readonly feature: number;
-  /** Σ over nodes / number of pairs, signed, in logits. */
-  readonly effect: number;
-  readonly effect_abs: number;
-  readonly nodes_active: number;
-  readonly rank: number | null;
-}
 
 type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
 /** The files of a site's checkpoint. */
@@ -246,7 +214,7 @@ export class RunTables {
    * @returns the ranking, and the number of rows of effects
    * @throws UserError if the folder cannot be written, or a checkpoint was damaged meanwhile
    */
-  async finish(folder: string, options: FinishOptions): Promise<{ ranking: Ranking; rows: number }> {
+  async finish(folder: string, options: RankOptions): Promise<{ ranking: Ranking; rows: number }> {
     const sites = options.sites.toSorted(compareSites);
     const has = (site: SiteName) => (options.score === "gradient" ? this.hasFeatureSums(site) : this.hasEffects(site));
     for (const site of sites) if (!(await has(site))) throw new Error(`internal: ${site} has not been written`);
@@ -268,7 +236,7 @@ export class RunTables {
   async #finish(
     folder: string,
     sites: readonly SiteName[],
-    options: FinishOptions,
+    options: RankOptions,
   ): Promise<{ ranking: Ranking; rows: number }> {
     const hasRows = options.score !== "gradient";
     await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
@@ -480,10 +448,4 @@ export async function readFeatures(folder: string, query: FeatureQuery = {}): Pr
   } finally {
     database.close();
   }
-}
-
-function notFinite(what: string, got: number, where: string): UserError {
-  return new UserError(
-    `${what}: expected a finite number, got ${got} at ${where}. Check the model and the dictionary for values that are not numbers, or use a higher --precision.`,
-  );
 }

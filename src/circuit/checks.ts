@@ -1,0 +1,51 @@
+import type { Split, TokenPair } from "../prompts/pairs.ts";
+import type { SiteName } from "../site.ts";
+
+/** What a run checks of its own numbers. */
+export interface Check {
+  readonly name: string;
+  /** The site at which it was made; null for a check of the whole run. */
+  readonly site: SiteName | null;
+  /** The largest absolute difference found. */
+  readonly gap: number;
+  /** What the gap is measured against. */
+  readonly scale: number;
+  readonly tolerance: number;
+  /** Whether gap ≤ tolerance · scale. */
+  readonly passed: boolean;
+}
+
+/** A check's line: passed if gap ≤ tolerance · scale. A gap or scale that is not finite does not pass. */
+export function check(name: string, site: SiteName | null, gap: number, scale: number, tolerance: number): Check {
+  const passed = gap <= tolerance * scale && Number.isFinite(scale);
+  const finite = (value: number, otherwise: number) => (Number.isFinite(value) ? value : otherwise);
+  return { name, site, gap: finite(gap, Number.MAX_VALUE), scale: finite(scale, 0), tolerance, passed };
+}
+
+/** What a model gets right of the pairs of a split and case. */
+export interface CaseAccuracy {
+  readonly split: Split;
+  readonly case: string;
+  readonly pairs: number;
+  /** Pairs whose clean answer has the larger logit at the clean prompt. */
+  readonly correct: number;
+  /** correct / pairs */
+  readonly accuracy: number;
+}
+
+/**
+ * What a model gets right, by split and case in the order in which they come.
+ *
+ * @param metric m at the clean prompt of pair i, in logits: below 0 where the clean answer wins
+ */
+export function accuracyOf(pairs: readonly TokenPair[], metric: (i: number) => number): CaseAccuracy[] {
+  const counts = new Map<string, { split: Split; case: string; pairs: number; correct: number }>();
+  pairs.forEach(({ pair }, i) => {
+    const key = `${pair.split}/${pair.case}`;
+    const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0, correct: 0 };
+    counts.set(key, count);
+    count.pairs++;
+    if (metric(i) < 0) count.correct++;
+  });
+  return [...counts.values()].map((c) => ({ ...c, accuracy: c.correct / c.pairs }));
+}

@@ -1,0 +1,141 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { memoryPlaces } from "../src/analysis/memory.ts";
+import { type OpenJob, openJob } from "../src/analysis/open.ts";
+import { usablePairs } from "../src/analysis/open-pairs.ts";
+import type { JobOptions } from "../src/analysis/options.ts";
+import { run } from "../src/analysis/run.ts";
+import {
+  type AnalysisInput,
+  type AnalysisRecord,
+  analysePairs,
+  captureStep,
+  effectsStep,
+  type Places,
+  prepare,
+  rankStep,
+} from "../src/analysis/steps.ts";
+import { memoryStore } from "../src/capture/store.ts";
+import type { Score } from "../src/circuit/ranking.ts";
+import { codeReader } from "../src/dictionaries/encode.ts";
+import { nodesTable } from "../src/effects/sums.ts";
+import { StoppedError } from "../src/errors.ts";
+import { heldWeights, loadedModel } from "../src/models/weights.ts";
+import { postingReporter, type Reporter } from "../src/progress.ts";
+import { readFeatures } from "../src/results/tables.ts";
+
+const options: JobOptions = {
+  model_name: "demo",
+  sae_source: null,
+  layers: "2,5",
+  sites: "resid_post,mlp_out",
+  num_examples: 3,
+  batch_size: null,
+  task: "agreement",
+  pairs: null,
+  seed: 1,
+  method: "analytic",
+  score: "effect",
+  precision: "float32",
+  device: "cpu",
+  top: 7,
+  keep: "all",
+  weights: "held",
+};
+
+const quiet = (stopped = () => false): Reporter => postingReporter(() => {}, stopped);
+const emptyRecord = (): AnalysisRecord => ({
+  counts: { pairs: 0, nodes_forward: 0, nodes_backward: 0, tokens: 0, rows: 0 },
+  accuracy: [],
+  checks: [],
+  warnings: [],
+});
+
+let home: string;
+let opened: OpenJob;
+let input: AnalysisInput;
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), "sfc-steps-"));
+  opened = await openJob(options);
+  const loaded = loadedModel(opened.model, await heldWeights(opened.model, opened.checkpoint));
+  input = { loaded, tokenizer: opened.tokenizer, dictionaries: opened.dictionaries, options };
+});
+afterAll(async () => {
+  await opened.close();
+  await rm(home, { recursive: true, force: true });
+});
+
+const pairs = () => usablePairs(opened.source, opened, options, quiet()).kept;
+
+describe("the steps of an analysis, in memory", () => {
+  it.each<[Score, boolean]>([
+    ["effect", true],
+    ["gradient-activation", false],
+    ["gradient", false],
+  ])("give the ranking and the features that a run with --score %s writes", async (score, hasExact) => {
+    const folder = join(home, score);
+    const { manifest } = await run({ command: "run", options: { ...options, score }, folder, force: false }, quiet());
+    const scored = { ...input, options: { ...options, score } };
+    const places = memoryPlaces();
+    const record = emptyRecord();
+    const exactFlops = Math.max(100, 0.25 * manifest.estimate!.capture_gflop) * 1e9;
+    const found = await analysePairs(scored, prepare(pairs(), scored.options), places, record, quiet(), { exactFlops });
+    expect(found.ranking).toEqual(JSON.parse(await readFile(join(folder, "ranking.json"), "utf8")));
+    expect(found.ranking.exact !== null).toBe(hasExact);
+    const { counts, accuracy, checks } = manifest;
+    expect(record).toEqual({ counts, accuracy, checks, warnings: manifest.warnings });
+    const written = await readFeatures(folder);
+    expect(written.length).toBeGreaterThan(1000);
+    for (const { site } of found.ranking.sites) {
+      for (const split of ["train", "test"] as const) {
+        for (const name of new Set(written.map((row) => row.case))) {
+          const there = written.filter((row) => row.site === site && row.split === split && row.case === name);
+          expect(places.tables.features(site, split, name)).toEqual(there);
+        }
+      }
+    }
+  });
+
+  it("find again what an interrupted analysis has put into its places", async () => {
+    const whole = memoryPlaces();
+    const prepared = prepare(pairs(), options);
+    const { ranking } = await analysePairs(input, prepared, whole, emptyRecord(), quiet());
+
+    const store = memoryStore();
+    const tables = memoryPlaces().tables;
+    const interrupted: Places = { ...memoryPlaces(), tables, store: () => store };
+    const record = emptyRecord();
+    const stop = quiet(() => tables.effects.size === 1);
+    await expect(analysePairs(input, prepared, interrupted, record, stop)).rejects.toThrow(StoppedError);
+    expect([...tables.effects.keys()]).toEqual(["mlp_out.2"]);
+    const kept = tables.effects.get("mlp_out.2");
+
+    const again = await analysePairs(input, prepared, interrupted, record, quiet());
+    expect(again.ranking).toEqual(ranking);
+    expect(tables.effects.get("mlp_out.2")).toBe(kept);
+    expect(record.checks.map(({ name, site }) => `${name} ${site}`)).toEqual(
+      ["sum of effects", "forest equals example by example"].flatMap((name) =>
+        ["mlp_out.2", "resid_post.2", "mlp_out.5", "resid_post.5"].map((site) => `${name} ${site}`),
+      ),
+    );
+  });
+
+  it("can be taken one by one", async () => {
+    const { tables } = memoryPlaces();
+    const prepared = prepare(pairs(), options);
+    const { run: captured } = await captureStep(input, prepared, memoryStore());
+    await tables.writeNodes(
+      nodesTable(prepared.forest, (id) => opened.tokenizer.token(id)),
+      opened.tokenizer.outside,
+    );
+    const codes = codeReader(input.loaded);
+    await effectsStep(input, captured, codes, tables, quiet());
+    await codes.release();
+    const { ranking, rows } = await rankStep(input, prepared, captured, tables);
+    const all = await analysePairs(input, prepared, memoryPlaces(), emptyRecord(), quiet());
+    expect(ranking).toEqual(all.ranking);
+    expect(rows).toBe([...tables.effects.values()].reduce((sum, { node }) => sum + node.length, 0));
+  });
+});
