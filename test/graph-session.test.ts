@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import { writeOnnx } from "../src/graph/onnx.ts";
-import { printGraph } from "../src/graph/print.ts";
 import { gradients } from "../src/graph/reverse.ts";
 import { compile, float32, int64 } from "../src/graph/session.ts";
 import { createRuntime as createWeb } from "../src/graph/session.web.ts";
@@ -8,6 +7,7 @@ import { input } from "../src/graph/tensor.ts";
 import { attention, rmsNorm } from "../src/models/layers.ts";
 import { contextInputs } from "../src/models/model.ts";
 import { Random } from "../src/random.ts";
+import { printGraph } from "./print-graph.ts";
 
 describe("printed graphs", () => {
   it("of a gradient read like mathematics", () => {

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { constructions, heldOut } from "../src/prompts/english/constructions.ts";
 import { closedWords } from "../src/prompts/english/grammar-words.ts";
-import { type Lexicon, lexiconFaults, nouns, verbs } from "../src/prompts/english/lexicon.ts";
+import { type Lexicon, nouns, verbForms, verbs } from "../src/prompts/english/lexicon.ts";
 import { commonLexicon } from "../src/prompts/english/lexicon-common.ts";
 import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 
@@ -58,3 +58,32 @@ test("about 15 % of the combinations are held out of each construction, and othe
   const everywhere = rows[0]!.filter((_, i) => rows.every((row) => row[i])).length;
   expect(everywhere).toBeLessThan(5);
 });
+
+/**
+ * What would make agreement ambiguous in a lexicon, one line per fault (none in a good one): a word that is noun and verb, a noun that does not
+ * show its number, a verb whose past looks like its present, a form that two words share.
+ */
+function lexiconFaults(lexicon: Lexicon, closed: readonly string[]): string[] {
+  const faults: string[] = [];
+  const owner = new Map<string, string>(closed.map((word) => [word, `closed-class word ${word}`]));
+  const claim = (by: string, forms: readonly string[]) => {
+    for (const form of new Set(forms)) {
+      const other = owner.get(form);
+      if (other !== undefined) faults.push(`"${form}" is a form of ${by} and of ${other}`);
+      owner.set(form, by);
+    }
+  };
+  for (const noun of lexicon.nouns) {
+    if (noun.singular === noun.plural) faults.push(`noun ${noun.singular} does not show its number`);
+    claim(`noun ${noun.singular}`, [noun.singular, noun.plural]);
+  }
+  for (const verb of lexicon.verbs) {
+    if (verb.past === verb.base) faults.push(`verb ${verb.base} has a past like its present`);
+    claim(`verb ${verb.base}`, verbForms(verb));
+  }
+  for (const { word } of lexicon.adjectives) claim(`adjective ${word}`, [word]);
+  for (const { word } of lexicon.prepositions) claim(`preposition ${word}`, [word]);
+  for (const word of [...lexicon.frequencyAdverbs, ...lexicon.mannerAdverbs]) claim(`adverb ${word}`, [word]);
+  for (const { name } of lexicon.names) claim(`name ${name}`, [name, name.toLowerCase()]);
+  return faults;
+}

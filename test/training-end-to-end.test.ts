@@ -1,15 +1,16 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import type { JumpReluWeights } from "../src/dictionaries/formats/sae-lens.ts";
+import type { SessionOptions } from "../src/graph/session.ts";
 import { constant } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
-import type { Weights } from "../src/models/model.ts";
+import type { Model, Weights } from "../src/models/model.ts";
 import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { activationBatches, activationReader } from "../src/training/activations.ts";
 import { evaluateDictionaries } from "../src/training/evaluate.ts";
-import { type LanguageModelRecipe, localPool, trainLanguageModel } from "../src/training/lm.ts";
+import { type GradientPool, type LanguageModelRecipe, partGradient, trainLanguageModel } from "../src/training/lm.ts";
 import { meanLoss } from "../src/training/loss.ts";
 import { layoutOf, namedParameters } from "../src/training/parameters.ts";
 import { trainDictionaries } from "../src/training/sae.ts";
@@ -184,5 +185,28 @@ function held(sae: JumpReluWeights): Dictionary {
     decoderBias: async () => sae.decoderBias,
     sha256: async () => "",
     close: async () => {},
+  };
+}
+
+/** A pool that computes the parts one after another, here. */
+async function localPool(
+  model: Model,
+  text: TextSource,
+  recipe: LanguageModelRecipe,
+  options: SessionOptions = {},
+): Promise<GradientPool> {
+  const { size } = layoutOf(model.parameters);
+  const { run, close } = await partGradient(model, text, recipe, options);
+  const weights = new Float32Array(size);
+  const gradients = Array.from({ length: recipe.parts }, () => new Float32Array(size));
+  return {
+    weights,
+    gradients,
+    async run(step) {
+      const losses: number[] = [];
+      for (const [part, gradient] of gradients.entries()) losses.push(await run(step, part, weights, gradient));
+      return losses;
+    },
+    close,
   };
 }

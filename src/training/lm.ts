@@ -74,29 +74,6 @@ export async function partGradient(
   };
 }
 
-/** A pool that computes the parts one after another, here. */
-export async function localPool(
-  model: Model,
-  text: TextSource,
-  recipe: LanguageModelRecipe,
-  options: SessionOptions = {},
-): Promise<GradientPool> {
-  const { size } = layoutOf(model.parameters);
-  const { run, close } = await partGradient(model, text, recipe, options);
-  const weights = new Float32Array(size);
-  const gradients = Array.from({ length: recipe.parts }, () => new Float32Array(size));
-  return {
-    weights,
-    gradients,
-    async run(step) {
-      const losses: number[] = [];
-      for (const [part, gradient] of gradients.entries()) losses.push(await run(step, part, weights, gradient));
-      return losses;
-    },
-    close,
-  };
-}
-
 export interface LanguageModelProgress {
   /** Steps done. */
   readonly step: number;

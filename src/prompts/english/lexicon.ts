@@ -155,32 +155,3 @@ export function wordForms(lexicon: Lexicon): string[] {
     ]),
   ];
 }
-
-/**
- * What would make agreement ambiguous in a lexicon, one line per fault (none in a good one): a word that is noun and verb, a noun that does not
- * show its number, a verb whose past looks like its present, a form that two words share.
- */
-export function lexiconFaults(lexicon: Lexicon, closed: readonly string[]): string[] {
-  const faults: string[] = [];
-  const owner = new Map<string, string>(closed.map((word) => [word, `closed-class word ${word}`]));
-  const claim = (by: string, forms: readonly string[]) => {
-    for (const form of new Set(forms)) {
-      const other = owner.get(form);
-      if (other !== undefined) faults.push(`"${form}" is a form of ${by} and of ${other}`);
-      owner.set(form, by);
-    }
-  };
-  for (const noun of lexicon.nouns) {
-    if (noun.singular === noun.plural) faults.push(`noun ${noun.singular} does not show its number`);
-    claim(`noun ${noun.singular}`, [noun.singular, noun.plural]);
-  }
-  for (const verb of lexicon.verbs) {
-    if (verb.past === verb.base) faults.push(`verb ${verb.base} has a past like its present`);
-    claim(`verb ${verb.base}`, verbForms(verb));
-  }
-  for (const { word } of lexicon.adjectives) claim(`adjective ${word}`, [word]);
-  for (const { word } of lexicon.prepositions) claim(`preposition ${word}`, [word]);
-  for (const word of [...lexicon.frequencyAdverbs, ...lexicon.mannerAdverbs]) claim(`adverb ${word}`, [word]);
-  for (const { name } of lexicon.names) claim(`name ${name}`, [name, name.toLowerCase()]);
-  return faults;
-}

@@ -1,7 +1,7 @@
-import { attributesText } from "./ops.ts";
-import { topological } from "./reverse.ts";
-import { shapeText } from "./shape.ts";
-import type { Tensor } from "./tensor.ts";
+import { attributesText } from "../src/graph/ops.ts";
+import { topological } from "../src/graph/reverse.ts";
+import { shapeText } from "../src/graph/shape.ts";
+import type { Tensor } from "../src/graph/tensor.ts";
 
 /** A graph as text, one operation a line in the order of computation, for people and for snapshots: `b = Mul(a, x) [N, 4]`. */
 export function printGraph(outputs: Readonly<Record<string, Tensor>>): string {
