@@ -61,7 +61,13 @@ export function start(args: readonly string[], main = entry, env: NodeJS.Process
 
 let warm: ChildProcess | undefined;
 let last: Promise<unknown> = Promise.resolve();
-afterAll(() => warm?.kill());
+afterAll(async () => {
+  const child = warm;
+  if (!child) return;
+  const gone = new Promise((resolve) => child.once("exit", resolve));
+  child.disconnect();
+  await gone;
+});
 
 /**
  * Runs a command to its end, in a process that all commands of a test file share one after another (cli-warm.mjs). Where the process is the point

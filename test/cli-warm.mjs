@@ -54,6 +54,7 @@ for (const name of ["stdout", "stderr"]) {
   };
 }
 
+process.on("disconnect", () => process.exit());
 let commands = 0;
 process.on("message", async ({ args, env }) => {
   const before = { ...process.env };

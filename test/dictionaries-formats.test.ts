@@ -100,6 +100,7 @@ beforeAll(async () => {
   expected = await openSafetensors(await openFile(`${fixtures}/expected.safetensors`));
   x = await expected.read("x");
 });
+afterAll(() => expected.source.close());
 
 describe("codes and reconstructions are those of the library:", () => {
   test.each(formats)("%s", async (path, key, site, kind) => {

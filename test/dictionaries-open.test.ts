@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openFile, openFolder } from "../src/bytes/file.node.ts";
 import { memoryFolder } from "../src/bytes/folder.ts";
 import { openSafetensors, writeSafetensors } from "../src/bytes/safetensors.ts";
@@ -27,6 +27,7 @@ describe("SAEs that SAELens saved give its codes and reconstructions:", () => {
     expected = await openSafetensors(await openFile(`${fixtures}/expected.safetensors`));
     x = await expected.read("x");
   });
+  afterAll(() => expected.source.close());
 
   test.each([
     ["saes/resid_post.1", "resid_post.1", "relu"],

@@ -29,6 +29,7 @@ const sites = ["attn_z.1", "attn_out.0", "mlp_out.1", "resid_post.0", "resid_pos
 
 let model: Model;
 let weights: Weights;
+let weights32: Weights;
 let plan: Plan;
 let captured: Capture;
 const dictionaries = new Map<SiteName, Dictionary>();
@@ -38,6 +39,8 @@ beforeAll(async () => {
   const checkpoint = await openCheckpoint(await openFolder(new URL("fixtures/llama-gqa", import.meta.url).pathname));
   model = modelFromConfig(checkpoint.config, "llama-gqa");
   weights = await heldWeights(model, checkpoint, "float64");
+  weights32 = await heldWeights(model, checkpoint);
+  await checkpoint.close();
   const random = new Random(seed);
   const pairs: TokenPair[] = Array.from({ length: 12 }, (_, i) => {
     const rest = Array.from({ length: 3 }, () => 4 + random.below(3));
@@ -185,13 +188,9 @@ describe("scores without patch prompts", () => {
 
 describe("taking features out", () => {
   it("changes nothing when there are none, and equals subtracting f·d by hand otherwise", async () => {
-    const float = await heldWeights(
-      model,
-      await openCheckpoint(await openFolder(new URL("fixtures/llama-gqa", import.meta.url).pathname)),
-    );
     const site = "resid_post.0";
     const dictionary = dictionaries.get(site)!;
-    const plain = await ablatedMetric(loadedModel(model, float), plan.forest, dictionaries, new Map(), {
+    const plain = await ablatedMetric(loadedModel(model, weights32), plan.forest, dictionaries, new Map(), {
       first: new Set(),
       padding: new Set(),
     });
@@ -199,7 +198,7 @@ describe("taking features out", () => {
       expect(m).toBeCloseTo(captured.cleanMetric[e]!, 3);
     });
     const cut = [3, 11, 30];
-    const got = await ablatedMetric(loadedModel(model, float), plan.forest, dictionaries, new Map([[site, cut]]), {
+    const got = await ablatedMetric(loadedModel(model, weights32), plan.forest, dictionaries, new Map([[site, cut]]), {
       first: new Set([1]),
       padding: new Set(),
     });

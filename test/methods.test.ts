@@ -39,7 +39,9 @@ type Precision = "float32" | "float64";
 async function open(name: string, dtype: Precision) {
   const checkpoint = await openCheckpoint(await openFolder(new URL(`fixtures/${name}`, import.meta.url).pathname));
   const model = modelFromConfig(checkpoint.config, name);
-  return { config: checkpoint.config, model, weights: await heldWeights(model, checkpoint, dtype) };
+  const weights = await heldWeights(model, checkpoint, dtype);
+  await checkpoint.close();
+  return { config: checkpoint.config, model, weights };
 }
 
 /** Pairs of three lengths with shared prefixes, several partners and several pairs of answers. */

@@ -1,3 +1,33 @@
+import { readdirSync, readlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { fileURLToPath } from "node:url";
+import { afterAll } from "vitest";
 import { oneThread } from "./one-thread.mjs";
 
 await oneThread();
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+/** The files of this project, and temporary ones, that this process has open; none where the system does not tell. */
+function openFiles() {
+  try {
+    return readdirSync("/proc/self/fd").flatMap((fd) => {
+      try {
+        const path = readlinkSync(`/proc/self/fd/${fd}`);
+        const ours = path.startsWith(root) ? !path.includes("node_modules") : path.startsWith(`${tmpdir()}/`);
+        return ours ? [path] : [];
+      } catch {
+        return [];
+      }
+    });
+  } catch {
+    return [];
+  }
+}
+
+// Whoever opens a file closes it. The first hook to be registered runs last.
+const before = openFiles();
+afterAll(() => {
+  const left = openFiles().filter((path) => !before.includes(path));
+  if (left.length > 0) throw new Error(`files left open: ${[...new Set(left)].join(", ")} (${left.length} in all)`);
+});

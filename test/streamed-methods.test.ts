@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import type { Floats, Hook, Job } from "../src/capture/hooks.ts";
 import { runModel } from "../src/capture/run.ts";
@@ -9,7 +9,7 @@ import { type Merge, prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planCapture } from "../src/forest/packs.ts";
 import { constant, input } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
-import { openCheckpoint } from "../src/models/checkpoint.ts";
+import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
 import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
@@ -20,8 +20,14 @@ const seed = "20261126/streamed-methods";
 const F = 40;
 const sites: SiteName[] = ["embed", "attn_out.0", "resid_post.0", "attn_z.1", "mlp_out.1", "resid_post.1"];
 
+const opened: Checkpoint[] = [];
+afterAll(async () => {
+  for (const checkpoint of opened) await checkpoint.close();
+});
+
 async function openBoth(name: string): Promise<{ held: LoadedModel; streamed: LoadedModel }> {
   const checkpoint = await openCheckpoint(await openFolder(new URL(`fixtures/${name}`, import.meta.url).pathname));
+  opened.push(checkpoint);
   const model = modelFromConfig(checkpoint.config, name);
   const dtype = checkpoint.config.hidden_act === "gelu" ? "float32" : "float64";
   return {

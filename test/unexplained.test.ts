@@ -23,6 +23,7 @@ beforeAll(async () => {
   const checkpoint = await openCheckpoint(await openFolder(new URL("fixtures/llama-gqa", import.meta.url).pathname));
   const model = modelFromConfig(checkpoint.config, "llama-gqa");
   const weights = await heldWeights(model, checkpoint, "float64");
+  await checkpoint.close();
   const random = new Random(seed);
   const pairs = Array.from({ length: 12 }, () => {
     const draw = () => [1, ...Array.from({ length: 5 }, () => 4 + random.below(40))];
