@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { assemble, defineFunction, i32 } from "../src/graph/loops/assembler.ts";
 import { openLoops as fastLoops, slowLoops } from "../src/graph/loops/loops.ts";
 import { Random } from "../src/random.ts";
 
@@ -67,4 +68,15 @@ describe.each([
     expect(loops.above(0, 32, 512, 1024, 2048)).toBe(1);
     expect(new Int32Array(loops.memory.buffer, 1024, 1)[0]).toBe(3);
   });
+});
+
+it("the assembler writes numbers of 32 bits as WebAssembly reads them", () => {
+  const numbers = [0, 1, 63, 64, 127, 128, 8191, 8192, 65_536, 2 ** 31 - 1, -1, -64, -65, -(2 ** 31)];
+  const functions = numbers.map((n, i) =>
+    defineFunction(`f${i}`, { x: "i32" }, ({ x }) => ({ body: [], result: i32.sub(i32.const(n), x) })),
+  );
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(assemble(functions)));
+  const values = numbers.map((_, i) => (exports[`f${i}`] as (x: number) => number)(0));
+  expect(values).toEqual(numbers);
+  expect((exports.f3 as (x: number) => number)(60)).toBe(4);
 });
