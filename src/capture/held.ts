@@ -47,7 +47,7 @@ export function heldRunner(
       compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, ...(from && { from }) }), loaded, { sizes }),
     );
     const inputs: Record<string, Value> = { ...packInputs(pack, n, dtype), ...(await fixedInputs()) };
-    for (const [site] of entries) Object.assign(inputs, namedInputs(job.inputs?.(site), namedAt(site)));
+    for (const [site] of entries) Object.assign(inputs, namedInputs(await job.inputs?.(site), namedAt(site)));
     const before = job.before?.();
     if (before) inputs.before = { dtype, data: before, shape: [pack.tokens.length, model.width] };
     const outputs = await (await session).run(inputs);

@@ -56,7 +56,7 @@ export type Tensors = Readonly<Record<string, Floats>>;
 export interface Job {
   readonly pack: Pack;
   /** Inputs of a site's hook, or of the entry, for this pack; asked for when the work comes there, perhaps twice. */
-  inputs?(site: SiteName): Inputs;
+  inputs?(site: SiteName): Inputs | Promise<Inputs>;
   /** Of an entry inside a block: the residual stream [N,D] at the block's input. */
   before?(): Floats;
   /** Called with all that hooks find. What is returned is kept in the store. */

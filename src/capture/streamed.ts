@@ -60,8 +60,11 @@ export function streamedRunner(
       {},
       ...(await Promise.all(sites.map(async (site) => namedInputs(await weightsAt(site), namedByKind(site))))),
     );
-  const hookInputs = ({ job }: Placed, sites: readonly SiteName[]): Record<string, Value> =>
-    Object.assign({}, ...sites.map((site) => namedInputs(job.inputs?.(site), namedByKind(site))));
+  const hookInputs = async ({ job }: Placed, sites: readonly SiteName[]): Promise<Record<string, Value>> =>
+    Object.assign(
+      {},
+      ...(await Promise.all(sites.map(async (site) => namedInputs(await job.inputs?.(site), namedByKind(site))))),
+    );
 
   /** Blocks in the order given, each with its session and its weights; the next one's are read meanwhile. */
   async function* blocks(layers: readonly number[], graphs: PieceGraphs, direction: Direction) {
@@ -119,7 +122,7 @@ export function streamedRunner(
       return out;
     }
     if (from && !from.trace) {
-      for (const { id, job } of jobs) out.set(id, job.inputs!(from.site).x!.data as Floats);
+      for (const { id, job } of jobs) out.set(id, (await job.inputs!(from.site)).x!.data as Floats);
       return out;
     }
     const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
@@ -128,7 +131,12 @@ export function streamedRunner(
     for (const placed of jobs) {
       const { tokens } = placed.job.pack;
       const rows = int64(placesOf(tokens, used), tokens.length);
-      const result = await session.run({ ...weights, ...contextOf(placed), ...hookInputs(placed, graph.sites), rows });
+      const result = await session.run({
+        ...weights,
+        ...contextOf(placed),
+        ...(await hookInputs(placed, graph.sites)),
+        rows,
+      });
       foundIn(placed, graph, result, kept);
       out.set(placed.id, result.y!.data as Floats);
     }
@@ -158,7 +166,7 @@ export function streamedRunner(
       const result = await session.run({
         ...weights,
         ...contextOf(placed),
-        ...hookInputs(placed, graph.sites),
+        ...(await hookInputs(placed, graph.sites)),
         rows: int64(placesOf(tokens, used), tokens.length),
         cotangent: floatValue(cotangents.get(placed.id)!, ...rowsOf(placed)),
       });
@@ -309,7 +317,12 @@ export function streamedRunner(
         for (const placed of jobs) {
           mayStop();
           const x = floatValue(stream.get(placed.id)!, ...rowsOf(placed));
-          const result = await session.run({ ...weights, ...contextOf(placed), ...hookInputs(placed, graph.sites), x });
+          const result = await session.run({
+            ...weights,
+            ...contextOf(placed),
+            ...(await hookInputs(placed, graph.sites)),
+            x,
+          });
           stream.set(placed.id, result.y!.data as Floats);
           foundIn(placed, graph, result, found);
         }
@@ -338,7 +351,7 @@ export function streamedRunner(
           mayStop();
           const x = floatValue((await store.read(part.stream("x", l), String(placed.id)))!, ...rowsOf(placed));
           const cotangent = floatValue(cotangents.get(placed.id)!, ...rowsOf(placed));
-          const inputs = { ...contextOf(placed), ...hookInputs(placed, graph.sites), x, cotangent };
+          const inputs = { ...contextOf(placed), ...(await hookInputs(placed, graph.sites)), x, cotangent };
           const result = await session.run({ ...weights, ...inputs });
           if (result.g) cotangents.set(placed.id, result.g.data as Floats);
           foundIn(placed, graph, result, found);

@@ -1,0 +1,215 @@
+import type { Capture, SiteCapture } from "../capture/capture.ts";
+import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capture/hooks.ts";
+import { runModel } from "../capture/run.ts";
+import { streamLayer, streamSite } from "../capture/stream-sites.ts";
+import type { MetricRows, Pack } from "../forest/packs.ts";
+import { planCapture } from "../forest/packs.ts";
+import { input } from "../graph/tensor.ts";
+import { compareSites, parseSite, type SiteName, siteName } from "../site.ts";
+import { effectsFrom } from "./analytic.ts";
+import { captureFor } from "./capture-for.ts";
+import { pointsOf } from "./integrated.ts";
+import type { Method, MethodSetting } from "./method.ts";
+import { cleanRow, patchRow } from "./rest.ts";
+
+/** Midpoints between a sublayer's clean and patch input: more where the embedding is asked for, from which the way to the metric is longest. */
+export const secantSteps = (sites: readonly SiteName[]) => (sites.includes("embed") ? 8 : 4);
+
+/**
+ * The method `secant`: Δf·⟨ḡ, d⟩, where ḡ comes down through averages of each sublayer's Jacobian between its clean and its patch input:
+ *
+ *     ḡ after the last block = J̄ of final norm and metric;  ḡ_h = ḡ_l + J̄_mlpᵀ ḡ_l;  ḡ_(l−1) = ḡ_h + J̄_attnᵀ ḡ_h
+ *
+ * with ḡ_l at resid_post.l and mlp_out.l, ḡ_h at attn_out.l (parallel blocks: both sublayers read the same input). Features and error of every residual
+ * site then add up to m(patch) − m(clean), up to the error of K midpoints. No SAE takes part; one backward pass of K points serves all sites.
+ */
+export const secantMethod: Method = async function* (setting) {
+  const captured = await captureFor(
+    setting,
+    "both",
+    sitesOfSecant([...setting.dictionaries.keys()], setting.model.layers),
+  );
+  yield* effectsFrom(await secantGradients(setting, captured), setting);
+};
+
+/** The sites whose activations the method needs: those that are asked for, and the inputs and outputs of all sublayers above the lowest of them. */
+export function sitesOfSecant(sites: readonly SiteName[], layers: number): SiteName[] {
+  const low = lowestStream(sites);
+  const needed = new Set([...sites, streamSite(low)]);
+  for (let layer = low; layer < layers; layer++) {
+    needed.add(siteName({ kind: "attn_out", layer }));
+    needed.add(siteName({ kind: "resid_post", layer }));
+  }
+  return [...needed].sort(compareSites);
+}
+
+/** The block at whose input the work begins: that of the lowest site, or the one behind a site of the stream. */
+const lowestStream = (sites: readonly SiteName[]) =>
+  Math.min(...sites.map((site) => streamLayer(site) ?? parseSite(site).layer));
+
+/** A capture with ḡ in place of the gradients at the clean prompts, at the setting's sites. */
+export async function secantGradients(setting: MethodSetting, captured: Capture): Promise<Capture> {
+  const { model, dtype, dictionaries, steps: K = secantSteps([...dictionaries.keys()]) } = setting;
+  const sites = [...dictionaries.keys()];
+  const low = lowestStream(sites);
+  const size = captured.plan.forest.backward.size;
+  const found = new Map(sites.map((site) => [site, newFloats(dtype, size * model.sites[parseSite(site).kind]!)]));
+  const begin = streamSite(low);
+  const averaged: SiteName[] = [];
+  for (let layer = low; layer < model.layers; layer++) {
+    averaged.push(siteName({ kind: "attn_out", layer }), siteName({ kind: "resid_post", layer }));
+  }
+  const hooks = new Map<SiteName, Hook>(averaged.map((site) => [site, averagingHook(K)]));
+  for (const site of sites) if (parseSite(site).kind === "attn_z") hooks.set(site, {});
+  const points = pointsOf(K, "midpoint");
+  const known = new Map<SiteName, Promise<SiteCapture>>();
+  const read = (site: SiteName) => {
+    const one = known.get(site) ?? captured.site(site);
+    known.set(site, one);
+    return one;
+  };
+  const packs = shortPlan(captured).packs.filter(({ kind }) => kind === "backward");
+  const jobs = packs.map((pack): Job => {
+    const copies = copiesOf(pack, K);
+    return {
+      pack: copies,
+      async inputs(site) {
+        if (site !== begin && !averaged.includes(site)) return {};
+        const at = await read(site);
+        const values = pathOf(pack, captured, at, points);
+        return { [site === begin ? "x" : "path"]: floatValue(values, values.length / at.width, at.width) };
+      },
+      found({ site, kind, tensors }) {
+        if (kind === "value") return undefined;
+        for (const [target, g] of found) {
+          if (gradientOf(target, begin) === site) addCopies(g, pack, K, (tensors.mean ?? tensors.x)!, !tensors.mean);
+        }
+        return undefined;
+      },
+    };
+  });
+  await runModel(setting, jobs, {
+    hooks,
+    from: { site: begin },
+    onProgress: setting.onProgress,
+    stopped: setting.stopped,
+  });
+  return {
+    ...captured,
+    site: async (name) => {
+      const g = found.get(name);
+      const own = await captured.site(name);
+      return g ? { ...own, g } : own;
+    },
+  };
+}
+
+/** At which site the gradient is found that is a site's ḡ: what the MLP writes has that of the stream behind it. */
+function gradientOf(site: SiteName, begin: SiteName): SiteName {
+  const { kind, layer } = parseSite(site);
+  if (site === begin) return site;
+  return kind === "mlp_out" ? siteName({ kind: "resid_post", layer }) : site;
+}
+
+/**
+ * Puts the point on the way from the clean to the patch activation in place of what the copies have computed, and lets the mean of their gradients
+ * pass: below, each copy sees ḡ/K.
+ */
+function averagingHook(K: number): Hook {
+  return {
+    trace(x, { context: { block }, named }) {
+      const D = x.shape.at(-1) as number;
+      const mean = x.reshape("B", K, block / K, D).mean(1);
+      const path = input(named("path"), x.dtype, x.shape).reshape("B", K, block / K, D);
+      // Of value 0: the gradient alone passes.
+      const passed = path.add(mean.sub(mean.detach()));
+      return { y: passed.reshape(...x.shape), wrt: { mean } };
+    },
+  };
+}
+
+/** The captured forest in blocks just long enough for its longest prompt, so that K copies of one are a block that attention takes at once. */
+function shortPlan({ plan }: Capture) {
+  const longest = plan.forest.backward.position.reduce((a, b) => Math.max(a, b), 0) + 1;
+  return planCapture(plan.forest, { wanted: "both", block: Math.min(plan.block, 8 * Math.ceil(longest / 8)) });
+}
+
+/** A pack with K copies of each block side by side in one block; each copy's metric counts by 1/K. */
+function copiesOf(pack: Pack, K: number): Pack {
+  const n = pack.tokens.length / pack.blocks;
+  const N = pack.tokens.length * K;
+  /** Row of copy k of a row. */
+  const rowOf = (row: number, k: number) => Math.floor(row / n) * K * n + k * n + (row % n);
+  const spread = (from: Int32Array, value: (of: number, k: number) => number) => {
+    const to = new Int32Array(N);
+    from.forEach((of, row) => {
+      for (let k = 0; k < K; k++) to[rowOf(row, k)] = value(of, k);
+    });
+    return to;
+  };
+  const copied = pack.metric.row.length * K;
+  const metric = <T extends Int32Array | Float32Array>(
+    from: T,
+    make: (n: number) => T,
+    value: (of: number, k: number) => number,
+  ) => {
+    const to = make(copied);
+    from.forEach((of, i) => {
+      for (let k = 0; k < K; k++) to[i * K + k] = value(of, k);
+    });
+    return to;
+  };
+  const ints = (length: number) => new Int32Array(length);
+  const same = (of: number) => of;
+  const rows: MetricRows = {
+    row: metric(pack.metric.row, ints, rowOf),
+    cleanAnswer: metric(pack.metric.cleanAnswer, ints, same),
+    patchAnswer: metric(pack.metric.patchAnswer, ints, same),
+    weight: metric(
+      pack.metric.weight,
+      (length) => new Float32Array(length),
+      (of) => of / K,
+    ),
+    end: metric(pack.metric.end, ints, same),
+    prompt: pack.metric.prompt.flatMap((prompt) => Array<typeof prompt>(K).fill(prompt)),
+  };
+  return {
+    ...pack,
+    tokens: spread(pack.tokens, same),
+    positions: spread(pack.positions, same),
+    parent: spread(pack.parent, (of, k) => (of < 0 ? -1 : rowOf(of, k))),
+    node: spread(pack.node, same),
+    keep: new Int32Array(0),
+    metric: rows,
+  };
+}
+
+/** x_clean + α(x_patch − x_clean) [K·N,D] for the rows of the copies. */
+function pathOf(pack: Pack, captured: Capture, { x, width: D }: SiteCapture, points: readonly number[]): Floats {
+  const K = points.length;
+  const n = pack.tokens.length / pack.blocks;
+  const out = new (x.constructor as new (n: number) => Floats)(pack.tokens.length * K * D);
+  pack.node.forEach((node, row) => {
+    if (node < 0) return;
+    const [clean, patch] = [cleanRow(captured, node) * D, patchRow(captured, node) * D];
+    points.forEach((α, k) => {
+      const at = (Math.floor(row / n) * K * n + k * n + (row % n)) * D;
+      for (let d = 0; d < D; d++) out[at + d] = x[clean + d]! + α * (x[patch + d]! - x[clean + d]!);
+    });
+  });
+  return out;
+}
+
+/** g[node] += rows[row], of which there is one per row of the pack, or, where gradients are `apart`, one for each copy. */
+function addCopies(g: Floats, pack: Pack, K: number, rows: Floats, apart: boolean): void {
+  const n = pack.tokens.length / pack.blocks;
+  const copies = apart ? K : 1;
+  const D = rows.length / (pack.tokens.length * copies);
+  pack.node.forEach((node, row) => {
+    if (node < 0) return;
+    for (let k = 0; k < copies; k++) {
+      const from = (Math.floor(row / n) * copies * n + k * n + (row % n)) * D;
+      for (let d = 0; d < D; d++) g[node * D + d]! += rows[from + d]!;
+    }
+  });
+}
