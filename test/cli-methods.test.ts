@@ -85,9 +85,13 @@ describe("what does not go together is refused", () => {
   const run = (...flags: string[]) => sfc(...runFlags(pairs, folderOf("refused"), ...flags));
 
   it.each([
-    ["an unknown method", ["--method", "magic"], ["--method", "analytic, analytic-ig, sfc, sfc-ig, spliced, exact"]],
+    [
+      "an unknown method",
+      ["--method", "magic"],
+      ["--method", "analytic, analytic-ig, sfc, sfc-ig, spliced, secant, exact"],
+    ],
     ["a score with another method", ["--method", "sfc", "--score", "gradient"], ["--score gradient", "got sfc"]],
-    ["steps without integration", ["--steps", "5"], ["--steps", "analytic-ig or sfc-ig"]],
+    ["steps without integration", ["--steps", "5"], ["--steps", "analytic-ig, sfc-ig or secant"]],
     ["a rule without integration", ["--method", "sfc", "--rule", "left"], ["--rule", "got sfc"]],
     ["no steps at all", ["--method", "sfc-ig", "--steps", "0"], ["--steps", "from 1 up"]],
     ["an unknown rule", ["--method", "sfc-ig", "--rule", "right"], ["--rule", "midpoint, left"]],

@@ -35,7 +35,7 @@ describe("--methods", () => {
   });
 
   it.each([
-    ["magic", /^--methods: expected some of analytic, analytic-ig, sfc, sfc-ig, spliced, exact, got "magic"/],
+    ["magic", /^--methods: expected some of analytic, analytic-ig, sfc, sfc-ig, spliced, secant, exact, got "magic"/],
     ["", /expected some of analytic.*got ""/],
     ["analytic,", /expected some of analytic.*got ""/],
     ["analytic:0", /expected name\[@steps-rule\]\[:pairs per batch\].*got "analytic:0"/],
@@ -44,7 +44,9 @@ describe("--methods", () => {
     ["analytic-ig@right", /got "analytic-ig@right"/],
     ["analytic-ig:4@40", /got "analytic-ig:4@40"/],
     ["exact:64", /expected exact without a batch, got "exact:64"/],
-    ["sfc@40:3", /expected steps and rules on analytic-ig and sfc-ig alone, got "sfc@40:3"\. Write sfc:3\./],
+    ["secant@left", /rules on the first two, got "secant@left"/],
+    ["secant:8", /expected secant without a batch/],
+    ["sfc@40:3", /expected steps on analytic-ig, sfc-ig and secant, and rules on the first two, got "sfc@40:3"\. Write sfc:3\./],
     ["sfc,sfc", /got sfc twice/],
     ["analytic-ig,analytic-ig@10-midpoint", /got analytic-ig@10-midpoint which is the same as analytic-ig/],
   ])("refuses %j", (text, message) => {

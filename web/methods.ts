@@ -13,6 +13,7 @@ export function describeMethod({ method, steps, rule, batch }: ComparedMethod): 
     sfc: "SAEs inside forward and backward pass at all sites at once, gradients passed straight through (Marks et al. 2024)",
     "sfc-ig": `SAEs inside the passes at one site at a time, on the way from the clean to the patch codes${points}`,
     spliced: "SAEs at all sites at once without pass-through: gradients run through the encoders downstream",
+    secant: `change of code times the gradient through each sublayer's mean slope between its clean and its patch input${points}; no SAE takes part in any pass`,
     exact: "each feature patched by itself at each node, and the metric computed again",
   };
   const way = ways[method];

@@ -1,4 +1,4 @@
-import { isIntegrated, type MethodName, methodNames, type Rule } from "../effects/method.ts";
+import { isIntegrated, type MethodName, methodNames, type Rule, takesSteps } from "../effects/method.ts";
 import { UsageError } from "../errors.ts";
 
 /** A method as `--methods` names it, with all that makes its numbers and its work differ from another's. */
@@ -55,21 +55,25 @@ function parseMethod(name: string, otherwise: Integration): MethodSpec {
   }
   if (groups === undefined) throw new UsageError(`--methods: expected ${form}, got "${name}". See sfc compare --help.`);
   const batch = groups.batch === undefined ? null : Number(groups.batch);
-  if (method === "exact" && batch !== null) {
-    throw new UsageError(`--methods: expected exact without a batch, got "${name}". It has none: write exact.`);
+  if ((method === "exact" || method === "secant") && batch !== null) {
+    throw new UsageError(`--methods: expected ${method} without a batch, got "${name}". It has none: write ${method}.`);
   }
   const integrated = isIntegrated(method);
   const rule = (groups.both ?? groups.rule) as Rule | undefined;
-  if (!integrated && (groups.steps !== undefined || rule !== undefined)) {
+  if ((groups.steps !== undefined && !takesSteps(method)) || (rule !== undefined && !integrated)) {
     throw new UsageError(
-      `--methods: expected steps and rules on analytic-ig and sfc-ig alone, got "${name}". Write ${name.replace(/@[^:]*/, "")}.`,
+      `--methods: expected steps on analytic-ig, sfc-ig and secant, and rules on the first two, got "${name}". Write ${name.replace(/@[^:]*/, "")}.`,
     );
   }
   return {
     name,
     method,
     batch,
-    steps: integrated ? Number(groups.steps ?? otherwise.steps) : null,
+    steps: integrated
+      ? Number(groups.steps ?? otherwise.steps)
+      : groups.steps === undefined
+        ? null
+        : Number(groups.steps),
     rule: integrated ? (rule ?? otherwise.rule) : null,
   };
 }

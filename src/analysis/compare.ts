@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { planFor } from "../effects/capture-for.ts";
-import { needsOf } from "../effects/methods.ts";
+import { wantedBy } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { parameterCount } from "../models/model.ts";
@@ -101,7 +101,7 @@ async function checkMethodsFit(
     const { method, batch, steps } = spec;
     const plan = planFor(
       { forest: forestOf(pairs, spec, by_pair), ...(batch !== null && { batch }) },
-      needsOf(method, []).wanted,
+      wantedBy(method),
     );
     const work = { ...options, method, score: "effect", ...(steps !== null && { steps }) } as const;
     checkFits(await estimateRun(opened, dictionaries, [plan], work), [plan], method);

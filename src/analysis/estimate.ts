@@ -84,7 +84,7 @@ export async function estimateRun(
   options: Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision" | "device">,
 ): Promise<Estimate> {
   const { method } = options;
-  const { sites } = needsOf(method, [...dictionaries.keys()]);
+  const { sites } = needsOf(method, [...dictionaries.keys()], model.layers);
   const number = options.precision === "float64" ? 8 : 4;
   const inPlace = await readsInPlace(options.device as Device);
   const costs = (["held", "streamed"] as const).map((weights) => ({

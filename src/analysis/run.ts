@@ -221,7 +221,7 @@ class Job {
       store: (plans) => {
         if (this.#options.precision !== "float32") return memoryStore();
         const packs = plans.map((plan) => plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]]));
-        const sites = capturedSites({ options: this.#options, dictionaries: this.#dictionaries });
+        const sites = capturedSites(this.#options, this.#dictionaries, this.#opened.model);
         const identity = sha256OfText(JSON.stringify([model, sites, weights === "streamed", packs]));
         files = fileStore(partial, identity, () => inputs.check());
         return files;

@@ -9,13 +9,14 @@ import type { Tables } from "../circuit/tables.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
 import type { MethodName, MethodSetting, Rule } from "../effects/method.ts";
-import { effectsOf, needsOf } from "../effects/methods.ts";
+import { effectsOf, needsOf, wantedBy } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { patchStrongest } from "../effects/strongest.ts";
 import { countPairs, nodesTable } from "../effects/sums.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture, planMetric } from "../forest/packs.ts";
+import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
@@ -74,7 +75,7 @@ export function prepare(
 ): Prepared {
   const forest = prefixForest(pairs);
   const plan = planCapture(forest, {
-    wanted: score === "effect" ? needsOf(method, []).wanted : score === "gradient" ? "none" : "clean",
+    wanted: score === "effect" ? wantedBy(method) : score === "gradient" ? "none" : "clean",
     ...(batchSize === null ? {} : { batchSize }),
   });
   const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
@@ -84,8 +85,12 @@ export function prepare(
 }
 
 /** The sites that a capture gives for an analysis: those of the dictionaries, and others that the method begins at. */
-export function capturedSites({ options, dictionaries }: Pick<AnalysisInput, "options" | "dictionaries">): SiteName[] {
-  return [...needsOf(options.method, [...dictionaries.keys()]).sites];
+export function capturedSites(
+  { method }: Pick<AnalysisOptions, "method">,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  { layers }: Pick<Model, "layers">,
+): SiteName[] {
+  return [...needsOf(method, [...dictionaries.keys()], layers).sites];
 }
 
 /** The pairs of some that a model gets right, and how many there are by split and case. @throws UserError if there is none */
@@ -124,7 +129,7 @@ export async function captureStep(
   store: Store,
   watch: Watch = {},
 ): Promise<Captured> {
-  const sites = capturedSites(input);
+  const sites = capturedSites(input.options, input.dictionaries, input.loaded.model);
   const [run, merged, separate] = await captureAll(input.loaded, plans, { sites, store, ...watch });
   return { run: run!, merged: merged!, separate: separate! };
 }

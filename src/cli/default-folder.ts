@@ -13,7 +13,7 @@ export function runFolder(options: JobOptions): string {
   return named([
     ...settingParts(options),
     method !== "analytic" && method,
-    steps !== undefined && steps !== defaultSteps && `steps${steps}`,
+    steps !== undefined && (method === "secant" || steps !== defaultSteps) && `steps${steps}`,
     rule === "left" && rule,
     score !== "effect" && score,
     keep !== "all" && keep,

@@ -4,7 +4,15 @@ import { join } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import type { JobOptions } from "../analysis/options.ts";
 import { scores } from "../circuit/ranking.ts";
-import { defaultSteps, isIntegrated, type MethodName, methodNames, type Rule, rules } from "../effects/method.ts";
+import {
+  defaultSteps,
+  isIntegrated,
+  type MethodName,
+  methodNames,
+  type Rule,
+  rules,
+  takesSteps,
+} from "../effects/method.ts";
 import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import { withoutTelemetry } from "../graph/session.node.ts";
 import { modelPresets, saePresets } from "../hub/presets.ts";
@@ -233,7 +241,11 @@ function jobFlags(command: Command): Command {
       wholeNumber,
     )
     .addOption(new Option("--method <name>", "how effects are computed").choices(methodNames).default("analytic"))
-    .option("--steps <n>", `steps of analytic-ig and sfc-ig (default: ${defaultSteps})`, wholeNumberUpTo(mostSteps))
+    .option(
+      "--steps <n>",
+      `steps of analytic-ig and sfc-ig (default: ${defaultSteps}), points of secant (default: 4, with embed 8)`,
+      wholeNumberUpTo(mostSteps),
+    )
     .addOption(
       new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
     )
@@ -259,15 +271,20 @@ function jobOptions(flags: Flags): JobOptions {
   if (method !== "analytic" && score !== "effect") {
     throw new UsageError(`--score ${score}: expected --method analytic with it, got ${method}. Leave one of them out.`);
   }
-  if (!isIntegrated(method) && (steps !== undefined || rule !== undefined)) {
-    const flag = steps === undefined ? "--rule" : "--steps";
-    throw new UsageError(`${flag}: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);
+  if (steps !== undefined && !takesSteps(method)) {
+    throw new UsageError(
+      `--steps: expected --method analytic-ig, sfc-ig or secant with it, got ${method}. Leave it out.`,
+    );
+  }
+  if (rule !== undefined && !isIntegrated(method)) {
+    throw new UsageError(`--rule: expected --method analytic-ig or sfc-ig with it, got ${method}. Leave it out.`);
   }
   return {
     ...settingOf(flags, { patchless: score !== "effect" }),
     batch_size: flags.batch_size ?? null,
     method,
     ...(isIntegrated(method) && { steps: steps ?? defaultSteps, rule: rule ?? "midpoint" }),
+    ...(method === "secant" && steps !== undefined && { steps }),
     score,
     top: flags.top ?? defaultTop,
     keep: flags.keep ?? "all",

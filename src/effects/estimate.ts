@@ -6,6 +6,7 @@ import type { Pack, Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { defaultSteps, type MethodName } from "./method.ts";
+import { secantSteps } from "./secant.ts";
 
 /** What the effects of one site take, told from shapes alone. */
 export interface EffectsCost {
@@ -86,10 +87,11 @@ export function methodCost(
   model: Model,
   plan: Plan,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
-  steps: number = defaultSteps,
+  givenSteps?: number,
   number: 4 | 8 = 4,
   weights: "held" | "streamed" = "held",
 ): MethodCost {
+  const steps = givenSteps ?? defaultSteps;
   const all = [...dictionaries.values()];
   const sum = (each: (dictionary: Dictionary) => number) => all.reduce((total, one) => total + each(one), 0);
   const rowsOf = (kind: Pack["kind"]) =>
@@ -138,6 +140,15 @@ export function methodCost(
             (one) => number * product(one) + number * one.width * 6 * packRows + (8 * one.width * changed.length) / 2,
           ) + streams(forward + backward),
         sweeps: 2 * waves(forward + backward),
+      };
+    }
+    case "secant": {
+      const sites = all.map(({ site }) => site);
+      const [K, share] = [givenSteps ?? secantSteps(sites), Math.max(...sites.map(rest))];
+      return {
+        flops: K * backward * share * passes,
+        memory: streams(K * backward) + number * nodes.size * sum(({ inputWidth }) => inputWidth),
+        sweeps: 2 * waves(K * backward) * share,
       };
     }
     case "exact": {

@@ -14,9 +14,11 @@ import type { EffectRows } from "./rows.ts";
  * - `sfc`: SAEs spliced into forward and backward at all sites, gradients straight through (arXiv:2403.19647)
  * - `sfc-ig`: SAEs spliced in at one site at a time, on the way from the clean to the patch codes
  * - `spliced`: SAEs at all sites with a detached error and no pass-through: gradients run through the encoders
+ * - `secant`: the gradient through averages of each sublayer's Jacobian between its clean and its patch input: sums at residual sites are the metric's
+ *   whole change
  * - `exact`: each feature of each node patched by itself, and the metric computed again
  */
-export const methodNames = ["analytic", "analytic-ig", "sfc", "sfc-ig", "spliced", "exact"] as const;
+export const methodNames = ["analytic", "analytic-ig", "sfc", "sfc-ig", "spliced", "secant", "exact"] as const;
 
 export type MethodName = (typeof methodNames)[number];
 
@@ -29,11 +31,16 @@ export const effectKinds: Readonly<Record<MethodName, string>> = {
   "analytic-ig":
     "integrated gradients: the mean slope between clean and patch activations, all features moving together",
   "sfc-ig": "integrated gradients: the mean slope between clean and patch codes, all features moving together",
+  secant:
+    "secant: each sublayer's mean slope between its clean and its patch input, so that a residual site's effects and error add up to the whole change",
   exact: "exact: the metric's change when the feature alone takes its patch value, summed over nodes",
 };
 
 /** Whether a method takes the mean of gradients over steps from clean to patch. */
 export const isIntegrated = (method: MethodName) => method === "analytic-ig" || method === "sfc-ig";
+
+/** Whether a method takes gradients at several points. */
+export const takesSteps = (method: MethodName) => isIntegrated(method) || method === "secant";
 
 /** Where along the way from clean to patch gradients are taken, with K steps: at (k + ½)/K, or at k/K as the public code does. */
 export const rules = ["midpoint", "left"] as const;
@@ -50,7 +57,7 @@ export interface MethodSetting extends LoadedModel, Watch {
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   /** Padded batches of so many pairs, as the field runs them, instead of the prefix forest: `forest` then has nothing merged. */
   readonly batch?: number;
-  /** Steps of the integrated methods, 10 by default. */
+  /** Steps of the integrated methods, 10 by default; points of `secant`, 4 by default, 8 with the site `embed`. */
   readonly steps?: number;
   /** `midpoint` by default. */
   readonly rule?: Rule;

@@ -5,15 +5,23 @@ import { exactMethod } from "./exact.ts";
 import { analyticIgMethod, sfcIgMethod } from "./integrated.ts";
 import { isIntegrated, type Method, type MethodName, type MethodSetting, type SiteEffects } from "./method.ts";
 import { sitesOfRest } from "./rest.ts";
+import { secantMethod, sitesOfSecant } from "./secant.ts";
 import { sfcMethod, splicedMethod } from "./spliced.ts";
+
+/** At which prefixes a method wants activations of the plain model. */
+export function wantedBy(method: MethodName): Wanted {
+  return isIntegrated(method) || method === "exact" || method === "secant" ? "both" : "changed";
+}
 
 /** What a method wants of the plain model: activations at which prefixes, and at which sites besides those of the dictionaries. */
 export function needsOf(
   method: MethodName,
   sites: readonly SiteName[],
+  layers: number,
 ): { wanted: Wanted; sites: readonly SiteName[] } {
-  const begins = isIntegrated(method) || method === "exact";
-  return begins ? { wanted: "both", sites: sitesOfRest(sites) } : { wanted: "changed", sites };
+  const wanted = wantedBy(method);
+  if (method === "secant") return { wanted, sites: sitesOfSecant(sites, layers) };
+  return { wanted, sites: wanted === "both" ? sitesOfRest(sites) : sites };
 }
 
 /** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */
@@ -27,5 +35,6 @@ const methods: Readonly<Record<MethodName, Method>> = {
   sfc: sfcMethod,
   "sfc-ig": sfcIgMethod,
   spliced: splicedMethod,
+  secant: secantMethod,
   exact: exactMethod,
 };

@@ -119,7 +119,7 @@ async function patchFeatures(
 ): Promise<PatchedSample> {
   const { forest } = setting;
   const dictionaries = new Map([...setting.dictionaries].filter(([site]) => features.has(site)));
-  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()]);
+  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], setting.model.layers);
   const captured = await capture(setting, planCapture(forest, { wanted }), {
     onProgress: setting.onProgress,
     stopped: setting.stopped,
