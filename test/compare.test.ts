@@ -46,7 +46,10 @@ describe("--methods", () => {
     ["exact:64", /expected exact without a batch, got "exact:64"/],
     ["secant@left", /rules on the first two, got "secant@left"/],
     ["secant:8", /expected secant without a batch/],
-    ["sfc@40:3", /expected steps on analytic-ig, sfc-ig and secant, and rules on the first two, got "sfc@40:3"\. Write sfc:3\./],
+    [
+      "sfc@40:3",
+      /expected steps on analytic-ig, sfc-ig and secant, and rules on the first two, got "sfc@40:3"\. Write sfc:3\./,
+    ],
     ["sfc,sfc", /got sfc twice/],
     ["analytic-ig,analytic-ig@10-midpoint", /got analytic-ig@10-midpoint which is the same as analytic-ig/],
   ])("refuses %j", (text, message) => {
