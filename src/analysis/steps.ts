@@ -2,9 +2,9 @@ import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../capture/forest-check.ts";
 import type { Watch } from "../capture/runner.ts";
 import type { Store } from "../capture/store.ts";
-import { accuracyOf, type CaseAccuracy, type Check, check } from "../circuit/checks.ts";
+import { accuracyOf, type CaseAccuracy, type Check, check, poorEffectsLine, poorFitLine } from "../circuit/checks.ts";
 import { type Ablation, measureMeaning } from "../circuit/meaning.ts";
-import { type Ranking, type Score, withExact } from "../circuit/ranking.ts";
+import { exactMiss, type Ranking, type Score, withExact } from "../circuit/ranking.ts";
 import type { Tables } from "../circuit/tables.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
@@ -13,6 +13,7 @@ import { effectsOf, needsOf, wantedBy } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { patchStrongest } from "../effects/strongest.ts";
 import { countPairs, nodesTable } from "../effects/sums.ts";
+import { unexplainedShare } from "../effects/unexplained.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture, planMetric } from "../forest/packs.ts";
@@ -330,6 +331,8 @@ export interface AnalysisRecord {
     rows: number;
   };
   accuracy: CaseAccuracy[];
+  /** The share of the variance of each site's activations on these prompts that its SAE leaves unexplained; null where there is none to explain. */
+  unexplained?: Record<SiteName, number | null> | undefined;
   checks: Check[];
   warnings: string[];
 }
@@ -358,6 +361,22 @@ export interface AnalysisExtent {
   /** Whether step 6 is taken, in float32; false by default. */
   readonly meaning?: boolean;
   readonly onWork?: EffectsEvents["onWork"];
+}
+
+/** Step 4: how much of the variance of the run's own prompts each SAE leaves unexplained. */
+export async function fitStep(
+  { dictionaries }: Pick<AnalysisInput, "dictionaries">,
+  captured: Capture,
+  codes: CodeReader,
+  { onProgress, stopped }: Watch = {},
+): Promise<Record<SiteName, number | null>> {
+  const shares: Record<SiteName, number | null> = {};
+  for (const [site, dictionary] of dictionaries) {
+    if (stopped?.()) throw new StoppedError();
+    shares[site] = await unexplainedShare(captured, dictionary, codes);
+    onProgress?.(Object.keys(shares).length, dictionaries.size);
+  }
+  return shares;
 }
 
 /** What all steps together have found. */
@@ -435,6 +454,13 @@ export async function analysePairs(
       ...(onWork && { onWork }),
     });
 
+    if (options.score !== "gradient") {
+      reporter.begin("fit", sites.length);
+      record.unexplained = await fitStep(input, captured, codes, watch);
+      const line = poorFitLine(record.unexplained);
+      if (line !== undefined) warn(line);
+    }
+
     reporter.begin("checks", 1);
     for (const line of await checkForest(capturedAll, sites)) addCheck(line);
 
@@ -453,6 +479,8 @@ export async function analysePairs(
       if (exact) {
         ranking = exact;
         await places.writeRanking(ranking);
+        const line = poorEffectsLine(exactMiss(ranking)?.distance ?? null);
+        if (line !== undefined) warn(line);
       }
     }
 

@@ -49,3 +49,25 @@ export function accuracyOf(pairs: readonly TokenPair[], metric: (i: number) => n
   });
   return [...counts.values()].map((c) => ({ ...c, accuracy: c.correct / c.pairs }));
 }
+
+/** Share of a site's variance from which on effects there are the error's as much as the features'. */
+const poorFit = 0.5;
+
+/** What to say where SAEs leave much of the variance of the run's own prompts unexplained; undefined where they do not. */
+export function poorFitLine(unexplained: Readonly<Record<SiteName, number | null>>): string | undefined {
+  const poor = Object.entries(unexplained).flatMap(([site, share]) =>
+    share !== null && share > poorFit ? [{ site, share }] : [],
+  );
+  if (poor.length === 0) return undefined;
+  const worst = poor.reduce((a, b) => (b.share > a.share ? b : a));
+  const of = Object.keys(unexplained).length;
+  return `SAEs leave more than half of the variance of these prompts' activations unexplained at ${poor.length} of ${of} sites (most: ${percent(worst.share)} at ${worst.site}): what they call features is the lesser part there.`;
+}
+
+/** What to say where effects of the strongest features are far from what patching them does; undefined where they are not. */
+export function poorEffectsLine(distance: number | null): string | undefined {
+  if (distance === null || distance <= 1) return undefined;
+  return `Effects of the strongest features miss what patching them alone does by more than its own size (Σ|effect − exact| is ${percent(distance)} of Σ|exact|): take their order, not their sizes, or --method exact.`;
+}
+
+const percent = (share: number) => `${Math.round(100 * share)} %`;

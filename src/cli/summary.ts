@@ -119,7 +119,7 @@ function topLines(ranking: Ranking): string[] {
 }
 
 /** How the numbers of the table are to be read: what kind of effect they are, and what they account for. */
-function readingLines(ranking: Ranking, { options }: Manifest): string[] {
+function readingLines(ranking: Ranking, { options, unexplained }: Manifest): string[] {
   const { score, change, exact } = ranking;
   if (score !== "effect") return ["Scores are first-order and need no patch prompts; they do not add up to anything."];
   const method = String(options.method ?? "analytic") as MethodName;
@@ -127,6 +127,7 @@ function readingLines(ranking: Ranking, { options }: Manifest): string[] {
   const total = change[shown];
   return [
     `Effects are ${effectKinds[method]}.`,
+    ...fitLine(unexplained),
     ...(total === undefined
       ? []
       : [
@@ -138,6 +139,16 @@ function readingLines(ranking: Ranking, { options }: Manifest): string[] {
           `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} ${exact.of === 1 ? "pair" : "pairs"}. ${missLine(ranking)}`,
         ]),
   ];
+}
+
+/** How much of what the model computes there the SAEs give back. */
+function fitLine(unexplained: Manifest["unexplained"]): string[] {
+  const known = Object.entries(unexplained ?? {}).flatMap(([site, share]) => (share === null ? [] : [{ site, share }]));
+  if (known.length === 0) return [];
+  const most = known.reduce((a, b) => (b.share > a.share ? b : a));
+  const least = known.reduce((a, b) => (b.share < a.share ? b : a));
+  const range = known.length === 1 ? percent(most.share) : `${percent(least.share)} to ${percent(most.share)}`;
+  return [`SAEs leave ${range} of the variance of these prompts' activations unexplained (most at ${most.site}).`];
 }
 
 /** How far the method's numbers are from the exact ones, over the patched features. */

@@ -97,6 +97,12 @@ export const manifestSchema = z
       rows: count.describe("of effects.parquet"),
     }),
     accuracy: z.array(accuracySchema),
+    unexplained: z
+      .record(z.string(), z.number().min(0).nullable())
+      .optional()
+      .describe(
+        "by site, the share of the variance of its activations on these prompts that its SAE leaves unexplained",
+      ),
     estimate: estimateSchema.nullable().describe("made before the work began, to be held against what is measured"),
     seconds: z.record(z.string(), z.number().min(0)).describe("per phase, summed over all sittings of the run"),
     peak_rss_bytes: count,
