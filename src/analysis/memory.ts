@@ -1,18 +1,11 @@
 import { memoryStore } from "../capture/store.ts";
-import { type FeatureEffects, type Ranking, rankOrder, rankRun, rankSite } from "../circuit/ranking.ts";
-import { checkFiniteEffects, type FeatureRow, notFinite, type RankOptions, type Tables } from "../circuit/tables.ts";
-import { type EffectRows, errorFeature } from "../effects/rows.ts";
-import {
-  allCases,
-  indexNodes,
-  type NodeIndex,
-  type NodesTable,
-  type PairCount,
-  type Sums,
-  sumRows,
-} from "../effects/sums.ts";
+import { effectsBySplit, leftOutShare, type RankedMeans, rankedMeans } from "../circuit/means.ts";
+import { rankRun, rankSite } from "../circuit/ranking.ts";
+import { checkFiniteEffects, type FeatureRow, notFinite, type Tables } from "../circuit/tables.ts";
+import type { EffectRows } from "../effects/rows.ts";
+import { indexNodes, type NodeIndex, type NodesTable, type PairCount, type Sums, sumRows } from "../effects/sums.ts";
 import type { Split } from "../prompts/pairs.ts";
-import { compareSites, type SiteName } from "../site.ts";
+import type { SiteName } from "../site.ts";
 import type { Places } from "./steps.ts";
 
 /** The tables of an analysis in memory: what `RunTables` keeps on disk, with the same numbers. */
@@ -28,13 +21,6 @@ export interface MemoryTables extends Tables {
   features(site: SiteName, split: Split, name: string): readonly FeatureRow[];
 }
 
-/** Sums of a site's features over the nodes of a split and case, or of all of its cases. */
-interface Means extends Pick<FeatureEffects, "feature" | "nodesActive"> {
-  readonly effect: Float64Array;
-}
-
-const splits = ["train", "test"] as const satisfies readonly Split[];
-
 /** Tables in memory: for the library, for tests and for a page. */
 export function memoryTables(): MemoryTables {
   let [nodes, index, pairs]: [NodesTable?, NodeIndex?, (readonly PairCount[])?] = [];
@@ -44,10 +30,10 @@ export function memoryTables(): MemoryTables {
     if (!index) throw new Error("internal: the nodes come first");
     return index;
   };
-  const meansOf = (site: SiteName, split: Split, name: string): Means => {
+  const meansOf = (site: SiteName): RankedMeans[] => {
     const ofSite = sums.get(site);
     if (!ofSite || !pairs) throw new Error(`internal: ${site} has not been written and ranked`);
-    return meansOfCase(ofSite, known(), pairs, split, name);
+    return rankedMeans(ofSite, known(), pairs);
   };
   return {
     get nodes() {
@@ -85,27 +71,28 @@ export function memoryTables(): MemoryTables {
         nodes: Int32Array.from(list, (row) => row.nodes),
       });
     },
-    async rank(options) {
-      pairs = options.pairs;
-      const sites = options.sites.toSorted(compareSites);
-      const ranking = rankSites(sites, options, (site, split) => {
-        const leftOut = options.score === "gradient" ? null : leftOutOf(effects.get(site)!, known(), split);
-        return { ...withoutError(meansOf(site, split, allCases)), leftOut };
+    async rank({ sites, pairs: counts, score, top, change }) {
+      pairs = counts;
+      const ranked = sites.map((site) => {
+        const leftOut = (split: Split) =>
+          score === "gradient" ? null : leftOutShare(effects.get(site)!, known(), split);
+        return rankSite(site, effectsBySplit(meansOf(site), change, leftOut), top);
       });
+      const ranking = rankRun(score, top, ranked, change);
       const rows = [...effects.values()].reduce((count, { node }) => count + node.length, 0);
       return { ranking, rows };
     },
     features(site, split, name) {
-      const { feature, effect, nodesActive } = meansOf(site, split, name);
-      return Array.from(feature, (of, i) => ({
+      const means = meansOf(site).find((of) => of.split === split && of.case === name);
+      return Array.from(means?.feature ?? [], (feature, i) => ({
         split,
         case: name,
         site,
-        feature: of,
-        effect: effect[i]!,
-        effect_abs: Math.abs(effect[i]!),
-        nodes_active: nodesActive[i]!,
-        rank: of === errorFeature ? null : i + (feature[0] === errorFeature ? 0 : 1),
+        feature,
+        effect: means!.effect[i]!,
+        effect_abs: Math.abs(means!.effect[i]!),
+        nodes_active: means!.nodesActive[i]!,
+        rank: means!.rank[i] || null,
       }));
     },
   };
@@ -122,84 +109,4 @@ export function memoryPlaces(): Places & { readonly tables: MemoryTables } {
     async writeRanking() {},
     async writeAblation() {},
   };
-}
-
-function rankSites(
-  sites: readonly SiteName[],
-  { pairs, score, top, change }: RankOptions,
-  effectsOf: (site: SiteName, split: Split) => FeatureEffects,
-): Ranking {
-  const present = splits.filter((split) => pairs.some((group) => group.split === split && group.pairs > 0));
-  const ranked = sites.map((site) => {
-    const bySplit = present.map((split) => [split, { ...effectsOf(site, split), change: change?.[split] ?? null }]);
-    return rankSite(site, Object.fromEntries(bySplit), top);
-  });
-  return rankRun(score, top, ranked, change);
-}
-
-/** Means over the pairs of a split and case, the error first, then the features by rank. Sums over cases are taken in the order of their names. */
-function meansOfCase(
-  sums: Sums,
-  { groups }: NodeIndex,
-  pairs: readonly PairCount[],
-  split: Split,
-  name: string,
-): Means {
-  const chosen = [...groups.keys()]
-    .filter((group) => groups[group]!.split === split && (name === allCases || groups[group]!.case === name))
-    .sort((a, b) => (groups[a]!.case < groups[b]!.case ? -1 : 1));
-  const count = pairs
-    .filter((group) => group.split === split && (name === allCases || group.case === name))
-    .reduce((sum, group) => sum + group.pairs, 0);
-  const rowsOf = new Map<number, number[]>(chosen.map((group) => [group, []]));
-  sums.group.forEach((group, row) => void rowsOf.get(group)?.push(row));
-  const found = new Map<number, { total: number; nodes: number }>();
-  for (const group of chosen) {
-    for (const row of rowsOf.get(group)!) {
-      const feature = sums.feature[row]!;
-      const before = found.get(feature);
-      const [total, nodes] = [sums.total[row]!, sums.nodes[row]!];
-      if (before) {
-        before.total += total;
-        before.nodes += nodes;
-      } else found.set(feature, { total, nodes });
-    }
-  }
-  const error = found.get(errorFeature);
-  found.delete(errorFeature);
-  const features = [...found.keys()];
-  const order = rankOrder(
-    features,
-    features.map((feature) => found.get(feature)!.total / count),
-  );
-  const ordered = [...(error ? [errorFeature] : []), ...Array.from(order, (i) => features[i]!)];
-  const of = (feature: number) => (feature === errorFeature ? error! : found.get(feature)!);
-  return {
-    feature: ordered,
-    effect: Float64Array.from(ordered, (feature) => of(feature).total / count),
-    nodesActive: ordered.map((feature) => of(feature).nodes),
-  };
-}
-
-function withoutError({ feature, effect, nodesActive }: Means): FeatureEffects {
-  const from = feature[0] === errorFeature ? 1 : 0;
-  const rest = <T>(values: ArrayLike<T>) => Array.from(values).slice(from);
-  return {
-    feature: rest(feature),
-    effect: rest(effect),
-    nodesActive: rest(nodesActive),
-    error: from === 1 ? effect[0]! : null,
-  };
-}
-
-/** The share of a site's Σ|effect| over features that lies at nodes of BOS and padding, which are left out of the sums. */
-function leftOutOf({ node, feature, effect }: EffectRows, nodes: NodeIndex, split: Split): number {
-  let [outside, total] = [0, 0];
-  for (let i = 0; i < node.length; i++) {
-    const row = nodes.rowOf[node[i]!]!;
-    if (feature[i] === errorFeature || nodes.groups[nodes.group[row]!]!.split !== split) continue;
-    total += Math.abs(effect[i]!);
-    if (nodes.outside[row]) outside += Math.abs(effect[i]!);
-  }
-  return Number((outside / (total || 1)).toPrecision(6));
 }

@@ -10,11 +10,11 @@ import {
   USMALLINT,
   VARCHAR,
 } from "@duckdb/node-api";
-import { type FeatureEffects, type Ranking, rankRun, rankSite } from "../circuit/ranking.ts";
+import { effectsBySplit, type RankedMeans, rankedMeans } from "../circuit/means.ts";
+import { type Ranking, rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
 import { type FeatureRow, type FeatureSums, notFinite, type RankOptions } from "../circuit/tables.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import {
-  allCases,
   emptySums,
   indexNodes,
   type NodeIndex,
@@ -31,8 +31,6 @@ import { makeFolder, writeFileAtomic } from "../storage/files.ts";
 import { isSealed, seal } from "../storage/seal.ts";
 import { Database, text } from "./database.ts";
 
-const splits = ["train", "test"] as const satisfies readonly Split[];
-
 /** Rows of a DuckDB vector. */
 const vectorSize = 2048;
 
@@ -40,7 +38,8 @@ type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly 
 /** The files of a site's checkpoint. */
 type ChunkKind = "effects" | "sums";
 
-type Columns = Readonly<Record<string, readonly [DuckDBType, Values]>>;
+type Column = readonly [DuckDBType, Values];
+type Columns = Readonly<Record<string, Column>>;
 
 /**
  * The tables of a run in the making. Each site's rows become a file of their own in the folder for unfinished work, which is that site's
@@ -204,8 +203,8 @@ export class RunTables {
   /** The columns split and case, from the column "group". */
   #splitAndCase(): string {
     const { groups } = this.#known();
-    const names = (values: readonly string[]) => `CAST([${values.map(text).join(", ")}] AS VARCHAR[])["group" + 1]`;
-    return `${names(groups.map((of) => of.split))} AS split, ${names(groups.map((of) => of.case))} AS "case"`;
+    const [names, cases] = [groups.map((of) => of.split), groups.map((of) => of.case)];
+    return `${named(names, '"group"')} AS split, ${named(cases, '"group"')} AS "case"`;
   }
 
   /**
@@ -245,17 +244,11 @@ export class RunTables {
     await this.#copy(rows, join(folder, "effects.parquet"));
     const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
 
-    await this.writeFeatures(folder, sites, options.pairs);
-    const present = splits.filter((split) => options.pairs.some((group) => group.split === split && group.pairs > 0));
-    const ranked = [];
-    for (const [place, site] of sites.entries()) {
-      const effects = await this.#effectsOf(place, present);
+    const ranked: SiteRanking[] = [];
+    await this.#writeFeatures(folder, sites, options.pairs, async (site, means) => {
       const leftOut = hasRows ? await this.#leftOut(site) : () => null;
-      for (const split of present) {
-        effects[split] = { ...effects[split]!, change: options.change?.[split] ?? null, leftOut: leftOut(split) };
-      }
-      ranked.push(rankSite(site, effects, options.top));
-    }
+      ranked.push(rankSite(site, effectsBySplit(means, options.change, leftOut), options.top));
+    });
     const ranking = rankRun(options.score, options.top, ranked, options.change);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
@@ -269,64 +262,66 @@ export class RunTables {
    * @throws UserError if the folder cannot be written
    */
   async writeFeatures(folder: string, sites: readonly SiteName[], counts: readonly PairCount[]): Promise<void> {
-    const pairs = counts.filter((group) => group.pairs > 0);
-    const counted = new Set(pairs.map((group) => groupKey(group.split, group.case)));
-    const uncounted = this.#known().groups.find((group) => !counted.has(groupKey(group.split, group.case)));
-    if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
-    await this.#rankFeatures(sites, pairs);
+    await this.#writeFeatures(folder, sites, counts, async () => {});
+  }
+
+  async #writeFeatures(
+    folder: string,
+    sites: readonly SiteName[],
+    counts: readonly PairCount[],
+    take: (site: SiteName, means: readonly RankedMeans[]) => Promise<void>,
+  ): Promise<void> {
+    await this.#db.run(`CREATE OR REPLACE TEMP TABLE features (
+      place USMALLINT, part USMALLINT, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
+    let parts: readonly RankedMeans[] = [];
+    for (const [place, site] of sites.entries()) {
+      const means = rankedMeans(await this.#sumsOf(site), this.#known(), counts);
+      await take(site, means);
+      parts = means;
+      for (const [part, { feature, effect, nodesActive, rank }] of means.entries()) {
+        const [places, partOf] = [place, part].map((n) => new Uint16Array(feature.length).fill(n)) as [
+          Uint16Array,
+          Uint16Array,
+        ];
+        await this.#append("features", [
+          [USMALLINT, places],
+          [USMALLINT, partOf],
+          [INTEGER, feature],
+          [DOUBLE, effect],
+          [INTEGER, nodesActive],
+          [INTEGER, rank],
+        ]);
+      }
+    }
+    // The rows lie in the file's order already.
     await this.#copy(
-      `SELECT split, "case", site, feature, effect, abs(effect) AS effect_abs, nodes_active, rank FROM features
-       ORDER BY place, split DESC, "case", rank NULLS FIRST`,
+      `SELECT ${named(
+        parts.map((of) => of.split),
+        "part",
+      )} AS split, ${named(
+        parts.map((of) => of.case),
+        "part",
+      )} AS "case",
+         ${named(sites, "place")} AS site, feature, effect, abs(effect) AS effect_abs, nodes_active, nullif(rank, 0) AS rank
+       FROM features`,
       join(folder, "features.parquet"),
     );
   }
 
-  /** Fills the table `features` from the sites' sums. */
-  async #rankFeatures(sites: readonly SiteName[], pairs: readonly PairCount[]): Promise<void> {
-    await this.#load("pairs", {
-      split: [VARCHAR, pairs.map((group) => group.split)],
-      case: [VARCHAR, pairs.map((group) => group.case)],
-      pairs: [DOUBLE, Float64Array.from(pairs, (group) => group.pairs)],
-    });
-    await this.#db.run(`
-      INSERT INTO pairs SELECT split, ${text(allCases)}, sum(pairs) FROM pairs GROUP BY split;
-      CREATE OR REPLACE TEMP TABLE features (
-        place INTEGER, split VARCHAR, "case" VARCHAR, site VARCHAR, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
-    for (const [place, site] of sites.entries()) {
-      await this.#db.run(`
-        INSERT INTO features
-        WITH by_case AS MATERIALIZED (SELECT * FROM ${this.#database.files(this.#chunk("sums", site))}),
-        sums AS (
-          SELECT split, "case", feature, total, nodes FROM by_case
-          UNION ALL
-          SELECT split, ${text(allCases)}, feature, sum(total ORDER BY "case"), sum(nodes) FROM by_case GROUP BY split, feature),
-        means AS (SELECT split, "case", feature, total / pairs AS effect, nodes FROM sums JOIN pairs USING (split, "case"))
-        SELECT ${place}, split, "case", ${text(site)}, feature, effect, nodes::INTEGER,
-          CASE WHEN feature <> ${errorFeature} THEN row_number() OVER (
-            PARTITION BY split, "case", feature <> ${errorFeature} ORDER BY abs(effect) DESC, feature) END::INTEGER
-        FROM means`);
-    }
-  }
-
-  /** Effects of a site over all cases, by split, from the table `features`. */
-  async #effectsOf(place: number, present: readonly Split[]): Promise<Partial<Record<Split, FeatureEffects>>> {
-    const effects: Partial<Record<Split, FeatureEffects>> = {};
-    for (const split of present) {
-      const result = await this.#db.runAndReadAll(
-        `SELECT feature, effect, nodes_active FROM features
-         WHERE place = ${place} AND split = ${text(split)} AND "case" = ${text(allCases)} ORDER BY rank NULLS FIRST`,
-      );
-      const columns = result.getColumnsJS() as number[][];
-      const [feature = [], effect = [], nodesActive = []] = columns;
-      const from = feature[0] === errorFeature ? 1 : 0;
-      effects[split] = {
-        feature: feature.slice(from),
-        effect: effect.slice(from),
-        nodesActive: nodesActive.slice(from),
-        error: from === 1 ? effect[0]! : null,
-      };
-    }
-    return effects;
+  /** The sums of a site, from its checkpoint. */
+  async #sumsOf(site: SiteName): Promise<Sums> {
+    const keys = this.#known().groups.map((of) => text(groupKey(of.split, of.case)));
+    const result = await this.#db.runAndReadAll(
+      `SELECT list_position([${keys.join(", ")}], split || '/' || "case") - 1, feature, total, nodes
+       FROM ${this.#database.files(this.#chunk("sums", site))}`,
+    );
+    const [group = [], feature = [], total = [], nodes = []] = result.getColumnsJS() as number[][];
+    return {
+      group: Uint16Array.from(group),
+      feature: Int32Array.from(feature),
+      total: Float64Array.from(total),
+      nodes: Int32Array.from(nodes),
+    };
   }
 
   /** By split, the share of a site's Σ|effect| over features that lies at nodes of BOS and padding, which are left out of the sums. */
@@ -342,23 +337,27 @@ export class RunTables {
     return (split) => shares.get(split) ?? 0;
   }
 
-  /** Fills a new table from columns: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
+  /** Fills a new table from columns. */
   async #load(table: string, columns: Columns): Promise<void> {
-    const names = Object.keys(columns);
-    const types = Object.values(columns).map(([type]) => type);
-    const values = Object.values(columns).map(([, values]) => values);
-    const rows = values[0]?.length ?? 0;
-    const uneven = values.findIndex((column) => column.length !== rows);
-    if (uneven >= 0)
-      throw new Error(`internal: column ${names[uneven]} has ${values[uneven]?.length} rows, not ${rows}`);
-    await this.#db.run(
-      `CREATE OR REPLACE TEMP TABLE ${table} (${names.map((name, i) => `"${name}" ${types[i]}`).join(", ")})`,
-    );
+    const described = Object.entries(columns).map(([name, [type]]) => `"${name}" ${type}`);
+    await this.#db.run(`CREATE OR REPLACE TEMP TABLE ${table} (${described.join(", ")})`);
+    await this.#append(table, Object.values(columns));
+  }
+
+  /** Adds rows to a table: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
+  async #append(table: string, columns: readonly Column[]): Promise<void> {
+    const types = columns.map(([type]) => type);
+    const rows = columns[0]?.[1].length ?? 0;
+    const uneven = columns.findIndex(([, values]) => values.length !== rows);
+    if (uneven >= 0) {
+      throw new Error(`internal: column ${uneven} of ${table} has ${columns[uneven]?.[1].length} rows, not ${rows}`);
+    }
     const appender = await this.#db.createAppender(table, "main", "temp");
     for (let start = 0; start < rows; start += vectorSize) {
       const chunk = DuckDBDataChunk.create(types);
       // DuckDB's declaration wants plain arrays; it only reads length and elements.
-      chunk.setColumns(values.map((column) => column.slice(start, start + vectorSize) as unknown as DuckDBValue[]));
+      const part = columns.map(([, values]) => values.slice(start, start + vectorSize) as unknown as DuckDBValue[]);
+      chunk.setColumns(part);
       appender.appendDataChunk(chunk);
     }
     appender.closeSync();
@@ -407,6 +406,10 @@ export class RunTables {
     return this.#nodes;
   }
 }
+
+/** A column of texts, from one that counts them from 0. */
+const named = (texts: readonly string[], column: string) =>
+  `CAST([${texts.map(text).join(", ")}] AS VARCHAR[])[${column} + 1]`;
 
 /** The columns of effects.parquet without a row, for the score that has none. */
 const noEffects = `SELECT ''::VARCHAR AS split, ''::VARCHAR AS "case", ''::VARCHAR AS site, 0::INTEGER AS node, 0::INTEGER AS position,

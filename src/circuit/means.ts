@@ -1,0 +1,126 @@
+import { type EffectRows, errorFeature } from "../effects/rows.ts";
+import { allCases, type NodeIndex, type PairCount, type Sums } from "../effects/sums.ts";
+import { groupKey, type Split } from "../prompts/pairs.ts";
+import { type FeatureEffects, rankOrder } from "./ranking.ts";
+import type { RankOptions } from "./tables.ts";
+
+/** Both splits, in the order of files and reports. */
+export const splits = ["train", "test"] as const satisfies readonly Split[];
+
+/**
+ * The features of a site on one split and case, or on all its cases: columns of equal length, the error first where there is one, then the features by
+ * rank. effect: mean over the pairs, signed, in logits.
+ */
+export interface RankedMeans {
+  readonly split: Split;
+  /** '' for all cases together. */
+  readonly case: string;
+  readonly feature: Int32Array;
+  readonly effect: Float64Array;
+  readonly nodesActive: Int32Array;
+  /** From 1 up; 0 for the error. */
+  readonly rank: Int32Array;
+}
+
+/**
+ * Divides a site's sums by the pairs and ranks them: train before test, of each all cases together first, then the cases by their names. Sums over cases
+ * are taken in the order of the names, so that they have the same bits on every run.
+ *
+ * @param pairs every split and case that has nodes
+ */
+export function rankedMeans(sums: Sums, { groups }: NodeIndex, pairs: readonly PairCount[]): RankedMeans[] {
+  const counted = new Map(pairs.map((of) => [groupKey(of.split, of.case), of.pairs]));
+  const uncounted = groups.find((of) => !counted.get(groupKey(of.split, of.case)));
+  if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
+  const rowsOf: number[][] = groups.map(() => []);
+  sums.group.forEach((group, row) => void rowsOf[group]!.push(row));
+  const width = sums.feature.reduce((most, feature) => Math.max(most, feature), errorFeature) + 1 - errorFeature;
+  return splits.flatMap((split) => {
+    const own = [...groups.entries()]
+      .filter(([, of]) => of.split === split)
+      .sort(([, a], [, b]) => (a.case < b.case ? -1 : 1));
+    if (own.length === 0) return [];
+    const all = { total: new Float64Array(width), nodes: new Int32Array(width), seen: new Uint8Array(width) };
+    const byCase = own.map(([group, of]) => {
+      const rows = rowsOf[group]!;
+      for (const row of rows) {
+        const at = sums.feature[row]! - errorFeature;
+        all.total[at]! += sums.total[row]!;
+        all.nodes[at]! += sums.nodes[row]!;
+        all.seen[at] = 1;
+      }
+      return ranked(split, of.case, sums, rows, counted.get(groupKey(split, of.case))!);
+    });
+    const count = pairs.reduce((sum, of) => sum + (of.split === split ? of.pairs : 0), 0);
+    const places = [...all.seen.keys()].filter((at) => all.seen[at] === 1);
+    const feature = Int32Array.from(all.seen.keys(), (at) => at + errorFeature);
+    return [ranked(split, allCases, { feature, ...all }, places, count), ...byCase];
+  });
+}
+
+/** The rows of some sums as means over `pairs` pairs, by rank. */
+function ranked(
+  split: Split,
+  name: string,
+  { feature, total, nodes }: Pick<Sums, "feature" | "total" | "nodes">,
+  rows: readonly number[],
+  pairs: number,
+): RankedMeans {
+  const errors = rows.filter((row) => feature[row] === errorFeature);
+  const others = rows.filter((row) => feature[row] !== errorFeature);
+  const order = rankOrder(
+    Int32Array.from(others, (row) => feature[row]!),
+    Float64Array.from(others, (row) => total[row]! / pairs),
+  );
+  const ordered = [...errors, ...Array.from(order, (i) => others[i]!)];
+  return {
+    split,
+    case: name,
+    feature: Int32Array.from(ordered, (row) => feature[row]!),
+    effect: Float64Array.from(ordered, (row) => total[row]! / pairs),
+    nodesActive: Int32Array.from(ordered, (row) => nodes[row]!),
+    rank: Int32Array.from(ordered, (_, i) => i + 1 - errors.length),
+  };
+}
+
+/**
+ * What the ranking takes of a site: the features over all cases, by split, the error beside them.
+ *
+ * @param change as in `RankOptions`
+ * @param leftOut by split, as in `FeatureEffects`
+ */
+export function effectsBySplit(
+  means: readonly RankedMeans[],
+  change: RankOptions["change"],
+  leftOut: (split: Split) => number | null,
+): Partial<Record<Split, FeatureEffects>> {
+  const whole = means.filter((of) => of.case === allCases);
+  return Object.fromEntries(
+    whole.map(({ split, feature, effect, nodesActive }) => {
+      const from = feature[0] === errorFeature ? 1 : 0;
+      return [
+        split,
+        {
+          feature: feature.subarray(from),
+          effect: effect.subarray(from),
+          nodesActive: nodesActive.subarray(from),
+          error: from === 1 ? effect[0]! : null,
+          change: change?.[split] ?? null,
+          leftOut: leftOut(split),
+        },
+      ];
+    }),
+  );
+}
+
+/** The share of a site's Σ|effect| over features, six digits of it, that lies at nodes of BOS and padding, which are left out of the sums. */
+export function leftOutShare({ node, feature, effect }: EffectRows, nodes: NodeIndex, split: Split): number {
+  let [outside, total] = [0, 0];
+  for (let i = 0; i < node.length; i++) {
+    const row = nodes.rowOf[node[i]!]!;
+    if (feature[i] === errorFeature || nodes.groups[nodes.group[row]!]!.split !== split) continue;
+    total += Math.abs(effect[i]!);
+    if (nodes.outside[row]) outside += Math.abs(effect[i]!);
+  }
+  return Number((outside / (total || 1)).toPrecision(6));
+}
