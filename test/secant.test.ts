@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { subfolder } from "../src/bytes/folder.ts";
-import { openDictionaries } from "../src/dictionaries/open.ts";
+import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
 import type { MethodSetting } from "../src/effects/method.ts";
 import { errorFeature } from "../src/effects/rows.ts";
 import { secantMethod } from "../src/effects/secant.ts";
@@ -123,6 +123,8 @@ describe.skipIf(!existsSync(data))("secant effects of the embedded model (SFC_TE
       dictionaries,
       steps,
     });
+    await closeDictionaries(dictionaries);
+    await checkpoint.close();
     const largest = Math.max(
       ...Object.values(expected.effects).flatMap(({ features }) =>
         features.map((f) => Math.abs(f[`secant${steps}`] ?? 0)),

@@ -2,7 +2,7 @@ import { memoryWaveRows } from "../capture/streamed.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { chunkRows } from "../dictionaries/encode.ts";
 import { type BackwardNodes, isChanged } from "../forest/forest.ts";
-import type { Pack, Plan } from "../forest/packs.ts";
+import { type Pack, type Plan, tightPacks } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { defaultSteps, type MethodName } from "./method.ts";
@@ -97,6 +97,8 @@ export function methodCost(
   const rowsOf = (kind: Pack["kind"]) =>
     plan.packs.reduce((rows, pack) => rows + (pack.kind === kind ? pack.tokens.length : 0), 0);
   const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
+  /** Rows of what is run again and again. */
+  const tight = tightPacks(plan).reduce((rows, { tokens }) => rows + tokens.length, 0);
   const { backward: nodes } = plan.forest;
   const changed = changedNodes(nodes);
   const product = ({ inputWidth: D, width: F }: Dictionary) => 2 * D * F;
@@ -115,15 +117,15 @@ export function methodCost(
       return { flops: 0, memory: 0, sweeps: 0 };
     case "analytic-ig":
       return {
-        flops: sum(({ site }) => steps * backward * rest(site) * passes),
-        memory: streams(steps * backward),
-        sweeps: sum(({ site }) => 2 * waves(steps * backward) * rest(site)),
+        flops: sum(({ site }) => steps * tight * rest(site) * passes),
+        memory: streams(steps * tight),
+        sweeps: sum(({ site }) => 2 * waves(steps * tight) * rest(site)),
       };
     case "sfc-ig":
       return {
-        flops: sum((one) => steps * backward * (rest(one.site) * passes + 2 * product(one))),
-        memory: 4 * number * packRows * Math.max(...all.map(({ width }) => width)) + streams(steps * backward),
-        sweeps: sum(({ site }) => 2 * waves(steps * backward) * rest(site)),
+        flops: sum((one) => steps * tight * (rest(one.site) * passes + 2 * product(one))),
+        memory: 4 * number * packRows * Math.max(...all.map(({ width }) => width)) + streams(steps * tight),
+        sweeps: sum(({ site }) => 2 * waves(steps * tight) * rest(site)),
       };
     case "sfc":
     case "spliced": {
@@ -146,9 +148,9 @@ export function methodCost(
       const sites = all.map(({ site }) => site);
       const [K, share] = [givenSteps ?? secantSteps(sites), Math.max(...sites.map(rest))];
       return {
-        flops: K * backward * share * passes,
-        memory: streams(K * backward) + number * nodes.size * sum(({ inputWidth }) => inputWidth),
-        sweeps: 2 * waves(K * backward) * share,
+        flops: K * tight * share * passes,
+        memory: streams(K * tight) + number * nodes.size * sum(({ inputWidth }) => inputWidth),
+        sweeps: 2 * waves(K * tight) * share,
       };
     }
     case "exact": {

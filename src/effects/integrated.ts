@@ -1,9 +1,9 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
 import { type Floats, floatValue, type Job } from "../capture/hooks.ts";
+import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type CodeRow, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
-import { StoppedError } from "../errors.ts";
-import type { Pack } from "../forest/packs.ts";
+import { type Pack, tightPacks } from "../forest/packs.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 import type { SiteName } from "../site.ts";
@@ -32,23 +32,33 @@ export function captureForRest(setting: MethodSetting): Promise<Capture> {
   return captureFor(setting, "both", sitesOfRest([...setting.dictionaries.keys()]));
 }
 
-/** Counts the runs of the integrated methods: the setting's sites × backward packs × steps. */
-function progressOf({ dictionaries, steps = defaultSteps, onProgress, stopped }: MethodSetting) {
-  let done = 0;
-  return (packs: number) => {
-    if (stopped?.()) throw new StoppedError();
-    onProgress?.(++done, dictionaries.size * packs * steps);
+/** Shows the work of one site after another as a part of that of all of them. */
+function progressOf({ dictionaries, onProgress, stopped }: MethodSetting): () => Watch {
+  let sites = 0;
+  return () => {
+    const before = sites++;
+    return {
+      stopped,
+      onProgress: (done, total) => onProgress?.(before * total + done, dictionaries.size * total),
+    };
   };
 }
+
+/** The backward packs that the integrated methods run again and again. */
+const packsOf = ({ batch }: MethodSetting, { plan }: Capture): readonly Pack[] =>
+  batch === undefined ? tightPacks(plan) : plan.packs.filter(({ kind }) => kind === "backward");
 
 /**
  * A capture with mean gradients in place of those at the clean prompts. They do not depend on the dictionary: asked for once, they serve all of a
  * site's.
  */
-function integrated(setting: MethodSetting, captured: Capture, step: (packs: number) => void): Capture {
+function integrated(setting: MethodSetting, captured: Capture, watchSite: () => Watch): Capture {
   return {
     ...captured,
-    site: async (site) => ({ ...(await captured.site(site)), g: await meanGradient(setting, captured, site, step) }),
+    site: async (site) => ({
+      ...(await captured.site(site)),
+      g: await meanGradient(setting, captured, site, watchSite),
+    }),
   };
 }
 
@@ -57,13 +67,13 @@ async function meanGradient(
   setting: MethodSetting,
   captured: Capture,
   site: SiteName,
-  step: (packs: number) => void,
+  watchSite: () => Watch,
 ): Promise<Floats> {
   const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
   const { runner, captured: at, before } = await openRest(setting, captured, { site });
   const D = at.width;
   const mean = new Float64Array(captured.plan.forest.backward.size * D);
-  const packs = captured.plan.packs.filter(({ kind }) => kind === "backward");
+  const packs = packsOf(setting, captured);
   const jobs = packs.flatMap((pack) => {
     const nodeOf = (row: number) => pack.node[row]!;
     return pointsOf(steps, rule).map(
@@ -75,12 +85,11 @@ async function meanGradient(
           addNodeRows(mean, pack, tensors.x!, D, 1 / steps);
           return undefined;
         },
-        metric: () => step(packs.length),
       }),
     );
   });
   try {
-    await runner.run(jobs, { stopped: setting.stopped });
+    await runner.run(jobs, watchSite());
   } finally {
     await runner.release();
   }
@@ -110,10 +119,10 @@ function addNodeRows(sum: Float64Array, pack: Pack, rows: Floats, D: number, wei
 export const sfcIgMethod: Method = async function* (setting) {
   const captured = await captureForRest(setting);
   const codes = codeReader(setting);
-  const step = progressOf(setting);
+  const watchSite = progressOf(setting);
   try {
     for (const dictionary of setting.dictionaries.values()) {
-      yield await sfcIgEffects(setting, captured, dictionary, codes, step);
+      yield await sfcIgEffects(setting, captured, dictionary, codes, watchSite);
     }
   } finally {
     await codes.release();
@@ -125,7 +134,7 @@ async function sfcIgEffects(
   captured: Capture,
   dictionary: Dictionary,
   reader: CodeReader,
-  step: (packs: number) => void,
+  watchSite: () => Watch,
 ): Promise<SiteEffects> {
   const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
   const { site, inputWidth: D, width: F } = dictionary;
@@ -166,7 +175,7 @@ async function sfcIgEffects(
     slopes.set(node, of);
   }
   const errorGradient = new Float64Array(captured.plan.forest.backward.size * D);
-  const packs = captured.plan.packs.filter(({ kind }) => kind === "backward");
+  const packs = packsOf(setting, captured);
   const jobs = packs.flatMap((pack) => {
     const nodeOf = (row: number) => pack.node[row]!;
     return pointsOf(steps, rule).map(
@@ -192,12 +201,11 @@ async function sfcIgEffects(
           addNodeRows(errorGradient, pack, error!, D, 1 / steps);
           return undefined;
         },
-        metric: () => step(packs.length),
       }),
     );
   });
   try {
-    await runner.run(jobs, { stopped: setting.stopped });
+    await runner.run(jobs, watchSite());
   } finally {
     await runner.release();
   }

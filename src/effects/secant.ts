@@ -2,9 +2,9 @@ import type { Capture, SiteCapture } from "../capture/capture.ts";
 import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capture/hooks.ts";
 import { runModel } from "../capture/run.ts";
 import { streamLayer, streamSite } from "../capture/stream-sites.ts";
-import type { MetricRows, Pack } from "../forest/packs.ts";
-import { planCapture } from "../forest/packs.ts";
+import { type MetricRows, type Pack, tightPacks } from "../forest/packs.ts";
 import { input } from "../graph/tensor.ts";
+import { longestDense } from "../models/model.ts";
 import { compareSites, parseSite, type SiteName, siteName } from "../site.ts";
 import { effectsFrom } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";
@@ -68,7 +68,7 @@ export async function secantGradients(setting: MethodSetting, captured: Capture)
     known.set(site, one);
     return one;
   };
-  const packs = shortPlan(captured).packs.filter(({ kind }) => kind === "backward");
+  const packs = tightPacks(captured.plan, Math.floor(longestDense / K));
   const jobs = packs.map((pack): Job => {
     const copies = copiesOf(pack, K);
     return {
@@ -126,12 +126,6 @@ function averagingHook(K: number): Hook {
       return { y: passed.reshape(...x.shape), wrt: { mean } };
     },
   };
-}
-
-/** The captured forest in blocks just long enough for its longest prompt, so that K copies of one are a block that attention takes at once. */
-function shortPlan({ plan }: Capture) {
-  const longest = plan.forest.backward.position.reduce((a, b) => Math.max(a, b), 0) + 1;
-  return planCapture(plan.forest, { wanted: "both", block: Math.min(plan.block, 8 * Math.ceil(longest / 8)) });
 }
 
 /** A pack with K copies of each block side by side in one block; each copy's metric counts by 1/K. */

@@ -87,6 +87,24 @@ export function planCapture(
 }
 
 /**
+ * The backward packs of a plan's forest with the fewest rows, for work that runs each of them many times: in small blocks more ancestors are repeated,
+ * in large ones there is more padding.
+ *
+ * @param largest rows of a block at most, where the longest prompt allows it
+ */
+export function tightPacks({ forest, wanted, block }: Plan, largest = block): readonly Pack[] {
+  const longest = 1 + forest.backward.position.reduce((a, b) => Math.max(a, b), 0);
+  const rowsOf = (packs: readonly Pack[]) => packs.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  let best: readonly Pack[] = [];
+  for (let n = 8 * Math.ceil(longest / 8); best.length === 0 || n <= largest; n *= 2) {
+    const packs = planCapture(forest, { wanted, block: n }).packs.filter(({ kind }) => kind === "backward");
+    if (best.length === 0 || rowsOf(packs) < rowsOf(best)) best = packs;
+    if (packs.length === 0) break;
+  }
+  return best;
+}
+
+/**
  * The work as the field does it, in padded batches: each prompt a block by itself, as long as the longest of its batch; pairs sorted by length, so
  * that there is little padding. The clean prompts of a batch are one pack, the patch prompts another.
  *
