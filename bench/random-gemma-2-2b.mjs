@@ -2,7 +2,7 @@
 // weights cannot be had: node bench/random-gemma-2-2b.mjs FOLDER [seed]
 import { mkdir, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import * as sfc from "analytic-sfc";
+import { modelFromConfig } from "analytic-sfc/models";
 
 const [folder, seed = "1"] = process.argv.slice(2);
 if (!folder) throw new Error("usage: node bench/random-gemma-2-2b.mjs FOLDER [seed]");
@@ -48,7 +48,7 @@ function generator(seed) {
 }
 
 await mkdir(folder, { recursive: true });
-const model = sfc.modelFromConfig(config, folder);
+const model = modelFromConfig(config, folder);
 const header = {};
 let offset = 0;
 for (const [name, shape] of model.parameters) {

@@ -3,27 +3,29 @@
 import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import * as sfc from "analytic-sfc";
+import { agreementPairs, demoLexicon } from "analytic-sfc";
+import { capture, loadTokenizer, planCapture, prefixForest, tokenizePairs } from "analytic-sfc/capture";
+import { loadedModel, modelFromConfig, openCheckpoint, openFolder, streamedWeights } from "analytic-sfc/models";
 
 const [modelFolder, folder, features = "16384", active = "100"] = process.argv.slice(2);
 if (!folder) throw new Error("usage: node bench/random-gemma-scope.mjs MODEL FOLDER [features] [L0]");
 const [F, L0] = [Number(features), Number(active)];
 
-const checkpoint = await sfc.openCheckpoint(await sfc.openFolder(modelFolder));
-const model = sfc.modelFromConfig(checkpoint.config, modelFolder);
-const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
+const checkpoint = await openCheckpoint(await openFolder(modelFolder));
+const model = modelFromConfig(checkpoint.config, modelFolder);
+const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
 const D = model.width;
 const sites = Array.from({ length: model.layers }, (_, layer) => `resid_post.${layer}`);
-const pairs = sfc.agreementPairs({
-  lexicon: sfc.demoLexicon,
+const pairs = agreementPairs({
+  lexicon: demoLexicon,
   seed: 1,
   perCase: 4,
   split: "train",
   cases: ["simple_plural"],
 });
-const { kept } = sfc.tokenizePairs(pairs, tokenizer);
-const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "clean" });
-const captured = await sfc.capture(sfc.loadedModel(model, sfc.streamedWeights(checkpoint)), plan, { sites });
+const { kept } = tokenizePairs(pairs, tokenizer);
+const plan = planCapture(prefixForest(kept), { wanted: "clean" });
+const captured = await capture(loadedModel(model, streamedWeights(checkpoint)), plan, { sites });
 
 let state = 0x9e3779b9;
 /** Roughly normal numbers: the four bytes of a 32-bit generator added up. */

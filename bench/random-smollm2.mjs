@@ -8,7 +8,10 @@
 // Thresholds are set on the pairs themselves, so that codes are as sparse as those of trained SAEs.
 import { mkdir, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import * as sfc from "analytic-sfc";
+import { readPairs, writePairs } from "analytic-sfc";
+import { capture, loadTokenizer, planCapture, prefixForest, tokenizePairs } from "analytic-sfc/capture";
+import { codeReader, openDictionary } from "analytic-sfc/effects";
+import { loadedModel, modelFromConfig, openCheckpoint, openFolder, streamedWeights } from "analytic-sfc/models";
 
 const [folder, pairsFile, features = "4608", active = "64", seed = "1"] = process.argv.slice(2);
 if (!pairsFile) throw new Error("usage: node bench/random-smollm2.mjs FOLDER PAIRS [features] [L0] [seed]");
@@ -20,7 +23,7 @@ const text = await readFile(pairsFile, "utf8").catch((error) => {
   );
   process.exit(1);
 });
-const pairs = sfc.readPairs(text, pairsFile, 1);
+const pairs = readPairs(text, pairsFile, 1);
 const [modelFolder, saeFolder] = [join(folder, "model"), join(folder, "saes")];
 
 const config = {
@@ -85,7 +88,7 @@ async function writeSafetensors(path, tensors) {
 // The model. Matrices keep the size of what they multiply; what is written to the residual stream is smaller, so that after 30 blocks it is a few
 // times larger than the embedding, as in trained models, and neither vanishes nor explodes.
 const fill = generator(seed);
-const model = sfc.modelFromConfig(config, modelFolder);
+const model = modelFromConfig(config, modelFolder);
 const written = (2 * config.num_hidden_layers) ** -0.5;
 const deviationOf = (name, [, columns]) => {
   if (name.includes("embed_tokens")) return 0.1;
@@ -108,16 +111,16 @@ for (const name of ["tokenizer.json", "tokenizer_config.json", "special_tokens_m
 }
 
 // The pairs, not halved: PAIRS is one split of a public set.
-const checkpoint = await sfc.openCheckpoint(await sfc.openFolder(modelFolder));
-const tokenizer = sfc.loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
-const kept = sfc.tokenizePairs(pairs, tokenizer).kept.map((one) => ({ ...one, pair: { ...one.pair, split: "train" } }));
-await writeFile(join(folder, "pairs.jsonl"), sfc.writePairs(kept.map(({ pair }) => pair)));
+const checkpoint = await openCheckpoint(await openFolder(modelFolder));
+const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
+const kept = tokenizePairs(pairs, tokenizer).kept.map((one) => ({ ...one, pair: { ...one.pair, split: "train" } }));
+await writeFile(join(folder, "pairs.jsonl"), writePairs(kept.map(({ pair }) => pair)));
 
 // Activations at every prefix that differs between a clean and its patch prompt: there codes are needed.
 const D = config.hidden_size;
 const sites = Array.from({ length: config.num_hidden_layers }, (_, layer) => `resid_post.${layer}`);
-const plan = sfc.planCapture(sfc.prefixForest(kept), { wanted: "changed" });
-const captured = await sfc.capture(sfc.loadedModel(model, sfc.streamedWeights(checkpoint)), plan, { sites });
+const plan = planCapture(prefixForest(kept), { wanted: "changed" });
+const captured = await capture(loadedModel(model, streamedWeights(checkpoint)), plan, { sites });
 await checkpoint.close();
 
 /**
@@ -137,7 +140,7 @@ function thresholdOf(z, n) {
 
 let total = 0;
 let narrowest = Number.POSITIVE_INFINITY;
-const codes = sfc.codeReader();
+const codes = codeReader();
 for (const [layer, site] of sites.entries()) {
   const { x } = await captured.site(site);
   const n = x.length / D;
@@ -177,7 +180,7 @@ for (const [layer, site] of sites.entries()) {
   await writeSafetensors(weights, tensors);
 
   // With thresholds of 0 the codes are the positive pre-activations, as the engine computes them.
-  const sae = await sfc.openDictionary(await sfc.openFolder(saeFolder), `${site}/sae_weights.safetensors`);
+  const sae = await openDictionary(await openFolder(saeFolder), `${site}/sae_weights.safetensors`);
   const positive = Array.from({ length: F }, () => []);
   for (let from = 0; from < n; from += 512) {
     const { features: feature, values } = await codes.encode(sae, x.slice(from * D, Math.min(from + 512, n) * D));

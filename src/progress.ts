@@ -1,5 +1,17 @@
+/** How far long work is, as the library tells it: so many units of a phase, or a line for the reader. */
+export type Progress =
+  | { readonly phase: string; readonly done: number; readonly total: number }
+  | { readonly message: string };
+
+/** How a call of the library is watched and ended. */
+export interface Watching {
+  /** Ends the work at the next safe point; the promise is rejected with the signal's reason. */
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
 /** Where long work tells how far it is. */
-export interface Progress {
+export interface ProgressReporter {
   /** Begins a phase of `total` units of work, ending the one before. */
   begin(phase: string, total: number): void;
   /** So many units of the phase are done. */
@@ -11,7 +23,7 @@ export interface Progress {
 }
 
 /** What a job tells while it works. The job lives in a worker thread; the main thread shows it. */
-export interface Reporter extends Progress {
+export interface Reporter extends ProgressReporter {
   /** Whether the job has been asked to stop. */
   stopped(): boolean;
   /** Seconds by phase so far. */
@@ -47,4 +59,26 @@ export function postingReporter(post: (message: ReporterMessage) => void, stoppe
     stopped,
     seconds,
   };
+}
+
+/** A reporter for a call of the library. */
+export function watchingReporter({ signal, onProgress }: Watching): Reporter {
+  let [phase, of] = ["", 1];
+  return postingReporter(
+    (message) => {
+      switch (message.type) {
+        case "begin":
+          [phase, of] = [message.phase, message.total];
+          return onProgress?.({ phase, done: 0, total: of });
+        case "set":
+          of = message.total ?? of;
+          return onProgress?.({ phase, done: message.done, total: of });
+        case "line":
+          return onProgress?.({ message: message.text });
+        case "end":
+          return;
+      }
+    },
+    () => signal?.aborted ?? false,
+  );
 }

@@ -178,6 +178,7 @@ export function checkRoom(model: Model, precision: JobOptions["precision"]): voi
   if (bytes < free) return;
   throw new UserError(
     `weights: expected ${bytesText(bytes)} of free memory to hold them in ${precision}, got ${bytesText(free)}. Use --weights streamed.`,
+    { code: "no_memory" },
   );
 }
 
@@ -203,6 +204,7 @@ export function checkFits(
   ];
   throw new UserError(
     `memory: expected about ${bytesText(needed)} to be free for ${method}, got ${bytesText(free)}. Use ${instead.join(", ")} or fewer sites (--layers, --sites).`,
+    { code: "no_memory" },
   );
 }
 

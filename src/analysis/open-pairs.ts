@@ -5,7 +5,7 @@ import { UsageError, UserError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
 import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } from "../prompts/check.ts";
-import { agreementPairs, checkEnough } from "../prompts/english/agreement.ts";
+import { agreementPairs } from "../prompts/english/agreement.ts";
 import { commonLexicon } from "../prompts/english/lexicon-common.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { determinerPairs, pronounPairs, type TaskName, type TaskOptions, taskNames } from "../prompts/english/tasks.ts";
@@ -130,7 +130,9 @@ export async function readPairText(path: string, inputs = new InputFiles()): Pro
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     const why = code === "ENOENT" ? "which does not exist" : `which cannot be read (${code})`;
-    throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`);
+    throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`, {
+      code: "not_found",
+    });
   } finally {
     clearTimeout(waiting);
   }
@@ -169,12 +171,8 @@ function makePairs(
 function agreement(tokenizer: Tokenizer, perCase: number, seed: number, reporter: Reporter): PromptPair[] {
   const whole = demoLexicon.nouns.every((noun) => typeof tokenizer.answerToken("The", ` ${noun.plural}`) === "number");
   const lexicon = whole ? demoLexicon : commonLexicon;
-  const { stopped } = reporter;
-  for (const split of ["train", "test"] as const) checkEnough({ lexicon, seed, perCase, split });
-  return (["train", "test"] as const).flatMap((split, s) => {
-    const onProgress = (done: number, total: number) => reporter.set(s * total + done, 2 * total);
-    return agreementPairs({ lexicon, seed, perCase, split, stopped, onProgress });
-  });
+  const onProgress = (done: number, total: number) => reporter.set(done, total);
+  return agreementPairs({ lexicon, seed, perCase, stopped: reporter.stopped, onProgress });
 }
 
 /** Indices of the first `limit` pairs of each split and case. */
@@ -246,6 +244,7 @@ export function usablePairs(
     const hint = several ? " --answer_tokens first scores answers of several tokens at their first." : "";
     throw new UserError(
       `pairs: expected some that this model and its tokenizer can use, got none (${reasons.join("; ")}) in ${source.name}. Use other prompts or answers.${hint}`,
+      { code: "no_pairs" },
     );
   }
   return {

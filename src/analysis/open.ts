@@ -139,7 +139,7 @@ export async function openModel(
  *
  * @throws UserError if what is named has no dictionary, a layer does not exist, or a dictionary does not fit the model; StoppedError
  */
-export async function openSaes(
+export function openSaes(
   opened: OpenModel,
   { sae_source, layers, sites, seed }: Pick<JobOptions, "sae_source" | "layers" | "sites" | "seed">,
   reporter: PullReporter = silent,
@@ -148,7 +148,29 @@ export async function openSaes(
   const wantedLayers = layers === null ? null : parseLayers(layers, model.layers);
   const wantedKinds = sites === null ? null : parseKinds(sites, model.sites);
   const choose: ChooseSites = (there) => chooseSites(there, wantedKinds, wantedLayers);
-  const found = await findSaes(opened, sae_source, wantedKinds, seed, choose, reporter);
+  return openChosenSaes(opened, { source: sae_source, kinds: wantedKinds, seed, choose }, reporter);
+}
+
+/** Which SAEs are opened. */
+export interface SaeChoice {
+  /** A folder, a file, a preset, a place on the hub or `dummy`; null for the model's own. */
+  readonly source: string | null;
+  /** Kinds of sites for `dummy`, which has them all; null for the usual ones. */
+  readonly kinds: readonly SiteKind[] | null;
+  /** Of `dummy`'s random directions. */
+  readonly seed: number;
+  /** The sites that are wanted of those that have SAEs. @throws UserError if one that is wanted has none */
+  readonly choose: ChooseSites;
+}
+
+/** Opens the SAEs of a source at the sites that are chosen, in order of computation, and closes the others again. See `openSaes`. */
+export async function openChosenSaes(
+  opened: OpenModel,
+  { source, kinds, seed, choose }: SaeChoice,
+  reporter: PullReporter = silent,
+): Promise<ReadonlyMap<SiteName, Dictionary>> {
+  const { model } = opened;
+  const found = await findSaes(opened, source, kinds, seed, choose, reporter);
   try {
     const chosen = choose([...found.keys()]);
     const fitted = new Map(chosen.map((site) => [site, ofModel(fitDictionary(found.get(site)!, model), opened)]));
@@ -205,6 +227,7 @@ export function chooseSites(
   if (missing !== undefined) {
     throw new UserError(
       `SAEs: expected one for ${missing.name}, got only ${there.join(", ")}. Choose other --sites or --layers, or another --sae_source.`,
+      { code: "not_found" },
     );
   }
   return chosen.sort(compareSites);
@@ -254,6 +277,7 @@ async function findSaes(
     if (preset !== null) return openHubDictionaries(preset, choose, model, name, reporter, inputs);
     throw new UserError(
       `SAEs: expected a folder saes in ${folder}, got none. Give the model's SAEs with --sae_source, train some with sfc train sae, or try --sae_source dummy.`,
+      { code: "not_found" },
     );
   }
   const found = await stat(source).catch(() => null);

@@ -336,6 +336,7 @@ async function checkSameInputs(
   if (changed.length === 0) return;
   throw new UserError(
     `output folder: expected the model, SAEs and pairs of its finished run, got ${changed.join(" and ")} for ${path}. Choose another --output_dir, or --force to replace that run.`,
+    { code: "changed_input" },
   );
 }
 

@@ -107,6 +107,7 @@ export async function correctPairs(
   if (kept.length === 0) {
     throw new UserError(
       "--keep correct: expected pairs that the model gets right, got none. Leave --keep out to analyse all of them.",
+      { code: "no_pairs" },
     );
   }
   return { kept, accuracy: accuracyOf(pairs, of) };

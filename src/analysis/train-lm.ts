@@ -6,7 +6,7 @@ import { constant } from "../graph/tensor.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import type { Model, Weights } from "../models/model.ts";
 import { heldWeights } from "../models/weights.ts";
-import type { Progress } from "../progress.ts";
+import type { ProgressReporter } from "../progress.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import { agreementPairs } from "../prompts/english/agreement.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
@@ -55,7 +55,12 @@ interface Record {
 export async function trainModel(
   folder: string,
   recipe: LanguageModelRecipe,
-  { threads, force, progress, signal }: { threads: number; force: boolean; progress: Progress; signal: AbortSignal },
+  {
+    threads,
+    force,
+    progress,
+    signal,
+  }: { threads: number; force: boolean; progress: ProgressReporter; signal: AbortSignal },
 ): Promise<void> {
   if (!force && (await readdir(folder).catch(() => [])).length > 0) {
     throw new UserError(
@@ -216,7 +221,7 @@ export async function evaluateModel(
   folder: string,
   threads: number,
   asJson: boolean,
-  progress: Progress,
+  progress: ProgressReporter,
   print: (line: string) => void,
 ): Promise<void> {
   await using opened = await openModel(folder);

@@ -4,7 +4,7 @@ import { openFolder } from "#file";
 import { type JumpReluWeights, saveSaeLens } from "../dictionaries/formats/sae-lens.ts";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
-import type { Progress } from "../progress.ts";
+import type { ProgressReporter } from "../progress.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { makeFolder, reserveFolder, writeFileAtomic } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
@@ -35,7 +35,7 @@ export interface DictionaryTask {
   /** How often the model is held in memory: each copy has its share of the sites and of the threads. */
   readonly copies: number;
   readonly threads: number;
-  readonly progress: Progress;
+  readonly progress: ProgressReporter;
   readonly signal: AbortSignal;
 }
 

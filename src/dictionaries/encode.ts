@@ -148,7 +148,11 @@ export interface CodeReader {
 /** Rows encoded at once: enough for the product to be efficient, few enough that the dense codes stay small. */
 export const chunkRows = 256;
 
-/** @param dtype float64 for checks; codes then come as float64 */
+/**
+ * Computes codes of dictionaries, one dictionary after another; its sessions are kept until `release`.
+ *
+ * @param options dtype: float64 for checks; codes then come as float64
+ */
 export function codeReader(options: SessionOptions & { readonly dtype?: "float32" | "float64" } = {}): CodeReader {
   const { dtype = "float32" } = options;
   const sessions = new Map<string, Promise<Session<string, "f">>>();

@@ -19,7 +19,7 @@ export type Sizes = Readonly<Record<string, number>>;
  * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run.
  *
  * @param sizes sizes that the graph only names and that all runs of this session have
- * @param inside keeps constants inside the graph, packed ahead of time: what the runtime does best, for measuring it
+ * @param options inside keeps constants inside the graph, packed ahead of time: what the runtime does best, for measuring it
  */
 export async function compile<O extends string>(
   outputs: Readonly<Record<O, Tensor>>,

@@ -174,5 +174,6 @@ function isUnsupported(error: unknown): false {
 export function offlineProblem(path: string, id: string, where: string, pull: string): UserError {
   return new UserError(
     `hub file ${path}: expected one of ${id} in the cache, got none at ${where}. HF_HUB_OFFLINE is set: unset it, or run sfc pull ${pull} where there is a network and copy the cache.`,
+    { code: "network" },
   );
 }

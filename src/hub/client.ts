@@ -52,6 +52,10 @@ export interface HubSink {
 /** The hub cannot be reached, or the connection is cut again and again. */
 export class UnreachableError extends UserError {
   override name = "UnreachableError";
+
+  constructor(message: string) {
+    super(message, { code: "network" });
+  }
 }
 
 /** One try that failed in a way that another one may not. */
@@ -325,33 +329,42 @@ function checkStatus(access: HubAccess, { ok, status, headers }: Response, what:
   if (code === "GatedRepo") {
     throw new UserError(
       `hub repository ${id}: expected a token that may read it, got ${withToken} (it is gated) at ${page}. Accept the licence at ${page} and set HF_TOKEN to a token of that account.`,
+      { code: "not_permitted" },
     );
   }
   if (/invalid credentials/i.test(says) && token !== undefined) {
     throw new UserError(
       `token: expected one that the hub knows, got another one (${tokenFrom ?? "set"}) for ${endpoint}. Make one at ${endpoint}/settings/tokens and set HF_TOKEN to it, or unset it for what is public.`,
+      { code: "not_permitted" },
     );
   }
   if (code === "RevisionNotFound") {
     throw new UserError(
       `revision: expected a branch, tag or commit of ${id}, got "${revision}" at ${page}. Check the name behind the @.`,
+      { code: "not_found" },
     );
   }
   if (code === "EntryNotFound" || (status === 404 && code !== "RepoNotFound" && path !== undefined)) {
-    throw new UserError(`hub file ${path}: expected one in ${id}, got none at ${page}. Check the name.`);
+    throw new UserError(`hub file ${path}: expected one in ${id}, got none at ${page}. Check the name.`, {
+      code: "not_found",
+    });
   }
   if (code === "RepoNotFound" || status === 404 || status === 401) {
     throw new UserError(
       `hub repository: expected one that exists and may be read, got "${id}" (status ${status}) at ${endpoint}. Check the name; if it is private, set HF_TOKEN.`,
+      { code: "not_found" },
     );
   }
   throw new UserError(
     `hub repository ${id}: expected leave to read it, got status ${status}${says && ` (${says.slice(0, 200)})`} at ${page}. Check what the token may do.`,
+    { code: "not_permitted" },
   );
 }
 
 function noHub({ endpoint }: HubAccess, expected: string): UserError {
-  return new UserError(`hub: expected ${expected}, got something else from ${endpoint}. Check HF_ENDPOINT.`);
+  return new UserError(`hub: expected ${expected}, got something else from ${endpoint}. Check HF_ENDPOINT.`, {
+    code: "network",
+  });
 }
 
 function fileOf(entry: unknown, access: HubAccess): HubFile | undefined {

@@ -149,6 +149,7 @@ async function checkRoom(cache: string, needed: number): Promise<void> {
   if (free < needed) {
     throw new UserError(
       `cache: expected ${bytesText(needed)} of room on the disk, got ${bytesText(free)} at ${cache}. Free some space, or set ${cachePlace} to a folder on another disk.`,
+      { code: "no_space" },
     );
   }
 }

@@ -42,12 +42,13 @@ export async function modelFolder(name: string, reporter: PullReporter): Promise
     );
   }
   if (/^(\.{0,2}|~)[/\\]|^[A-Za-z]:\\|^\.{1,2}$|\/$|\.(gguf|safetensors|json)$/i.test(name)) {
-    throw new UserError(`No such folder or file (${name}). Check --model_name.`);
+    throw new UserError(`No such folder or file (${name}). Check --model_name.`, { code: "not_found" });
   }
   const place = modelPlace(name);
   if (!place) {
     throw new UserError(
       `model: expected demo, a folder with config.json, a GGUF file, ${presetNames}, or organisation/name of the hub, got "${name}". Check --model_name.`,
+      { code: "not_found" },
     );
   }
   try {
@@ -55,7 +56,7 @@ export async function modelFolder(name: string, reporter: PullReporter): Promise
     return snapshot!.folder;
   } catch (error) {
     if (!(error instanceof UserError) || modelPreset(name)) throw error;
-    throw new UserError(`${error.message} There is no folder ${name} here either.`, { cause: error });
+    throw new UserError(`${error.message} There is no folder ${name} here either.`, { code: error.code, cause: error });
   }
 }
 
@@ -92,6 +93,7 @@ export async function openHubDictionaries(
   if (!place) {
     throw new UserError(
       `SAEs: expected a folder, a file, "dummy", a preset (sfc models lists them) or organisation/name of the hub, got "${source}", which does not exist. Check --sae_source.`,
+      { code: "not_found" },
     );
   }
   const folder = repoFolder(settings.cache, place.id);
@@ -199,6 +201,7 @@ async function snapshotsOf(wants: readonly Want[], settings: HubSettings, report
     if (!settings.offline) {
       throw new UserError(
         `estimate: expected files on this machine, got none of ${want.id} in the cache. sfc pull ${want.pull} --dry_run tells how much there is to fetch, sfc pull ${want.pull} fetches it.`,
+        { code: "network" },
       );
     }
     throw offlineProblem(lacks!, want.id, snapshot?.folder ?? repoFolder(settings.cache, want.id), want.pull);

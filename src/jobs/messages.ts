@@ -1,4 +1,4 @@
-import { messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
+import { type ErrorCode, messageOf, StoppedError, UsageError, UserError } from "../errors.ts";
 import type { ReporterMessage } from "../progress.ts";
 import { systemProblem } from "../storage/files.ts";
 
@@ -7,6 +7,8 @@ export interface ProblemMessage {
   readonly type: "error";
   readonly kind: "stopped" | "usage" | "user" | "internal";
   readonly message: string;
+  /** Of a UserError. */
+  readonly code?: ErrorCode | undefined;
   readonly stack?: string | undefined;
 }
 
@@ -24,18 +26,20 @@ export function problemMessage(thrown: unknown): ProblemMessage {
         : error instanceof UserError
           ? "user"
           : "internal";
-  return { type: "error", kind, message: messageOf(error), stack: error instanceof Error ? error.stack : undefined };
+  const code = error instanceof UserError ? error.code : undefined;
+  const stack = error instanceof Error ? error.stack : undefined;
+  return { type: "error", kind, message: messageOf(error), code, stack };
 }
 
 /** The error that a message stands for, of the kind that was thrown. */
-export function problemOf({ kind, message, stack }: ProblemMessage): Error {
+export function problemOf({ kind, message, code, stack }: ProblemMessage): Error {
   switch (kind) {
     case "stopped":
       return new StoppedError(message);
     case "usage":
       return new UsageError(message);
     case "user":
-      return new UserError(message);
+      return new UserError(message, { ...(code && { code }) });
     case "internal":
       return Object.assign(new Error(message), { stack });
   }

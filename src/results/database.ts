@@ -66,6 +66,11 @@ export class Database {
     return (await this.db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
   }
 
+  /** The rows of a query, as objects, in parts of a few thousand: no more of them are in memory at a time. */
+  async *stream<Row>(sql: string): AsyncGenerator<Row[]> {
+    for await (const part of (await this.db.stream(sql)).yieldRowObjectJs()) yield part as Row[];
+  }
+
   close(): void {
     this.db.closeSync();
     this.#instance.closeSync();

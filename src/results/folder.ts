@@ -199,6 +199,7 @@ function refuse<M extends FolderManifest>(
   if (differing.length > 0) {
     throw new UserError(
       `output folder: expected the options of its ${found.state === "complete" ? "finished" : "interrupted"} ${noun}, got ${differing.join("; ")} in ${path}. Choose another --output_dir, or --force to replace that ${noun}.`,
+      { code: "changed_input" },
     );
   }
 }

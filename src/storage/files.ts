@@ -156,6 +156,7 @@ export function writeProblem(error: unknown, path: string, place = "--output_dir
   const [, , expected, got, advised] = known;
   const what = advised.replace("--output_dir", place);
   return new UserError(`output file: expected ${expected}, got ${got} (${code ?? "I/O error"}) at ${path}. ${what}`, {
+    code: expected === "room on the disk" ? "no_space" : got === "no permission" ? "not_permitted" : "invalid_input",
     cause: error,
   });
 }
@@ -206,7 +207,9 @@ export async function readJsonFile(path: string): Promise<unknown> {
     text = (await readRegular(path)).toString("utf8");
   } catch (error) {
     const got = (error as { code?: unknown }).code === "ENOENT" ? "none" : messageOf(error);
-    throw new UserError(`JSON file: expected a file that can be read, got ${got} at ${path}. Check the path.`);
+    throw new UserError(`JSON file: expected a file that can be read, got ${got} at ${path}. Check the path.`, {
+      code: "not_found",
+    });
   }
   try {
     return JSON.parse(text);

@@ -84,6 +84,7 @@ export class InputFiles {
     const what = now ? (now.number === then.number ? "was written to" : "was replaced") : "was removed";
     throw new UserError(
       `An input ${what} while it was in use (${path}). Run the same command again when nothing changes its inputs.`,
+      { code: "changed_input" },
     );
   }
 }

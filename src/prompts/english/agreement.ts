@@ -5,6 +5,7 @@ import { type Construction, constructions, heldOut } from "./constructions.ts";
 import { auxiliaries, auxiliaryNames } from "./grammar-words.ts";
 import type { Frame, Grammatical, Lexicon, Noun, NounKind, Verb } from "./lexicon.ts";
 import { present } from "./lexicon.ts";
+import { demoLexicon } from "./lexicon-demo.ts";
 
 const numbers = ["singular", "plural"] as const;
 
@@ -16,12 +17,16 @@ export const agreementCases: readonly AgreementCase[] = constructions.flatMap((c
   numbers.map((number) => `${construction}_${number}` as const),
 );
 
+/** Which agreement pairs are made. */
 export interface AgreementOptions {
-  readonly lexicon: Lexicon;
-  readonly seed: number | string;
-  /** Pairs of each case. */
-  readonly perCase: number;
-  readonly split: Split;
+  /** The words. Default: those of the embedded model; models of the hub know those of `commonLexicon`. */
+  readonly lexicon?: Lexicon;
+  /** Default: 1. */
+  readonly seed?: number | string;
+  /** Pairs of each case and split. Default: 32. */
+  readonly perCase?: number;
+  /** Default: both, train first. */
+  readonly split?: Split;
   /** Default: all sixteen. */
   readonly cases?: readonly AgreementCase[];
   /** `held-out`: only combinations of subject noun and verb that the generated English keeps out of that construction. Default `all`. */
@@ -32,6 +37,28 @@ export interface AgreementOptions {
   readonly onProgress?: (done: number, total: number) => void;
   /** Asked now and then; true ends the work with a StoppedError. */
   readonly stopped?: () => boolean;
+}
+
+/** The pairs of one split, with nothing left to defaults. */
+interface SplitOptions extends AgreementOptions {
+  readonly lexicon: Lexicon;
+  readonly seed: number | string;
+  readonly perCase: number;
+  readonly split: Split;
+}
+
+function splitOptions(options: AgreementOptions): SplitOptions[] {
+  const splits = options.split === undefined ? (["train", "test"] as const) : [options.split];
+  return splits.map((split, s) => ({
+    lexicon: demoLexicon,
+    seed: 1,
+    perCase: 32,
+    ...options,
+    split,
+    ...(options.onProgress && {
+      onProgress: (done: number, total: number) => options.onProgress!(s * total + done, splits.length * total),
+    }),
+  }));
 }
 
 /**
@@ -48,8 +75,12 @@ export interface AgreementOptions {
  *
  * @throws UserError if the lexicon has not enough different pairs for a case; StoppedError if asked to stop
  */
-export function agreementPairs(options: AgreementOptions): PromptPair[] {
+export function agreementPairs(options: AgreementOptions = {}): PromptPair[] {
   checkEnough(options);
+  return splitOptions(options).flatMap(pairsOfSplit);
+}
+
+function pairsOfSplit(options: SplitOptions): PromptPair[] {
   const wanted = casesOf(options);
   return wanted.flatMap(({ construction, number }, i) => {
     const progress = (made: number) => {
@@ -65,16 +96,18 @@ export function agreementPairs(options: AgreementOptions): PromptPair[] {
  *
  * @throws UserError if it cannot
  */
-export function checkEnough(options: AgreementOptions): void {
-  const { lexicon, seed, split, perCase } = options;
-  const nouns = nounsOfSplit(lexicon, seed, split);
-  for (const { construction, number } of casesOf(options)) {
-    // Pools grow by doubling until they hold all nouns.
-    let pool = options.pool ?? 24;
-    while (pool < nouns.length) pool *= 2;
-    const words = new Vocabulary(lexicon, nouns, pool, new Random(`${seed}/${split}/${construction}`));
-    const most = words.most(construction);
-    if (most < perCase) throw tooFew(options, `${construction}_${number}`, `at most ${most}`);
+export function checkEnough(all: AgreementOptions): void {
+  for (const options of splitOptions(all)) {
+    const { lexicon, seed, split, perCase } = options;
+    const nouns = nounsOfSplit(lexicon, seed, split);
+    for (const { construction, number } of casesOf(options)) {
+      // Pools grow by doubling until they hold all nouns.
+      let pool = options.pool ?? 24;
+      while (pool < nouns.length) pool *= 2;
+      const words = new Vocabulary(lexicon, nouns, pool, new Random(`${seed}/${split}/${construction}`));
+      const most = words.most(construction);
+      if (most < perCase) throw tooFew(options, `${construction}_${number}`, `at most ${most}`);
+    }
   }
 }
 
@@ -84,7 +117,7 @@ function casesOf({ cases = agreementCases }: AgreementOptions) {
   );
 }
 
-function tooFew({ perCase, split, lexicon }: AgreementOptions, name: AgreementCase, found: string): UserError {
+function tooFew({ perCase, split, lexicon }: SplitOptions, name: AgreementCase, found: string): UserError {
   return new UserError(
     `pairs: expected ${perCase} of case ${name}, got ${found} different ones for ${split} in the ${lexicon.name} lexicon. Ask for fewer pairs.`,
   );
@@ -117,7 +150,7 @@ interface Template {
 }
 
 function pairsOfCase(
-  options: AgreementOptions,
+  options: SplitOptions,
   construction: Construction,
   number: Grammatical,
   progress: (made: number) => void,

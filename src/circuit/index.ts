@@ -1,0 +1,22 @@
+/**
+ * Experimental: rankings of features, and how far two of them agree.
+ *
+ * @module
+ */
+
+export type { RankedFeature } from "../effects/strongest.ts";
+export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
+export { type CaseAccuracy, type Check, check } from "./checks.ts";
+export { type Ablation, ablationSchema } from "./meaning.ts";
+export {
+  type FeatureEffects,
+  overlap,
+  type Ranking,
+  rankFeatures,
+  rankingSchema,
+  rankRun,
+  rankSite,
+  type SiteRanking,
+  spearman,
+} from "./ranking.ts";
+export type { FeatureRow, FeatureSums, RankOptions, Tables } from "./tables.ts";
