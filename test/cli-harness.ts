@@ -73,13 +73,13 @@ afterAll(async () => {
  * Runs a command to its end, in a process that all commands of a test file share one after another (cli-warm.mjs). Where the process is the point
  * (its signals, streams, memory, threads), `start` gives the command one of its own.
  */
-export function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
-  const ended = last.then(() => runWarm(args, env));
+export function run(args: readonly string[], env: NodeJS.ProcessEnv = {}, cwd = tmpdir()): Promise<Ended> {
+  const ended = last.then(() => runWarm(args, env, cwd));
   last = ended.catch(() => {});
   return ended;
 }
 
-function runWarm(args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ended> {
+function runWarm(args: readonly string[], env: NodeJS.ProcessEnv, cwd: string): Promise<Ended> {
   warm ??= fork(fileURLToPath(new URL("cli-warm.mjs", import.meta.url)), [pathToFileURL(entry).href], {
     cwd: tmpdir(),
     execArgv: [],
@@ -99,7 +99,7 @@ function runWarm(args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ended
     };
     child.once("message", done);
     child.once("exit", gone);
-    child.send({ args, env });
+    child.send({ args, env, cwd });
   });
 }
 

@@ -28,7 +28,7 @@ let pairs: string;
 let undisturbed: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), "sfc-interrupted-"));
-  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(90));
+  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(60));
   undisturbed = join(home, "undisturbed");
   await succeeds(flagsTo(undisturbed));
 });
@@ -142,7 +142,7 @@ it("work that another version of the program did is not taken up, and run.json n
 });
 
 it("of work on other pairs no result stays that the new ones do not have", async () => {
-  const file = await writeExamples(join(home, "some.jsonl"), examples(90));
+  const file = await writeExamples(join(home, "some.jsonl"), examples(60));
   const flags = (folder: string) => runFlags(file, folder, "--batch_size", "1");
   const { folder } = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 5, flags, join(home, "only train"));
   await writeFile(join(folder, "ablation.json"), "{}");
@@ -159,7 +159,7 @@ it("work that was done on other pairs is not taken up", async () => {
   const { folder } = await signalAmidst("SIGKILL", oneSite, flagsTo, join(home, "changed"));
   const own = await readFile(pairs);
   // The prompts stay, so that the nodes are the same: only answers differ.
-  const swapped = examples(90).map((e) => ({ ...e, clean_answer: e.patch_answer, patch_answer: e.clean_answer }));
+  const swapped = examples(60).map((e) => ({ ...e, clean_answer: e.patch_answer, patch_answer: e.clean_answer }));
   try {
     await writeExamples(pairs, swapped);
     const { stderr } = await succeeds(flagsTo(folder));

@@ -1,11 +1,10 @@
 // Runs commands one after another in one process, so that their modules are loaded and compiled once: six commands take the time of two that each
 // have a process. The parent sends arguments and what differs in the environment, and gets exit code, standard output and standard error. The job,
-// which a user's command has in a worker thread of its own, runs in this thread, and sessions compute with one thread each, since other tests run
-// beside this one.
+// which a user's command has in a worker thread of its own, runs in this thread, with the runtime as all tests have it (runtime.mjs).
 import { EventEmitter } from "node:events";
 import { syncBuiltinESMExports } from "node:module";
 import workers from "node:worker_threads";
-import { oneThread } from "./one-thread.mjs";
+import { forTests } from "./runtime.mjs";
 
 const entry = process.argv[2];
 const folder = new URL(".", entry).href;
@@ -40,7 +39,7 @@ workers.Worker = function Worker(url, options) {
   return String(url) === `${folder}worker.js` ? new HereWorker(options.workerData) : new Thread(url, options);
 };
 syncBuiltinESMExports();
-await oneThread();
+await forTests();
 
 process.stdout.setMaxListeners(0);
 process.stderr.setMaxListeners(0);
@@ -56,9 +55,11 @@ for (const name of ["stdout", "stderr"]) {
 
 process.on("disconnect", () => process.exit());
 let commands = 0;
-process.on("message", async ({ args, env }) => {
+process.on("message", async ({ args, env, cwd }) => {
   const before = { ...process.env };
   Object.assign(process.env, env);
+  const at = process.cwd();
+  process.chdir(cwd);
   process.argv = [process.argv[0], entry, ...args];
   process.exitCode = undefined;
   // The module of the command line is its main program: another name makes it run again.
@@ -70,5 +71,6 @@ process.on("message", async ({ args, env }) => {
     if (before[name] === undefined) delete process.env[name];
     else process.env[name] = before[name];
   }
+  process.chdir(at);
   process.send(ended);
 });

@@ -122,26 +122,37 @@ function summed(found: ReadonlyMap<SiteName, EffectRows>): Map<SiteName, EffectR
 const exactGelu = (config: Readonly<Record<string, unknown>>) => config.hidden_act === "gelu";
 
 describe.each(shapes)(`%s, five sites at once (seed ${seed})`, (name) => {
-  it.for([
-    ["analytic", "sfc", "float32", 1e-4],
-    ["analytic", "sfc", "float64", 1e-10],
-    ["analytic-ig", "sfc-ig", "float32", 1e-4],
-    ["analytic-ig", "sfc-ig", "float64", 1e-10],
-  ] as const)("%s is %s in %s, to %d of the largest effect", async ([ours, theirs, dtype, tolerance], { skip }) => {
-    const of = await setting(name, dtype);
-    skip(dtype === "float64" && exactGelu((await open(name, dtype)).config), "onnxruntime has no erf in float64");
+  it.each([
+    ["analytic", "sfc"],
+    ["analytic-ig", "sfc-ig"],
+  ] as const)("%s is %s, to rounding", async (ours, theirs) => {
+    // onnxruntime has no erf in float64.
+    const dtype = exactGelu((await open(name, "float32")).config) ? "float32" : "float64";
+    const tolerance = dtype === "float32" ? 1e-4 : 1e-10;
+    const of = await setting(name, dtype, { steps: 3 });
     const [a, b] = [await all(ours, of), await all(theirs, of)];
     expect(a.size).toBe(sites.length);
     for (const rows of a.values()) expect(rows.node.length).toBeGreaterThan(20);
     expect(gap(a, b)).toBeLessThan(tolerance);
   });
+});
 
+it.each([
+  ["analytic", "sfc"],
+  ["analytic-ig", "sfc-ig"],
+] as const)("%s is %s in float32 too, to its rounding", async (ours, theirs) => {
+  const of = await setting("llama-gqa", "float32");
+  expect(gap(await all(ours, of), await all(theirs, of))).toBeLessThan(1e-4);
+});
+
+// Sequential blocks, windows, and blocks of parallel parts.
+describe.each(["llama-gqa", "gemma2", "gpt_neox"])("%s without a forest", (name) => {
   it.each(["analytic", "sfc", "spliced", "analytic-ig"] as const)(
     "%s in padded batches, and one by one, sums to what the forest gives",
     async (method) => {
-      const merged = summed(await all(method, await setting(name, "float32")));
+      const merged = summed(await all(method, await setting(name, "float32", { steps: 3 })));
       for (const batch of [1, 4]) {
-        const batches = summed(await all(method, await setting(name, "float32", { merge: "none", batch })));
+        const batches = summed(await all(method, await setting(name, "float32", { merge: "none", batch, steps: 3 })));
         expect(gap(merged, batches)).toBeLessThan(2e-5);
       }
     },
@@ -155,7 +166,7 @@ describe("dictionaries of other kinds, three sites at once", () => {
     ["normalised per token like a layer norm", { normalization: "layer_norm" }],
   ] as const)("%s: the identity holds", async (_, kind) => {
     for (const name of ["llama-gqa", "gpt2"]) {
-      const of = await setting(name, "float64", { at: ["attn_out.0", "resid_post.0", "mlp_out.1"] });
+      const of = await setting(name, "float64", { at: ["attn_out.0", "resid_post.0", "mlp_out.1"], steps: 2 });
       const dictionaries = new Map(
         [...of.dictionaries].map(([site, { inputWidth }]) => [site, randomDictionary(site, inputWidth, F, seed, kind)]),
       );

@@ -2,9 +2,9 @@ import { readdirSync, readlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { afterAll } from "vitest";
-import { oneThread } from "./one-thread.mjs";
+import { forTests } from "./runtime.mjs";
 
-await oneThread();
+await forTests();
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 

@@ -179,8 +179,13 @@ describe(`a forest of many packs (seed ${seed})`, () => {
           store: before.store,
         }),
       ).rejects.toThrow("cut");
-      for (const damaged of [...before.parts]) {
-        const { store, parts } = watchedStore(cut);
+      // Parts of one kind differ in their numbers: the first and the last of each.
+      const parts = [...before.parts].sort();
+      const kind = (part: string) => part.replace(/\d+/g, "#");
+      const isEnd = (part: string, i: number) =>
+        [parts[i - 1], parts[i + 1]].some((other) => other === undefined || kind(other) !== kind(part));
+      for (const damaged of parts.filter(isEnd)) {
+        const { store, parts: left } = watchedStore(cut);
         await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, {
           ...options,
           store,
@@ -191,7 +196,7 @@ describe(`a forest of many packs (seed ${seed})`, () => {
           store,
         });
         await expectSame(result, expected, 0);
-        expect([...parts].sort()).toEqual([...whole.parts].sort());
+        expect([...left].sort()).toEqual([...whole.parts].sort());
       }
     }
   });
