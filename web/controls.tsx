@@ -135,3 +135,18 @@ export function CaseName({ name }: { name: string }) {
     </>
   );
 }
+
+/** What a reader has to know before the numbers; nothing where there is nothing. */
+export function Warnings({ lines }: { lines: readonly string[] }) {
+  if (lines.length === 0) return null;
+  return (
+    <section class="warnings" aria-label="Warnings">
+      <h2>Read this first</h2>
+      <ul>
+        {lines.map((line) => (
+          <li key={line}>{line}</li>
+        ))}
+      </ul>
+    </section>
+  );
+}

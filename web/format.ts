@@ -1,3 +1,5 @@
+import { duration } from "../src/amounts.ts";
+
 const minus = "−";
 const superscripts = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
@@ -67,15 +69,9 @@ export function multiple(ratio: number): string {
   return ratio < 1 ? ratio.toPrecision(2) : ratio < 9.95 ? ratio.toFixed(1) : whole(ratio);
 }
 
-/** Bytes as MiB or GiB. */
-export function bytes(value: number): string {
-  return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(2)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;
-}
-
-/** Seconds, `0.62 s`, `3 min 12 s`. */
+/** Seconds, `0.62 s`, `45.3 s`, `3 min 12 s`. */
 export function seconds(value: number): string {
-  if (value < 100) return `${value < 10 ? value.toFixed(2) : value.toFixed(1)} s`;
-  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  return value < 99.95 ? `${value.toFixed(value < 9.995 ? 2 : 1)} s` : duration(value);
 }
 
 /** A token so that nothing of it is invisible: line breaks and tabs as signs, a lone space as ␣. */

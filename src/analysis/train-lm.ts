@@ -1,5 +1,6 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { percentText } from "../amounts.ts";
 import { writeSafetensors } from "../bytes/safetensors.ts";
 import { UserError } from "../errors.ts";
 import { constant } from "../graph/tensor.ts";
@@ -105,7 +106,7 @@ export async function trainModel(
             const check = await look(model, weights, tokenizer, recipe, threads);
             curve.push({ ...line, ...check });
             progress.line(
-              `step ${step}: loss ${line.loss}, held-out ${check.held_out_loss}, accuracy ${percent(check.accuracy)} (least: ${percent(check.least_accuracy)}, ${check.least_case})`,
+              `step ${step}: loss ${line.loss}, held-out ${check.held_out_loss}, accuracy ${percentText(check.accuracy)} (least: ${percentText(check.least_accuracy)}, ${check.least_case})`,
             );
           } else curve.push(line);
         }
@@ -248,7 +249,7 @@ export async function evaluateModel(
   print(`loss on held-out text: ${quality.held_out_loss} nats per token\n`);
   print("| case | pairs | correct |\n|---|---|---|");
   for (const { case: name, pairs, correct } of [...agreement, ...tasks]) {
-    print(`| ${name} | ${pairs} | ${((100 * correct) / pairs).toFixed(1)} % |`);
+    print(`| ${name} | ${pairs} | ${percentText(correct / pairs)} |`);
   }
 }
 
@@ -268,8 +269,4 @@ export function json(value: unknown): string {
 /** Five digits that count. */
 export function round(x: number): number {
   return Number(x.toPrecision(5));
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
 }

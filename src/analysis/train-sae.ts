@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openFolder } from "#file";
+import { percentText } from "../amounts.ts";
 import { type JumpReluWeights, saveSaeLens } from "../dictionaries/formats/sae-lens.ts";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
@@ -158,7 +159,7 @@ export async function evaluateSaes(
   for (const q of found) {
     const losses = [q.loss, q.lossReconstructed, q.lossAblated].map((x) => x.toFixed(4)).join(", ");
     print(
-      `| ${q.site} | ${q.features} | ${q.varianceExplained.toFixed(4)} | ${q.lossRecovered.toFixed(4)} | ${losses} | ${q.activeFeatures.toFixed(1)} | ${(100 * q.silent).toFixed(1)} % |`,
+      `| ${q.site} | ${q.features} | ${q.varianceExplained.toFixed(4)} | ${q.lossRecovered.toFixed(4)} | ${losses} | ${q.activeFeatures.toFixed(1)} | ${percentText(q.silent)} |`,
     );
   }
 }

@@ -1,4 +1,4 @@
-import type { Split, TokenPair } from "../prompts/pairs.ts";
+import { groupPairs, type Split, type TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 
 /** What a run checks of its own numbers. */
@@ -39,15 +39,10 @@ export interface CaseAccuracy {
  * @param metric m at the clean prompt of pair i, in logits: below 0 where the clean answer wins
  */
 export function accuracyOf(pairs: readonly TokenPair[], metric: (i: number) => number): CaseAccuracy[] {
-  const counts = new Map<string, { split: Split; case: string; pairs: number; correct: number }>();
-  pairs.forEach(({ pair }, i) => {
-    const key = `${pair.split}/${pair.case}`;
-    const count = counts.get(key) ?? { split: pair.split, case: pair.case, pairs: 0, correct: 0 };
-    counts.set(key, count);
-    count.pairs++;
-    if (metric(i) < 0) count.correct++;
+  return groupPairs(pairs.map(({ pair }) => pair)).map(({ split, case: name, members }) => {
+    const correct = members.filter((i) => metric(i) < 0).length;
+    return { split, case: name, pairs: members.length, correct, accuracy: correct / members.length };
   });
-  return [...counts.values()].map((c) => ({ ...c, accuracy: c.correct / c.pairs }));
 }
 
 /** Share of a site's variance from which on effects there are the error's as much as the features'. */

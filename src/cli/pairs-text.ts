@@ -1,4 +1,4 @@
-import { countText } from "../amounts.ts";
+import { countText, percentText } from "../amounts.ts";
 import type { PairsResult, RejectedPair } from "../analysis/check-pairs.ts";
 import { shownRejected } from "../analysis/check-pairs.ts";
 import { excerpt } from "../prompts/excerpt.ts";
@@ -11,7 +11,7 @@ export function pairsText({ pairs: { total, usable }, cases, rejected, warnings,
       split,
       excerpt(name),
       String(n),
-      `${(100 * accuracy).toFixed(1)} %`,
+      percentText(accuracy),
       margin.toFixed(2),
       `${excerpt(example.clean_prefix)} |${excerpt(example.clean_answer, 40)} /${excerpt(example.patch_answer, 40)}`,
     ]),

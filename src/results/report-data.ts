@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { percentText } from "../amounts.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { ablationSchema } from "../circuit/meaning.ts";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
@@ -187,7 +188,7 @@ function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly Cas
     const said = manifest.warnings.some((line) => /^Accuracy below/.test(line));
     if (row.accuracy >= 0.8 || said) continue;
     lines.push(
-      `The model prefers the clean answer in only ${(100 * row.accuracy).toFixed(1)} % of the ${row.split} pairs of ${row.case}: there is little behaviour to explain.`,
+      `The model prefers the clean answer in only ${percentText(row.accuracy)} of the ${row.split} pairs of ${row.case}: there is little behaviour to explain.`,
     );
   }
   if (!ranking.sites.some((site) => site.train_test !== null)) {

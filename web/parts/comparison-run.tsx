@@ -1,6 +1,7 @@
+import { bytesText } from "../../src/amounts.ts";
 import type { Comparison } from "../../src/report/comparison.ts";
 import { Fact, Part } from "../controls.tsx";
-import { bytes, seconds, whole } from "../format.ts";
+import { seconds, whole } from "../format.ts";
 import { layersOf } from "../select.ts";
 
 /** What was run, so that it can be run again, and on what. */
@@ -33,7 +34,7 @@ export function ComparisonRunPart({ data }: { data: Comparison }) {
         </Fact>
         <Fact name="Machine">
           {machine.cpu}, {machine.cores === 1 ? "1 core" : `${whole(machine.cores)} cores`},{" "}
-          {bytes(machine.memory_bytes)}
+          {bytesText(machine.memory_bytes)}
         </Fact>
         <Fact name="Time">{seconds(total)}, loading included</Fact>
       </dl>

@@ -1,5 +1,5 @@
 import type { Comparison } from "../../src/report/comparison.ts";
-import { Figure, Findings } from "../controls.tsx";
+import { Figure, Findings, Warnings } from "../controls.tsx";
 import { compact, lastPart, percent, whole } from "../format.ts";
 import { costAgainst, describeMethod, sameFeatures } from "../methods.ts";
 
@@ -41,16 +41,7 @@ export function ComparisonSummary({ data }: { data: Comparison }) {
           note={`at ${sites === 1 ? "1 site" : `${whole(sites)} sites`}, ${lastPart(dictionaries.source)}`}
         />
       </dl>
-      {warnings.length > 0 && (
-        <section class="warnings" aria-label="Warnings">
-          <h2>Read this first</h2>
-          <ul>
-            {warnings.map((line) => (
-              <li key={line}>{line}</li>
-            ))}
-          </ul>
-        </section>
-      )}
+      <Warnings lines={warnings} />
       {first !== undefined && others.length > 0 && (
         <Findings
           label={`${first.name} against the others`}

@@ -1,6 +1,7 @@
+import { bytesText } from "../../src/amounts.ts";
 import type { ComparedMethod, Comparison } from "../../src/report/comparison.ts";
 import { Part, Scroll } from "../controls.tsx";
-import { bytes, multiple, seconds, whole } from "../format.ts";
+import { multiple, seconds, whole } from "../format.ts";
 
 /** Time and memory of every method, with the ratios to the first. */
 export function CostPart({ data }: { data: Comparison }) {
@@ -19,14 +20,14 @@ export function CostPart({ data }: { data: Comparison }) {
         <>
           <div class="multiples costs">
             <Bars title="Time" methods={methods} value={(m) => m.seconds} show={seconds} />
-            <Bars title="Memory on top of the model" methods={methods} value={(m) => m.above_bytes} show={bytes} />
+            <Bars title="Memory on top of the model" methods={methods} value={(m) => m.above_bytes} show={bytesText} />
             <Bars
               title="Peak memory"
               note="grey: held once the model was loaded"
               methods={methods}
               value={(m) => m.peak_bytes}
               base={(m) => Math.min(m.loaded_bytes, m.peak_bytes)}
-              show={bytes}
+              show={bytesText}
             />
           </div>
           <Numbers methods={methods} />
@@ -116,9 +117,9 @@ function Numbers({ methods }: { methods: readonly ComparedMethod[] }) {
                 <td>{whole(method.rows)}</td>
                 <td>{seconds(method.loading_seconds)}</td>
                 <td>{seconds(method.seconds)}</td>
-                <td>{bytes(method.loaded_bytes)}</td>
-                <td>{bytes(method.above_bytes)}</td>
-                <td>{bytes(method.peak_bytes)}</td>
+                <td>{bytesText(method.loaded_bytes)}</td>
+                <td>{bytesText(method.above_bytes)}</td>
+                <td>{bytesText(method.peak_bytes)}</td>
               </tr>
             ))}
           </tbody>

@@ -1,6 +1,7 @@
+import { bytesText } from "../../src/amounts.ts";
 import type { ReportData } from "../../src/report/data.ts";
 import { Fact, Part } from "../controls.tsx";
-import { bytes, seconds, whole } from "../format.ts";
+import { seconds, whole } from "../format.ts";
 
 /** What was run, so that it can be run again, and what it cost. */
 export function RunPart({ data }: { data: ReportData }) {
@@ -41,7 +42,7 @@ export function RunPart({ data }: { data: ReportData }) {
           </Fact>
         ))}
         <Fact name="Versions">{run.versions.map(({ name, value }) => `${name} ${value}`).join(", ")}</Fact>
-        <Fact name="Peak memory">{run.peakBytes === null ? "not measured" : bytes(run.peakBytes)}</Fact>
+        <Fact name="Peak memory">{run.peakBytes === null ? "not measured" : bytesText(run.peakBytes)}</Fact>
         <Fact name="Time">{seconds(total)}</Fact>
       </dl>
       {total > 0 && (

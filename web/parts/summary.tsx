@@ -1,6 +1,6 @@
 import { effectKinds, type MethodName } from "../../src/effects/method.ts";
 import type { ReportData, SiteImportance } from "../../src/report/data.ts";
-import { Figure } from "../controls.tsx";
+import { Figure, Warnings } from "../controls.tsx";
 import { lastPart, number, percent, percentOf, signed, whole } from "../format.ts";
 import { nameOf, splitsOf, unitOf } from "../select.ts";
 
@@ -61,16 +61,7 @@ export function Summary({ data }: { data: ReportData }) {
           failed={passed < data.checks.length}
         />
       </dl>
-      {warnings.length > 0 && (
-        <section class="warnings" aria-label="Warnings">
-          <h2>Read this first</h2>
-          <ul>
-            {warnings.map((line) => (
-              <li key={line}>{line}</li>
-            ))}
-          </ul>
-        </section>
-      )}
+      <Warnings lines={warnings} />
       <p class="lede">
         Every number below is about <i>m</i> = logit(patch answer) − logit(clean answer), read at the end of the clean
         prompt
