@@ -284,7 +284,7 @@ describe("what is no file", () => {
     ]) {
       expectError(await sfc(...flags), 1, path);
     }
-  }, 30_000);
+  });
 
   it("is not read without an end", async () => {
     const ended = await sfc("train", "sae", "--text", "/dev/zero", "--steps", "1", "--output_dir", join(home, "other"));

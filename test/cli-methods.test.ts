@@ -46,7 +46,7 @@ describe("sfc run --method", () => {
       const ended = await succeeds(runFlags(pairs, folderOf(method), "--method", method));
       if (method === "exact") expect(ended.stderr).toMatch(/^exact: [\d,]+ patches, about /m);
     }
-  }, 120_000);
+  });
 
   it("gives the same tables for every method", async () => {
     for (const method of ["sfc", "spliced", "analytic-ig", "sfc-ig", "exact"]) {

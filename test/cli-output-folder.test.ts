@@ -201,7 +201,7 @@ describe.skipIf(!canMount())("a disk (needs the right to mount)", () => {
     } finally {
       unmount(disk);
     }
-  }, 180_000);
+  });
 
   it("that is read-only", async () => {
     const disk = join(home, "read-only");

@@ -9,6 +9,7 @@ import {
   llama,
   manifestOf,
   rowsOf,
+  run as runCommand,
   runFlags,
   sfc,
   start,
@@ -222,7 +223,7 @@ describe("sfc pairs", () => {
 
 it("a wrong task, or a file that is not there, is named before a model is looked for", async () => {
   const env = { HF_ENDPOINT: "http://127.0.0.1:9", HF_HUB_CACHE: at("cache") };
-  const ended = async (...args: string[]) => start([...args, "--model_name", "nobody/no-model"], undefined, env).ended;
+  const ended = async (...args: string[]) => runCommand([...args, "--model_name", "nobody/no-model"], env);
   for (const command of ["run", "pairs", "compare", "estimate"]) {
     expectError(await ended(command, "--task", "pronouns"), 2, '"pronouns"', "determiner");
     expectError(await ended(command, "--pairs", at("nowhere.jsonl")), 1, "nowhere.jsonl", "does not exist");

@@ -243,7 +243,7 @@ describe("the lock of a run's folder", () => {
       await writeFile(join(path, ".lock"), holder(1), { mode: 0o600 });
       const lock = fileURLToPath(new URL("../dist/storage/lock.js", import.meta.url));
       const script = `import(${JSON.stringify(lock)}).then((m) => m.tryLock(${JSON.stringify(join(path, ".lock"))})).then(console.log, (e) => console.log(e.name, e.message))`;
-      const said = execFileSync(process.execPath, ["-e", script], { uid: 65534, gid: 65534, timeout: 20_000 });
+      const said = execFileSync(process.execPath, ["-e", script], { uid: 65534, gid: 65534, timeout: 300_000 });
       expect(said.toString()).toMatch(/^UserError lock: expected one that can be read, got an error \(EACCES/);
     },
   );

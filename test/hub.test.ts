@@ -30,7 +30,7 @@ let settings: HubSettings;
 beforeEach(async () => {
   home = await mkdtemp(join(tmpdir(), "sfc-hub-"));
   hub = await new HubServer({ [id]: repo, "tiny/gated": { ...repo, gated: true } }).start();
-  settings = { endpoint: hub.url, pause: 0.01, timeout: 5, cache: join(home, "hub"), offline: false, symlinks: true };
+  settings = { endpoint: hub.url, pause: 0.01, timeout: 60, cache: join(home, "hub"), offline: false, symlinks: true };
 });
 afterEach(async () => {
   await hub.stop();
@@ -177,7 +177,7 @@ describe("a download", () => {
   });
 
   it("is not cut because it is slow, but where nothing comes any more", async () => {
-    const patient = { ...settings, timeout: 0.3 };
+    const patient = { ...settings, timeout: 1.5 };
     const file = await fileOf("model.safetensors");
     hub.faults.set("model.safetensors", [{ pieceEvery: 5 }]);
     const slow = memorySink();

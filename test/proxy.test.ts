@@ -61,7 +61,7 @@ afterEach(async () => {
   await hub.stop();
 });
 
-const access = (endpoint: string) => ({ endpoint, pause: 0.01, timeout: 5 });
+const access = (endpoint: string) => ({ endpoint, pause: 0.01, timeout: 60 });
 const refusal = (work: Promise<unknown>) =>
   work.then(
     () => "it worked",

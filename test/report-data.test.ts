@@ -1,7 +1,7 @@
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Ablation } from "../src/circuit/meaning.ts";
 import type { Score } from "../src/circuit/ranking.ts";
 import { UserError } from "../src/errors.ts";
@@ -56,6 +56,21 @@ const effects = [
 ];
 
 async function writeRun(score: Score = "effect", change: Partial<Manifest> = {}): Promise<void> {
+  const key = JSON.stringify([score, change]);
+  const same = written.get(key);
+  if (same !== undefined) return cpSync(same, folder, { recursive: true });
+  await writeNewRun(score, change);
+  const copy = join(kept, `${written.size}`);
+  cpSync(folder, copy, { recursive: true });
+  written.set(key, copy);
+}
+
+/** Runs that were written, by what they are: a database takes much longer than a copy. */
+const written = new Map<string, string>();
+const kept = mkdtempSync(join(tmpdir(), "sfc-report-kept-"));
+afterAll(() => rmSync(kept, { recursive: true, force: true }));
+
+async function writeNewRun(score: Score = "effect", change: Partial<Manifest> = {}): Promise<void> {
   const tables = await RunTables.open(join(folder, ".partial"), 1);
   await tables.writeNodes(nodes, { first: new Set([1]), padding: new Set() });
   const column = (i: number) => effects.map((row) => row[i]!);
@@ -290,7 +305,7 @@ describe("a folder's name is a name alone", () => {
     }
     folder = join(home, name!);
     mkdirSync(folder, { recursive: true });
-    await writeRun();
+    await writeNewRun();
     expect(bytes()).toEqual(plain.bytes);
     expect(await readReportData(folder)).toEqual(plain.data);
     expect(await readFeatures(folder)).toEqual(plain.features);

@@ -72,7 +72,10 @@ describe("the embedded model", async () => {
     expect(found.size).toBe(18);
     const text = generatedText(tokenizer, demoLexicon, "test");
     const some = ["attn_out.0", "mlp_out.2", "resid_post.3", "resid_post.5"].map((site) => found.get(site)!);
-    const quality = await evaluateDictionaries(model, weights, some, text, 32, 8000, undefined, { threads: 1 });
+    const quality = await evaluateDictionaries(model, weights, some, text, 32, 4000, undefined, {
+      threads: 1,
+      lossTokens: 2000,
+    });
     for (const q of quality) {
       expect(q.features, q.site).toBeGreaterThanOrEqual(8 * model.width);
       expect(q.varianceExplained, q.site).toBeGreaterThan(0.965);
