@@ -17,3 +17,8 @@ export function median(values: readonly number[]): number | null {
   const middle = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
+
+/** A number with so many digits that count. */
+export function rounded(value: number, digits = 5): number {
+  return Number(value.toPrecision(digits));
+}

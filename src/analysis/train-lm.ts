@@ -15,7 +15,7 @@ import { determinerPairs, pronounPairs } from "../prompts/english/tasks.ts";
 import { makeTokenizer } from "../prompts/make-tokenizer.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
 import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
-import { mean } from "../stats.ts";
+import { mean, rounded } from "../stats.ts";
 import { makeFolder, readJsonFile, reserveFolder, writeFileAtomic } from "../storage/files.ts";
 import { accuracyByCase, type CaseAccuracy } from "../training/accuracy.ts";
 import { combinationReader, combinationsRead } from "../training/combinations.ts";
@@ -96,9 +96,9 @@ export async function trainModel(
           const line = {
             step,
             tokens,
-            loss: round(sum / count),
-            learning_rate: round(learningRate),
-            norm: round(norm),
+            loss: rounded(sum / count),
+            learning_rate: rounded(learningRate),
+            norm: rounded(norm),
           };
           [sum, count] = [0, 0];
           if (step % checkEvery === 0 || last) {
@@ -157,9 +157,9 @@ async function look(
   ];
   const shares = cases.map(({ correct, pairs }) => correct / pairs);
   return {
-    held_out_loss: round(await heldOutLoss(model, weights, tokenizer, recipe, 128, threads)),
-    accuracy: round(mean(shares)),
-    least_accuracy: round(Math.min(...shares)),
+    held_out_loss: rounded(await heldOutLoss(model, weights, tokenizer, recipe, 128, threads)),
+    accuracy: rounded(mean(shares)),
+    least_accuracy: rounded(Math.min(...shares)),
     least_case: cases[shares.indexOf(Math.min(...shares))]!.case,
   };
 }
@@ -239,7 +239,7 @@ export async function evaluateModel(
   );
   const tasks = await otherTasks(model, weights, tokenizer, pairsPerCase.other, threads);
   const quality = {
-    held_out_loss: round(await heldOutLoss(model, weights, tokenizer, recipe, 1024, threads)),
+    held_out_loss: rounded(await heldOutLoss(model, weights, tokenizer, recipe, 1024, threads)),
     combinations_read: read.size,
     agreement,
     tasks,
@@ -264,9 +264,4 @@ function weightsIn(model: Model, flat: Float32Array): Weights {
 
 export function json(value: unknown): string {
   return `${JSON.stringify(value, null, 2)}\n`;
-}
-
-/** Five digits that count. */
-export function round(x: number): number {
-  return Number(x.toPrecision(5));
 }

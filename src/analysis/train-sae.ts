@@ -7,12 +7,13 @@ import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
 import type { ProgressReporter } from "../progress.ts";
 import { compareSites, type SiteName } from "../site.ts";
+import { rounded } from "../stats.ts";
 import { makeFolder, reserveFolder, writeFileAtomic } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
 import { tokensOfBatch } from "../training/activations.ts";
 import type { DictionaryQuality } from "../training/evaluate.ts";
 import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
-import { json, round } from "./train-lm.ts";
+import { json } from "./train-lm.ts";
 import { reportEvery } from "./train-messages.ts";
 import { nameOf, type TextChoice } from "./train-text.ts";
 import { runBySites } from "./train-threads.ts";
@@ -75,7 +76,7 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
     (line) => {
       done += reportEvery;
       progress.set(done);
-      curve.push({ ...line, unexplained: round(line.unexplained), activeFeatures: round(line.activeFeatures) });
+      curve.push({ ...line, unexplained: rounded(line.unexplained), activeFeatures: rounded(line.activeFeatures) });
     },
     signal,
   );

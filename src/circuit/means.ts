@@ -1,6 +1,7 @@
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import { allCases, type NodeIndex, type PairCount, type Sums } from "../effects/sums.ts";
 import { groupKey, type Split } from "../prompts/pairs.ts";
+import { rounded } from "../stats.ts";
 import { type FeatureEffects, rankOrder } from "./ranking.ts";
 import type { RankOptions } from "./tables.ts";
 
@@ -122,5 +123,5 @@ export function leftOutShare({ node, feature, effect }: EffectRows, nodes: NodeI
     total += Math.abs(effect[i]!);
     if (nodes.outside[row]) outside += Math.abs(effect[i]!);
   }
-  return Number((outside / (total || 1)).toPrecision(6));
+  return rounded(outside / (total || 1), 6);
 }

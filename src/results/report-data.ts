@@ -24,7 +24,7 @@ import {
   type TopFeatures,
 } from "../report/data.ts";
 import { compareSites, type SiteName } from "../site.ts";
-import { mean } from "../stats.ts";
+import { mean, rounded } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
@@ -158,7 +158,7 @@ function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
       { name: "backward nodes", value: counts.nodes_backward },
       { name: "effect rows", value: counts.rows },
     ],
-    phases: Object.entries(manifest.seconds).map(([name, seconds]) => ({ name, seconds: round(seconds) })),
+    phases: Object.entries(manifest.seconds).map(([name, seconds]) => ({ name, seconds: rounded(seconds) })),
     peakBytes: manifest.peak_rss_bytes > 0 ? manifest.peak_rss_bytes : null,
   };
 }
@@ -206,8 +206,8 @@ function accuracyOf(pairs: readonly PairLine[]): CaseAccuracy[] {
       case: name,
       pairs: group.length,
       accuracy: group.filter((pair) => pair.m_clean < 0).length / group.length,
-      cleanMean: round(mean(group.map((pair) => pair.m_clean))),
-      patchMean: patched.length === group.length ? round(mean(patched)) : null,
+      cleanMean: rounded(mean(group.map((pair) => pair.m_clean))),
+      patchMean: patched.length === group.length ? rounded(mean(patched)) : null,
     };
   });
 }
@@ -217,9 +217,9 @@ function importanceOf(ranking: Ranking): SiteImportance[] {
     ranking.sites.flatMap(({ site, splits }) => {
       const row = splits[split];
       if (row === undefined) return [];
-      const errorShare = row.error_share === null ? null : round(row.error_share);
-      const explained = row.explained === null ? null : round(row.explained);
-      return [{ split, site, importance: round(row.importance), errorShare, explained, leftOut: row.left_out }];
+      const errorShare = row.error_share === null ? null : rounded(row.error_share);
+      const explained = row.explained === null ? null : rounded(row.explained);
+      return [{ split, site, importance: rounded(row.importance), errorShare, explained, leftOut: row.left_out }];
     }),
   );
 }
@@ -229,7 +229,7 @@ function withExactValues(features: readonly TopFeatures[], ranking: Ranking): To
   const values = new Map<string, number>();
   for (const { site, splits } of ranking.sites) {
     for (const [split, { top }] of Object.entries(splits)) {
-      for (const { feature, exact } of top) if (exact) values.set(`${split} ${site}/${feature}`, round(exact.effect));
+      for (const { feature, exact } of top) if (exact) values.set(`${split} ${site}/${feature}`, rounded(exact.effect));
     }
   }
   return features.map((group) => ({
@@ -254,7 +254,7 @@ async function agreementOf(tables: Tables, ranking: Ranking, points: number): Pr
     return [
       {
         site,
-        spearman: train_test.spearman === null ? null : round(train_test.spearman),
+        spearman: train_test.spearman === null ? null : rounded(train_test.spearman),
         both: train_test.features,
         overlap10: train_test.overlap_10,
         overlap50: train_test.overlap_50,
@@ -296,12 +296,12 @@ async function examplesOf(
     prompt: promptOf(path),
     cleanAnswer: pair.clean_answer,
     patchAnswer: pair.patch_answer,
-    cleanMetric: round(pair.m_clean),
-    patchMetric: pair.m_patch == null ? null : round(pair.m_patch),
+    cleanMetric: rounded(pair.m_clean),
+    patchMetric: pair.m_patch == null ? null : rounded(pair.m_patch),
     sites: ranking.sites.map(({ site }) => {
       const at = path.map(({ node, weight }) => {
         const sum = sums.get(`${site} ${node}`) ?? { features: 0, error: 0 };
-        return { features: round(sum.features / weight), error: round(sum.error / weight) };
+        return { features: rounded(sum.features / weight), error: rounded(sum.error / weight) };
       });
       return { site, features: at.map((sum) => sum.features), error: at.map((sum) => sum.error) };
     }),
@@ -323,8 +323,8 @@ async function driversOf(
   return top.map(({ site, feature, effect, exact }) => ({
     site,
     feature,
-    effect: round(effect),
-    exact: exact === null ? null : round(exact),
+    effect: rounded(effect),
+    exact: exact === null ? null : rounded(exact),
     contexts: (contexts.get(`${site}/${feature}`) ?? []).map((row): DriverContext => {
       const path = prompts.through(row.node);
       return {
@@ -332,9 +332,9 @@ async function driversOf(
         case: row.case,
         prompt: promptOf(path),
         position: row.position,
-        codeClean: round(row.f_clean),
-        codePatch: row.f_patch === null ? null : round(row.f_patch),
-        effect: round(row.effect),
+        codeClean: rounded(row.f_clean),
+        codePatch: row.f_patch === null ? null : rounded(row.f_patch),
+        effect: rounded(row.effect),
         pairs: row.weight,
       };
     }),
@@ -581,10 +581,10 @@ class Tables {
       };
       groups.set(key, group);
       if (row.feature === errorFeature) {
-        group.error = round(row.effect);
+        group.error = rounded(row.effect);
       } else {
         group.feature.push(row.feature);
-        group.effect.push(round(row.effect));
+        group.effect.push(rounded(row.effect));
         group.nodes.push(row.nodes);
       }
     }
@@ -608,8 +608,8 @@ class Tables {
       const points = bySite.get(site) ?? { feature: [], train: [], test: [] };
       bySite.set(site, points);
       points.feature.push(feature);
-      points.train.push(round(train));
-      points.test.push(round(test));
+      points.train.push(rounded(train));
+      points.test.push(rounded(test));
     }
     return bySite;
   }
@@ -673,11 +673,10 @@ class Tables {
 
 const firstLine = (error: unknown) => messageOf(error).split("\n")[0]!;
 
-/** Five significant digits: more than a page shows, half the bytes. */
-const round = (value: number) => Number(value.toPrecision(5));
-
 function roundAll<T>(value: T): T {
   return JSON.parse(
-    JSON.stringify(value, (_, value) => (Number.isInteger(value) || typeof value !== "number" ? value : round(value))),
+    JSON.stringify(value, (_, value) =>
+      Number.isInteger(value) || typeof value !== "number" ? value : rounded(value),
+    ),
   ) as T;
 }

@@ -27,6 +27,7 @@ import { UserError } from "../errors.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import { groupKey, type Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
+import { rounded } from "../stats.ts";
 import { makeFolder, writeFileAtomic } from "../storage/files.ts";
 import { isSealed, seal } from "../storage/seal.ts";
 import { Database, text } from "./database.ts";
@@ -331,9 +332,7 @@ export class RunTables {
        FROM ${this.#database.files(this.#chunk("effects", site))} WHERE feature <> ${errorFeature} GROUP BY split`,
     );
     // DuckDB's threads add in any order; what is kept has the digits that they agree on.
-    const shares = new Map(
-      sums.map(({ split, outside, total }) => [split, Number(((outside ?? 0) / (total || 1)).toPrecision(6))]),
-    );
+    const shares = new Map(sums.map(({ split, outside, total }) => [split, rounded((outside ?? 0) / (total || 1), 6)]));
     return (split) => shares.get(split) ?? 0;
   }
 
