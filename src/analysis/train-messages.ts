@@ -54,13 +54,8 @@ export interface EvaluationJob {
   readonly lossTokens: number;
 }
 
+/** What a training thread is started with; gradients and captures are then asked for one at a time, the others once. */
 export type Job = GradientJob | DictionaryJob | CaptureJob | EvaluationJob;
-
-/** What a thread sends: how far it is, its result, or why there is none. */
-export type Reply<Result, Progress = never> =
-  | { readonly progress: Progress }
-  | { readonly result: Result }
-  | { readonly error: string };
 
 /** How many steps lie between two reports of an SAE's training. */
 export const reportEvery = 20;

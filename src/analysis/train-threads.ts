@@ -1,19 +1,11 @@
-import { Worker } from "node:worker_threads";
-import { StoppedError, UserError } from "../errors.ts";
+import { StoppedError } from "../errors.ts";
+import { type Asking, openThread } from "../jobs/ask.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import type { ActivationReader } from "../training/activations.ts";
 import type { GradientPool, LanguageModelRecipe } from "../training/lm.ts";
 import { layoutOf } from "../training/parameters.ts";
-import type {
-  CaptureJob,
-  DictionaryJob,
-  EvaluationJob,
-  GradientJob,
-  GradientRequest,
-  Job,
-  Reply,
-} from "./train-messages.ts";
+import type { CaptureJob, DictionaryJob, EvaluationJob, GradientJob, GradientRequest, Job } from "./train-messages.ts";
 
 /**
  * A pool of threads that compute a step's parts side by side, one onnxruntime thread each.
@@ -34,7 +26,7 @@ export function threadPool(
   const job: GradientJob = { kind: "gradients", config, tokenizer, recipe, weights, gradients };
   const count = Math.min(threads, recipe.parts);
   const workers = Array.from({ length: count }, (_, i) => ({
-    worker: startWorker(job),
+    worker: startWorker<GradientRequest, readonly number[]>(job),
     parts: gradients.map((_, part) => part).filter((part) => part % count === i),
   }));
   return {
@@ -44,9 +36,7 @@ export function threadPool(
       const losses: number[] = [];
       await Promise.all(
         workers.map(async ({ worker, parts }) => {
-          const result = resultOf<readonly number[]>(worker);
-          worker.postMessage({ step, parts } satisfies GradientRequest);
-          const found = await result;
+          const found = await worker.ask({ step, parts });
           parts.forEach((part, i) => {
             losses[part] = found[i]!;
           });
@@ -60,20 +50,9 @@ export function threadPool(
 
 /** A reader in a thread of its own. */
 export function captureThread(job: CaptureJob): ActivationReader {
-  const worker = startWorker(job);
-  return {
-    async read(piece) {
-      const result = resultOf<ReadonlyMap<SiteName, Float32Array>>(worker);
-      worker.postMessage(piece);
-      return result;
-    },
-    async close() {
-      const ended = new Promise((resolve) => worker.once("exit", resolve));
-      // Not terminate: onnxruntime takes the process down if its thread ends within a run.
-      worker.postMessage(null);
-      await ended;
-    },
-  };
+  const worker = startWorker<string | number, ReadonlyMap<SiteName, Float32Array>>(job);
+  // Not terminated: onnxruntime takes the process down if its thread ends within a run.
+  return { read: (piece) => worker.ask(piece), close: () => worker.end() };
 }
 
 /**
@@ -88,12 +67,12 @@ export async function runBySites<Result, Progress>(
   onProgress: (progress: Progress, thread: number) => void,
   signal: AbortSignal,
 ): Promise<Result[]> {
-  const workers = shares(job.sites, threads).map((sites) => startWorker({ ...job, sites }));
+  const workers = shares(job.sites, threads).map((sites) => startWorker<null, Result[], Progress>({ ...job, sites }));
   const stopped = new Promise<never>((_, reject) => {
     signal.addEventListener("abort", () => reject(new StoppedError("Stopped; nothing was written.")), { once: true });
   });
   try {
-    const results = workers.map((worker, i) => resultOf<Result[], Progress>(worker, (p) => onProgress(p, i)));
+    const results = workers.map((worker, i) => worker.ask(null, { onEvent: (progress) => onProgress(progress, i) }));
     return (await Promise.race([Promise.all(results), stopped])).flat();
   } finally {
     await Promise.all(workers.map((worker) => worker.terminate()));
@@ -113,28 +92,6 @@ function shares(sites: readonly SiteName[], count: number): SiteName[][] {
 }
 
 /** Starts the training thread, which is compiled JavaScript beside this file. */
-function startWorker(job: Job): Worker {
-  return new Worker(new URL("./train-worker.js", import.meta.url), { workerData: job });
-}
-
-/** The next result of a thread. */
-function resultOf<Result, Progress = never>(
-  worker: Worker,
-  onProgress: (progress: Progress) => void = () => {},
-): Promise<Result> {
-  return new Promise((resolve, reject) => {
-    const settle = (then: () => void) => {
-      worker.off("message", onMessage);
-      worker.off("error", onError);
-      then();
-    };
-    const onMessage = (reply: Reply<Result, Progress>) => {
-      if ("progress" in reply) onProgress(reply.progress);
-      else if ("result" in reply) settle(() => resolve(reply.result));
-      else settle(() => reject(new UserError(reply.error)));
-    };
-    const onError = (error: Error) => settle(() => reject(error));
-    worker.on("message", onMessage);
-    worker.on("error", onError);
-  });
+function startWorker<Request, Result, Progress = never>(job: Job): Asking<Request, Result, Progress> {
+  return openThread(new URL("./train-worker.js", import.meta.url), job);
 }

@@ -1,13 +1,13 @@
-import { parentPort, workerData } from "node:worker_threads";
 import { openFolder } from "#file";
 import { fitDictionary } from "../dictionaries/fit.ts";
 import type { JumpReluWeights } from "../dictionaries/formats/sae-lens.ts";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
-import { messageOf } from "../errors.ts";
+import { type Answer, serveThread } from "../jobs/serve.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { heldWeights } from "../models/weights.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { loadTokenizer } from "../prompts/tokenizer.ts";
+import type { SiteName } from "../site.ts";
 import {
   type ActivationReader,
   activationBatches,
@@ -34,20 +34,22 @@ import { captureThread } from "./train-threads.ts";
 
 const oneThread = { threads: 1 };
 
-async function gradients(job: GradientJob): Promise<void> {
+function gradients(job: GradientJob): Answer<GradientRequest, readonly number[], never> {
   const model = modelFromConfig(job.config, "the recipe");
   const text = generatedText(loadTokenizer(job.tokenizer), demoLexicon, job.recipe.seed);
-  const { run } = await partGradient(model, text, job.recipe, oneThread);
-  parentPort!.on("message", ({ step, parts }: GradientRequest) =>
-    answer(async () => {
-      const losses: number[] = [];
-      for (const part of parts) losses.push(await run(step, part, job.weights, job.gradients[part]!));
-      return losses;
-    }),
-  );
+  const opened = partGradient(model, text, job.recipe, oneThread);
+  return async ({ step, parts }) => {
+    const { run } = await opened;
+    const losses: number[] = [];
+    for (const part of parts) losses.push(await run(step, part, job.weights, job.gradients[part]!));
+    return losses;
+  };
 }
 
-async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeights[]> {
+async function dictionaries(
+  job: DictionaryJob,
+  tell: (progress: DictionaryProgress) => void,
+): Promise<readonly JumpReluWeights[]> {
   const { model, checkpoint } = await openModel(job.model, undefined, undefined, job.allowedFields);
   await checkpoint.close();
   const ahead = Math.floor(job.threads / 2);
@@ -57,7 +59,7 @@ async function dictionaries(job: DictionaryJob): Promise<readonly JumpReluWeight
       : readAhead(captureThread({ ...job, kind: "capture", threads: ahead }), piecesOf(job.recipe.steps));
   const source = activationBatches(model, job.sites, reader);
   const report = (progress: DictionaryProgress) => {
-    if (progress.step % reportEvery === 0) parentPort!.postMessage({ progress });
+    if (progress.step % reportEvery === 0) tell(progress);
   };
   const trained = await trainDictionaries(source, job.recipe, report, { threads: job.threads - ahead });
   await source.close();
@@ -72,23 +74,24 @@ async function openReader(job: Omit<CaptureJob, "kind">): Promise<ActivationRead
   return activationReader(model, weights, job.sites, text, job.length, { threads: job.threads });
 }
 
-function capture(job: CaptureJob): void {
+function capture(job: CaptureJob): Answer<string | number, ReadonlyMap<SiteName, Float32Array>, never> {
   const reader = openReader(job);
-  // Pieces are asked for one at a time.
-  parentPort!.on("message", (piece: string | number | null) => {
-    if (piece === null) parentPort!.close();
-    else void answer(async () => (await reader).read(piece));
-  });
+  // The first piece that is asked for tells what is wrong.
+  reader.catch(() => {});
+  return async (piece) => (await reader).read(piece);
 }
 
-async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQuality[]> {
+async function evaluation(
+  job: EvaluationJob,
+  tell: (progress: { done: number; total: number }) => void,
+): Promise<readonly DictionaryQuality[]> {
   const { model, checkpoint, tokenizer } = await openModel(job.model, undefined, undefined, job.allowedFields);
   const text = await openText(job.text, "held-out", tokenizer, model.vocabulary);
   const found = await openDictionaries(await openFolder(job.saes), job.sites);
   const fitted = [...found.values()].map((dictionary) => fitDictionary(dictionary, model));
   const weights = await heldWeights(model, checkpoint);
   await checkpoint.close();
-  const report = (done: number, total: number) => parentPort!.postMessage({ progress: { done, total } });
+  const report = (done: number, total: number) => tell({ done, total });
   const { length, threads, tokens, lossTokens } = job;
   const options = { threads, lossTokens };
   try {
@@ -98,18 +101,15 @@ async function evaluation(job: EvaluationJob): Promise<readonly DictionaryQualit
   }
 }
 
-async function answer(work: () => Promise<unknown>): Promise<void> {
-  try {
-    parentPort!.postMessage({ result: await work() });
-  } catch (error) {
-    parentPort!.postMessage({ error: messageOf(error) });
+serveThread<Job, never, unknown, unknown>((job) => {
+  switch (job.kind) {
+    case "gradients":
+      return gradients(job);
+    case "capture":
+      return capture(job);
+    case "dictionaries":
+      return (_, { tell }) => dictionaries(job, tell);
+    case "evaluation":
+      return (_, { tell }) => evaluation(job, tell);
   }
-}
-
-if (parentPort) {
-  const job = workerData as Job;
-  if (job.kind === "gradients") await gradients(job);
-  else if (job.kind === "capture") capture(job);
-  else if (job.kind === "dictionaries") await answer(() => dictionaries(job));
-  else await answer(() => evaluation(job));
-}
+});

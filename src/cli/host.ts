@@ -1,6 +1,5 @@
-import { Worker } from "node:worker_threads";
-import { type JobMessage, problemOf } from "../jobs/messages.ts";
-import type { JobName, JobRequest, JobResult } from "./jobs.ts";
+import { openThread, reportTo } from "../jobs/ask.ts";
+import type { JobName, JobRequest, JobResult, WorkRequest } from "./jobs.ts";
 import { ProgressBar } from "./progress-bar.ts";
 
 /**
@@ -13,13 +12,11 @@ export async function runJob<J extends JobName>(
   request: JobRequest<J>,
   { quiet = false } = {},
 ): Promise<JobResult<J>> {
-  const stop = new Int32Array(new SharedArrayBuffer(4));
   const progress = new ProgressBar(process.stderr, { quiet });
-  const worker = new Worker(new URL("./worker.js", import.meta.url), {
-    workerData: { job, request, stop: stop.buffer },
-  });
+  const thread = openThread<WorkRequest, JobResult<J>>(new URL("./worker.js", import.meta.url), null);
+  let asked = false;
   const interrupt = (signal: NodeJS.Signals) => {
-    if (Atomics.exchange(stop, 0, 1) !== 0) {
+    if (asked) {
       // An exit would wait for a read that never ends, as from a pipe that nobody writes to; the signal itself waits for nothing.
       progress.stop();
       process.off("SIGINT", interrupt);
@@ -27,35 +24,18 @@ export async function runJob<J extends JobName>(
       process.kill(process.pid, signal);
       process.exit(130);
     }
+    asked = true;
+    thread.stop();
     progress.line("Stopping after the current step; press Ctrl-C again to stop at once.");
   };
   process.on("SIGINT", interrupt);
   process.on("SIGTERM", interrupt);
   try {
-    return await new Promise<JobResult<J>>((resolve, reject) => {
-      worker.on("message", (message: JobMessage) => {
-        switch (message.type) {
-          case "begin":
-            return progress.begin(message.phase, message.total);
-          case "set":
-            return progress.set(message.done, message.total);
-          case "end":
-            return progress.end();
-          case "line":
-            return progress.line(message.text);
-          case "done":
-            return resolve(message.result as JobResult<J>);
-          case "error":
-            return reject(problemOf(message));
-        }
-      });
-      worker.on("error", reject);
-      worker.on("exit", () => reject(new Error("internal: the worker ended without an answer")));
-    });
+    return await thread.ask({ job, request }, { onReport: reportTo(progress) });
   } finally {
     progress.stop();
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
-    await worker.terminate();
+    await thread.terminate();
   }
 }

@@ -12,3 +12,9 @@ export type JobName = keyof typeof jobs;
 
 export type JobRequest<J extends JobName> = Parameters<(typeof jobs)[J]>[0];
 export type JobResult<J extends JobName> = Awaited<ReturnType<(typeof jobs)[J]>>;
+
+/** What the worker thread is asked: a job by its name, and its request. */
+export interface WorkRequest {
+  readonly job: JobName;
+  readonly request: unknown;
+}

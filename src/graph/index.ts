@@ -4,7 +4,7 @@
  * @module
  */
 
-export type { Op, OpAttributes } from "./ops.ts";
+export type { Body, Op, OpAttributes, Typed } from "./ops.ts";
 export { gradients } from "./reverse.ts";
 export type { Device, RuntimeOptions, SessionOptions } from "./runtime.ts";
 export { compile, type Session, type Sizes, type Value } from "./session.ts";

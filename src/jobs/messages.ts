@@ -2,7 +2,20 @@ import { type ErrorCode, messageOf, StoppedError, UsageError, UserError } from "
 import type { ReporterMessage } from "../progress.ts";
 import { systemProblem } from "../storage/files.ts";
 
-/** An error on its way from a worker or a child process to whoever waits for it. */
+/** What a thread or a process is told: a request to answer, to stop at the next safe point, or that nothing more will be asked. */
+export type Call<Request> =
+  | { readonly type: "ask"; readonly request: Request }
+  | { readonly type: "stop" }
+  | { readonly type: "end" };
+
+/** What it says of a request while it works, and at its end. `event` is whatever else a job tells on its way. */
+export type Reply<Result, Event> =
+  | ReporterMessage
+  | { readonly type: "event"; readonly event: Event }
+  | { readonly type: "done"; readonly result: Result }
+  | ProblemMessage;
+
+/** An error on its way to whoever waits for an answer. */
 export interface ProblemMessage {
   readonly type: "error";
   readonly kind: "stopped" | "usage" | "user" | "internal";
@@ -12,8 +25,13 @@ export interface ProblemMessage {
   readonly stack?: string | undefined;
 }
 
-/** What a job says while it works, and at its end. */
-export type JobMessage = ReporterMessage | { readonly type: "done"; readonly result: unknown } | ProblemMessage;
+/** One end of a connection. */
+export interface Port<Out, In> {
+  send(message: Out): void;
+  listen(hear: (message: In) => void): void;
+  /** Hears nothing more; a thread or a process that has nothing else to do then ends. */
+  close(): void;
+}
 
 /** What was thrown, as a message. */
 export function problemMessage(thrown: unknown): ProblemMessage {
