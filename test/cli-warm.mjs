@@ -11,26 +11,37 @@ const folder = new URL(".", entry).href;
 
 /** What a worker of the command line does, here: dist/cli/worker.js without the thread. */
 class HereWorker extends EventEmitter {
-  constructor({ job, request, stop }) {
+  constructor({ stop }) {
     super();
-    this.ended = this.run(job, structuredClone(request), new Int32Array(stop));
+    this.ready = this.serve(new Int32Array(stop));
   }
 
-  async run(job, request, stop) {
+  async serve(flag) {
     const { jobs } = await import(`${folder}jobs.js`);
-    const { problemMessage } = await import(new URL("../jobs/messages.js", folder).href);
-    const { postingReporter } = await import(new URL("../progress.js", folder).href);
-    const post = (message) => this.emit("message", structuredClone(message));
-    try {
-      const reporter = postingReporter(post, () => Atomics.load(stop, 0) !== 0);
-      post({ type: "done", result: await jobs[job](request, reporter) });
-    } catch (error) {
-      post(problemMessage(error));
-    }
+    const { serve } = await import(new URL("../jobs/serve.js", folder).href);
+    serve(
+      {
+        send: (message) => this.emit("message", structuredClone(message)),
+        listen: (hear) => {
+          this.hear = hear;
+        },
+        close() {},
+      },
+      ({ job, request }, { reporter }) => {
+        this.work = jobs[job](request, reporter);
+        return this.work;
+      },
+      () => Atomics.load(flag, 0) !== 0,
+    );
+  }
+
+  postMessage(call) {
+    this.ready.then(() => this.hear(structuredClone(call)));
   }
 
   async terminate() {
-    await this.ended;
+    await this.ready;
+    await this.work?.catch(() => {});
   }
 }
 

@@ -94,7 +94,7 @@ describe("in an empty folder with only the packed files and what they depend on"
     expect(JSON.parse(await node("built/using.js"))).toEqual({
       features: 10,
       lengths: [6 * 192, 6 * 192],
-      phases: ["capture", "effects", "checks", "writing"],
+      phases: expect.arrayContaining(["capture", "effects", "checks", "writing"]),
     });
   });
 
