@@ -149,6 +149,7 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
     importance,
     features,
     change: { train: 8.917, test: 8.793 },
+    unexplained: { "resid_post.0": 0.004, "resid_post.1": 0.021 },
     exact: {
       split: "train",
       pairs: 64,

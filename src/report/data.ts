@@ -23,6 +23,8 @@ export interface ReportData {
   readonly features: readonly TopFeatures[];
   /** Mean of m(patch) − m(clean) over the pairs of each split, in logits; none for scores. */
   readonly change: Readonly<Partial<Record<Split, number>>>;
+  /** By site, the share of the variance of its activations on these prompts that its SAE leaves unexplained; empty where it was not measured. */
+  readonly unexplained: Readonly<Record<SiteName, number>>;
   /** How the strongest features were patched by themselves; null where none was. */
   readonly exact: ExactSample | null;
   /** By site; empty without a test split. */

@@ -82,6 +82,7 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
       importance: importanceOf(ranking),
       features: withExactValues(await tables.topFeatures(limits.features), ranking),
       change: roundAll(ranking.change),
+      unexplained: roundAll(knownShares(manifest.unexplained)),
       exact: exactSample(ranking),
       agreement: await agreementOf(tables, ranking, limits.points),
       examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
@@ -679,4 +680,11 @@ function roundAll<T>(value: T): T {
       Number.isInteger(value) || typeof value !== "number" ? value : rounded(value),
     ),
   ) as T;
+}
+
+/** The sites where something is known. */
+function knownShares(unexplained: Manifest["unexplained"]): Record<SiteName, number> {
+  return Object.fromEntries(
+    Object.entries(unexplained ?? {}).flatMap(([site, share]) => (share === null ? [] : [[site, share] as const])),
+  );
 }

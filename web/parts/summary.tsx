@@ -87,12 +87,12 @@ export function Summary({ data }: { data: ReportData }) {
 }
 
 /** What kind of number an effect is, and how far it was found from the exact one. */
-function Kind({ data: { run, exact } }: { data: ReportData }) {
+function Kind({ data: { run, exact, unexplained } }: { data: ReportData }) {
   const kind = effectKinds[run.method as MethodName];
   if (run.score !== "effect" || kind === undefined) return null;
   return (
     <p class="lede">
-      Effects here are {kind}.{" "}
+      Effects here are {kind}. {fitSentence(unexplained)}
       {exact !== null && (
         <>
           Patched by themselves on {whole(exact.pairs)} of {whole(exact.of)} {exact.split} pairs, the strongest features
@@ -103,6 +103,16 @@ function Kind({ data: { run, exact } }: { data: ReportData }) {
       )}
     </p>
   );
+}
+
+/** How much of what the model computes on these prompts the SAEs give back. */
+function fitSentence(unexplained: ReportData["unexplained"]): string {
+  const shares = Object.entries(unexplained);
+  if (shares.length === 0) return "";
+  const [site, most] = shares.reduce((a, b) => (b[1] > a[1] ? b : a));
+  const least = Math.min(...shares.map(([, share]) => share));
+  const range = least === most ? percentOf(most) : `${percentOf(least)} to ${percentOf(most)}`;
+  return `The SAEs leave ${range} of the variance of these prompts' activations unexplained (most at ${site}). `;
 }
 
 /** The site with the largest importance in the run's first split; sites overlap, so they are not added. */
