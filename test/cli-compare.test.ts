@@ -331,7 +331,7 @@ describe("what cannot be compared", () => {
     [["--methods", "magic"], 2, ["--methods", '"magic"', "analytic-ig"]],
     [["--methods", "analytic,analytic"], 2, ["--methods", "twice"]],
     [["--methods", "exact:4"], 2, ["--methods", "exact"]],
-    [["--methods", "sfc@40"], 2, ["--methods", "analytic-ig and sfc-ig"]],
+    [["--methods", "sfc@40"], 2, ["--methods", "analytic-ig, sfc-ig and secant"]],
     [["--methods", "analytic,sfc", "--steps", "20"], 2, ["--steps", "analytic-ig or sfc-ig"]],
     [["--methods", "analytic,sfc", "--rule", "left"], 2, ["--rule", "analytic-ig or sfc-ig"]],
     [["--methods", "analytic,sfc", "--top", "5"], 2, ["--top", "expected exact"]],
