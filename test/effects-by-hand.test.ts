@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { Capture } from "../src/capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../src/capture/forest-check.ts";
 import type { CodeReader } from "../src/dictionaries/encode.ts";
+import { ablatedMetric } from "../src/effects/ablation.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { shareFrom } from "../src/effects/estimate.ts";
 import { gradientActivation, gradientSums } from "../src/effects/scores.ts";
@@ -9,7 +10,7 @@ import { indexNodes, nodesTable, sumRows } from "../src/effects/sums.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Plan, planCapture } from "../src/forest/packs.ts";
 import type { SiteName } from "../src/site.ts";
-import { handDictionary, tokenPair, toyModel } from "./toy-model.ts";
+import { coordinates, handDictionary, tokenPair, toyModel } from "./toy-model.ts";
 
 const site: SiteName = "resid_post.0";
 
@@ -223,6 +224,33 @@ describe("sums over nodes", () => {
       [backward.size - 4],
       [backward.size - 4],
     ]);
+  });
+});
+
+describe("the metric without a feature", () => {
+  // Token 5 is (1, 1): the answers 20 and 21 have equal logits. Without coordinate 0 it is (0, 1), √2 of it after the norm: 21 has √2 more than 20.
+  const rows = Array.from({ length: 22 }, () => [1, 1]);
+  const toy = toyModel(
+    rows,
+    new Map([
+      [20, [1, 0]],
+      [21, [0, 1]],
+    ]),
+    1,
+  );
+  const metric = async (prompt: readonly number[], outside: { first?: number[]; padding?: number[] }) => {
+    const forest = prefixForest([tokenPair(prompt, prompt, [20, 21])]);
+    const left = { first: new Set(outside.first), padding: new Set(outside.padding) };
+    const dictionaries = new Map([[site, coordinates(site, 2)]]);
+    return (await ablatedMetric(toy.loaded, forest, dictionaries, new Map([[site, [0]]]), left))[0];
+  };
+
+  it("is that of the plain model where the prompt ends with padding, or is BOS alone", async () => {
+    expect(await metric([1, 5], {})).toBeCloseTo(Math.SQRT2, 5);
+    expect(await metric([1, 5], { padding: [5] })).toBeCloseTo(0, 5);
+    expect(await metric([5], { first: [5] })).toBeCloseTo(0, 5);
+    // Further on the token of BOS is a word like others.
+    expect(await metric([1, 5], { first: [5] })).toBeCloseTo(Math.SQRT2, 5);
   });
 });
 

@@ -398,12 +398,57 @@ describe("the strongest features patched by themselves", () => {
     }
   });
 
+  /** Means over the pairs of what a feature has at nodes whose tokens are no padding, beside what the sample says. */
+  async function withPadding(pad: number) {
+    const site = "mlp_out.0";
+    const of = await setting("llama-gqa", "float64", { at: [site] });
+    const found = await all("analytic", of);
+    const rows = found.get(site)!;
+    const { token, patchToken } = of.forest.backward;
+    const mean = (feature: number, counts: (node: number) => boolean) =>
+      rows.effect.reduce((sum, effect, i) => {
+        return rows.feature[i] === feature && counts(rows.node[i]!) ? sum + effect : sum;
+      }, 0) / 14;
+    const left = { first: new Set<number>(), padding: new Set([pad]) };
+    const { pairs } = of.forest;
+    const sample = (await patchStrongest(of, "analytic", pairs, rankedBy(found), left, Number.POSITIVE_INFINITY))!;
+    return sample.features.map(({ feature, method }) => ({
+      method,
+      counted: mean(feature, (node) => token[node] !== pad && patchToken[node] !== pad),
+      all: mean(feature, () => true),
+    }));
+  }
+
+  it("have no part of nodes at which the prompts have padding", async () => {
+    const features = await withPadding(5);
+    for (const { method, counted } of features) expect(method).toBeCloseTo(counted, 9);
+    expect(features.some(({ counted, all }) => Math.abs(counted - all) > 1e-3)).toBe(true);
+  });
+
+  // The ranking leaves these nodes out, the sample looks at the clean token alone.
+  it.fails("have no part of nodes at which the patch prompt alone has padding", async () => {
+    for (const { method, counted } of await withPadding(10)) expect(method).toBeCloseTo(counted, 9);
+  });
+
   it("are fewer, on fewer pairs, where the budget is small, and none without a budget", async () => {
     const of = await setting("llama-gqa", "float32", { pairs: 80 });
     const ranked = rankedBy(await all("analytic", of));
     const within = (budget: number) => patchStrongest(of, "analytic", of.forest.pairs, ranked, outside, budget);
     const whole = (await within(Number.POSITIVE_INFINITY))!;
     expect(whole.pairs).toBe(64);
+    // They are spread over all of them: every fourth is followed by one that is left out.
+    const spread = of.forest.pairs.filter((_, i) => i % 5 < 4);
+    const first = of.forest.pairs.slice(0, 64);
+    const [means, others] = [spread, first].map(async (pairs) =>
+      summed(await all("analytic", { ...of, forest: prefixForest(pairs) })),
+    );
+    const [here, elsewhere] = [await means!, await others!];
+    const meanOf = (sums: typeof here, { site, feature }: { site: SiteName; feature: number }) => {
+      const rows = sums.get(site)!;
+      return rows.effect[rows.feature.indexOf(feature)]! / 64;
+    };
+    for (const one of whole.features) expect(one.method).toBeCloseTo(meanOf(here, one), 4);
+    expect(whole.features.some((one) => Math.abs(one.method - meanOf(elsewhere, one)) > 1e-3)).toBe(true);
     expect(await within(0)).toBeUndefined();
     let least = { pairs: 64, features: whole.features.length };
     for (let budget = 1e9; budget > 1e4; budget /= 4) {

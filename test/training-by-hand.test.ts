@@ -1,9 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { accuracyByCase } from "../src/training/accuracy.ts";
 import { type ActivationSource, Moments, sinkLimit, withoutFirst, withoutSinks } from "../src/training/activations.ts";
+import { evaluateDictionaries } from "../src/training/evaluate.ts";
 import { meanLoss } from "../src/training/loss.ts";
 import { type DictionaryProgress, type DictionaryRecipe, trainDictionaries } from "../src/training/sae.ts";
-import { tokenPair, toyModel } from "./toy-model.ts";
+import type { TextSource } from "../src/training/text.ts";
+import { handDictionary, tokenPair, toyModel } from "./toy-model.ts";
 
 const site = "resid_post.0";
 const oneThread = { threads: 1 };
@@ -143,5 +145,50 @@ describe("a language model, measured on one whose blocks add nothing", () => {
     const both = Math.log(2 * Math.E + 4);
     const expected = (2 * said + both + (both - 1)) / 4;
     expect(await meanLoss(toy.model, toy.weights, rows, oneThread)).toBeCloseTo(expected, 5);
+  });
+});
+
+describe("an SAE, measured on a model whose blocks add nothing", () => {
+  it("counts ordinary tokens alone, and leaves the first of a row and attention sinks as they are", async () => {
+    // Tokens: 0 BOS; 1 and 2 unit vectors; 3 an attention sink, more than twenty times as long. Every row reads 0 1 2 3 and is to predict 1 2 3 4.
+    const toy = toyModel(
+      [
+        [1, 1],
+        [1, 0],
+        [0, 1],
+        [100, 100],
+        [1, 1],
+        [1, 1],
+      ],
+      new Map([
+        [4, [1, 0]],
+        [5, [0, 1]],
+      ]),
+      1,
+    );
+    const text: TextSource = {
+      rows: (_, count, length) => ({ count, length, tokens: Int32Array.from({ length: 5 * count }, (_, i) => i % 5) }),
+      distinct: () => Number.POSITIVE_INFINITY,
+    };
+    // Two features that are the coordinates, two that are never on, and one that is on at the sink alone. It gives back nothing.
+    const weight = Float32Array.of(1, 0, -1, -1, 1, 0, 1, -1, 0, 1);
+    const sae = {
+      ...handDictionary(site, weight, new Float32Array(5 * 2), 2),
+      encoder: async () => ({
+        weight,
+        bias: Float32Array.of(0, 0, 0, 0, -3),
+        activation: { kind: "relu" as const },
+      }),
+    };
+    const [quality] = await evaluateDictionaries(toy.model, toy.weights, [sae], text, 4, 48, undefined, oneThread);
+    // Around the mean (½, ½) the two ordinary tokens have ½ each; nothing given back leaves 1 each.
+    expect(quality).toMatchObject({ features: 5, tokens: 48, activeFeatures: 1, silent: 3 / 5, varianceExplained: -1 });
+    const sink = Math.log(2 * Math.E + 4) - 1;
+    const mean = (each: number) => (2 * each + sink) / 3;
+    expect(quality!.loss).toBeCloseTo(mean(Math.log(Math.exp(Math.SQRT2) + 5)), 5);
+    expect(quality!.lossReconstructed).toBeCloseTo(mean(Math.log(6)), 5);
+    expect(quality!.lossAblated).toBeCloseTo(mean(Math.log(2 * Math.E + 4)), 5);
+    const [all, left] = [Math.log(2 * Math.E + 4), Math.log(2 * Math.E + 4) - Math.log(6)];
+    expect(quality!.lossRecovered).toBeCloseTo(left / (all - Math.log(Math.exp(Math.SQRT2) + 5)), 3);
   });
 });
