@@ -7,6 +7,7 @@ export type Progress =
 export interface Watching {
   /** Ends the work at the next safe point; the promise is rejected with the signal's reason. */
   readonly signal?: AbortSignal;
+  /** Told how far the work is, and lines for the reader. */
   readonly onProgress?: (progress: Progress) => void;
 }
 

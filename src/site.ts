@@ -10,6 +10,7 @@ import { UsageError, UserError } from "./errors.ts";
  */
 export const siteKinds = ["embed", "attn_z", "attn_out", "mlp_out", "resid_post"] as const;
 
+/** One of `siteKinds`. */
 export type SiteKind = (typeof siteKinds)[number];
 
 /** A place in a model: a kind and a 0-based block (0 for `embed`). */

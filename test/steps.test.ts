@@ -84,8 +84,8 @@ describe("the steps of an analysis, in memory", () => {
     const found = await analysePairs(scored, prepare(pairs(), scored.options), places, record, quiet(), { exactFlops });
     expect(found.ranking).toEqual(JSON.parse(await readFile(join(folder, "ranking.json"), "utf8")));
     expect(found.ranking.exact !== null).toBe(hasExact);
-    const { counts, accuracy, checks } = manifest;
-    expect(record).toEqual({ counts, accuracy, checks, warnings: manifest.warnings });
+    expect(Object.keys(record)).toEqual(expect.arrayContaining(["counts", "accuracy", "checks", "warnings"]));
+    expect(manifest).toMatchObject(record);
     const written = await readFeatures(folder);
     expect(written.length).toBeGreaterThan(1000);
     for (const { site } of found.ranking.sites) {

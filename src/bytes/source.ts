@@ -13,5 +13,6 @@ export interface ByteSource {
    * @throws UserError if the range reaches beyond the end
    */
   read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
+  /** Nothing can be read after it. */
   close(): Promise<void>;
 }

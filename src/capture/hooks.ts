@@ -27,6 +27,7 @@ export interface Place {
 
 /** Looks at the activation of a site, or puts another in its place. Without `trace` x is read as `x`, and so is ∂M/∂x in backward packs. */
 export interface Hook {
+  /** What the model goes on with, and what is read, at x[N,D]. */
   readonly trace?: (x: Tensor, at: Place) => Hooked;
   /** Inputs that are the same for all packs, by plain name; asked for when the work comes to the site. */
   readonly weights?: () => Promise<Inputs>;
@@ -35,7 +36,9 @@ export interface Hook {
 /** Where the work begins instead of at the tokens. Without `trace` the site's activation is the input `x`[N,D], and ∂M/∂x is found as `x`. */
 export interface Entry {
   readonly site: SiteName;
+  /** What stands at the site. */
   readonly trace?: (at: Place) => Hooked;
+  /** Inputs that are the same for all packs, by plain name. */
   readonly weights?: () => Promise<Inputs>;
 }
 

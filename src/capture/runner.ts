@@ -28,6 +28,7 @@ export interface Runner {
    * @throws StoppedError if asked to stop; finished parts stay in the store
    */
   run(jobs: readonly Job[], watch?: Watch): Promise<Results>;
+  /** Ends its sessions. */
   release(): Promise<void>;
 }
 

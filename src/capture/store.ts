@@ -5,7 +5,9 @@ import type { Floats } from "./hooks.ts";
  * block of a streamed model), each saved as a whole.
  */
 export interface Store {
+  /** Whether a part is there, and whole. */
   has(part: string): Promise<boolean>;
+  /** Keeps the tensors of a part, by name. */
   save(part: string, tensors: ReadonlyMap<string, Floats>): Promise<void>;
   /** A tensor of a part that there is, flat; undefined where it has none of that name. */
   read(part: string, tensor: string): Promise<Floats | undefined>;

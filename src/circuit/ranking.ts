@@ -7,6 +7,7 @@ import { compareSites, parseSite, type SiteKind, type SiteName } from "../site.t
 /** What features are ranked by: the effect, or one of the two scores that need no patch prompt (METHOD: "Node effects"). */
 export const scores = ["effect", "gradient", "gradient-activation"] as const;
 
+/** One of `scores`. */
 export type Score = (typeof scores)[number];
 
 /** How deep the lists of train and test are compared. */
@@ -105,6 +106,7 @@ export const rankingSchema = z.strictObject({
 /** The content of `ranking.json`: the strongest features of every site, and what each site and layer contributes. */
 export type Ranking = z.infer<typeof rankingSchema>;
 
+/** What a ranking says of one site. */
 export type SiteRanking = Ranking["sites"][number];
 
 /**

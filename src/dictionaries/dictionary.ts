@@ -94,6 +94,7 @@ export interface Dictionary {
   decoderBias(): Promise<Float32Array>;
   /** Its identity: a hash of its files, or of what it was made from. */
   sha256(): Promise<string>;
+  /** Closes its files. */
   close(): Promise<void>;
 }
 

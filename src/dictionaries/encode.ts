@@ -142,6 +142,7 @@ function numbersOf(data: Float32Array | Float64Array, dtype: "float32" | "float6
 export interface CodeReader {
   /** x[rows,D] at the dictionary's site → its codes. */
   encode(dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes>;
+  /** Ends its sessions. */
   release(): Promise<void>;
 }
 

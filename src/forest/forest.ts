@@ -45,6 +45,7 @@ export interface BackwardNodes extends Tree {
   readonly groups: readonly { readonly split: Split; readonly case: string }[];
 }
 
+/** Where the metric of some pairs is read: a node and the two answers. */
 export interface End {
   readonly node: number;
   readonly cleanAnswer: number;

@@ -23,6 +23,7 @@ export interface Plan {
   readonly rows: number;
 }
 
+/** One run of a session: the rows that go in, and what is read of them. */
 export interface Pack {
   readonly kind: "backward" | "forward";
   /** What goes into the session. N = n·B rows; those beyond a block's nodes are padding that sees only itself. */
@@ -49,6 +50,7 @@ export interface MetricRows {
   readonly prompt: readonly ("clean" | "patch")[];
 }
 
+/** How a forest is cut into packs. */
 export interface PlanOptions {
   readonly wanted: Wanted;
   /** Nodes per pack; a pack holds as many blocks as fit. */

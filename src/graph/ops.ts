@@ -75,6 +75,7 @@ export interface OpAttributes {
   };
 }
 
+/** The name of an operation. */
 export type Op = keyof OpAttributes;
 
 type Rule<O extends Op> = (attributes: OpAttributes[O], ...inputs: Typed[]) => Typed;

@@ -24,6 +24,7 @@ export interface Session<I extends string = string, O extends string = string> {
   release(): Promise<void>;
 }
 
+/** Where and with how many threads a session computes. */
 export interface SessionOptions {
   /** Threads within one operation; 0 leaves the choice to the runtime (all cores). */
   readonly threads?: number;

@@ -2,6 +2,7 @@
  * A size: a number, or a name for a size known only when the graph runs ("N"), possibly with a factor ("64*B").
  */
 export type Dim = number | string;
+/** The dimensions of a tensor, numbers or names. */
 export type Shape = readonly Dim[];
 /** `bfloat16` and `float16` are forms in which weights come in; they can be cast to float32 or float64, nothing else is computed in them. */
 export type DType = "float32" | "float64" | "int64" | "bool" | "bfloat16" | "float16";

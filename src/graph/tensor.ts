@@ -4,6 +4,7 @@ import { broadcastShapes, type Dim, type DType, type Shape, sameShape, shapeText
 /** Numbers of a constant or of a session's inputs and outputs; bigint for int64, the bits of bfloat16 and float16. */
 export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array | Uint16Array;
 
+/** Where a tensor comes from: an input, a constant, or an operation. */
 export type Source =
   | { readonly kind: "input"; readonly name: string }
   | { readonly kind: "constant"; readonly data: TypedData; readonly name?: string }

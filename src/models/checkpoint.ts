@@ -24,6 +24,7 @@ export interface Checkpoint {
   readonly bytes: number;
   /** A weight's name as the files spell it; undefined if they have none of that name, or of another spelling of it (so for all that follow). */
   spelling(name: string): string | undefined;
+  /** Whether the files have a weight of this name. */
   has(name: string): boolean;
   /**
    * Looks whether a weight can be read, without reading it.
@@ -56,6 +57,7 @@ export interface Checkpoint {
   stored(name: string, expectedShape: readonly number[], into?: Uint8Array): Promise<Float32Array | Uint16Array>;
   /** One hash for the weight files and those of config.json and tokenizer.json that were used: the model's identity. */
   sha256(): Promise<string>;
+  /** Closes the files. */
   close(): Promise<void>;
 }
 

@@ -14,6 +14,7 @@ export interface StreamedWeights {
 /** A model's weights as graphs get them: held in memory, as `heldWeights` gives them, or streamed. */
 export type ModelWeights = Weights | StreamedWeights;
 
+/** Weights that stay in their files, from which each layer is read when its turn comes. */
 export function streamedWeights(checkpoint: Checkpoint): StreamedWeights {
   return { checkpoint };
 }

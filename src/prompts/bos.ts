@@ -3,6 +3,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 /** Whether texts begin with BOS: as the tokenizer has it, always, or never. */
 export const bosChoices = ["auto", "yes", "no"] as const;
+/** Whether texts begin with BOS: as the tokenizer decides, always, or never. */
 export type BosChoice = (typeof bosChoices)[number];
 
 /** What published tokenizers call BOS, in the order of preference. */

@@ -16,6 +16,7 @@ export const dropReasons = [
   "a token that the model does not have",
 ] as const;
 
+/** One of `dropReasons`. */
 export type DropReason = (typeof dropReasons)[number];
 
 /** How many pairs were dropped for one reason, and the first of them. */
@@ -25,6 +26,7 @@ export interface Dropped {
   readonly example: PromptPair;
 }
 
+/** Pairs as tokens, and those that cannot be used. */
 export interface CheckedPairs {
   readonly kept: readonly TokenPair[];
   /** In the order of `dropReasons`; each pair counts once, under the first reason that holds. */
@@ -43,9 +45,12 @@ export type AnswerTokens = "one" | "first";
 
 export const answerTokens: readonly AnswerTokens[] = ["one", "first"];
 
+/** How pairs are checked. */
 export interface CheckOptions {
   readonly answers?: AnswerTokens;
+  /** Told how many pairs have been read. */
   readonly onProgress?: (done: number, total: number) => void;
+  /** Asked now and then; true ends the work with a StoppedError. */
   readonly stopped?: () => boolean;
 }
 

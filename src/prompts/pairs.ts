@@ -1,3 +1,4 @@
+/** Features are chosen on train pairs and measured on test pairs. */
 export type Split = "train" | "test";
 
 /** A pair of prompts that differ in one respect, in the field's public format, with the split it belongs to. */

@@ -34,6 +34,7 @@ export interface RejectedLine {
   readonly sentences: readonly [string, string];
 }
 
+/** How a file of pairs is read. */
 export interface ImportOptions {
   readonly seed?: number | string;
   /** Whether pairs may come without a patch prompt, for what reads the clean prompt alone. Default false. */

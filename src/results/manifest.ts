@@ -114,6 +114,7 @@ export const manifestSchema = z
     description: "What was run, on what, and whether it held: the manifest of a run's folder.",
   });
 
+/** The contents of `run.json`. */
 export type Manifest = z.infer<typeof manifestSchema>;
 export type RunOptions = Manifest["options"];
 

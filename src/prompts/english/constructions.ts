@@ -24,6 +24,7 @@ export const constructions = [
   "long",
 ] as const;
 
+/** One of `constructions`. */
 export type Construction = (typeof constructions)[number];
 
 /**

@@ -1,13 +1,16 @@
+/** Number: of one, or of more. */
 export type Grammatical = "singular" | "plural";
 
 /** What a noun names; verbs and prepositions choose by it, so that sentences make sense. */
 export const nounKinds = ["person", "animal", "thing", "place"] as const;
 
+/** One of `nounKinds`. */
 export type NounKind = (typeof nounKinds)[number];
 
 /** `m` and `f` as in he and she. */
 export type Gender = "m" | "f";
 
+/** A noun in both numbers. */
 export interface Noun {
   readonly singular: string;
   readonly plural: string;
@@ -20,6 +23,7 @@ export interface Noun {
  */
 export type Frame = "intransitive" | "transitive" | "complement" | "ditransitive";
 
+/** A verb with its forms, and what may be its subject and objects. */
 export interface Verb {
   readonly base: string;
   /** Third person singular, present. */
@@ -35,16 +39,19 @@ export interface Verb {
   readonly objects: readonly NounKind[];
 }
 
+/** A first name. */
 export interface Name {
   readonly name: string;
   readonly gender: Gender;
 }
 
+/** An adjective, and the kinds of nouns that it goes with. */
 export interface Adjective {
   readonly word: string;
   readonly kinds: readonly NounKind[];
 }
 
+/** A preposition, and the kinds of nouns that may follow it. */
 export interface Preposition {
   readonly word: string;
   /** Nouns that may follow it. */
