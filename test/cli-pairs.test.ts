@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -41,6 +41,17 @@ it("a broken line is named by its number, with how many more there are", async (
 it("a line without a field is named, and so is the field", async () => {
   const { patch_answer: _, ...rest } = good[3]!;
   await expectRefused(text([...good, rest]), `${file}, line 9`, '"patch_answer"');
+});
+
+it("is not written over by what can be used of it, by a link neither", async () => {
+  const mine = join(home, "mine.jsonl");
+  await writeFile(mine, text(good));
+  const link = join(home, "link.jsonl");
+  await symlink(mine, link);
+  for (const to of [mine, link]) {
+    expectError(await sfc("pairs", "--model_name", llama, "--pairs", mine, "--output", to), 2, "--output", "lost");
+  }
+  expect(await readFile(mine, "utf8")).toBe(text(good));
 });
 
 it("a file without lines", () => expectRefused("\n \n", file, "no lines"));

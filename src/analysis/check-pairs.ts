@@ -1,6 +1,7 @@
+import { stat } from "node:fs/promises";
 import { countText } from "../amounts.ts";
 import { runMetric } from "../capture/capture.ts";
-import { StoppedError } from "../errors.ts";
+import { StoppedError, UsageError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
 import { loadedModel, streamedWeights } from "../models/weights.ts";
@@ -63,6 +64,7 @@ export const shownRejected = 20;
  */
 export async function pairs({ options, output, all = false }: PairsRequest, reporter: Reporter): Promise<PairsResult> {
   reporter.begin("reading", 1);
+  if (output !== null && options.pairs !== null) await refuseSameFile(options.pairs, output);
   await using opened = await openJob(options, reporter, { saes: false, patchless: true });
   const { total, kept, rejected, warnings } = usablePairs(opened.source, opened, options, reporter);
   reporter.begin("accuracy", 1);
@@ -101,6 +103,15 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
   };
   reporter.end();
   return result;
+}
+
+/** The lines that cannot be used would be lost. @throws UsageError */
+async function refuseSameFile(input: string, output: string): Promise<void> {
+  const [from, to] = await Promise.all([input, output].map((path) => stat(path).catch(() => null)));
+  if (!from || !to || from.dev !== to.dev || from.ino !== to.ino) return;
+  throw new UsageError(
+    `--output: expected another file than that of --pairs, whose lines that cannot be used would be lost, got ${output} for both. Name a new one.`,
+  );
 }
 
 function withTokens({ line, reason, pair }: Rejected, tokenizer: Tokenizer): RejectedPair {
