@@ -165,7 +165,7 @@ export function expectError({ code, stdout, stderr }: Ended, exitCode: 1 | 2, ..
 function isProgress(line: string): boolean {
   return (
     /^\w[\w:@ -]*: ([\d.]+ s|\d+ min \d+ s|\d+ %, .*)$/.test(line) ||
-    /^(DUMMY|Left out|Accuracy below|Resuming|Downloading|Waiting for)/.test(line)
+    /^(DUMMY|Left out|Accuracy below|SAEs leave|Effects|Resuming|Downloading|Waiting for)/.test(line)
   );
 }
 

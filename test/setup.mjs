@@ -25,9 +25,16 @@ function openFiles() {
   }
 }
 
+/** What Node says of files that nobody closed before they were collected. */
+const collected = [];
+process.on("warning", ({ message }) => {
+  if (message.startsWith("Closing file descriptor")) collected.push(message);
+});
+
 // Whoever opens a file closes it. The first hook to be registered runs last.
 const before = openFiles();
 afterAll(() => {
   const left = openFiles().filter((path) => !before.includes(path));
+  if (collected.length > 0) throw new Error(`files left open: ${collected.join(", ")}`);
   if (left.length > 0) throw new Error(`files left open: ${[...new Set(left)].join(", ")} (${left.length} in all)`);
 });

@@ -29,6 +29,7 @@ describe("the embedded model", async () => {
   const checkpoint = await openCheckpoint(await openFolder(`${root}models/demo`));
   const model = modelFromConfig(checkpoint.config, "models/demo");
   const weights = await heldWeights(model, checkpoint);
+  await checkpoint.close();
   const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
 
   it("gives the logits that transformers gives", async () => {
