@@ -5,8 +5,9 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import type { JobOptions } from "../src/analysis/options.ts";
 import { run } from "../src/analysis/run.ts";
 import { postingReporter } from "../src/progress.ts";
-import { llama } from "./cli-harness.ts";
 import { toyModel } from "./toy-model.ts";
+
+const llama = new URL("fixtures/llama-mha", import.meta.url).pathname;
 
 let folder: string;
 beforeAll(async () => {
