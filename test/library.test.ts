@@ -63,6 +63,24 @@ describe("a model's activations of plain prompts", () => {
     expect(first(0)).not.toEqual(first(2));
   });
 
+  it("are the same with streamed weights", async () => {
+    await using streamed = await openModel("demo", { weights: "streamed" });
+    const sites = ["attn_out.1", "resid_post.4"];
+    const [there, here] = [await model.capture(prompts, sites), await streamed.capture(prompts, sites)];
+    for (const kind of ["x", "g"] as const) {
+      for (const site of sites) {
+        for (const p of prompts.keys()) {
+          const [a, b] = [there[kind][site]![p]!, here[kind][site]![p]!];
+          const scale = Math.max(...a.map(Math.abs));
+          expect(scale).toBeGreaterThan(0);
+          expect(Math.max(...a.map((v, i) => Math.abs(v - b[i]!)))).toBeLessThan(1e-5 * scale);
+        }
+      }
+    }
+    const plain = await streamed.capture(["The dogs"], ["embed"]);
+    expect(plain.x.embed[0]!.length).toBe(plain.tokens[0]!.length * model.width);
+  });
+
   it("come with the gradients that central differences give", async () => {
     await using exact = await openModel("demo", { precision: "float64" });
     const site = "resid_post.2";
