@@ -167,7 +167,9 @@ function meanByFeature(
   const means = new Map<number, number>();
   feature.forEach((f, i) => {
     const at = node[i]!;
-    if (isOutside(outside, backward.token[at]!, backward.position[at]!)) return;
+    // As in the ranking: either prompt's token leaves the node out.
+    const tokens = [backward.token[at]!, backward.patchToken[at]!];
+    if (tokens.some((token) => isOutside(outside, token, backward.position[at]!))) return;
     means.set(f, (means.get(f) ?? 0) + effect[i]! / pairs.length);
   });
   return means;
