@@ -282,7 +282,7 @@ function rowsOf(rows: EffectRows, node: number): number[] {
 /** f = z·1[z > θ] with z = (x − b_dec)·W_enc + b_enc, for one row of x, by plain loops. */
 async function codesOf(dictionary: Dictionary, x: Floats, row: number): Promise<number[]> {
   const { weight, bias, inputBias, activation } = await dictionary.encoder();
-  const [D, F] = [dictionary.inputWidth, dictionary.width];
+  const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
   return Array.from({ length: F }, (_, i) => {
     let z = bias[i]!;
     for (let d = 0; d < D; d++) z += (x[row * D + d]! - (inputBias?.[d] ?? 0)) * weight[d * F + i]!;

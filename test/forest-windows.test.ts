@@ -74,7 +74,7 @@ class Rows {
       }
     }
     examples.forEach((p, i) => {
-      const end = forest.entryOfPair[i]!;
+      const end = forest.endIndexOfPair[i]!;
       const key = `${p.pair.case} ${p.clean} ${p.patch} ${p.cleanAnswer} ${p.patchAnswer}`;
       this.#m.set(`${key} clean`, [result.cleanMetric[end]!]);
       this.#m.set(`${key} patch`, [result.patchMetric[end]!]);

@@ -116,7 +116,7 @@ async function effects(
     });
   }
   pairs.forEach((p, i) => {
-    const end = forest.entryOfPair[i]!;
+    const end = forest.endIndexOfPair[i]!;
     add(
       `m ${p.clean} ${p.cleanAnswer} ${p.patchAnswer} ${p.pair.case} ${p.pair.split} ${p.patch}`,
       result.cleanMetric[end]!,

@@ -6,7 +6,7 @@ import { readingHooks } from "../src/capture/hooks.ts";
 import { pieceGraphs } from "../src/capture/piece-graphs.ts";
 import type { MethodName } from "../src/effects/method.ts";
 import { effectsOf } from "../src/effects/methods.ts";
-import { sitesOfRest } from "../src/effects/rest.ts";
+import { sitesToContinueFrom } from "../src/effects/rest.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planBatches, planCapture, planMetric } from "../src/forest/packs.ts";
 import type { Body } from "../src/graph/ops.ts";
@@ -137,7 +137,7 @@ describe("methods, with attention part by part", () => {
       const effects = async (block: number) => {
         const plan = planCapture(forest, { wanted: method === "analytic" ? "changed" : "both", block });
         const captured = await capture(loadedModel(model, weights, { dtype: "float64" }), plan, {
-          sites: sitesOfRest(sites),
+          sites: sitesToContinueFrom(sites),
         });
         // These two begin with the plan of what is captured only if it is the one they want.
         const own =

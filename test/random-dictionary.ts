@@ -29,7 +29,7 @@ export function randomDictionary(
     name: `random ${site}`,
     site,
     inputWidth: D,
-    width: F,
+    featureCount: F,
     kind,
     encoder: async () => ({
       weight,

@@ -79,7 +79,7 @@ export function handDictionary(site: SiteName, weight: Float32Array, decoder: Fl
     name: `hand ${site}`,
     site,
     inputWidth: D,
-    width: F,
+    featureCount: F,
     kind: "relu",
     encoder: async () => ({ weight, bias: new Float32Array(F), activation: { kind: "relu" } }),
     decoder: async () => decoder,

@@ -16,7 +16,7 @@ import { determinerPairs, pronounPairs } from "../src/prompts/english/tasks.ts";
 import { loadTokenizer, type Tokenizer } from "../src/prompts/tokenizer.ts";
 import { Random } from "../src/random.ts";
 import { accuracyByCase } from "../src/training/accuracy.ts";
-import { contextValues, type Rows } from "../src/training/loss.ts";
+import { type Rows, rowContext } from "../src/training/loss.ts";
 import { initialise, layoutOf, namedParameters } from "../src/training/parameters.ts";
 import { generatedText, heldOutText } from "../src/training/text.ts";
 import { succeeds } from "./cli-harness.ts";
@@ -33,7 +33,7 @@ async function lossOf(model: Model, weights: Weights, { count, length, tokens }:
   let sum = 0;
   for (let row = 0; row < count; row++) {
     const own = tokens.subarray(row * (length + 1), (row + 1) * (length + 1));
-    const data = (await session.run(contextValues({ count: 1, length, tokens: own }))).logits!.data as Float32Array;
+    const data = (await session.run(rowContext({ count: 1, length, tokens: own }))).logits!.data as Float32Array;
     for (let t = 0; t < length; t++) {
       const z = data.subarray(t * V, (t + 1) * V);
       const total = z.reduce((all, value) => all + Math.exp(value), 0);

@@ -14,7 +14,7 @@ import { demoLexicon } from "../src/prompts/english/lexicon-demo.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { accuracyByCase } from "../src/training/accuracy.ts";
 import { evaluateDictionaries } from "../src/training/evaluate.ts";
-import { contextValues } from "../src/training/loss.ts";
+import { rowContext } from "../src/training/loss.ts";
 import { generatedText } from "../src/training/text.ts";
 
 const root = new URL("..", import.meta.url).pathname;
@@ -45,7 +45,7 @@ describe("the embedded model", async () => {
         forward(model, weights, context, (_, x) => x),
       );
       const session = await compile({ logits }, { threads: 1 });
-      const results = await session.run(contextValues({ count: 1, length, tokens: Int32Array.from([...tokens, 0]) }));
+      const results = await session.run(rowContext({ count: 1, length, tokens: Int32Array.from([...tokens, 0]) }));
       await session.release();
       const ours = (results.logits.data as Float32Array).slice((length - 1) * model.vocabulary);
       const theirs = await oracle.read(`p${p}`);

@@ -173,7 +173,7 @@ function held(sae: JumpReluWeights): Dictionary {
     name: sae.site,
     site: sae.site,
     inputWidth: sae.decoderBias.length,
-    width: sae.encoderBias.length,
+    featureCount: sae.encoderBias.length,
     kind: "jumprelu",
     encoder: async () => ({
       weight: sae.encoder,

@@ -7,7 +7,7 @@ import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { Random } from "../src/random.ts";
 import { Adam, cosineSchedule } from "../src/training/adam.ts";
-import { compileLoss, contextValues, lossGraph, type Rows, targetValues } from "../src/training/loss.ts";
+import { compileLoss, lossGraph, type Rows, rowContext, targetValues } from "../src/training/loss.ts";
 import { gradientName, initialise, layoutOf, parameterValues } from "../src/training/parameters.ts";
 import { dictionaryGraph } from "../src/training/sae.ts";
 
@@ -82,7 +82,7 @@ describe("gradients of the loss with respect to every parameter", () => {
     const text = { count: rows.length, length, tokens: Int32Array.from(rows.flat()) };
     const session = await compileLoss(model, layout, length, { threads: 1 });
     const results = await session.run({
-      ...contextValues(text),
+      ...rowContext(text),
       targets: targetValues(text),
       weight: { dtype: "float32", data: Float32Array.of(1 / (rows.length * length)), shape: [] },
       ...parameterValues(layout, flat),
@@ -191,7 +191,7 @@ function randomRows(random: Random, count: number, length: number, vocabulary: n
 }
 
 function float64Context(rows: Rows): Record<string, Value> {
-  const { mask, ...rest } = contextValues(rows);
+  const { mask, ...rest } = rowContext(rows);
   return {
     ...rest,
     mask: { dtype: "float64", data: Float64Array.from(mask.data as Float32Array), shape: mask.shape },

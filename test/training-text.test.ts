@@ -6,7 +6,7 @@ import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { combinationReader, combinationsRead } from "../src/training/combinations.ts";
 import { demoRecipe } from "../src/training/demo.ts";
-import { contextValues, targetValues } from "../src/training/loss.ts";
+import { rowContext, targetValues } from "../src/training/loss.ts";
 import { generatedText } from "../src/training/text.ts";
 
 const tokenizer = loadTokenizer(JSON.parse(makeTokenizer(demoLexicon)["tokenizer.json"]));
@@ -29,7 +29,7 @@ test("rows are BOS and the beginning of their sentences, and always the same", (
 
 test("each token is to predict the next one of its row", () => {
   const rows = { count: 2, length: 3, tokens: Int32Array.of(0, 5, 6, 7, 0, 8, 9, 4) };
-  const { tokens, positions, mask } = contextValues(rows);
+  const { tokens, positions, mask } = rowContext(rows);
   expect([...tokens.data]).toEqual([0n, 5n, 6n, 0n, 8n, 9n]);
   expect([...targetValues(rows).data]).toEqual([5n, 6n, 7n, 8n, 9n, 4n]);
   expect([...positions.data]).toEqual([0n, 1n, 2n, 0n, 1n, 2n]);

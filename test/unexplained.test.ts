@@ -60,7 +60,7 @@ function signed(known: number, bias: Float32Array, normalization?: Normalization
     name: "signed",
     site,
     inputWidth: D,
-    width: F,
+    featureCount: F,
     kind: "relu",
     encoder: async () => ({
       weight,

@@ -82,7 +82,7 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
     source: opened.source.name,
     pairs: { total, usable: kept.length, without_patch: without },
     cases: groupPairs(kept.map(({ pair }) => pair)).map(({ split, case: name, members }) => {
-      const m = members.map((i) => metric[forest.entryOfPair[i]!]!);
+      const m = members.map((i) => metric[forest.endIndexOfPair[i]!]!);
       const correct = m.filter((value) => value < 0).length;
       return {
         split,

@@ -23,11 +23,11 @@ import { seal } from "../storage/seal.ts";
 import type { MethodSpec } from "./compare-methods.ts";
 import { openJob } from "./open.ts";
 import { usablePairs } from "./open-pairs.ts";
-import type { Setting } from "./options.ts";
+import type { WorkOptions } from "./options.ts";
 
 /** What a method is to do, and where its results go. */
 export interface MethodRequest {
-  readonly setting: Setting;
+  readonly setting: WorkOptions;
   readonly weights: "held" | "streamed";
   readonly spec: MethodSpec;
   /** Whether effects are kept apart for every pair. */
@@ -182,7 +182,7 @@ async function measure(
   const peak = peakBytes();
   if (!metric) throw new Error(`internal: ${spec.method} told no metric`);
   const { clean, patch } = metric;
-  const ofPairs = (values: Float64Array) => Array.from(forest.entryOfPair, (entry) => values[entry]!);
+  const ofPairs = (values: Float64Array) => Array.from(forest.endIndexOfPair, (entry) => values[entry]!);
   return {
     sums,
     result: {
@@ -224,9 +224,9 @@ function methodProgress(reporter: Reporter, sites: number) {
 }
 
 /** The pair that each backward node belongs to, in a forest that keeps pairs apart. */
-function pairOfNode({ backward, endOfPair }: PrefixForest): Int32Array {
+function pairOfNode({ backward, endNodeOfPair }: PrefixForest): Int32Array {
   const pairOf = new Int32Array(backward.size).fill(-1);
-  endOfPair.forEach((end, pair) => {
+  endNodeOfPair.forEach((end, pair) => {
     for (let node = end; node >= 0 && pairOf[node]! < 0; node = backward.parent[node]!) pairOf[node] = pair;
   });
   return pairOf;

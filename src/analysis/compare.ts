@@ -152,7 +152,7 @@ async function openWork(
         source: options.sae_source ?? "the model's own",
         dummy,
         sites: [...dictionaries.keys()],
-        features: [...dictionaries.values()].reduce((sum, d) => sum + d.width, 0),
+        features: [...dictionaries.values()].reduce((sum, d) => sum + d.featureCount, 0),
       },
       sha256,
       task: taskName(options),

@@ -131,7 +131,9 @@ export async function estimateRun(
 
   const rows = sum(effects.map((e) => e.rows));
   const groups = plans[0]!.forest.backward.groups.length + 2;
-  const features = sum([...dictionaries.values()].map(({ width }) => Math.min(width, rows / dictionaries.size)));
+  const features = sum(
+    [...dictionaries.values()].map(({ featureCount }) => Math.min(featureCount, rows / dictionaries.size)),
+  );
   // A row of effects counts for its case, for its split, and for all cases.
   const featureRows = Math.min(groups * features, 3 * rows);
   const tables = rowBytes.effects * rows + rowBytes.features * featureRows;
@@ -281,8 +283,8 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
     model: { name: options.model_name, parameters: parameterCount(opened.model), bytes: opened.checkpoint.bytes },
     saes: {
       sites: all.length,
-      features: sum(all.map(({ width }) => width)),
-      bytes: sum(all.map(({ inputWidth, width }) => 8 * inputWidth * width)),
+      features: sum(all.map(({ featureCount }) => featureCount)),
+      bytes: sum(all.map(({ inputWidth, featureCount }) => 8 * inputWidth * featureCount)),
     },
     pairs: kept.length,
     nodes: {

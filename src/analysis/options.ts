@@ -53,7 +53,7 @@ export const defaultExamples = 32;
 export const defaultTask: TaskName = "agreement";
 
 /** The part of the options that says what is analysed: model, SAEs, pairs, and on what it is computed. */
-export type Setting = Pick<
+export type WorkOptions = Pick<
   JobOptions,
   | "model_name"
   | "allow_config_field"
@@ -74,7 +74,7 @@ export type Setting = Pick<
 >;
 
 /** What the flags of a comparison say, one field per flag. */
-export interface CompareOptions extends Setting {
+export interface CompareOptions extends WorkOptions {
   readonly methods: string;
   /** Of integrated methods whose names carry none. */
   readonly steps: number;
@@ -92,7 +92,7 @@ export function taskName({
   clean,
   patch,
   answers,
-}: Pick<Setting, "task" | "pairs" | "clean" | "patch" | "answers">): string {
+}: Pick<WorkOptions, "task" | "pairs" | "clean" | "patch" | "answers">): string {
   if (clean != null) return `prompt-${sha256OfText(JSON.stringify([clean, patch, answers])).slice(0, 8)}`;
   return pairs === null ? (task ?? defaultTask) : basename(pairs).replace(/\.[a-z]+$/, "");
 }

@@ -55,7 +55,7 @@ export async function capturePrompts<S extends SiteName>(
   const pairs = prompts.map((prompt) => tokensOf(loaded, tokenizer, prompt, answered));
   // Gradients are each prompt's own, so that only activations are shared.
   const forest = prefixForest(pairs, { merge: answered ? "forward" : "all" });
-  const { backward, endOfPair, entryOfPair, ends } = forest;
+  const { backward, endNodeOfPair, endIndexOfPair, ends } = forest;
   const { packs } = planCapture(forest, { wanted: "none" });
   const everywhere = () =>
     Object.fromEntries(sites.map((site) => [site, newFloats(loaded.dtype, backward.size * width[site])]));
@@ -91,7 +91,7 @@ export async function capturePrompts<S extends SiteName>(
         const D = width[site];
         const rows = pairs.map(({ clean }, p) => {
           const out = newFloats(loaded.dtype, clean.length * D);
-          for (let node = endOfPair[p]!; node >= 0; node = backward.parent[node]!) {
+          for (let node = endNodeOfPair[p]!; node >= 0; node = backward.parent[node]!) {
             out.set(nodes[kind][site]!.subarray(node * D, (node + 1) * D), backward.position[node]! * D);
           }
           return out;
@@ -104,7 +104,7 @@ export async function capturePrompts<S extends SiteName>(
     width,
     x: rowsOf("value"),
     g: rowsOf("gradient"),
-    m: Float64Array.from(entryOfPair, (entry) => metric[entry]!),
+    m: Float64Array.from(endIndexOfPair, (entry) => metric[entry]!),
   };
 }
 

@@ -277,7 +277,7 @@ class Job {
         site: d.site,
         source: dummy ? "dummy" : (this.#options.sae_source ?? "the model's own"),
         kind: d.kind,
-        features: d.width,
+        features: d.featureCount,
         sha256,
         dummy,
       });

@@ -102,7 +102,7 @@ export async function correctPairs(
 ): Promise<{ readonly kept: readonly TokenPair[]; readonly accuracy: CaseAccuracy[] }> {
   const forest = prefixForest(pairs);
   const metric = await runMetric(loaded, planMetric(forest), watch);
-  const of = (i: number) => metric[forest.entryOfPair[i]!]!;
+  const of = (i: number) => metric[forest.endIndexOfPair[i]!]!;
   const kept = pairs.filter((_, i) => of(i) < 0);
   if (kept.length === 0) {
     throw new UserError(
@@ -253,9 +253,9 @@ export interface PairResult {
 /** The metric of every pair. */
 export function pairResults({ pairs, forest }: Prepared, { cleanMetric, patchMetric }: Capture): PairResult[] {
   return pairs.map(({ pair }, i) => {
-    const entry = forest.entryOfPair[i]!;
+    const entry = forest.endIndexOfPair[i]!;
     const m_patch = pair.patch_prefix === null ? null : patchMetric[entry]!;
-    return { pair, m_clean: cleanMetric[entry]!, m_patch, end: forest.endOfPair[i]! };
+    return { pair, m_clean: cleanMetric[entry]!, m_patch, end: forest.endNodeOfPair[i]! };
   });
 }
 
@@ -263,7 +263,7 @@ export function pairResults({ pairs, forest }: Prepared, { cleanMetric, patchMet
 function meanChange({ pairs, forest }: Prepared, { cleanMetric, patchMetric }: Capture): Ranking["change"] {
   const sums = new Map<Split, { pairs: number; sum: number }>();
   pairs.forEach(({ pair }, i) => {
-    const entry = forest.entryOfPair[i]!;
+    const entry = forest.endIndexOfPair[i]!;
     const { pairs: count, sum } = sums.get(pair.split) ?? { pairs: 0, sum: 0 };
     sums.set(pair.split, { pairs: count + 1, sum: sum + patchMetric[entry]! - cleanMetric[entry]! });
   });
@@ -438,7 +438,7 @@ export async function analysePairs(
   try {
     const capturedAll = await captureStep(input, prepared, store, watch);
     const { run: captured } = capturedAll;
-    const entryOf = prepared.forest.entryOfPair;
+    const entryOf = prepared.forest.endIndexOfPair;
     if (keep === "all") countAccuracy(accuracyOf(prepared.pairs, (i) => captured.cleanMetric[entryOf[i]!]!));
     await places.tables.writeNodes(
       nodesTable(prepared.forest, (id) => tokenizer.token(id)),

@@ -37,7 +37,7 @@ const checkEvery = 250;
 const pairsPerCheck = 40;
 
 /** What `training/lm.json` holds. */
-interface Record {
+interface TrainingRecord {
   readonly recipe: LanguageModelRecipe;
   readonly parameters: number;
   readonly tokens: number;
@@ -115,7 +115,7 @@ export async function trainModel(
     );
     progress.end();
     const cpu = process.cpuUsage();
-    const record: Record = {
+    const record: TrainingRecord = {
       recipe,
       parameters: layout.size,
       tokens: recipe.steps * recipe.rows * recipe.length,
@@ -227,7 +227,7 @@ export async function evaluateModel(
 ): Promise<void> {
   await using opened = await openModel(folder);
   const { model, checkpoint, tokenizer } = opened;
-  const { recipe } = (await readJsonFile(join(folder, recordFile))) as Record;
+  const { recipe } = (await readJsonFile(join(folder, recordFile))) as TrainingRecord;
   const weights = await heldWeights(model, checkpoint);
   progress.begin("reading the training text again", recipe.steps);
   const text: GeneratedText = generatedText(tokenizer, demoLexicon, recipe.seed);

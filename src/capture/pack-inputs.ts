@@ -31,7 +31,7 @@ function depthFirstPlaces({ parent }: Pack): { first: Int32Array; last: Int32Arr
 }
 
 /** A pack's values for `contextInputs`. */
-export function contextValues(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
+export function packContext(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const N = pack.tokens.length;
   const about = { tokens: int64(pack.tokens, N), positions: int64(pack.positions, N) };
   if (n <= longestDense) return { ...about, mask: floatsOf(ancestorMask(pack, n), dtype, pack.blocks, n, n) };
@@ -46,7 +46,7 @@ export function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"):
   const padded = <T extends Int32Array | Float32Array>(data: T, empty: T): T => (row.length === 0 ? empty : data);
   const nothing = new Int32Array(1);
   return {
-    ...contextValues(pack, n, dtype),
+    ...packContext(pack, n, dtype),
     row: int64(padded(row, nothing), P),
     clean_answer: int64(padded(cleanAnswer, nothing), P),
     patch_answer: int64(padded(patchAnswer, nothing), P),

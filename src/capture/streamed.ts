@@ -4,7 +4,7 @@ import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
 import { type Floats, type Found, floatValue, type Job, namedInputs, newFloats } from "./hooks.ts";
-import { blockOf, contextValues, floatsOf } from "./pack-inputs.ts";
+import { blockOf, floatsOf, packContext } from "./pack-inputs.ts";
 import { type Direction, namedByKind, type PieceGraph, type PieceGraphs, pieceGraphs } from "./piece-graphs.ts";
 import type { Runner, RunOptions } from "./runner.ts";
 import { memoryStore, type Store } from "./store.ts";
@@ -97,7 +97,7 @@ export function streamedRunner(
   });
 
   const rowsOf = ({ job }: Placed): [number, number] => [job.pack.tokens.length, model.width];
-  const contextOf = ({ job: { pack } }: Placed) => contextValues(pack, blockOf(pack), dtype);
+  const contextOf = ({ job: { pack } }: Placed) => packContext(pack, blockOf(pack), dtype);
   const foundIn = (
     placed: Placed,
     graph: PieceGraph,

@@ -62,7 +62,7 @@ export const ablationSchema = z.strictObject({
 /** The contents of `ablation.json`. */
 export type Ablation = z.infer<typeof ablationSchema>;
 
-interface Setting {
+interface MeaningSetting {
   readonly loaded: LoadedModel;
   readonly captured: Capture;
   readonly codes: CodeReader;
@@ -84,7 +84,7 @@ const telling = 0.95;
  * @returns undefined if there is no such site, or no test split
  */
 export async function measureMeaning(
-  { loaded, captured, codes, dictionaries, ranking, outside }: Setting,
+  { loaded, captured, codes, dictionaries, ranking, outside }: MeaningSetting,
   watch: Watch = {},
 ): Promise<Ablation | undefined> {
   const { model } = loaded;
@@ -137,16 +137,16 @@ export async function measureMeaning(
 
   const tested = forest.pairs.map((_, p) => p).filter((p) => forest.pairs[p]!.pair.split === "test");
   const held = prefixForest(tested.map((p) => forest.pairs[p]!));
-  const before = tested.map((p) => captured.cleanMetric[forest.entryOfPair[p]!]!);
+  const before = tested.map((p) => captured.cleanMetric[forest.endIndexOfPair[p]!]!);
   const ablations: Ablation["ablations"] = [];
   for (const [group, bySite] of [...byTold].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const metric = await ablatedMetric(loaded, held, dictionaries, bySite, outside, watch);
-    const after = tested.map((_, i) => metric[held.entryOfPair[i]!]!);
+    const after = tested.map((_, i) => metric[held.endIndexOfPair[i]!]!);
     ablations.push({
       label: `the ${group} features`,
       features: [...bySite].flatMap(([site, list]) => list.map((feature) => `${site}/${feature}`)),
       value: "zero",
-      accuracy: accuracyByCase(held.pairs, before, after),
+      accuracy: changeByCase(held.pairs, before, after),
     });
   }
   return { format: 1, members: "first tokens in which the prompts of the test split differ", features, ablations };
@@ -171,7 +171,7 @@ export function groupsOf(cases: readonly string[]): (name: string) => string {
   return alike ? start : ending;
 }
 
-function accuracyByCase(pairs: readonly TokenPair[], before: readonly number[], after: readonly number[]) {
+function changeByCase(pairs: readonly TokenPair[], before: readonly number[], after: readonly number[]) {
   return groupPairs(pairs.map(({ pair }) => pair)).map(({ case: name, members }) => {
     const share = (m: readonly number[]) => members.filter((i) => m[i]! < 0).length / members.length;
     return { case: name, split: "test" as const, n: members.length, before: share(before), after: share(after) };

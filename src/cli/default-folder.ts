@@ -1,5 +1,5 @@
 import { basename, join, resolve } from "node:path";
-import { type CompareOptions, type JobOptions, type Setting, taskName } from "../analysis/options.ts";
+import { type CompareOptions, type JobOptions, taskName, type WorkOptions } from "../analysis/options.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { defaultSteps } from "../effects/method.ts";
 import { defaultMethods, defaultTop } from "./flags.ts";
@@ -36,7 +36,7 @@ export function compareFolder(options: CompareOptions): string {
   ]);
 }
 
-function settingParts(setting: Setting): (string | number | false)[] {
+function settingParts(setting: WorkOptions): (string | number | false)[] {
   const { model_name, sae_source, sites, layers, num_examples, answer_tokens, seed, precision, device } = setting;
   return [
     nameOf(model_name) || "model",

@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { checkTask } from "../analysis/open-pairs.ts";
-import { defaultTask, embeddedModel, type JobOptions, type Setting } from "../analysis/options.ts";
+import { defaultTask, embeddedModel, type JobOptions, type WorkOptions } from "../analysis/options.ts";
 import { UsageError } from "../errors.ts";
 import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
@@ -119,7 +119,7 @@ export function deviceFlags(command: Command, precision = "number format"): Comm
  * @param patchless whether a typed pair may come without a patch prompt
  * @throws UsageError if there is no such task, or a typed pair is not whole
  */
-export function settingOf(flags: Flags, { patchless = false } = {}): Setting {
+export function settingOf(flags: Flags, { patchless = false } = {}): WorkOptions {
   checkTyped(flags, patchless);
   const typed = flags.clean !== undefined;
   const task = typed || flags.pairs !== undefined ? null : (flags.task ?? defaultTask);

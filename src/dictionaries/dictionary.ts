@@ -73,7 +73,7 @@ export interface Dictionary {
   /** D, the length of the site's activations. */
   readonly inputWidth: number;
   /** F, the number of features. */
-  readonly width: number;
+  readonly featureCount: number;
   readonly kind: Activation["kind"];
   /** Mean number of active features per token, where its files tell. */
   readonly meanActive?: number;

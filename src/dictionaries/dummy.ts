@@ -36,7 +36,7 @@ export function dummyDictionary(site: SiteName, inputWidth: number, width: numbe
     name: "dummy (random unit decoder rows)",
     site,
     inputWidth,
-    width,
+    featureCount: width,
     kind: "topk",
     meanActive: Math.min(dummyK, width),
     async encoder() {

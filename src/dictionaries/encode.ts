@@ -162,7 +162,7 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
   let last: Promise<unknown> = Promise.resolve();
   const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes> => {
     const encoder = await dictionary.encoder();
-    const [D, F] = [dictionary.inputWidth, dictionary.width];
+    const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
     const inPlace = dtype === "float32" && F % 16 === 0;
     const form = encoderForm(encoder);
     const { rule } = form;

@@ -123,7 +123,7 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     name,
     site,
     inputWidth,
-    width,
+    featureCount: width,
     kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
     ...(meanActive !== undefined && { meanActive }),
     ...(described.warnings && { warnings: described.warnings }),

@@ -123,17 +123,17 @@ export async function ablatedMetric(
   };
   const hooks = new Map<SiteName, Hook>();
   for (const [site, chosen] of features) {
-    const part = await partOf(dictionaries.get(site)!, chosen);
+    const part = await contribution(dictionaries.get(site)!, chosen);
     hooks.set(site, { trace: (x, { context }) => ({ y: x.sub(part(x).mul(inText(context))) }) });
   }
   return runMetric(loaded, planMetric(forest), { ...watch, hooks });
 }
 
 /** x[N,D] ↦ f[:,S]·W_dec[S], what some features contribute to it. Only the encoder columns of S are used, but for TopK, where every code depends on the others. */
-async function partOf(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
+async function contribution(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
   const encoder = await dictionary.encoder();
   const { weight, bias, inputBias, activation } = encoder;
-  const [D, F] = [dictionary.inputWidth, dictionary.width];
+  const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
   const all = activation.kind === "topk";
   const columns = all ? Array.from({ length: F }, (_, i) => i) : features;
   const S = columns.length;

@@ -11,7 +11,7 @@ export interface Directions {
 
 /** The directions of the features named, each as often as it likes: of a large dictionary only the rows that are used are read. */
 export async function directionsOf(dictionary: Dictionary, features: Int32Array): Promise<Directions> {
-  const start = new Int32Array(dictionary.width).fill(-1);
+  const start = new Int32Array(dictionary.featureCount).fill(-1);
   for (const feature of features) start[feature] = 0;
   const used: number[] = [];
   start.forEach((named, feature) => {

@@ -44,7 +44,7 @@ export function effectsCost(
   score: "effect" | "gradient" | "gradient-activation",
   number: 4 | 8 = 4,
 ): EffectsCost {
-  const { inputWidth: D, width: F, meanActive = usualActive(F) } = dictionary;
+  const { inputWidth: D, featureCount: F, meanActive = usualActive(F) } = dictionary;
   const { backward } = plan.forest;
   let changed = 0;
   for (let node = 0; node < backward.size; node++) if (isChanged(backward, node)) changed++;
@@ -101,7 +101,7 @@ export function methodCost(
   const tight = tightPacks(plan).reduce((rows, { tokens }) => rows + tokens.length, 0);
   const { backward: nodes } = plan.forest;
   const changed = changedNodes(nodes);
-  const product = ({ inputWidth: D, width: F }: Dictionary) => 2 * D * F;
+  const product = ({ inputWidth: D, featureCount: F }: Dictionary) => 2 * D * F;
   const packRows = plan.packs.reduce((most, pack) => Math.max(most, pack.tokens.length), 0);
   const forwardOnly = model.flopsPerToken + plan.block * model.attentionFlops;
   // Backward takes a product more for every product of an activation with a weight, two for those of attention; streamed blocks are computed again.
@@ -124,7 +124,8 @@ export function methodCost(
     case "sfc-ig":
       return {
         flops: sum((one) => steps * tight * (rest(one.site) * passes + 2 * product(one))),
-        memory: 4 * number * packRows * Math.max(...all.map(({ width }) => width)) + streams(steps * tight),
+        memory:
+          4 * number * packRows * Math.max(...all.map(({ featureCount }) => featureCount)) + streams(steps * tight),
         sweeps: sum(({ site }) => 2 * waves(steps * tight) * rest(site)),
       };
     case "sfc":
@@ -139,7 +140,10 @@ export function methodCost(
         // Weights; codes and their gradients of a pack, in the session and out of it; about half of the nodes' gradients wait for the other prompt.
         memory:
           together(
-            (one) => number * product(one) + number * one.width * 6 * packRows + (8 * one.width * changed.length) / 2,
+            (one) =>
+              number * product(one) +
+              number * one.featureCount * 6 * packRows +
+              (8 * one.featureCount * changed.length) / 2,
           ) + streams(forward + backward),
         sweeps: 2 * waves(forward + backward),
       };
@@ -155,7 +159,8 @@ export function methodCost(
     }
     case "exact": {
       const subtree = subtreeRows(nodes, changed);
-      const patches = ({ meanActive, width }: Dictionary) => 1 + changedShare * (meanActive ?? usualActive(width));
+      const patches = ({ meanActive, featureCount }: Dictionary) =>
+        1 + changedShare * (meanActive ?? usualActive(featureCount));
       return {
         flops: sum((one) => subtree * patches(one) * rest(one.site) * forwardOnly),
         memory: weights === "streamed" ? 6 * number * model.width * memoryWaveRows : 0,

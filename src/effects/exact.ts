@@ -13,7 +13,7 @@ import { type Directions, directionsOf } from "./directions.ts";
 import { shareFrom } from "./estimate.ts";
 import { captureForRest } from "./integrated.ts";
 import type { Method, MethodSetting, SiteEffects } from "./method.ts";
-import { cleanRow, openRest, patchRow, type Rest, rowsValue } from "./rest.ts";
+import { type Continuation, cleanRow, openContinuation, patchRow, rowsValue } from "./rest.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
 
 /** Rows that go through the model together. */
@@ -142,7 +142,7 @@ async function exactEffects(
   step: (patches: number) => void,
 ): Promise<SiteEffects> {
   const { site, inputWidth: D } = dictionary;
-  const rest = await openRest(setting, captured, { site });
+  const rest = await openContinuation(setting, captured, { site });
   const rows = new RowBuilder(site);
   const queue = new PatchQueue(rest, captured, subtrees);
   try {
@@ -262,7 +262,7 @@ class Subtrees {
 
 /** Fills packs with patched copies of subtrees and runs them; the weighted metric of each copy's ends is added to its patch. */
 class PatchQueue {
-  readonly #rest: Rest;
+  readonly #rest: Continuation;
   readonly #captured: Capture;
   readonly #subtrees: Subtrees;
   readonly #blocks: number;
@@ -277,7 +277,7 @@ class PatchQueue {
   #after: (() => void)[] = [];
   readonly #jobs: Job[] = [];
 
-  constructor(rest: Rest, captured: Capture, subtrees: Subtrees) {
+  constructor(rest: Continuation, captured: Capture, subtrees: Subtrees) {
     this.#rest = rest;
     this.#captured = captured;
     this.#subtrees = subtrees;

@@ -12,7 +12,7 @@ import { captureFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
 import { defaultSteps, type Method, type MethodSetting, type Rule, type SiteEffects } from "./method.ts";
-import { cleanRow, gatherRows, openRest, patchRow, rowsValue, sitesOfRest } from "./rest.ts";
+import { cleanRow, gatherRows, openContinuation, patchRow, rowsValue, sitesToContinueFrom } from "./rest.ts";
 
 /** α of the K points on the way from the clean activation, 0, to the patch activation, 1. */
 export function pointsOf(steps: number, rule: Rule): number[] {
@@ -29,7 +29,7 @@ export const analyticIgMethod: Method = async function* (setting) {
 
 /** A capture of all activations that a method needs which begins at the setting's sites. */
 export function captureForRest(setting: MethodSetting): Promise<Capture> {
-  return captureFor(setting, "both", sitesOfRest([...setting.dictionaries.keys()]));
+  return captureFor(setting, "both", sitesToContinueFrom([...setting.dictionaries.keys()]));
 }
 
 /** Shows the work of one site after another as a part of that of all of them. */
@@ -70,7 +70,7 @@ async function meanGradient(
   watchSite: () => Watch,
 ): Promise<Floats> {
   const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
-  const { runner, captured: at, before } = await openRest(setting, captured, { site });
+  const { runner, captured: at, before } = await openContinuation(setting, captured, { site });
   const D = at.width;
   const mean = new Float64Array(captured.plan.forest.backward.size * D);
   const packs = packsOf(setting, captured);
@@ -137,7 +137,7 @@ async function sfcIgEffects(
   watchSite: () => Watch,
 ): Promise<SiteEffects> {
   const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
-  const { site, inputWidth: D, width: F } = dictionary;
+  const { site, inputWidth: D, featureCount: F } = dictionary;
   const { normalization } = await dictionary.encoder();
   const [decoder, bias] = [await dictionary.decoder(), await dictionary.decoderBias()];
   // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD).
@@ -147,7 +147,7 @@ async function sfcIgEffects(
     runner,
     captured: at,
     before,
-  } = await openRest(setting, captured, {
+  } = await openContinuation(setting, captured, {
     site,
     trace({ context: { block }, named }) {
       const f = input(named("f"), dtype, [times(block, "B"), F]);

@@ -4,7 +4,7 @@ import { analyticMethod } from "./analytic.ts";
 import { exactMethod } from "./exact.ts";
 import { analyticIgMethod, sfcIgMethod } from "./integrated.ts";
 import { isIntegrated, type Method, type MethodName, type MethodSetting, type SiteEffects } from "./method.ts";
-import { sitesOfRest } from "./rest.ts";
+import { sitesToContinueFrom } from "./rest.ts";
 import { secantMethod, sitesOfSecant } from "./secant.ts";
 import { sfcMethod, splicedMethod } from "./spliced.ts";
 
@@ -21,7 +21,7 @@ export function needsOf(
 ): { wanted: Wanted; sites: readonly SiteName[] } {
   const wanted = wantedBy(method);
   if (method === "secant") return { wanted, sites: sitesOfSecant(sites, layers) };
-  return { wanted, sites: wanted === "both" ? sitesOfRest(sites) : sites };
+  return { wanted, sites: wanted === "both" ? sitesToContinueFrom(sites) : sites };
 }
 
 /** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */

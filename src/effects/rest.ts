@@ -8,7 +8,7 @@ import type { SiteName } from "../site.ts";
 import type { MethodSetting } from "./method.ts";
 
 /** What is left of a model from a site on. */
-export interface Rest {
+export interface Continuation {
   readonly runner: Runner;
   /** The activations of the site. */
   readonly captured: SiteCapture;
@@ -17,12 +17,12 @@ export interface Rest {
 }
 
 /** The sites whose activations methods need that begin at `sites`: these, and the streams before the blocks that they lie in. */
-export function sitesOfRest(sites: readonly SiteName[]): SiteName[] {
+export function sitesToContinueFrom(sites: readonly SiteName[]): SiteName[] {
   return [...new Set(sites.flatMap((site) => [site, streamBefore(site) ?? site]))];
 }
 
 /** Opens the rest of a model from a site on. */
-export async function openRest(setting: MethodSetting, captured: Capture, from: Entry): Promise<Rest> {
+export async function openContinuation(setting: MethodSetting, captured: Capture, from: Entry): Promise<Continuation> {
   const stream = streamBefore(from.site);
   const before = stream === undefined ? undefined : await captured.site(stream);
   return {

@@ -51,5 +51,7 @@ export async function gradientSums(
     for (let d = 0; d < D; d++) sum[d]! += g[node * D + d]!;
   }
   const decoder = await dictionary.decoder();
-  return total.map((sum) => Float64Array.from({ length: dictionary.width }, (_, i) => dot(sum, 0, decoder, i * D, D)));
+  return total.map((sum) =>
+    Float64Array.from({ length: dictionary.featureCount }, (_, i) => dot(sum, 0, decoder, i * D, D)),
+  );
 }

@@ -62,7 +62,7 @@ async function* splicedEffects(setting: MethodSetting, way: Way): AsyncGenerator
 }
 
 async function spliceHook(dictionary: Dictionary, way: Way, dtype: "float32" | "float64"): Promise<Hook> {
-  const { inputWidth: D, width: F } = dictionary;
+  const { inputWidth: D, featureCount: F } = dictionary;
   // The weights are asked for again when the work comes to the site: those of all sites need not fit into memory together.
   const encoder = encoderForm(await dictionary.encoder());
   const normalized = encoder.rule.normalization !== "none";
@@ -113,7 +113,7 @@ class SplicedSite {
     this.site = site;
     this.#plan = plan;
     this.#D = dictionary.inputWidth;
-    this.#F = dictionary.width;
+    this.#F = dictionary.featureCount;
     this.#nodes = nodes;
     this.#isActive = new Uint8Array(plan.forest.backward.size);
     for (const node of nodes) this.#isActive[node] = 1;

@@ -11,11 +11,11 @@ export interface PrefixForest {
   readonly forward: ForwardNodes;
   readonly backward: BackwardNodes;
   /** For each pair, the backward node of its whole prompts. */
-  readonly endOfPair: Int32Array;
+  readonly endNodeOfPair: Int32Array;
   /** Where the metric sits: each backward node and pair of answers once, weighted with the number of pairs that have them. */
   readonly ends: readonly End[];
   /** For each pair, its entry in `ends`. */
-  readonly entryOfPair: Int32Array;
+  readonly endIndexOfPair: Int32Array;
 }
 
 /** A tree of tokens; a node stands for the prefix that leads to it. */
@@ -72,8 +72,8 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { m
   const groupIndex = new Map<string, number>();
   const ends: { node: number; cleanAnswer: number; patchAnswer: number; weight: number }[] = [];
   const endIndex = new Map<string, number>();
-  const endOfPair = new Int32Array(pairs.length);
-  const entryOfPair = new Int32Array(pairs.length);
+  const endNodeOfPair = new Int32Array(pairs.length);
+  const endIndexOfPair = new Int32Array(pairs.length);
 
   pairs.forEach(({ pair, clean: cleanTokens, patch: patchTokens, cleanAnswer, patchAnswer }, p) => {
     if (cleanTokens.length !== patchTokens.length || cleanTokens.length === 0) {
@@ -98,8 +98,8 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { m
     const e = endIndex.get(endKey) ?? ends.push({ node: at, cleanAnswer, patchAnswer, weight: 0 }) - 1;
     endIndex.set(endKey, e);
     ends[e]!.weight++;
-    endOfPair[p] = at;
-    entryOfPair[p] = e;
+    endNodeOfPair[p] = at;
+    endIndexOfPair[p] = e;
   });
 
   return {
@@ -113,9 +113,9 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { m
       weight: Float64Array.from(weight),
       groups,
     },
-    endOfPair,
+    endNodeOfPair,
     ends,
-    entryOfPair,
+    endIndexOfPair,
   };
 }
 

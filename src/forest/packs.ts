@@ -117,13 +117,13 @@ export function planBatches(
   forest: PrefixForest,
   { wanted, batch }: { readonly wanted: Wanted; readonly batch: number },
 ): Plan {
-  const { forward, backward, ends, endOfPair } = forest;
+  const { forward, backward, ends, endNodeOfPair } = forest;
   if (backward.weight.some((pairs) => pairs > 1)) {
     throw new Error("batches: expected a forest in which nothing is merged");
   }
   const { row, rows, needed, backwardRow, forwardRow } = rolesOf(forest, wanted);
-  const lengthOf = (pair: number) => backward.position[endOfPair[pair]!]! + 1;
-  const order = [...endOfPair.keys()].sort((a, b) => lengthOf(a) - lengthOf(b) || a - b);
+  const lengthOf = (pair: number) => backward.position[endNodeOfPair[pair]!]! + 1;
+  const order = [...endNodeOfPair.keys()].sort((a, b) => lengthOf(a) - lengthOf(b) || a - b);
   const packs: Pack[] = [];
   let longest = 0;
   for (let from = 0; from < order.length; from += batch) {
@@ -131,7 +131,7 @@ export function planBatches(
     const most = Math.max(...pairs.map(lengthOf));
     const n = most <= longestDense ? most : evenRows(most);
     longest = Math.max(longest, n);
-    const last = pairs.map((pair) => endOfPair[pair]!);
+    const last = pairs.map((pair) => endNodeOfPair[pair]!);
     packs.push(
       fillPack(
         "backward",

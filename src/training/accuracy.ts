@@ -2,7 +2,7 @@ import { compile, int64, type Session, type SessionOptions } from "../graph/sess
 import { input } from "../graph/tensor.ts";
 import { contextInputs, forward, type Model, type Weights } from "../models/model.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
-import { contextValues } from "./loss.ts";
+import { rowContext } from "./loss.ts";
 
 export interface CaseAccuracy {
   readonly case: string;
@@ -52,7 +52,7 @@ async function answerMargins(session: Session, pairs: readonly TokenPair[], leng
     tokens.set([...clean, cleanAnswer], i * (length + 1));
   });
   const results = await session.run({
-    ...contextValues({ count: pairs.length, length, tokens }),
+    ...rowContext({ count: pairs.length, length, tokens }),
     ends: int64(
       pairs.map((_, i) => (i + 1) * length - 1),
       pairs.length,

@@ -2,7 +2,7 @@ import { compile, type SessionOptions } from "../graph/session.ts";
 import type { Tensor } from "../graph/tensor.ts";
 import { contextInputs, forward, type Model, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import { contextValues } from "./loss.ts";
+import { rowContext } from "./loss.ts";
 import type { TextSource } from "./text.ts";
 
 /** Mean of a site's activations [D], and the root mean square of what is left when it is subtracted. */
@@ -74,7 +74,7 @@ export async function activationReader(
       for (let row = 0; row < rowsOfPiece; row += rowsOfPass) {
         const count = Math.min(rowsOfPass, rowsOfPiece - row);
         const some = tokens.subarray(row * (length + 1), (row + count) * (length + 1));
-        const results = await session.run(contextValues({ count, length, tokens: some }));
+        const results = await session.run(rowContext({ count, length, tokens: some }));
         for (const site of sites) {
           const values = withoutFirst(results[site]!.data as Float32Array, count, length);
           const size = values.length / count;

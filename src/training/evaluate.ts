@@ -6,7 +6,7 @@ import { constant, input, scalar, type Tensor, where } from "../graph/tensor.ts"
 import { type Context, contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
 import { activationReader, Moments, sinkLimit, withoutFirst, withoutSinks } from "./activations.ts";
-import { contextValues, targetLoss, targetValues } from "./loss.ts";
+import { rowContext, targetLoss, targetValues } from "./loss.ts";
 import type { TextSource } from "./text.ts";
 
 /** How good an SAE is on held-out text, its site alone replaced; the first token of each row (BOS) and other attention sinks stay as they are. */
@@ -69,7 +69,7 @@ export async function evaluateDictionaries(
     for (let i = 0; i < count; i++) {
       if (signal?.aborted) throw new StoppedError("Stopped.");
       const rows = text.rows(i, rowsAtOnce, length);
-      use(await session.run({ ...contextValues(rows), targets: targetValues(rows) }));
+      use(await session.run({ ...rowContext(rows), targets: targetValues(rows) }));
       onProgress(++done, total);
     }
     await session.release();
@@ -129,7 +129,7 @@ interface HeldDictionary {
 }
 
 async function holdDictionary(dictionary: Dictionary): Promise<HeldDictionary> {
-  const { site, inputWidth: D, width: F } = dictionary;
+  const { site, inputWidth: D, featureCount: F } = dictionary;
   const encoder = await dictionary.encoder();
   const { weight, bias, inputBias, activation, normalization } = encoder;
   if (normalization) {

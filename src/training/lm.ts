@@ -3,7 +3,7 @@ import { float32, type SessionOptions } from "../graph/session.ts";
 import type { Model } from "../models/model.ts";
 import { Random } from "../random.ts";
 import { Adam, cosineSchedule, norm } from "./adam.ts";
-import { compileLoss, contextValues, type Rows, targetValues } from "./loss.ts";
+import { compileLoss, type Rows, rowContext, targetValues } from "./loss.ts";
 import { copyGradients, initialise, type Layout, layoutOf, matrixRanges, parameterValues } from "./parameters.ts";
 import type { TextSource } from "./text.ts";
 
@@ -62,7 +62,7 @@ export async function partGradient(
     async run(step, part, weights, gradient) {
       const piece: Rows = text.rows(`${step}/${part}`, rows / parts, length);
       const results = await session.run({
-        ...contextValues(piece),
+        ...rowContext(piece),
         targets: targetValues(piece),
         weight,
         ...parameterValues(layout, weights),

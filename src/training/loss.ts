@@ -71,7 +71,7 @@ export function compileLoss(
 }
 
 /** The inputs of a forward pass over rows: `tokens`, `positions`, `mask`. */
-export function contextValues(rows: Rows): Record<"tokens" | "positions" | "mask", Value> {
+export function rowContext(rows: Rows): Record<"tokens" | "positions" | "mask", Value> {
   const { count, length: T } = rows;
   const tokens = new BigInt64Array(count * T);
   const positions = new BigInt64Array(count * T);
@@ -108,7 +108,7 @@ export async function meanLoss(
   const x = forward(model, weights, context, (_, site) => site);
   const targets = input("targets", "int64", context.tokens.shape);
   const session = await compile({ loss: targetLoss(model, weights, x, targets).sum() }, options);
-  const results = await session.run({ ...contextValues(rows), targets: targetValues(rows) });
+  const results = await session.run({ ...rowContext(rows), targets: targetValues(rows) });
   await session.release();
   return Number(results.loss!.data[0]) / (rows.count * rows.length);
 }

@@ -99,7 +99,7 @@ const harmless = {
 };
 
 /** @throws UserError for settings of another place or size, or that nobody knows */
-function checkConfig(config: SettingsReader, { inputWidth, width, name }: Dictionary): void {
+function checkConfig(config: SettingsReader, { inputWidth, featureCount: width, name }: Dictionary): void {
   const [trainer, buffer] = [config.inner("trainer"), config.inner("buffer")];
   for (const place of [config, trainer]) {
     place.size("activation_dim", inputWidth, name);

@@ -70,7 +70,7 @@ export async function openGemmaScope2(source: ByteSource, folder: Folder, path: 
       ...(typeof l0 === "number" ? { meanActive: l0 } : {}),
       ...(fields ? { sha256 } : {}),
     });
-    settings.size("width", dictionary.width, dictionary.name);
+    settings.size("width", dictionary.featureCount, dictionary.name);
     settings.done();
     return dictionary;
   } catch (error) {

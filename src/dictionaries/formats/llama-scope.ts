@@ -77,7 +77,7 @@ export async function openLlamaScope(folder: Folder): Promise<Dictionary> {
       sha256: () => identity(folder, settingsFile, weightsFile, source),
     });
     settings.size("d_model", dictionary.inputWidth, dictionary.name);
-    settings.size("d_sae", dictionary.width, dictionary.name);
+    settings.size("d_sae", dictionary.featureCount, dictionary.name);
     settings.done();
     return dictionary;
   } catch (error) {

@@ -49,9 +49,9 @@ export async function openQwenScope(source: ByteSource, path: string): Promise<D
       trainedOn: { ...(model !== undefined && { model }) },
       known: held === undefined ? [] : ["k"],
     });
-    if (named?.[1] !== undefined && Number(named[1]) * 1024 !== dictionary.width) {
+    if (named?.[1] !== undefined && Number(named[1]) * 1024 !== dictionary.featureCount) {
       throw new UserError(
-        `SAE width: expected ${Number(named[1]) * 1024}, as the folder's name says, got ${dictionary.width} in ${path}. Give it its name back.`,
+        `SAE width: expected ${Number(named[1]) * 1024}, as the folder's name says, got ${dictionary.featureCount} in ${path}. Give it its name back.`,
       );
     }
     return dictionary;

@@ -45,7 +45,7 @@ export async function openSaeLens(folder: Folder): Promise<Dictionary> {
       sha256: () => identity(folder, configFile, weightsFile, source),
     });
     config.size("d_in", dictionary.inputWidth, dictionary.name);
-    config.size("d_sae", dictionary.width, dictionary.name);
+    config.size("d_sae", dictionary.featureCount, dictionary.name);
     config.harmless(...harmless);
     config.inner("metadata").harmless(...harmless);
     config.done();

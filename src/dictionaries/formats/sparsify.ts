@@ -51,7 +51,7 @@ export async function openSparsify(folder: Folder): Promise<Dictionary> {
     });
     settings.size("d_in", dictionary.inputWidth, dictionary.name);
     // 0 means that expansion_factor tells.
-    if (settings.get("num_latents") !== 0) settings.size("num_latents", dictionary.width, dictionary.name);
+    if (settings.get("num_latents") !== 0) settings.size("num_latents", dictionary.featureCount, dictionary.name);
     settings.done();
     return dictionary;
   } catch (error) {
