@@ -105,7 +105,7 @@ afterAll(() => expected.source.close());
 describe("codes and reconstructions are those of the library:", () => {
   test.each(formats)("%s", async (path, key, site, kind) => {
     const dictionary = await openDictionary(root, path);
-    expect(dictionary).toMatchObject({ site, kind, inputWidth: D, width: F });
+    expect(dictionary).toMatchObject({ site, kind, inputWidth: D, featureCount: F });
     const { codes, reconstruction, margins } = await apply(dictionary, x);
     const byDefinition = largestGap(codes, await expected.read(`${key}/codes`), margins);
     expect(byDefinition.gap).toBeLessThan(1e-5);

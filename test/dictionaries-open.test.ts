@@ -38,7 +38,7 @@ describe("SAEs that SAELens saved give its codes and reconstructions:", () => {
     ["earlier/resid_post.1", "resid_post.1", "relu"],
   ])("%s", async (path, site, kind) => {
     const dictionary = await openSaeLens(await openFolder(`${fixtures}/${path}`));
-    expect(dictionary).toMatchObject({ site, kind, inputWidth: D, width: F });
+    expect(dictionary).toMatchObject({ site, kind, inputWidth: D, featureCount: F });
     const { codes, reconstruction } = await apply(dictionary, x);
     expectClose(codes, await expected.read(`${path}/codes`), "codes");
     expectClose(reconstruction, await expected.read(`${path}/reconstruction`), "reconstruction");
@@ -120,7 +120,7 @@ const metadata = { model_name: "demo" };
 describe("a saved dictionary", () => {
   test.each(["float32", "float16"] as const)("in %s reads as it was", async (dtype) => {
     const dictionary = await openSaeLens(memoryFolder("attn_out.2", saveSaeLens(sae, { dtype, metadata })));
-    expect(dictionary).toMatchObject({ site: "attn_out.2", kind: "jumprelu", inputWidth: D, width: F });
+    expect(dictionary).toMatchObject({ site: "attn_out.2", kind: "jumprelu", inputWidth: D, featureCount: F });
     const { weight, inputBias, activation } = await dictionary.encoder();
     const digits = dtype === "float32" ? 7 : 2;
     weight.forEach((w, i) => void expect(w).toBeCloseTo(sae.encoder[i]!, digits));
@@ -275,7 +275,7 @@ describe("a dummy dictionary", () => {
 
   test("says what it is", () => {
     expect(dummy.name).toBe("dummy (random unit decoder rows)");
-    expect(dummy).toMatchObject({ kind: "topk", inputWidth: D, width: F, site: "resid_post.1" });
+    expect(dummy).toMatchObject({ kind: "topk", inputWidth: D, featureCount: F, site: "resid_post.1" });
   });
 
   test("has decoder rows of length 1 in all directions, and their transpose as encoder", async () => {
