@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import {
   chmodSync,
+  closeSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
@@ -38,6 +39,7 @@ afterEach(() => rmSync(home, { recursive: true, force: true }));
 const writeInPlace = () => {
   const handle = openSync(file, "r+");
   writeSync(handle, "9", 0);
+  closeSync(handle);
 };
 
 describe("an input that changes", () => {

@@ -71,7 +71,9 @@ describe.each(["llama-gqa", "gemma2", "gpt2", "gpt_neox"])(`secant effects on %s
         change = forest.ends.reduce((sum, { weight }, e) => sum + weight * (patch[e]! - clean[e]!), 0);
       },
     };
-    return { effects: await sums(setting), change };
+    const effects = await sums(setting);
+    await checkpoint.close();
+    return { effects, change };
   };
 
   it("add up to m(patch) − m(clean) at every residual site, the better the more points", async () => {
