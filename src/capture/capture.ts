@@ -27,6 +27,11 @@ export interface Capture {
   readonly patchMetric: Float64Array;
   /** One site at a time, so that only one is in memory. */
   site(name: SiteName): Promise<SiteCapture>;
+  /**
+   * Some of the activations that are kept: x[nodes,D] with their forward nodes, those of at most four packs that are spread over all. Of a long capture
+   * this reads much less than `site`.
+   */
+  sample(name: SiteName): Promise<{ readonly nodes: readonly number[]; readonly x: Floats }>;
   /** Backward nodes where Δ and g can differ from 0: changed prefixes; in the last block only the ends, which alone have a gradient at its sites. */
   activeNodes(name: SiteName): Int32Array;
 }
@@ -71,6 +76,8 @@ export async function captureAll(
   }
 }
 
+const sampledPacks = 4;
+
 interface Metrics {
   readonly clean: Float64Array;
   readonly patch: Float64Array;
@@ -113,6 +120,27 @@ function captureOf(
         if (gradients) addRows(g, gradients, D, (i) => pack.node[nodes[i]!]!);
       }
       return { site: name, width: D, x, g };
+    },
+    async sample(name) {
+      const D = model.sites[parseSite(name).kind]!;
+      const count = Math.min(sampledPacks, packs.length);
+      const nodes: number[] = [];
+      const parts: Floats[] = [];
+      for (let i = 0; i < count; i++) {
+        const k = Math.floor((i * packs.length) / count);
+        const pack = packs[k]!;
+        const rows = await results.read(first + k, "value", name, "x");
+        if (!rows) continue;
+        parts.push(rows);
+        for (const row of pack.keep) nodes.push(forwardNode(plan, pack, row));
+      }
+      const x = newFloats(dtype, nodes.length * D);
+      let at = 0;
+      for (const part of parts) {
+        x.set(part, at);
+        at += part.length;
+      }
+      return { nodes, x };
     },
     activeNodes: (name) => activeNodes(model, forest, name),
   };

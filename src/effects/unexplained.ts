@@ -5,8 +5,8 @@ import { directionsOf } from "./directions.ts";
 
 /**
  * The share of the variance of a site's activations that a dictionary leaves unexplained on the run's own prompts: Σ‖x − x̂‖² / Σ‖x − mean‖², 0 for a
- * perfect one, 1 for one that knows the mean alone, more for a worse one. It is taken over at most 256 of the activations that are kept, spread over
- * all of them; those of first tokens, which are of another size, do not count.
+ * perfect one, 1 for one that knows the mean alone, more for a worse one. It is taken over at most 256 of the activations that are kept, of packs that are
+ * spread over all of them; those of first tokens, which are of another size, do not count.
  *
  * @returns null where fewer than two activations, or equal ones alone, are kept
  */
@@ -15,14 +15,15 @@ export async function unexplainedShare(
   dictionary: Dictionary,
   codes: CodeReader,
 ): Promise<number | null> {
-  const { x, width: D } = await capture.site(dictionary.site);
-  const { row, forest } = capture.plan;
-  const kept = [...row.keys()].filter((node) => row[node]! >= 0 && forest.forward.position[node]! > 0);
+  const { position } = capture.plan.forest.forward;
+  const D = dictionary.inputWidth;
+  const { nodes, x } = await capture.sample(dictionary.site);
+  const kept = nodes.flatMap((node, row) => (position[node]! > 0 ? [row] : []));
   const count = Math.min(chunkRows, kept.length);
   if (count < 2) return null;
   const sample = x.slice(0, count * D);
   for (let i = 0; i < count; i++) {
-    const from = row[kept[Math.floor((i * kept.length) / count)]!]! * D;
+    const from = kept[Math.floor((i * kept.length) / count)]! * D;
     sample.set(x.subarray(from, from + D), i * D);
   }
   const sparse = await codes.encode(dictionary, sample);
