@@ -69,7 +69,7 @@ export {
   readPairs,
   writePairs,
 } from "./prompts/read-pairs.ts";
-export type { Tokenizer } from "./prompts/tokenizer.ts";
+export { loadTokenizer, type Tokenizer } from "./prompts/tokenizer.ts";
 export { type EffectQuery, type EffectRow, type NodeRow, type Run, type RunPair, readRun } from "./results/read-run.ts";
 export type { FeatureQuery } from "./results/tables.ts";
 export { type SiteKind, type SiteName, siteKinds } from "./site.ts";
