@@ -40,6 +40,8 @@ describe("a model's activations of plain prompts", () => {
     );
     expect(all.tokens).toEqual(prompts.map(({ prompt }) => model.tokenizer.encode(prompt)));
     expect(plain.tokens).toEqual(all.tokens);
+    // Without answers there is no metric, and nothing that could be taken for its gradient.
+    expect(Object.keys(plain).sort()).toEqual(["tokens", "width", "x"]);
     for (const [p, prompt] of prompts.entries()) {
       const alone = await model.capture([prompt], sites);
       expect(all.m[p]).toBeCloseTo(alone.m[0]!, 4);
@@ -155,6 +157,9 @@ describe("an analysis by the library", () => {
     expect([...new Set(phases)]).toEqual(expect.arrayContaining(["capture", "effects", "checks", "writing"]));
     expect(result.checks.length).toBe(4);
     expect(result.checks.every(({ passed }) => passed)).toBe(true);
+    // The embedded model's own SAEs give back nearly all of it.
+    for (const share of Object.values(result.unexplained)) expect(share).toBeLessThan(0.1);
+    expect(Object.keys(result.unexplained)).toEqual(result.sites);
 
     const top = result.top({ site: "resid_post.3", k: 4, split: "test", case: "nounpp_plural" });
     expect(top.map(({ rank }) => rank)).toEqual([1, 2, 3, 4]);

@@ -122,6 +122,32 @@ describe("the steps of an analysis, in memory", () => {
     );
   });
 
+  it("of secant take as many points for the sites that are left as for all", async () => {
+    const asked = {
+      ...options,
+      sae_source: "dummy",
+      sites: "embed,resid_post",
+      layers: null,
+      method: "secant",
+    } as const;
+    await using job = await openJob(asked);
+    const secant = { ...input, dictionaries: job.dictionaries, options: asked };
+    const prepared = prepare(pairs(), asked);
+    const { ranking } = await analysePairs(secant, prepared, memoryPlaces(), emptyRecord(), quiet());
+
+    const store = memoryStore();
+    const tables = memoryPlaces().tables;
+    const interrupted: Places = { ...memoryPlaces(), tables, store: () => store };
+    const stop = quiet(() => tables.effects.size === 1);
+    await expect(analysePairs(secant, prepared, interrupted, emptyRecord(), stop)).rejects.toThrow(StoppedError);
+    expect([...tables.effects.keys()]).toEqual(["embed"]);
+    const again = await analysePairs(secant, prepared, interrupted, emptyRecord(), quiet());
+    for (const [i, { site, splits }] of ranking.sites.entries()) {
+      const got = again.ranking.sites[i]!.splits.train!;
+      expect(Math.abs(got.importance / splits.train!.importance - 1), site).toBeLessThan(1e-5);
+    }
+  });
+
   it("can be taken one by one", async () => {
     const { tables } = memoryPlaces();
     const prepared = prepare(pairs(), options);

@@ -204,6 +204,12 @@ describe("hooks", () => {
     expect(Math.abs((up - down) / (2 * h) - gradient)).toBeLessThan(1e-6 * Math.max(1, Math.abs(gradient)));
   });
 
+  it.each(["attn_out.9", "resid_post.7"])("at %s, which the model does not have, are refused", async (site) => {
+    await expect(both({}, { hooks: new Map([[site, {}]]) })).rejects.toThrow(`the model has no site ${site}`);
+    const { streamed } = await openBoth(name);
+    await expect(runModel(streamed, [], { hooks: new Map([[site, {}]]) })).rejects.toThrow(site);
+  });
+
   it.each(["resid_post.0", "attn_z.0", "mlp_out.1", "embed", "resid_post.last"])(
     "an entry at %s goes on from what stood there, and gives the gradient there",
     async (text) => {

@@ -11,7 +11,7 @@ import { pieceGraphs } from "../src/capture/piece-graphs.ts";
 import { memoryStore, type Store } from "../src/capture/store.ts";
 import { StoppedError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
-import { planCapture, planMetric } from "../src/forest/packs.ts";
+import { type Plan, planCapture, planMetric } from "../src/forest/packs.ts";
 import { writeOnnx } from "../src/graph/onnx.ts";
 import { sessionPool } from "../src/graph/session.ts";
 import { input } from "../src/graph/tensor.ts";
@@ -322,6 +322,15 @@ describe("16-bit checkpoints", () => {
   });
 });
 
+/** Activations and gradients at every site are the same with streamed weights, in float64. */
+async function expectStreamedAsHeld(model: Model, checkpoint: Checkpoint, plan: Plan): Promise<void> {
+  const options = { sites: allSites(model) };
+  const weights = await heldWeights(model, checkpoint, "float64");
+  const held = await capture(loadedModel(model, weights, { dtype: "float64" }), plan, options);
+  const streamed = loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" });
+  await expectSame(await capture(streamed, plan, options), held, 1e-12);
+}
+
 describe("shapes that could be mistaken", () => {
   const random = new Random(seed + 1);
   /** A checkpoint of random weights for a changed config. */
@@ -346,17 +355,7 @@ describe("shapes that could be mistaken", () => {
     const { model, checkpoint } = await made(name, change);
     const pairs = [pairOf([1, 50, 9, 12], [1, 60, 9, 13], 20, 21), pairOf([1, 50, 8, 12], [1, 50, 9, 12], 20, 22)];
     const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
-    const options = { sites: allSites(model) } as const;
-    const held = await capture(
-      loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
-      plan,
-      options,
-    );
-    await expectSame(
-      await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, options),
-      held,
-      1e-12,
-    );
+    await expectStreamedAsHeld(model, checkpoint, plan);
   });
 
   it("more answers at a prompt than a pack has rows", async () => {
@@ -365,17 +364,7 @@ describe("shapes that could be mistaken", () => {
     const asked = pairs.filter(({ cleanAnswer, patchAnswer }) => cleanAnswer !== patchAnswer);
     const plan = planCapture(prefixForest(asked), { wanted: "changed" });
     expect(plan.packs[0]!.metric.row.length).toBeGreaterThan(plan.packs[0]!.tokens.length);
-    const options = { sites: allSites(model) } as const;
-    const held = await capture(
-      loadedModel(model, await heldWeights(model, checkpoint, "float64"), { dtype: "float64" }),
-      plan,
-      options,
-    );
-    await expectSame(
-      await capture(loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" }), plan, options),
-      held,
-      1e-12,
-    );
+    await expectStreamedAsHeld(model, checkpoint, plan);
   });
 });
 

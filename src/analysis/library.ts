@@ -123,8 +123,12 @@ export function openModel(source: string, options: ModelOptions = {}): Promise<L
           sites: readonly S[],
           watching: Watching = {},
         ) =>
-          watched(watching, ({ set, stopped }) =>
-            capturePrompts(loaded, tokenizer, prompts, sites, { onProgress: set, stopped }),
+          watched(
+            watching,
+            ({ set, stopped }) =>
+              capturePrompts(loaded, tokenizer, prompts, sites, { onProgress: set, stopped }) as Promise<
+                PromptGradients<S>
+              >,
           ),
         close,
         [Symbol.asyncDispose]: close,
@@ -191,7 +195,7 @@ export function openSaes(source: string | null, options: SaeOptions): Promise<Sa
 export interface AnalyseOptions extends Watching {
   /** Default: `analytic`. */
   readonly method?: MethodName;
-  /** Of the integrated methods. Default: 10. */
+  /** Of the integrated methods, 10 by default; points of `secant`, 4 by default, 8 with the site `embed`. */
   readonly steps?: number;
   /** Of the integrated methods. Default: `midpoint`. */
   readonly rule?: Rule;
@@ -231,6 +235,8 @@ export interface AnalysisResult {
   readonly accuracy: readonly CaseAccuracy[];
   /** Whether the effects add up at every site, and whether the prefix forest agrees with separate examples. */
   readonly checks: readonly Check[];
+  /** By site, the share of the variance of its activations on these prompts that its SAE leaves unexplained; null where there is none to explain. */
+  readonly unexplained: Readonly<Record<SiteName, number | null>>;
   readonly warnings: readonly string[];
   /** Sites and layers with their strongest features: what `sfc run` writes to ranking.json. */
   readonly ranking: Ranking;
@@ -294,6 +300,7 @@ export function analyse(
       rejected: usable.rejected,
       accuracy: record.accuracy,
       checks: record.checks,
+      unexplained: record.unexplained ?? {},
       warnings: record.warnings,
       ranking: found.ranking,
       ablation: found.ablation,

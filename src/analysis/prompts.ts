@@ -40,6 +40,7 @@ export interface PromptGradients<S extends SiteName = SiteName> extends PromptAc
 /**
  * Runs a model on prompts; a prefix that several of them share is computed once.
  *
+ * @returns gradients and metric only where prompts have answers
  * @param sites where activations are read, as `resid_post.3` or `embed`
  * @throws UserError if a site does not exist, a prompt is too long, or an answer is not one token; StoppedError
  */
@@ -49,7 +50,7 @@ export async function capturePrompts<S extends SiteName>(
   prompts: readonly (string | AnsweredPrompt)[],
   sites: readonly S[],
   watch: Watch = {},
-): Promise<PromptGradients<S>> {
+): Promise<PromptActivations<S> | PromptGradients<S>> {
   const width = Object.fromEntries(sites.map((site) => [site, widthOf(loaded, site)])) as Record<S, number>;
   const answered = prompts.some((prompt) => typeof prompt !== "string");
   const pairs = prompts.map((prompt) => tokensOf(loaded, tokenizer, prompt, answered));
@@ -59,7 +60,7 @@ export async function capturePrompts<S extends SiteName>(
   const { packs } = planCapture(forest, { wanted: "none" });
   const everywhere = () =>
     Object.fromEntries(sites.map((site) => [site, newFloats(loaded.dtype, backward.size * width[site])]));
-  const nodes: Record<Found["kind"], Record<string, Floats>> = { value: everywhere(), gradient: everywhere() };
+  const nodes = { value: everywhere(), gradient: answered ? everywhere() : {} };
   const metric = new Float64Array(ends.length);
   const jobs = packs.map((pack): Job => {
     return {
@@ -99,10 +100,10 @@ export async function capturePrompts<S extends SiteName>(
         return [site, rows];
       }),
     ) as Record<S, Floats[]>;
+  const activations = { tokens: pairs.map(({ clean }) => clean), width, x: rowsOf("value") };
+  if (!answered) return activations;
   return {
-    tokens: pairs.map(({ clean }) => clean),
-    width,
-    x: rowsOf("value"),
+    ...activations,
     g: rowsOf("gradient"),
     m: Float64Array.from(endIndexOfPair, (entry) => metric[entry]!),
   };

@@ -11,6 +11,7 @@ import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
 import type { MethodName, MethodSetting, Rule } from "../effects/method.ts";
 import { effectsOf, needsOf, wantedBy } from "../effects/methods.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
+import { secantSteps } from "../effects/secant.ts";
 import { patchStrongest } from "../effects/strongest.ts";
 import { countPairs, nodesTable } from "../effects/sums.ts";
 import { unexplainedShare } from "../effects/unexplained.ts";
@@ -39,8 +40,9 @@ const checkedPairs = 16;
 /** What an analysis computes. */
 export interface AnalysisOptions {
   readonly method: MethodName;
-  /** Of the integrated methods alone. */
+  /** Of the integrated methods and `secant`. */
   readonly steps?: number;
+  /** Of the integrated methods alone. */
   readonly rule?: Rule;
   readonly score: Score;
   /** Features listed per site and split in the ranking. */
@@ -174,7 +176,8 @@ async function writeEffects(
   reporter: Pick<Reporter, "set" | "stopped">,
   { onCheck, beforeWrite, onWork }: EffectsEvents,
 ): Promise<void> {
-  const { method, steps, rule } = options;
+  const { method, rule } = options;
+  const steps = settledSteps(options, dictionaries);
   const left: [SiteName, Dictionary][] = [];
   for (const entry of dictionaries) if (!(await tables.hasEffects(entry[0]))) left.push(entry);
   if (left.length === 0) return;
@@ -200,6 +203,14 @@ async function writeEffects(
     // The other methods count their passes.
     if (method === "analytic") reporter.set(++done, dictionaries.size);
   }
+}
+
+/** How many steps a method takes: for `secant` that depends on all sites, not on those that are left or sampled. */
+function settledSteps(
+  { method, steps }: AnalysisOptions,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+): number | undefined {
+  return steps ?? (method === "secant" ? secantSteps([...dictionaries.keys()]) : undefined);
 }
 
 /** The score asked for, of one site, unless the tables have it. */
@@ -270,7 +281,7 @@ function meanChange({ pairs, forest }: Prepared, { cleanMetric, patchMetric }: C
   return Object.fromEntries([...sums].map(([split, { pairs: count, sum }]) => [split, sum / count]));
 }
 
-/** Step 4: ranks the features of all sites. */
+/** Step 5: ranks the features of all sites. */
 export function rankStep(
   { dictionaries, options: { score, top } }: AnalysisInput,
   prepared: Prepared,
@@ -282,19 +293,21 @@ export function rankStep(
 }
 
 /**
- * Step 5: patches the strongest features by themselves, on a sample of train pairs, and puts what they do beside their effects.
+ * Step 6: patches the strongest features by themselves, on a sample of train pairs, and puts what they do beside their effects.
  *
  * @param flops floating-point operations that the patches may take
  * @returns undefined where the method is `exact`, or so few operations allow none
  */
 export async function exactStep(
-  { loaded, tokenizer, dictionaries, options: { method, steps, rule } }: AnalysisInput,
+  { loaded, tokenizer, dictionaries, options }: AnalysisInput,
   { pairs }: Prepared,
   ranking: Ranking,
   flops: number,
   watch: Watch = {},
 ): Promise<Ranking | undefined> {
+  const { method, rule } = options;
   if (method === "exact") return undefined;
+  const steps = settledSteps(options, dictionaries);
   const split = pairs.some(({ pair }) => pair.split === "train") ? "train" : "test";
   const members = pairs.filter(({ pair }) => pair.split === split);
   const ranked = new Map(ranking.sites.map(({ site, splits }) => [site, splits[split]?.top ?? []]));
@@ -309,7 +322,7 @@ export async function exactStep(
   return sample && withExact(ranking, split, members.length, sample);
 }
 
-/** Step 6: what the strongest features stand for, and what the model does without them; undefined where that cannot be told. */
+/** Step 7: what the strongest features stand for, and what the model does without them; undefined where that cannot be told. */
 export function meaningStep(
   { loaded, tokenizer, dictionaries }: AnalysisInput,
   captured: Capture,

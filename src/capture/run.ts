@@ -1,4 +1,5 @@
 import { isStreamed, type LoadedModel } from "../models/weights.ts";
+import { parseSite } from "../site.ts";
 import { heldRunner } from "./held.ts";
 import type { Job } from "./hooks.ts";
 import type { Results, Runner, RunOptions, Watch } from "./runner.ts";
@@ -6,6 +7,13 @@ import { streamedRunner } from "./streamed.ts";
 
 /** Opens a runner for weights that are held, or for those that are streamed: both take the same hooks. */
 export function openRunner(loaded: LoadedModel, options: RunOptions = {}): Runner {
+  const { model } = loaded;
+  for (const site of [...(options.hooks?.keys() ?? []), ...(options.from ? [options.from.site] : [])]) {
+    const { kind, layer } = parseSite(site);
+    if (model.sites[kind] === undefined || layer >= model.layers) {
+      throw new Error(`internal: the model has no site ${site}`);
+    }
+  }
   return isStreamed(loaded.weights)
     ? streamedRunner(loaded, loaded.weights, options)
     : heldRunner(loaded, loaded.weights, options);

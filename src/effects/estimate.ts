@@ -151,9 +151,11 @@ export function methodCost(
     case "secant": {
       const sites = all.map(({ site }) => site);
       const [K, share] = [givenSteps ?? secantSteps(sites), Math.max(...sites.map(rest))];
+      // The stream and what attention writes, of every block from the lowest site on, and ḡ of the dictionaries' sites.
+      const activations = (2 * share * model.layers + 1) * model.width * plan.rows;
       return {
         flops: K * tight * share * passes,
-        memory: streams(K * tight) + number * nodes.size * sum(({ inputWidth }) => inputWidth),
+        memory: streams(K * tight) + number * (activations + nodes.size * sum(({ inputWidth }) => inputWidth)),
         sweeps: 2 * waves(K * tight) * share,
       };
     }

@@ -1,5 +1,6 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Floats, Job } from "../capture/hooks.ts";
+import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
@@ -144,7 +145,7 @@ async function exactEffects(
   const { site, inputWidth: D } = dictionary;
   const rest = await openContinuation(setting, captured, { site });
   const rows = new RowBuilder(site);
-  const queue = new PatchQueue(rest, captured, subtrees);
+  const queue = new PatchQueue(rest, captured, subtrees, { stopped: setting.stopped });
   try {
     for (const { node, changes, deltaError, directions } of patches) {
       if (changes.length === 0) continue;
@@ -265,6 +266,7 @@ class PatchQueue {
   readonly #rest: Continuation;
   readonly #captured: Capture;
   readonly #subtrees: Subtrees;
+  readonly #watch: Watch;
   readonly #blocks: number;
   #x: Floats;
   #node: Int32Array;
@@ -277,7 +279,8 @@ class PatchQueue {
   #after: (() => void)[] = [];
   readonly #jobs: Job[] = [];
 
-  constructor(rest: Continuation, captured: Capture, subtrees: Subtrees) {
+  constructor(rest: Continuation, captured: Capture, subtrees: Subtrees, watch: Watch) {
+    this.#watch = watch;
     this.#rest = rest;
     this.#captured = captured;
     this.#subtrees = subtrees;
@@ -346,7 +349,7 @@ class PatchQueue {
   }
 
   async #run(): Promise<void> {
-    await this.#rest.runner.run(this.#jobs.splice(0));
+    await this.#rest.runner.run(this.#jobs.splice(0), this.#watch);
     for (const done of this.#after.splice(0)) done();
   }
 

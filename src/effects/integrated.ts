@@ -12,7 +12,15 @@ import { captureFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
 import { defaultSteps, type Method, type MethodSetting, type Rule, type SiteEffects } from "./method.ts";
-import { cleanRow, gatherRows, openContinuation, patchRow, rowsValue, sitesToContinueFrom } from "./rest.ts";
+import {
+  type Continuation,
+  cleanRow,
+  gatherRows,
+  openContinuation,
+  patchRow,
+  rowsValue,
+  sitesToContinueFrom,
+} from "./rest.ts";
 
 /** α of the K points on the way from the clean activation, 0, to the patch activation, 1. */
 export function pointsOf(steps: number, rule: Rule): number[] {
@@ -69,31 +77,38 @@ async function meanGradient(
   site: SiteName,
   watchSite: () => Watch,
 ): Promise<Floats> {
-  const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
-  const { runner, captured: at, before } = await openContinuation(setting, captured, { site });
+  const { steps = defaultSteps, dtype } = setting;
+  const continuation = await openContinuation(setting, captured, { site });
+  const { captured: at } = continuation;
   const D = at.width;
   const mean = new Float64Array(captured.plan.forest.backward.size * D);
-  const packs = packsOf(setting, captured);
-  const jobs = packs.flatMap((pack) => {
-    const nodeOf = (row: number) => pack.node[row]!;
-    return pointsOf(steps, rule).map(
-      (α): Job => ({
-        pack,
-        ...before(pack, nodeOf),
-        inputs: () => ({ x: rowsValue(between(pack, at, captured, α), D) }),
-        found({ tensors }) {
-          addNodeRows(mean, pack, tensors.x!, D, 1 / steps);
-          return undefined;
-        },
-      }),
-    );
-  });
+  await runAtPoints(setting, captured, continuation, watchSite(), (pack, α) => ({
+    inputs: () => ({ x: rowsValue(between(pack, at, captured, α), D) }),
+    found({ tensors }) {
+      addNodeRows(mean, pack, tensors.x!, D, 1 / steps);
+      return undefined;
+    },
+  }));
+  return dtype === "float64" ? mean : Float32Array.from(mean);
+}
+
+/** Runs what is left of the model at every point on the way from clean to patch, and gives it back. */
+async function runAtPoints(
+  setting: MethodSetting,
+  captured: Capture,
+  { runner, before }: Continuation,
+  watch: Watch,
+  at: (pack: Pack, α: number) => Pick<Job, "inputs" | "found">,
+): Promise<void> {
+  const { steps = defaultSteps, rule = "midpoint" } = setting;
+  const jobs = packsOf(setting, captured).flatMap((pack) =>
+    pointsOf(steps, rule).map((α): Job => ({ pack, ...before(pack, (row) => pack.node[row]!), ...at(pack, α) })),
+  );
   try {
-    await runner.run(jobs, watchSite());
+    await runner.run(jobs, watch);
   } finally {
     await runner.release();
   }
-  return dtype === "float64" ? mean : Float32Array.from(mean);
 }
 
 /** x_clean + α(x_patch − x_clean) [N,D] at the nodes of a pack's rows. */
@@ -136,18 +151,14 @@ async function sfcIgEffects(
   reader: CodeReader,
   watchSite: () => Watch,
 ): Promise<SiteEffects> {
-  const { steps = defaultSteps, rule = "midpoint", dtype } = setting;
+  const { steps = defaultSteps, dtype } = setting;
   const { site, inputWidth: D, featureCount: F } = dictionary;
   const { normalization } = await dictionary.encoder();
   const [decoder, bias] = [await dictionary.decoder(), await dictionary.decoderBias()];
   // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD).
   const codeBias = normalization ? undefined : bias;
   const make = dtype === "float64" ? Float64Array : Float32Array;
-  const {
-    runner,
-    captured: at,
-    before,
-  } = await openContinuation(setting, captured, {
+  const continuation = await openContinuation(setting, captured, {
     site,
     trace({ context: { block }, named }) {
       const f = input(named("f"), dtype, [times(block, "B"), F]);
@@ -161,6 +172,7 @@ async function sfcIgEffects(
       ...(codeBias && { decoder_bias: floatValue(make.from(codeBias), D) }),
     }),
   });
+  const { captured: at } = continuation;
   const sparse = await reader.encode(dictionary, at.x);
   const errors = { ...at, x: errorsOf(at.x, sparse, decoder, codeBias) };
   const pairOf = (node: number): CodePair => ({
@@ -175,40 +187,27 @@ async function sfcIgEffects(
     slopes.set(node, of);
   }
   const errorGradient = new Float64Array(captured.plan.forest.backward.size * D);
-  const packs = packsOf(setting, captured);
-  const jobs = packs.flatMap((pack) => {
-    const nodeOf = (row: number) => pack.node[row]!;
-    return pointsOf(steps, rule).map(
-      (α): Job => ({
-        pack,
-        ...before(pack, nodeOf),
-        inputs() {
-          const f = new make(pack.tokens.length * F);
-          pack.node.forEach((node, row) => {
-            if (node < 0) return;
-            const codes = pairOf(node);
-            addCodes(f, row * F, codes.clean, 1 - α);
-            addCodes(f, row * F, codes.patch, α);
-          });
-          return { f: rowsValue(f, F), error: rowsValue(between(pack, errors, captured, α), D) };
-        },
-        found({ kind, tensors: { f, error } }) {
-          if (kind === "value") return undefined;
-          pack.node.forEach((node, row) => {
-            const of = slopes.get(node);
-            for (const [feature, slope] of of ?? []) of!.set(feature, slope + f![row * F + feature]! / steps);
-          });
-          addNodeRows(errorGradient, pack, error!, D, 1 / steps);
-          return undefined;
-        },
-      }),
-    );
-  });
-  try {
-    await runner.run(jobs, watchSite());
-  } finally {
-    await runner.release();
-  }
+  await runAtPoints(setting, captured, continuation, watchSite(), (pack, α) => ({
+    inputs() {
+      const f = new make(pack.tokens.length * F);
+      pack.node.forEach((node, row) => {
+        if (node < 0) return;
+        const codes = pairOf(node);
+        addCodes(f, row * F, codes.clean, 1 - α);
+        addCodes(f, row * F, codes.patch, α);
+      });
+      return { f: rowsValue(f, F), error: rowsValue(between(pack, errors, captured, α), D) };
+    },
+    found({ kind, tensors: { f, error } }) {
+      if (kind === "value") return undefined;
+      pack.node.forEach((node, row) => {
+        const of = slopes.get(node);
+        for (const [feature, slope] of of ?? []) of!.set(feature, slope + f![row * F + feature]! / steps);
+      });
+      addNodeRows(errorGradient, pack, error!, D, 1 / steps);
+      return undefined;
+    },
+  }));
   const change = new Float64Array(D);
   return {
     rows: codeEffects(

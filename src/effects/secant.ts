@@ -47,6 +47,8 @@ export function sitesOfSecant(sites: readonly SiteName[], layers: number): SiteN
 const lowestStream = (sites: readonly SiteName[]) =>
   Math.min(...sites.map((site) => streamLayer(site) ?? parseSite(site).layer));
 
+type Activations = Pick<SiteCapture, "x" | "width">;
+
 /** A capture with ḡ in place of the gradients at the clean prompts, at the setting's sites. */
 export async function secantGradients(setting: MethodSetting, captured: Capture): Promise<Capture> {
   const { model, dtype, dictionaries, steps: K = secantSteps([...dictionaries.keys()]) } = setting;
@@ -62,9 +64,10 @@ export async function secantGradients(setting: MethodSetting, captured: Capture)
   const hooks = new Map<SiteName, Hook>(averaged.map((site) => [site, averagingHook(K)]));
   for (const site of sites) if (parseSite(site).kind === "attn_z") hooks.set(site, {});
   const points = pointsOf(K, "midpoint");
-  const known = new Map<SiteName, Promise<SiteCapture>>();
+  // Every pack needs all of these sites: kept without the gradients at the clean prompts, which nobody asks for here.
+  const known = new Map<SiteName, Promise<Activations>>();
   const read = (site: SiteName) => {
-    const one = known.get(site) ?? captured.site(site);
+    const one = known.get(site) ?? captured.site(site).then(({ x, width }) => ({ x, width }));
     known.set(site, one);
     return one;
   };
@@ -179,7 +182,7 @@ function copiesOf(pack: Pack, K: number): Pack {
 }
 
 /** x_clean + α(x_patch − x_clean) [K·N,D] for the rows of the copies. */
-function pathOf(pack: Pack, captured: Capture, { x, width: D }: SiteCapture, points: readonly number[]): Floats {
+function pathOf(pack: Pack, captured: Capture, { x, width: D }: Activations, points: readonly number[]): Floats {
   const K = points.length;
   const n = pack.tokens.length / pack.blocks;
   const out = new (x.constructor as new (n: number) => Floats)(pack.tokens.length * K * D);
