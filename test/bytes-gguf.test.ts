@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { blockOf } from "../src/bytes/blocks.ts";
+import { blockFormatOf } from "../src/bytes/blocks.ts";
 import { openFile } from "../src/bytes/file.node.ts";
 import { openGguf } from "../src/bytes/gguf.ts";
 import { memorySource } from "../src/bytes/memory.ts";
@@ -26,7 +26,7 @@ describe("a file that gguf-py wrote", () => {
     const expected = await openSafetensors(await openFile(`${folder}/blocks.safetensors`));
     const info = file.tensors.get(format)!;
     expect(info).toMatchObject({ dtype: format, shape: [2, 256] });
-    expect(info.length).toBe((512 / blockOf(format).numbers) * blockOf(format).bytes);
+    expect(info.length).toBe((512 / blockFormatOf(format).numbers) * blockFormatOf(format).bytes);
     const values = await expected.read(format);
     expect(await file.read(format)).toEqual(values);
     expect(await file.rows(format, [1, 0, 1])).toEqual(Float32Array.of(...values.subarray(256), ...values));

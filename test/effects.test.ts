@@ -66,7 +66,7 @@ beforeAll(async () => {
 /** M = Σ weight·m of the pack with `change`[N,D] added to a site's activation. */
 async function totalMetric(pack: Pack, site: SiteName, change: Float64Array): Promise<number> {
   const D = model.sites[site.split(".")[0] as SiteKind]!;
-  const n = plan.block;
+  const n = plan.tileSize;
   const added: Tensor = constant(change, "float64", [n, D]);
   const hook: Hook = {
     trace: (x) => ({

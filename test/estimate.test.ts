@@ -72,8 +72,8 @@ describe("the cost of a capture", () => {
     const rows = (kind: string) =>
       plan.packs.reduce((sum, pack) => sum + (pack.kind === kind ? pack.tokens.length : 0), 0);
     const [forward, backward] = [rows("forward"), rows("backward")];
-    // Per row: the linear layers, and attention to all rows of a block, which the backward pass takes twice.
-    const [one, seen] = [model.flopsPerToken, plan.block * model.attentionFlops];
+    // Per row: the linear layers, and attention to all rows of a tile, which the backward pass takes twice.
+    const [one, seen] = [model.flopsPerToken, plan.tileSize * model.attentionFlops];
     expect(flops("held", ["embed"])).toBeCloseTo((forward + 2 * backward) * one + (forward + 3 * backward) * seen, -1);
     expect(flops("streamed", ["embed"])).toBeCloseTo(
       (forward + 3 * backward) * one + (forward + 4 * backward) * seen,

@@ -122,12 +122,12 @@ describe.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
     const separate = new Rows();
     const loaded = loadedModel(model.model, model.weights, { dtype: "float64" });
     const passes = openRunner(loaded, { hooks: readingHooks(model.sites) });
-    for (const example of examples) await separate.add(model, [example], { block: 11 }, passes);
+    for (const example of examples) await separate.add(model, [example], { tileSize: 11 }, passes);
 
     it.each([
-      ["in blocks of the default size", {}],
-      ["in blocks just large enough for the longest prompt", { block: 11 }],
-      ["in odd blocks, one per pack", { block: 17, nodes: 17 }],
+      ["in tiles of the default size", {}],
+      ["in tiles just large enough for the longest prompt", { tileSize: 11 }],
+      ["in odd tiles, one per pack", { tileSize: 17, nodes: 17 }],
       ["three pairs per pack", { batchSize: 3 }],
     ])(`activations and summed gradients equal example by example, %s (seed ${seed})`, async (_, options) => {
       expect((await new Rows().add(model, examples, options)).gap(separate)).toBeLessThan(1e-9);

@@ -154,8 +154,8 @@ describe(`effects on the prefix forest, float64, seed ${seed}`, async () => {
   });
 
   it.each([
-    ["blocks just large enough for the longest prompt", { block: 8 }],
-    ["an odd block size and one block per pack", { block: 11, nodes: 11 }],
+    ["tiles just large enough for the longest prompt", { tileSize: 8 }],
+    ["an odd tile size and one tile per pack", { tileSize: 11, nodes: 11 }],
     ["at most three pairs per pack", { batchSize: 3 }],
     ["one pair per pack", { batchSize: 1 }],
   ])("do not depend on the cut: %s", async (_, options) => {
@@ -223,7 +223,7 @@ describe("the prefix forest", () => {
     expect([forest.forward.size, forest.backward.size]).toEqual([3, 4]);
   });
 
-  it.each([1, 2, 3, 7])("is cut and packed so that at most %i pairs end in a block and in a pack", (batchSize) => {
+  it.each([1, 2, 3, 7])("is cut and packed so that at most %i pairs end in a tile and in a pack", (batchSize) => {
     // Thirty pairs of three cases, with shared prefixes; no two pairs end at one node.
     const pairs = Array.from({ length: 30 }, (_, i) =>
       pair([1, 5 + (i % 4), 20 + i], [1, 9, 20 + i], [10, 11], `case ${i % 3}`),
@@ -231,8 +231,8 @@ describe("the prefix forest", () => {
     const forest = prefixForest(pairs);
     const ends = new Set(forest.ends.map(({ node }) => node));
     const load = (node: number) => (ends.has(node) ? 1 : 0);
-    const blocks = cutForest(forest.backward, 64, { load, maxLoad: batchSize });
-    const ending = blocks.map(({ nodes, owned }) => nodes.reduce((sum, node, i) => sum + owned[i]! * load(node), 0));
+    const tiles = cutForest(forest.backward, 64, { load, maxLoad: batchSize });
+    const ending = tiles.map(({ nodes, owned }) => nodes.reduce((sum, node, i) => sum + owned[i]! * load(node), 0));
     expect(Math.max(...ending)).toBe(batchSize);
     expect(ending.reduce((a, b) => a + b, 0)).toBe(30);
     const { packs } = planCapture(forest, { wanted: "changed", batchSize });
@@ -241,7 +241,7 @@ describe("the prefix forest", () => {
     expect(weights.reduce((a, b) => a + b, 0)).toBe(30);
   });
 
-  it("is cut into blocks in which every node has its ancestors and belongs to one block", () => {
+  it("is cut into tiles in which every node has its ancestors and belongs to one tile", () => {
     const { forward } = prefixForest(hardPairs());
     for (const budget of [8, 9, 13, 64]) {
       const owner = new Int32Array(forward.size);

@@ -84,23 +84,23 @@ describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
   const erf = name === "gpt_neox";
   const [dtype, tolerance] = erf ? (["float32", 1e-5] as const) : (["float64", 1e-10] as const);
   const forest = prefixForest(pairs(12, 24, 9));
-  const planOf = (block: number) => planCapture(forest, { wanted: "both", block });
+  const planOf = (tileSize: number) => planCapture(forest, { wanted: "both", tileSize });
 
   it("gives what attention to all at once gives, held and streamed", async () => {
     const { model, weights, checkpoint } = await open(name, dtype);
     const sites = ["embed", "attn_z.0", "resid_post.0", "attn_out.1", "mlp_out.1"];
     const dense = await capture(loadedModel(model, weights, { dtype }), planOf(128), { sites });
     // In more than two parts for one model of each kind: with and without windows, and without rotary positions.
-    for (const block of ["llama-gqa", "gemma2", "gpt2"].includes(name) ? [640, 1280] : [640]) {
-      expect(block).toBeGreaterThan(longestDense);
-      if (block === 1280) expect(rowsPerPart(block, model.heads)).toBeLessThan(block / 2);
+    for (const tileSize of ["llama-gqa", "gemma2", "gpt2"].includes(name) ? [640, 1280] : [640]) {
+      expect(tileSize).toBeGreaterThan(longestDense);
+      if (tileSize === 1280) expect(rowsPerPart(tileSize, model.heads)).toBeLessThan(tileSize / 2);
       const options = { sites };
       expect(
-        await gap(dense, await capture(loadedModel(model, weights, { dtype }), planOf(block), options)),
+        await gap(dense, await capture(loadedModel(model, weights, { dtype }), planOf(tileSize), options)),
       ).toBeLessThan(tolerance);
       const streamed = await capture(
         loadedModel(model, streamedWeights(checkpoint), { dtype }),
-        planOf(block),
+        planOf(tileSize),
         options,
       );
       expect(await gap(dense, streamed)).toBeLessThan(tolerance);
@@ -111,7 +111,7 @@ describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
 it.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
   "windows of %s make a difference part by part",
   async (name) => {
-    const plan = planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "both", block: 640 });
+    const plan = planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "both", tileSize: 640 });
     const [own, wider] = [await open(name), await open(name, "float64", { sliding_window: 5 })];
     const [a, b] = [own, wider].map(({ model, weights }) =>
       capture(loadedModel(model, weights, { dtype: "float64" }), plan, { sites: ["embed"] }),
@@ -134,8 +134,8 @@ describe("methods, with attention part by part", () => {
           return [site, randomDictionary(site, width, 24, seed, { kind: "jumprelu" })] as const;
         }),
       );
-      const effects = async (block: number) => {
-        const plan = planCapture(forest, { wanted: method === "analytic" ? "changed" : "both", block });
+      const effects = async (tileSize: number) => {
+        const plan = planCapture(forest, { wanted: method === "analytic" ? "changed" : "both", tileSize });
         const captured = await capture(loadedModel(model, weights, { dtype: "float64" }), plan, {
           sites: sitesToContinueFrom(sites),
         });
@@ -180,34 +180,34 @@ describe("long prompts", () => {
       const { checkpoint } = await open(name);
       const heads = { num_attention_heads: 16, num_key_value_heads: 4, head_dim: 8 };
       const model = modelFromConfig({ ...checkpoint.config, ...heads }, name);
-      const sizes = [2048, 4096].map((block) => {
+      const sizes = [2048, 4096].map((tileSize) => {
         const hooks = readingHooks(["attn_z.0"]);
-        const graphs = pieceGraphs(model, checkpoint.storedType, block, "float32", { hooks });
+        const graphs = pieceGraphs(model, checkpoint.storedType, tileSize, "float32", { hooks });
         return (["forward", "backward"] as const).map((way) => largest(Object.values(graphs.block(0, way).outputs)));
       });
       // One part's scores, whatever the length.
-      expect(sizes).toEqual([2048, 4096].map((block) => Array(2).fill(rowsPerPart(block, 16) * block * 16)));
+      expect(sizes).toEqual([2048, 4096].map((tileSize) => Array(2).fill(rowsPerPart(tileSize, 16) * tileSize * 16)));
       expect(sizes.flat().every((size) => size <= 2 ** 20)).toBe(true);
     },
   );
 
-  it("are planned in blocks that hold little besides them, and in larger ones where they share much", () => {
+  it("are planned in tiles that hold little besides them, and in larger ones where they share much", () => {
     const rows = (packs: readonly Pack[]) => packs.reduce((sum, { tokens }) => sum + tokens.length, 0);
     const apart = planCapture(prefixForest(pairs(4, 1500, 0)), { wanted: "changed" });
-    expect(apart.block).toBe(1536);
+    expect(apart.tileSize).toBe(1536);
     expect(rows(apart.packs)).toBeLessThan(1.1 * 8 * 1500);
     const alike = planCapture(prefixForest(pairs(60, 1500, 1450)), { wanted: "changed" });
-    expect(alike.block).toBeGreaterThan(1536);
+    expect(alike.tileSize).toBeGreaterThan(1536);
     expect(rows(alike.packs)).toBeLessThan(20_000);
-    expect(planMetric(prefixForest(pairs(4, 5000, 0))).block).toBe(5120);
-    // Short ones stay in blocks of several times their length.
-    expect(planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "changed" }).block).toBe(256);
+    expect(planMetric(prefixForest(pairs(4, 5000, 0))).tileSize).toBe(5120);
+    // Short ones stay in tiles of several times their length.
+    expect(planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "changed" }).tileSize).toBe(256);
   });
 
   it("of a batch are padded to a size that can be computed in parts", () => {
     const forest = prefixForest(pairs(4, 1501, 0), { merge: "none" });
     const { packs } = planBatches(forest, { wanted: "changed", batch: 2 });
-    for (const { tokens, blocks } of packs) expect(rowsPerPart(tokens.length / blocks, 32)).toBeGreaterThan(10);
+    for (const { tokens, tiles } of packs) expect(rowsPerPart(tokens.length / tiles, 32)).toBeGreaterThan(10);
   });
 
   it("of 700 tokens: the forest gives what separate examples give", async () => {

@@ -188,13 +188,13 @@ describe("a forest that has to be cut", () => {
   });
 
   it("changes nothing in exact", async () => {
-    // The subtrees of the first nodes do not fit into a block, and prompts end within them.
+    // The subtrees of the first nodes do not fit into a tile, and prompts end within them.
     const [at, pairs] = [["mlp_out.0"], 300];
     const merged = await setting("llama-gqa", "float64", { at, pairs });
     const { parent, size } = merged.forest.backward;
     const below = new Float64Array(size).fill(1);
     for (let node = size - 1; node >= 0; node--) if (parent[node]! >= 0) below[parent[node]!]! += below[node]!;
-    expect(Math.max(...below)).toBeGreaterThan(2 * planCapture(merged.forest, { wanted: "both" }).block);
+    expect(Math.max(...below)).toBeGreaterThan(2 * planCapture(merged.forest, { wanted: "both" }).tileSize);
     const [site] = at as [string];
     const top = { features: new Map([[site, [3, 11, 30]]]) };
     const apart = await setting("llama-gqa", "float64", { at, pairs, merge: "none", ...top });
@@ -304,10 +304,10 @@ describe("against what changing the passes shows", () => {
       const { x } = await captured.site(site);
       const [pack] = plan.packs as [Pack];
       const total = (change: Floats) => {
-        const moved = constant(change, "float64", [plan.block, D]);
+        const moved = constant(change, "float64", [plan.tileSize, D]);
         const trace: Hook["trace"] = (y) => ({
           y: y
-            .reshape("B", plan.block, D)
+            .reshape("B", plan.tileSize, D)
             .add(moved)
             .reshape(...y.shape),
         });

@@ -52,7 +52,7 @@ describe.each(names)("%s, streamed, gives what transformers gives", (name) => {
             prompt.patch_answer,
           ),
         ]),
-        { wanted: "clean", block: 64 },
+        { wanted: "clean", tileSize: 64 },
       ),
     );
     const results = await captureAll(loadedModel(model, streamedWeights(checkpoint), { dtype }), plans, {

@@ -249,8 +249,8 @@ export async function benchForest(
   { forestRepeats }: Pick<BenchEffort, "forestRepeats">,
 ): Promise<ForestBench> {
   const forest = prefixForest(pairs);
-  const { block, packs: merged } = planCapture(forest, { wanted: "changed" });
-  const separate = exampleByExample(pairs, block);
+  const { tileSize, packs: merged } = planCapture(forest, { wanted: "changed" });
+  const separate = exampleByExample(pairs, tileSize);
   const all = (packs: readonly Pack[]) => async () => {
     for (const pack of packs) {
       if (reporter.stopped()) throw new StoppedError("Stopped.");
@@ -276,11 +276,11 @@ export async function benchForest(
   };
 }
 
-/** Packs that compute every pair by itself, in full: the clean prompt forward and backward, the patch prompt forward; no padding within a block. */
-function exampleByExample(pairs: readonly TokenPair[], block: number): Pack[] {
-  const clean = planCapture(prefixForest(pairs, { merge: "none" }), { wanted: "none", block });
+/** Packs that compute every pair by itself, in full: the clean prompt forward and backward, the patch prompt forward; no padding within a tile. */
+function exampleByExample(pairs: readonly TokenPair[], tileSize: number): Pack[] {
+  const clean = planCapture(prefixForest(pairs, { merge: "none" }), { wanted: "none", tileSize });
   const swapped = pairs.map((pair) => ({ ...pair, clean: pair.patch, patch: pair.clean }));
-  const patch = planMetric(prefixForest(swapped, { merge: "none" }), { block });
+  const patch = planMetric(prefixForest(swapped, { merge: "none" }), { tileSize });
   return [...clean.packs.filter((pack) => pack.kind === "backward"), ...patch.packs];
 }
 

@@ -200,7 +200,7 @@ export function checkFits(
   if (needed <= free) return;
   const instead = [
     ...(weights === "streamed" ? [] : ["--weights streamed"]),
-    ...(plans.some(({ packs }) => packs.some(({ blocks }) => blocks > 1)) ? ["a small --batch_size"] : []),
+    ...(plans.some(({ packs }) => packs.some(({ tiles }) => tiles > 1)) ? ["a small --batch_size"] : []),
     "shorter prompts",
     "fewer pairs (--num_examples)",
   ];

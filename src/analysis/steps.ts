@@ -83,7 +83,7 @@ export function prepare(
   });
   const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
   const sample = pairs.filter((_, i) => i % every === 0).slice(0, checkedPairs);
-  const [merged, separate] = forestCheckPlans(sample, plan.block, score === "effect" ? "changed" : "clean");
+  const [merged, separate] = forestCheckPlans(sample, plan.tileSize, score === "effect" ? "changed" : "clean");
   return { pairs, forest, plans: [plan, merged, separate] };
 }
 

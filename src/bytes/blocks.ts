@@ -155,7 +155,7 @@ export function isStored(name: string): name is Stored {
 }
 
 /** The smallest piece of a format that can be read alone: so many numbers in so many bytes. */
-export function blockOf(stored: Stored): { readonly numbers: number; readonly bytes: number } {
+export function blockFormatOf(stored: Stored): { readonly numbers: number; readonly bytes: number } {
   return isBlocks(stored) ? blockFormats[stored] : { numbers: 1, bytes: bytesOf[stored] };
 }
 

@@ -1,5 +1,5 @@
 import { UserError } from "../errors.ts";
-import { blockOf, isStored, type Stored } from "./blocks.ts";
+import { blockFormatOf, isStored, type Stored } from "./blocks.ts";
 import type { ByteSource } from "./source.ts";
 import { type TensorFile, type TensorInfo, tensorFile } from "./tensor-file.ts";
 
@@ -231,7 +231,7 @@ async function readInfo(header: HeaderReader, fail: Fail): Promise<Found> {
   const dtype = storedAs(name, await header.uint32(`number format of tensor ${name}`), fail);
   const offset = await header.uint64(`offset of tensor ${name}`);
 
-  const block = blockOf(dtype);
+  const block = blockFormatOf(dtype);
   const count = shape.reduce((product, n) => product * n, 1);
   const length = (count / block.numbers) * block.bytes;
   if (!Number.isSafeInteger(count) || !Number.isSafeInteger(length)) {

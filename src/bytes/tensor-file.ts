@@ -1,5 +1,5 @@
 import { UserError } from "../errors.ts";
-import { blockOf, decodeStored, type Stored } from "./blocks.ts";
+import { blockFormatOf, decodeStored, type Stored } from "./blocks.ts";
 import type { ByteSource } from "./source.ts";
 
 /** Where a tensor lies in its file: `length` bytes from byte `offset` of the file. Rows that lie together are whole blocks. */
@@ -97,7 +97,7 @@ function lying(name: string, { shape, byColumns }: TensorInfo, source: ByteSourc
 const isLittleEndian = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 
 async function readAll(source: ByteSource, { dtype, offset, length }: TensorInfo): Promise<Float32Array> {
-  const block = blockOf(dtype);
+  const block = blockFormatOf(dtype);
   const out = new Float32Array((length / block.bytes) * block.numbers);
   if (dtype === "F32" && isLittleEndian) {
     const bytes = await source.read(offset, length, new Uint8Array(out.buffer));
@@ -146,7 +146,7 @@ async function readRows(
 }
 
 function bytesOfRow(dtype: Stored, columns: number): number {
-  const { numbers, bytes } = blockOf(dtype);
+  const { numbers, bytes } = blockFormatOf(dtype);
   return (columns / numbers) * bytes;
 }
 

@@ -9,7 +9,7 @@ import { parseSite, type SiteName } from "../site.ts";
 import { gradientRows } from "./capture.ts";
 import { passOutputs } from "./held.ts";
 import { readingHooks } from "./hooks.ts";
-import { blockOf } from "./pack-inputs.ts";
+import { tileSizeOf } from "./pack-inputs.ts";
 import { pieceGraphs } from "./piece-graphs.ts";
 import { lowestBlock } from "./stream-sites.ts";
 import { defaultWaveRows } from "./streamed.ts";
@@ -66,10 +66,10 @@ export function captureCost(
   const rowsOf = (kind: "forward" | "backward") =>
     packs.reduce((sum, { pack }) => sum + (pack.kind === kind ? pack.tokens.length : 0), 0);
   const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
-  const block = plans[0]?.block ?? 0;
+  const tileSize = plans[0]?.tileSize ?? 0;
 
   const linear = model.flopsPerToken;
-  const attention = block * model.attentionFlops;
+  const attention = tileSize * model.attentionFlops;
   const L = model.layers;
   // Held weights save what the forward pass computes; streamed blocks compute it again, but only those that gradients have to pass.
   const low = backward > 0 ? lowestBlock(L, sites) : L;
@@ -126,20 +126,20 @@ function heldSessions(
   const hooks = readingHooks(sites);
   const groups = new Map<string, Pack[]>();
   for (const pack of packs) {
-    const key = `${pack.kind}/${blockOf(pack)}`;
+    const key = `${pack.kind}/${tileSizeOf(pack)}`;
     const group = groups.get(key);
     if (group) group.push(pack);
     else groups.set(key, [pack]);
   }
   let bytes = 0;
   for (const alike of groups.values()) {
-    const { kind, blocks } = alike[0]!;
-    const graph = Object.values(passOutputs(model, weights, kind, blockOf(alike[0]!), { dtype, hooks }));
+    const { kind, tiles } = alike[0]!;
+    const graph = Object.values(passOutputs(model, weights, kind, tileSizeOf(alike[0]!), { dtype, hooks }));
     const P = alike.reduce((most, { metric }) => Math.max(most, metric.row.length), 1);
-    const memory = runMemory(graph, { B: blocks, P });
-    // Packs of other numbers of blocks have a session for the largest of them, in which everything is so much larger or smaller.
-    const others = alike.reduce((most, pack) => (pack.blocks === blocks ? most : Math.max(most, pack.blocks)), 0);
-    const share = others / blocks;
+    const memory = runMemory(graph, { B: tiles, P });
+    // Packs of other numbers of tiles have a session for the largest of them, in which everything is so much larger or smaller.
+    const others = alike.reduce((most, pack) => (pack.tiles === tiles ? most : Math.max(most, pack.tiles)), 0);
+    const share = others / tiles;
     bytes += sessionBytes(memory);
     if (others > 0) bytes += sessionBytes({ ...memory, peak: share * memory.peak, results: share * memory.results });
   }
@@ -155,12 +155,12 @@ function streamedSessions(
   storedType: (name: string) => StoredType,
 ): number {
   if (packs.length === 0) return 0;
-  const block = blockOf(packs[0]!);
-  const graphs = pieceGraphs(model, storedType, block, dtype, { hooks: readingHooks(sites) });
+  const tileSize = tileSizeOf(packs[0]!);
+  const graphs = pieceGraphs(model, storedType, tileSize, dtype, { hooks: readingHooks(sites) });
   const bytes = (direction: "forward" | "backward", low: number) => {
     // Packs of both kinds go forward, backward ones alone go back.
     const gone = packs.filter(({ kind }) => direction === "forward" || kind === "backward");
-    const B = gone.reduce((most, { blocks }) => Math.max(most, blocks), 0);
+    const B = gone.reduce((most, { tiles }) => Math.max(most, tiles), 0);
     if (B === 0) return 0;
     const kinds: { readonly file: Uint8Array; readonly outputs: readonly Tensor[] }[] = [];
     for (let layer = low; layer < model.layers; layer++) {

@@ -22,11 +22,11 @@ export interface ForestGap {
  */
 export function forestCheckPlans(
   pairs: readonly TokenPair[],
-  block?: number,
+  tileSize?: number,
   wanted: Compared = "changed",
 ): [merged: Plan, separate: Plan] {
   const plan = (merge: "all" | "none") =>
-    planCapture(prefixForest(pairs, { merge }), { wanted, ...(block !== undefined && { block }) });
+    planCapture(prefixForest(pairs, { merge }), { wanted, ...(tileSize !== undefined && { tileSize }) });
   return [plan("all"), plan("none")];
 }
 

@@ -17,7 +17,7 @@ import {
   type Job,
   namedInputs,
 } from "./hooks.ts";
-import { blockOf, packInputs } from "./pack-inputs.ts";
+import { packInputs, tileSizeOf } from "./pack-inputs.ts";
 import type { Runner, RunOptions } from "./runner.ts";
 import { memoryStore } from "./store.ts";
 import { streamBefore } from "./stream-sites.ts";
@@ -42,7 +42,7 @@ export function heldRunner(
 
   const runPack = async (job: Job): Promise<Map<string, Floats>> => {
     const { pack } = job;
-    const n = blockOf(pack);
+    const n = tileSizeOf(pack);
     const session = sessions.get(pack, (sizes) =>
       compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, ...(from && { from }) }), loaded, { sizes }),
     );
@@ -79,7 +79,7 @@ export function heldRunner(
 }
 
 /**
- * The results of a model's pass over blocks of n nodes, traced: `metric`[P], and what hooks give, by `outputName`. In a backward pass gradients are
+ * The results of a model's pass over tiles of n nodes, traced: `metric`[P], and what hooks give, by `outputName`. In a backward pass gradients are
  * those of M = Σ weight·(logit(patch answer) − logit(clean answer)) over the metric rows.
  */
 export function passOutputs(
@@ -127,7 +127,7 @@ export function passOutputs(
 export function enter(model: Model, { site, trace }: Entry, context: Context, named: (name: string) => string): Hooked {
   if (trace) return trace({ context, named });
   const width = model.sites[parseSite(site).kind]!;
-  const x = input(named("x"), context.dtype, [times(context.block, "B"), width]);
+  const x = input(named("x"), context.dtype, [times(context.tileSize, "B"), width]);
   return { y: x, wrt: { x } };
 }
 
@@ -136,7 +136,7 @@ function forwardFrom(model: Model, w: Weights, context: Context, site: SiteName,
   const { kind, layer } = parseSite(site);
   let x = start;
   if (streamBefore(site) !== undefined) {
-    const before = input("before", start.dtype, [times(context.block, "B"), model.width]);
+    const before = input("before", start.dtype, [times(context.tileSize, "B"), model.width]);
     x = model.block(w, layer, before, context, (at, y) => (at === site ? start : tap(at, y)));
   }
   for (let next = kind === "embed" ? 0 : layer + 1; next < model.layers; next++)
@@ -153,19 +153,19 @@ export function traceMetric(model: Model, weights: Weights, last: Tensor): { met
 }
 
 /**
- * Sessions for packs: for each kind of pack and size of its blocks one for the number of blocks that came first, and one for all other numbers. The
+ * Sessions for packs: for each kind of pack and size of its tiles one for the number of tiles that came first, and one for all other numbers. The
  * former opens several times faster, since its sizes are known.
  */
 export function packSessions() {
-  const sessions = new Map<string, { readonly blocks: number; readonly session: Promise<Session> }>();
+  const sessions = new Map<string, { readonly tiles: number; readonly session: Promise<Session> }>();
   return {
     get(pack: Pack, make: (sizes: Sizes) => Promise<Session>): Promise<Session> {
-      const key = `${pack.kind}/${blockOf(pack)}`;
+      const key = `${pack.kind}/${tileSizeOf(pack)}`;
       const first = sessions.get(key);
-      if (first?.blocks === pack.blocks) return first.session;
+      if (first?.tiles === pack.tiles) return first.session;
       const other = first && sessions.get(`${key}/any`);
       if (other) return other.session;
-      const made = { blocks: pack.blocks, session: make(first ? {} : { B: pack.blocks }) };
+      const made = { tiles: pack.tiles, session: make(first ? {} : { B: pack.tiles }) };
       sessions.set(first ? `${key}/any` : key, made);
       return made.session;
     },

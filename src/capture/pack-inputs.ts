@@ -2,8 +2,8 @@ import type { Pack } from "../forest/packs.ts";
 import { int64, type Value } from "../graph/session.ts";
 import { longestDense } from "../models/model.ts";
 
-/** Nodes per block of a pack. */
-export const blockOf = ({ tokens, blocks }: Pack) => tokens.length / blocks;
+/** Nodes per tile of a pack. */
+export const tileSizeOf = ({ tokens, tiles }: Pack) => tokens.length / tiles;
 
 /** [B,n,n]: 0 where the row's node sees the column's, itself and its ancestors; −∞ elsewhere. Padding sees itself. */
 function ancestorMask({ parent }: Pack, n: number): Float32Array {
@@ -34,12 +34,12 @@ function depthFirstPlaces({ parent }: Pack): { first: Int32Array; last: Int32Arr
 export function packContext(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const N = pack.tokens.length;
   const about = { tokens: int64(pack.tokens, N), positions: int64(pack.positions, N) };
-  if (n <= longestDense) return { ...about, mask: floatsOf(ancestorMask(pack, n), dtype, pack.blocks, n, n) };
+  if (n <= longestDense) return { ...about, mask: floatsOf(ancestorMask(pack, n), dtype, pack.tiles, n, n) };
   const { first, last } = depthFirstPlaces(pack);
   return { ...about, first: int64(first, N), last: int64(last, N) };
 }
 
-/** The inputs of a session for a pack of blocks of n nodes. One row of weight 0 stands in where a pack asks for no metric. */
+/** The inputs of a session for a pack of tiles of n nodes. One row of weight 0 stands in where a pack asks for no metric. */
 export function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
   const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
   const P = Math.max(1, row.length);

@@ -47,7 +47,7 @@ export type Direction = "forward" | "backward";
 /** What an input of a hook is called in the graph of a piece. */
 export const namedByKind = (site: SiteName) => (name: string) => `${name}/${parseSite(site).kind}`;
 
-/** Traces the pieces of a model for blocks of n nodes. */
+/** Traces the pieces of a model for tiles of n nodes. */
 export function pieceGraphs(
   model: Model,
   typeOf: (name: string) => StoredType,

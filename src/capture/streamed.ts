@@ -4,7 +4,7 @@ import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
 import { type Floats, type Found, floatValue, type Job, namedInputs, newFloats } from "./hooks.ts";
-import { blockOf, floatsOf, packContext } from "./pack-inputs.ts";
+import { floatsOf, packContext, tileSizeOf } from "./pack-inputs.ts";
 import { type Direction, namedByKind, type PieceGraph, type PieceGraphs, pieceGraphs } from "./piece-graphs.ts";
 import type { Runner, RunOptions } from "./runner.ts";
 import { memoryStore, type Store } from "./store.ts";
@@ -47,7 +47,7 @@ export function streamedRunner(
   const pool = sessionPool(loaded);
   const reader = new BlockReader(model, checkpoint);
   const made = new Map<number, PieceGraphs>();
-  /** The graphs for packs of blocks of n nodes. */
+  /** The graphs for packs of tiles of n nodes. */
   const graphsFor = (n: number) => {
     const known = made.get(n) ?? pieceGraphs(model, checkpoint.storedType, n, dtype, { hooks, from });
     made.set(n, known);
@@ -97,7 +97,7 @@ export function streamedRunner(
   });
 
   const rowsOf = ({ job }: Placed): [number, number] => [job.pack.tokens.length, model.width];
-  const contextOf = ({ job: { pack } }: Placed) => packContext(pack, blockOf(pack), dtype);
+  const contextOf = ({ job: { pack } }: Placed) => packContext(pack, tileSizeOf(pack), dtype);
   const foundIn = (
     placed: Placed,
     graph: PieceGraph,
@@ -237,7 +237,7 @@ export function streamedRunner(
     { step, mayStop }: { step: () => void; mayStop: () => void },
   ): Promise<void> => {
     const backward = jobs.filter(isBackward);
-    const graphs = graphsFor(blockOf(jobs[0]!.job.pack));
+    const graphs = graphsFor(tileSizeOf(jobs[0]!.job.pack));
     /** Gradients go down to the input of this block; what lies below is not needed again. */
     const low = lowOf(jobs);
     const removeStreams = async () => {
@@ -443,16 +443,16 @@ function keep({ id, job }: Placed, found: Found, kept: Map<string, Floats>): voi
   for (const [name, data] of Object.entries(job.found?.(found) ?? {})) kept.set(tensorName(found.site, name, id), data);
 }
 
-/** Waves of at most so many rows, each of packs with blocks of one size. */
+/** Waves of at most so many rows, each of packs with tiles of one size. */
 function cutWaves(jobs: readonly Placed[], waveRows: number): Placed[][] {
   const waves: Placed[][] = [];
-  let [rows, block] = [Number.POSITIVE_INFINITY, 0];
+  let [rows, tileSize] = [Number.POSITIVE_INFINITY, 0];
   for (const placed of jobs) {
     const { pack } = placed.job;
     rows += pack.tokens.length;
-    if (rows > waveRows || blockOf(pack) !== block) {
+    if (rows > waveRows || tileSizeOf(pack) !== tileSize) {
       waves.push([]);
-      [rows, block] = [pack.tokens.length, blockOf(pack)];
+      [rows, tileSize] = [pack.tokens.length, tileSizeOf(pack)];
     }
     waves.at(-1)!.push(placed);
   }

@@ -113,11 +113,11 @@ export async function ablatedMetric(
       [vocabulary, 1],
     );
   const [isBos, isText] = [byToken((id) => first.has(id)), byToken((id) => !padding.has(id))];
-  const inText = ({ tokens, positions, block }: Context) => {
+  const inText = ({ tokens, positions, tileSize }: Context) => {
     const atStart = constant(
-      Float32Array.from({ length: block }, (_, position) => (position === 0 ? 1 : 0)),
+      Float32Array.from({ length: tileSize }, (_, position) => (position === 0 ? 1 : 0)),
       "float32",
-      [block, 1],
+      [tileSize, 1],
     ).gather(positions);
     return isText.gather(tokens).mul(isBos.gather(tokens).mul(atStart).neg().add(1));
   };

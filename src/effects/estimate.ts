@@ -103,10 +103,10 @@ export function methodCost(
   const changed = changedNodes(nodes);
   const product = ({ inputWidth: D, featureCount: F }: Dictionary) => 2 * D * F;
   const packRows = plan.packs.reduce((most, pack) => Math.max(most, pack.tokens.length), 0);
-  const forwardOnly = model.flopsPerToken + plan.block * model.attentionFlops;
+  const forwardOnly = model.flopsPerToken + plan.tileSize * model.attentionFlops;
   // Backward takes a product more for every product of an activation with a weight, two for those of attention; streamed blocks are computed again.
   const again = weights === "streamed" ? forwardOnly : 0;
-  const passes = 2 * model.flopsPerToken + 3 * plan.block * model.attentionFlops + again;
+  const passes = 2 * model.flopsPerToken + 3 * plan.tileSize * model.attentionFlops + again;
   const rest = (site: SiteName) => shareFrom(model, site);
   /** Of rows that begin at a site: how often the blocks from there on are read, and what is kept of their inputs for the way back. */
   const waves = (rows: number) => (weights === "streamed" ? Math.ceil(rows / memoryWaveRows) : 0);

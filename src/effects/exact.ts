@@ -25,18 +25,18 @@ const packRows = 512;
  * effect is its change, summed over the pairs that pass through the node. The error is patched likewise, x + Δε. It is what the linear methods
  * approximate.
  *
- * A patch changes its node and the nodes below it, so these alone are computed again. Many patches share a block: copies of a node's subtree hang
+ * A patch changes its node and the nodes below it, so these alone are computed again. Many patches share a tile: copies of a node's subtree hang
  * under one copy of its ancestors, which they see unpatched.
  */
 export const exactMethod: Method = async function* (setting) {
   const captured = await captureForRest(setting);
   const codes = codeReader(setting);
   try {
-    const subtrees = new Subtrees(captured.plan.forest, captured.plan.block);
+    const subtrees = new Subtrees(captured.plan.forest, captured.plan.tileSize);
     const wanted = await wantedFeatures(setting, captured, codes);
     const patchesOf = (dictionary: Dictionary) =>
       patchesAt(captured, dictionary, codes, wanted.get(dictionary.site), setting.patchErrors ?? true);
-    const perRow = setting.model.flopsPerToken + captured.plan.block * setting.model.attentionFlops;
+    const perRow = setting.model.flopsPerToken + captured.plan.tileSize * setting.model.attentionFlops;
     let [patches, flops] = [0, 0];
     for (const dictionary of setting.dictionaries.values()) {
       for (const { node, changes } of await patchesOf(dictionary)) {
@@ -177,7 +177,7 @@ async function exactEffects(
   return { rows: rows.finish() };
 }
 
-/** A part of a node's subtree that fits into a block with its ancestors: the node itself first, parents before children. */
+/** A part of a node's subtree that fits into a tile with its ancestors: the node itself first, parents before children. */
 interface Fragment {
   readonly nodes: readonly number[];
   /** Of each node its parent's place in `nodes`; −1 for the patched node, whose parent is its last ancestor. */
@@ -190,15 +190,15 @@ interface Fragment {
 class Subtrees {
   readonly backward: BackwardNodes;
   readonly ends: PrefixForest["ends"];
-  readonly block: number;
+  readonly tileSize: number;
   readonly endsAt = new Map<number, number[]>();
   readonly #children: number[][];
   readonly #fragments = new Map<number, Fragment[]>();
 
-  constructor({ backward, ends }: PrefixForest, block: number) {
+  constructor({ backward, ends }: PrefixForest, tileSize: number) {
     this.backward = backward;
     this.ends = ends;
-    this.block = block;
+    this.tileSize = tileSize;
     this.#children = Array.from({ length: backward.size }, () => []);
     for (let node = 0; node < backward.size; node++) {
       const parent = backward.parent[node]!;
@@ -224,7 +224,7 @@ class Subtrees {
   fragments(node: number): readonly Fragment[] {
     const known = this.#fragments.get(node);
     if (known) return known;
-    const room = this.block - this.backward.position[node]!;
+    const room = this.tileSize - this.backward.position[node]!;
     const made: { nodes: number[]; parent: number[]; owned: boolean[] }[] = [];
     let place = new Map<number, number>();
     /** Puts a node and those of its ancestors up to the patched one that are missing into the fragment at hand, or into a new one. */
@@ -267,12 +267,12 @@ class PatchQueue {
   readonly #captured: Capture;
   readonly #subtrees: Subtrees;
   readonly #watch: Watch;
-  readonly #blocks: number;
+  readonly #tiles: number;
   #x: Floats;
   #node: Int32Array;
   #parent: Int32Array;
-  /** Rows of the block at hand, and where its unpatched ancestors are. */
-  #block = 0;
+  /** Rows of the tile at hand, and where its unpatched ancestors are. */
+  #tile = 0;
   #used = 0;
   #place = new Map<number, number>();
   #asked: { row: number; end: number; to: { m: number } }[] = [];
@@ -284,8 +284,8 @@ class PatchQueue {
     this.#rest = rest;
     this.#captured = captured;
     this.#subtrees = subtrees;
-    this.#blocks = Math.max(1, Math.floor(packRows / subtrees.block));
-    const N = this.#blocks * subtrees.block;
+    this.#tiles = Math.max(1, Math.floor(packRows / subtrees.tileSize));
+    const N = this.#tiles * subtrees.tileSize;
     this.#x = new (rest.captured.x.constructor as new (n: number) => Floats)(N * rest.captured.width);
     this.#node = new Int32Array(N).fill(-1);
     this.#parent = new Int32Array(N).fill(-1);
@@ -293,18 +293,18 @@ class PatchQueue {
 
   /** Adds Σ weight·m over the ends below a node to `to`, once the pack has run, with the change made to the node's activation. */
   async add(node: number, change: Float64Array | undefined, to: { m: number }): Promise<void> {
-    const { endsAt, block } = this.#subtrees;
+    const { endsAt, tileSize } = this.#subtrees;
     for (const { nodes, parent, owned } of this.#subtrees.fragments(node)) {
       const ancestors = this.#subtrees.ancestors(node);
       const missing = () => ancestors.filter((at) => !this.#place.has(at));
-      if (this.#used + missing().length + nodes.length > block) {
-        if (this.#block + 1 < this.#blocks) this.#next();
+      if (this.#used + missing().length + nodes.length > tileSize) {
+        if (this.#tile + 1 < this.#tiles) this.#next();
         else await this.#full();
       }
       for (const at of missing())
         this.#place.set(at, this.#row(at, this.#place.get(this.#subtrees.backward.parent[at]!) ?? -1));
       const above = ancestors.length === 0 ? -1 : this.#place.get(ancestors.at(-1)!)!;
-      const first = this.#block * block + this.#used;
+      const first = this.#tile * tileSize + this.#used;
       nodes.forEach((at, i) => {
         const row = this.#row(at, i === 0 ? above : first + parent[i]!);
         if (i === 0 && change) for (let d = 0; d < change.length; d++) this.#x[row * change.length + d]! += change[d]!;
@@ -344,7 +344,7 @@ class PatchQueue {
     this.#x = new (x.constructor as new (n: number) => Floats)(x.length);
     this.#node = new Int32Array(nodes.length).fill(-1);
     this.#parent = new Int32Array(nodes.length).fill(-1);
-    this.#block = -1;
+    this.#tile = -1;
     this.#next();
   }
 
@@ -361,14 +361,14 @@ class PatchQueue {
   }
 
   #next(): void {
-    this.#block++;
+    this.#tile++;
     this.#used = 0;
     this.#place = new Map();
   }
 
-  /** Takes the next row of the block for a node, with its clean activation. */
+  /** Takes the next row of the tile for a node, with its clean activation. */
   #row(node: number, parent: number): number {
-    const row = this.#block * this.#subtrees.block + this.#used++;
+    const row = this.#tile * this.#subtrees.tileSize + this.#used++;
     const { x, width: D } = this.#rest.captured;
     const from = cleanRow(this.#captured, node) * D;
     this.#x.set(x.subarray(from, from + D), row * D);
@@ -378,7 +378,7 @@ class PatchQueue {
   }
 
   #pack(): Pack {
-    const { ends, backward, block } = this.#subtrees;
+    const { ends, backward, tileSize } = this.#subtrees;
     const endOf = (key: "cleanAnswer" | "patchAnswer") => Int32Array.from(this.#asked, ({ end }) => ends[end]![key]);
     const metric: MetricRows = {
       row: Int32Array.from(this.#asked, ({ row }) => row),
@@ -393,7 +393,7 @@ class PatchQueue {
       tokens: this.#node.map((node) => (node < 0 ? 0 : backward.token[node]!)),
       positions: this.#node.map((node) => (node < 0 ? 0 : backward.position[node]!)),
       parent: this.#parent,
-      blocks: this.#node.length / block,
+      tiles: this.#node.length / tileSize,
       node: this.#node,
       keep: new Int32Array(0),
       metric,

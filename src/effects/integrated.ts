@@ -119,7 +119,7 @@ function between(pack: Pack, at: SiteCapture, captured: Capture, α: number): Fl
   return x;
 }
 
-/** sum[node] += weight·rows[row] for the nodes of a pack, D numbers each. A node whose block was cut is in several packs. */
+/** sum[node] += weight·rows[row] for the nodes of a pack, D numbers each. A node that several tiles repeat is in several packs. */
 function addNodeRows(sum: Float64Array, pack: Pack, rows: Floats, D: number, weight: number): void {
   pack.node.forEach((node, row) => {
     if (node < 0) return;
@@ -160,9 +160,9 @@ async function sfcIgEffects(
   const make = dtype === "float64" ? Float64Array : Float32Array;
   const continuation = await openContinuation(setting, captured, {
     site,
-    trace({ context: { block }, named }) {
-      const f = input(named("f"), dtype, [times(block, "B"), F]);
-      const error = input(named("error"), dtype, [times(block, "B"), D]);
+    trace({ context: { tileSize }, named }) {
+      const f = input(named("f"), dtype, [times(tileSize, "B"), F]);
+      const error = input(named("error"), dtype, [times(tileSize, "B"), D]);
       const decoded = f.matmul(input(named("decoder"), dtype, [F, D]));
       const reconstruction = codeBias ? decoded.add(input(named("decoder_bias"), dtype, [D])) : decoded;
       return { y: reconstruction.add(error), wrt: { f, error } };

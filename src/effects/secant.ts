@@ -1,5 +1,6 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
 import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capture/hooks.ts";
+import { tileSizeOf } from "../capture/pack-inputs.ts";
 import { runModel } from "../capture/run.ts";
 import { streamLayer, streamSite } from "../capture/stream-sites.ts";
 import { type MetricRows, type Pack, tightPacks } from "../forest/packs.ts";
@@ -120,10 +121,10 @@ function gradientOf(site: SiteName, begin: SiteName): SiteName {
  */
 function averagingHook(K: number): Hook {
   return {
-    trace(x, { context: { block }, named }) {
+    trace(x, { context: { tileSize }, named }) {
       const D = x.shape.at(-1) as number;
-      const mean = x.reshape("B", K, block / K, D).mean(1);
-      const path = input(named("path"), x.dtype, x.shape).reshape("B", K, block / K, D);
+      const mean = x.reshape("B", K, tileSize / K, D).mean(1);
+      const path = input(named("path"), x.dtype, x.shape).reshape("B", K, tileSize / K, D);
       // Of value 0: the gradient alone passes.
       const passed = path.add(mean.sub(mean.detach()));
       return { y: passed.reshape(...x.shape), wrt: { mean } };
@@ -131,9 +132,9 @@ function averagingHook(K: number): Hook {
   };
 }
 
-/** A pack with K copies of each block side by side in one block; each copy's metric counts by 1/K. */
+/** A pack with K copies of each tile side by side in one tile; each copy's metric counts by 1/K. */
 function copiesOf(pack: Pack, K: number): Pack {
-  const n = pack.tokens.length / pack.blocks;
+  const n = tileSizeOf(pack);
   const N = pack.tokens.length * K;
   /** Row of copy k of a row. */
   const rowOf = (row: number, k: number) => Math.floor(row / n) * K * n + k * n + (row % n);
@@ -184,7 +185,7 @@ function copiesOf(pack: Pack, K: number): Pack {
 /** x_clean + α(x_patch − x_clean) [K·N,D] for the rows of the copies. */
 function pathOf(pack: Pack, captured: Capture, { x, width: D }: Activations, points: readonly number[]): Floats {
   const K = points.length;
-  const n = pack.tokens.length / pack.blocks;
+  const n = tileSizeOf(pack);
   const out = new (x.constructor as new (n: number) => Floats)(pack.tokens.length * K * D);
   pack.node.forEach((node, row) => {
     if (node < 0) return;
@@ -199,7 +200,7 @@ function pathOf(pack: Pack, captured: Capture, { x, width: D }: Activations, poi
 
 /** g[node] += rows[row], of which there is one per row of the pack, or, where gradients are `apart`, one for each copy. */
 function addCopies(g: Floats, pack: Pack, K: number, rows: Floats, apart: boolean): void {
-  const n = pack.tokens.length / pack.blocks;
+  const n = tileSizeOf(pack);
   const copies = apart ? K : 1;
   const D = rows.length / (pack.tokens.length * copies);
   pack.node.forEach((node, row) => {

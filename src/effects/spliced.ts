@@ -101,8 +101,8 @@ class SplicedSite {
   readonly #codes: (CodeRow | undefined)[];
   readonly #errors: Floats;
   /**
-   * ∂M/∂f by node: dense as long as the patch prompt's codes are not known, then of the features whose codes differ alone. A node whose block was cut
-   * has gradients in several packs, which add up.
+   * ∂M/∂f by node: dense as long as the patch prompt's codes are not known, then of the features whose codes differ alone. A node that several
+   * tiles repeat has gradients in several packs, which add up.
    */
   readonly #dense = new Map<number, Float64Array>();
   readonly #slopes = new Map<number, Map<number, number>>();

@@ -151,21 +151,21 @@ class Trie {
 }
 
 /** A part of a forest small enough to be computed at once: some nodes with all their ancestors. */
-export interface Block {
+export interface Tile {
   /** Nodes of the forest, parents before children. */
   readonly nodes: Int32Array;
-  /** For each of them, the place of its parent in the block; −1 at a root. */
+  /** For each of them, the place of its parent in the tile; −1 at a root. */
   readonly parent: Int32Array;
-  /** 1 where the node belongs to this block, 0 where it is repeated as an ancestor only. Every wanted node belongs to exactly one block. */
+  /** 1 where the node belongs to this tile, 0 where it is repeated as an ancestor only. Every wanted node belongs to exactly one tile. */
   readonly owned: Uint8Array;
 }
 
 /**
- * Cuts a forest into blocks of at most `budget` nodes that together own the wanted nodes, in depth-first order, so that few ancestors are repeated
+ * Cuts a forest into tiles of at most `budget` nodes that together own the wanted nodes, in depth-first order, so that few ancestors are repeated
  * (at most the depth of the tree at each cut).
  *
  * @param wanted nodes to own; all by default
- * @param load what a node adds to its block besides itself (the pairs that end there), kept at or below `maxLoad` where one node alone allows
+ * @param load what a node adds to its tile besides itself (the pairs that end there), kept at or below `maxLoad` where one node alone allows
  */
 export function cutForest(
   tree: Tree,
@@ -175,15 +175,15 @@ export function cutForest(
     load = () => 0,
     maxLoad = Number.POSITIVE_INFINITY,
   }: { wanted?: (node: number) => boolean; load?: (node: number) => number; maxLoad?: number } = {},
-): Block[] {
-  const blocks: Block[] = [];
+): Tile[] {
+  const tiles: Tile[] = [];
   let place = new Map<number, number>();
   let owned: number[] = [];
   let loaded = 0;
   const close = () => {
     if (place.size === 0) return;
     const nodes = Int32Array.from(place.keys());
-    blocks.push({
+    tiles.push({
       nodes,
       parent: nodes.map((node) => (tree.parent[node]! < 0 ? -1 : place.get(tree.parent[node]!)!)),
       owned: Uint8Array.from(nodes, (_, i) => owned[i] ?? 0),
@@ -200,17 +200,17 @@ export function cutForest(
       missing = chain(tree, node, place);
     }
     if (missing.length > budget) {
-      throw new Error(`internal: a prompt of ${missing.length} tokens does not fit into a block of ${budget}`);
+      throw new Error(`internal: a prompt of ${missing.length} tokens does not fit into a tile of ${budget}`);
     }
     for (const ancestor of missing) place.set(ancestor, place.size);
     owned[place.get(node)!] = 1;
     loaded += load(node);
   }
   close();
-  return blocks;
+  return tiles;
 }
 
-/** The node and those of its ancestors that are not in the block yet, the highest first. */
+/** The node and those of its ancestors that are not in the tile yet, the highest first. */
 function chain(tree: Tree, node: number, place: ReadonlyMap<number, number>): number[] {
   const missing: number[] = [];
   for (let at = node; at >= 0 && !place.has(at); at = tree.parent[at]!) missing.push(at);

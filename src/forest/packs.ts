@@ -1,12 +1,12 @@
 import { longestDense } from "../models/model.ts";
-import type { Block, End, PrefixForest, Tree } from "./forest.ts";
+import type { End, PrefixForest, Tile, Tree } from "./forest.ts";
 import { cutForest, isChanged } from "./forest.ts";
 
 /** Which activations a method asks for: at the clean and patch prefix of changed nodes, at every clean prefix, at all of these, or none. */
 export type Wanted = "changed" | "clean" | "both" | "none";
 
 /**
- * The work of a capture, cut into packs. A pack is one run of a session over B blocks of n nodes each.
+ * The work of a capture, cut into packs. A pack is one run of a session over B tiles of n nodes each.
  *
  * Backward packs hold backward nodes and compute their clean prefixes forward and the metric's gradient backward. Forward packs hold the forward
  * nodes that are wanted and are not some backward node's clean prefix: mostly there are few, since most patch prompts are another pair's clean prompt.
@@ -14,8 +14,8 @@ export type Wanted = "changed" | "clean" | "both" | "none";
 export interface Plan {
   readonly forest: PrefixForest;
   readonly wanted: Wanted;
-  /** n: nodes per block, of the largest where packs differ. */
-  readonly block: number;
+  /** n: nodes per tile, of the largest where packs differ. */
+  readonly tileSize: number;
   readonly packs: readonly Pack[];
   /** Row of each forward node in the activations that are kept, −1 where they are not. */
   readonly row: Int32Array;
@@ -26,12 +26,12 @@ export interface Plan {
 /** One run of a session: the rows that go in, and what is read of them. */
 export interface Pack {
   readonly kind: "backward" | "forward";
-  /** What goes into the session. N = n·B rows; those beyond a block's nodes are padding that sees only itself. */
+  /** What goes into the session. N = n·B rows; those beyond a tile's nodes are padding that sees only itself. */
   readonly tokens: Int32Array;
   readonly positions: Int32Array;
   /** Row of each row's parent, −1 at a root and in padding: a row sees itself and its ancestors. */
   readonly parent: Int32Array;
-  readonly blocks: number;
+  readonly tiles: number;
   /** Node of each row: of the backward or of the forward forest by kind; −1 in padding. */
   readonly node: Int32Array;
   /** Rows whose activations are kept, each forward node in one pack alone. */
@@ -53,12 +53,12 @@ export interface MetricRows {
 /** How a forest is cut into packs. */
 export interface PlanOptions {
   readonly wanted: Wanted;
-  /** Nodes per pack; a pack holds as many blocks as fit. */
+  /** Nodes per pack; a pack holds as many tiles as fit. */
   readonly nodes?: number;
   /** At most so many pairs end in one pack (`--batch_size`). */
   readonly batchSize?: number;
-  /** Nodes per block; by default from the longest prompt. */
-  readonly block?: number;
+  /** Nodes per tile; by default from the longest prompt. */
+  readonly tileSize?: number;
 }
 
 /** Nodes per pack that keep products of matrices efficient and working memory small. */
@@ -67,39 +67,39 @@ const defaultNodes = 512;
 /** Cuts a forest into packs. */
 export function planCapture(
   forest: PrefixForest,
-  { wanted, nodes = defaultNodes, batchSize, block }: PlanOptions,
+  { wanted, nodes = defaultNodes, batchSize, tileSize }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
   const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
   const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
-  const n = block ?? blockSize(backward, (n) => cutForest(backward, n, { load: pairsAt, maxLoad }).length);
-  const backwardBlocks = cutForest(backward, n, { load: pairsAt, maxLoad });
-  const forwardBlocks = cutForest(forward, n, { wanted: needed });
+  const n = tileSize ?? chooseTileSize(backward, (n) => cutForest(backward, n, { load: pairsAt, maxLoad }).length);
+  const backwardTiles = cutForest(backward, n, { load: pairsAt, maxLoad });
+  const forwardTiles = cutForest(forward, n, { wanted: needed });
 
   const most = Math.max(1, Math.floor(nodes / n));
-  const packed = (kind: Pack["kind"], blocks: readonly Block[], describe: Describe) => {
+  const packed = (kind: Pack["kind"], tiles: readonly Tile[], describe: Describe) => {
     const load = kind === "backward" ? pairsAt : () => 0;
-    const size = evenly(blocks.length, most);
+    const size = evenly(tiles.length, most);
     // Where pairs limit a pack, packs differ too much to be filled up to one size.
     const count = batchSize === undefined ? size : undefined;
-    return [...chunks(blocks, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
+    return [...chunks(tiles, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
   };
-  const packs = [...packed("backward", backwardBlocks, backwardRow), ...packed("forward", forwardBlocks, forwardRow)];
-  return { forest, wanted, block: n, packs, row, rows };
+  const packs = [...packed("backward", backwardTiles, backwardRow), ...packed("forward", forwardTiles, forwardRow)];
+  return { forest, wanted, tileSize: n, packs, row, rows };
 }
 
 /**
- * The backward packs of a plan's forest with the fewest rows, for work that runs each of them many times: in small blocks more ancestors are repeated,
+ * The backward packs of a plan's forest with the fewest rows, for work that runs each of them many times: in small tiles more ancestors are repeated,
  * in large ones there is more padding.
  *
- * @param largest rows of a block at most, where the longest prompt allows it
+ * @param largest rows of a tile at most, where the longest prompt allows it
  */
-export function tightPacks({ forest, wanted, block }: Plan, largest = block): readonly Pack[] {
+export function tightPacks({ forest, wanted, tileSize }: Plan, largest = tileSize): readonly Pack[] {
   const longest = 1 + forest.backward.position.reduce((a, b) => Math.max(a, b), 0);
   const rowsOf = (packs: readonly Pack[]) => packs.reduce((sum, { tokens }) => sum + tokens.length, 0);
   let best: readonly Pack[] = [];
   for (let n = 8 * Math.ceil(longest / 8); best.length === 0 || n <= largest; n *= 2) {
-    const packs = planCapture(forest, { wanted, block: n }).packs.filter(({ kind }) => kind === "backward");
+    const packs = planCapture(forest, { wanted, tileSize: n }).packs.filter(({ kind }) => kind === "backward");
     if (best.length === 0 || rowsOf(packs) < rowsOf(best)) best = packs;
     if (packs.length === 0) break;
   }
@@ -107,7 +107,7 @@ export function tightPacks({ forest, wanted, block }: Plan, largest = block): re
 }
 
 /**
- * The work as the field does it, in padded batches: each prompt a block by itself, as long as the longest of its batch; pairs sorted by length, so
+ * The work as the field does it, in padded batches: each prompt a tile by itself, as long as the longest of its batch; pairs sorted by length, so
  * that there is little padding. The clean prompts of a batch are one pack, the patch prompts another.
  *
  * @param forest one in which nothing is merged
@@ -153,11 +153,11 @@ export function planBatches(
         ),
       );
   }
-  return { forest, wanted, block: longest, packs, row, rows };
+  return { forest, wanted, tileSize: longest, packs, row, rows };
 }
 
-/** A node with its ancestors, all of them the block's own. */
-function pathTo(tree: Tree, node: number): Block {
+/** A node with its ancestors, all of them the tile's own. */
+function pathTo(tree: Tree, node: number): Tile {
   const nodes: number[] = [];
   for (let at = node; at >= 0; at = tree.parent[at]!) nodes.push(at);
   return {
@@ -223,13 +223,13 @@ type Describe = (node: number) => {
 /** The work of computing the metric at every end's clean prompt, forward passes alone. */
 export function planMetric(
   forest: PrefixForest,
-  { nodes = defaultNodes, block }: Pick<PlanOptions, "nodes" | "block"> = {},
+  { nodes = defaultNodes, tileSize }: Pick<PlanOptions, "nodes" | "tileSize"> = {},
 ): Plan {
   const { forward, backward, ends } = forest;
   const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
   const cut = (n: number) => cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
-  const n = block ?? blockSize(forward, (n) => cut(n).length);
-  const blocks = cut(n);
+  const n = tileSize ?? chooseTileSize(forward, (n) => cut(n).length);
+  const tiles = cut(n);
   const most = Math.max(1, Math.floor(nodes / n));
   const describe: Describe = (node) => ({
     token: forward.token[node]!,
@@ -238,50 +238,50 @@ export function planMetric(
     clean: endsAt.get(node) ?? [],
     patch: [],
   });
-  const size = evenly(blocks.length, most);
-  const packs = [...chunks(blocks, size, () => 0, Number.POSITIVE_INFINITY)].map((chunk) =>
+  const size = evenly(tiles.length, most);
+  const packs = [...chunks(tiles, size, () => 0, Number.POSITIVE_INFINITY)].map((chunk) =>
     fillPack("forward", chunk, n, describe, ends, size),
   );
-  return { forest, wanted: "none", block: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
+  return { forest, wanted: "none", tileSize: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
 }
 
-/** Blocks per pack, at most so many, that let packs be of one size: sessions are made for sizes. */
-const evenly = (blocks: number, most: number) => Math.max(1, Math.ceil(blocks / Math.ceil(blocks / most)));
+/** Tiles per pack, at most so many, that let packs be of one size: sessions are made for sizes. */
+const evenly = (tiles: number, most: number) => Math.max(1, Math.ceil(tiles / Math.ceil(tiles / most)));
 
 /**
- * Nodes per block, at least as many as the longest prompt has tokens.
+ * Nodes per tile, at least as many as the longest prompt has tokens.
  *
- * A block holds six to eleven times the longest prompt, a power of two: enough that few ancestors are repeated, few enough that the dense scores
- * within a block stay cheaper than the linear layers. Long prompts get the size with the least work, and blocks of at most `largestBlock` where one
+ * A tile holds six to eleven times the longest prompt, a power of two: enough that few ancestors are repeated, few enough that the dense scores
+ * within a tile stay cheaper than the linear layers. Long prompts get the size with the least work, and tiles of at most `largestTile` where one
  * prompt allows.
  *
- * @param blocks the number of blocks of a size that the tree is cut into
+ * @param tiles the number of tiles of a size that the tree is cut into
  */
-function blockSize({ position }: Tree, blocks: (n: number) => number): number {
+function chooseTileSize({ position }: Tree, tiles: (n: number) => number): number {
   const longest = 1 + position.reduce((a, b) => Math.max(a, b), 0);
   const usual = Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
   if (usual <= longestDense) return usual;
   const least = evenRows(longest);
-  const sizes = [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestBlock);
-  // With this many rows in a block attention takes about as long as the linear layers.
+  const sizes = [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestTile);
+  // With this many rows in a tile attention takes about as long as the linear layers.
   const even = 1024;
-  const work = sizes.map((n) => blocks(n) * n * (1 + n / even));
+  const work = sizes.map((n) => tiles(n) * n * (1 + n / even));
   return sizes[work.indexOf(Math.min(...work))]!;
 }
 
-const largestBlock = 4096;
+const largestTile = 4096;
 
-/** At least so many rows, in a number that has many divisors: long blocks are computed in equal parts. */
+/** At least so many rows, in a number that has many divisors: long tiles are computed in equal parts. */
 const evenRows = (rows: number) => 128 * Math.ceil(rows / 128);
 
-/** @param count blocks of the pack; those beyond `blocks` are padding */
+/** @param count tiles of the pack; those beyond `tiles` are padding */
 function fillPack(
   kind: Pack["kind"],
-  blocks: readonly Block[],
+  tiles: readonly Tile[],
   n: number,
   describe: Describe,
   ends: readonly End[],
-  count = blocks.length,
+  count = tiles.length,
 ): Pack {
   const N = n * count;
   const [tokens, positions, node] = [new Int32Array(N), new Int32Array(N), new Int32Array(N).fill(-1)];
@@ -304,15 +304,15 @@ function fillPack(
     end.push(e);
     prompt.push(which);
   };
-  blocks.forEach((block, b) => {
-    for (let i = 0; i < block.nodes.length; i++) {
+  tiles.forEach((tile, b) => {
+    for (let i = 0; i < tile.nodes.length; i++) {
       const at = b * n + i;
-      if (block.parent[i]! >= 0) parent[at] = b * n + block.parent[i]!;
-      const about = describe(block.nodes[i]!);
-      node[at] = block.nodes[i]!;
+      if (tile.parent[i]! >= 0) parent[at] = b * n + tile.parent[i]!;
+      const about = describe(tile.nodes[i]!);
+      node[at] = tile.nodes[i]!;
       tokens[at] = about.token;
       positions[at] = about.position;
-      if (!block.owned[i]) continue;
+      if (!tile.owned[i]) continue;
       if (about.keep) keep.push(at);
       for (const e of about.clean) ask(at, e, "clean");
       for (const e of about.patch) ask(at, e, "patch");
@@ -323,7 +323,7 @@ function fillPack(
     tokens,
     positions,
     parent,
-    blocks: count,
+    tiles: count,
     node,
     keep: Int32Array.from(keep),
     metric: {
@@ -337,23 +337,23 @@ function fillPack(
   };
 }
 
-/** Blocks in order, at most `size` together and at most `maxLoad` pairs. */
+/** Tiles in order, at most `size` together and at most `maxLoad` pairs. */
 function* chunks(
-  blocks: readonly Block[],
+  tiles: readonly Tile[],
   size: number,
   load: (node: number) => number,
   maxLoad: number,
-): Generator<Block[]> {
-  let chunk: Block[] = [];
+): Generator<Tile[]> {
+  let chunk: Tile[] = [];
   let loaded = 0;
-  for (const block of blocks) {
-    const more = block.nodes.reduce((sum, node, i) => sum + (block.owned[i] ? load(node) : 0), 0);
+  for (const tile of tiles) {
+    const more = tile.nodes.reduce((sum, node, i) => sum + (tile.owned[i] ? load(node) : 0), 0);
     if (chunk.length === size || (chunk.length > 0 && loaded + more > maxLoad)) {
       yield chunk;
       chunk = [];
       loaded = 0;
     }
-    chunk.push(block);
+    chunk.push(tile);
     loaded += more;
   }
   if (chunk.length > 0) yield chunk;

@@ -78,14 +78,14 @@ export function rotaryFrequencies(R: number, base: number): number[] {
 }
 
 /** Rotary positions of the context's tokens for heads of width E; axes beyond those that turn stay as they are. */
-export function rotary({ positions, block, dtype }: Context, E: number, { frequencies, scale }: Turning): Rotary {
+export function rotary({ positions, tileSize, dtype }: Context, E: number, { frequencies, scale }: Turning): Rotary {
   const half = frequencies.length;
   const table = (f: (angle: number) => number) => {
-    const values = Array.from({ length: block * E }, (_, at) => {
+    const values = Array.from({ length: tileSize * E }, (_, at) => {
       const axis = at % E;
       return axis < 2 * half ? scale * f(Math.floor(at / E) * frequencies[axis % half]!) : f(0);
     });
-    return constant(numbers(values, dtype), dtype, [block, 1, E]);
+    return constant(numbers(values, dtype), dtype, [tileSize, 1, E]);
   };
   const turn = new Float64Array(E * E);
   for (let i = 0; i < half; i++) {
@@ -112,7 +112,7 @@ export function rotate(x: Tensor, heads: number, { cos, sin, turn }: Rotary): Te
  * those whose depth differs by less than `window`.
  */
 export function windowed(context: Context, window: number): Context {
-  const { block: n, positions, dtype, seen } = context;
+  const { tileSize: n, positions, dtype, seen } = context;
   if (window >= n) return context;
   if (!("mask" in seen)) return { ...context, seen: { ...seen, window } };
   const depth = positions.cast(dtype);
@@ -138,16 +138,16 @@ export interface AttentionOptions {
 }
 
 /**
- * Attention within blocks of n tokens: q[N,H·E], k[N,K·E], v[N,K·E] → z[N,H·E], the heads side by side. H/K query heads share a key head: they
+ * Attention within tiles of n tokens: q[N,H·E], k[N,K·E], v[N,K·E] → z[N,H·E], the heads side by side. H/K query heads share a key head: they
  * are laid along the rows of one product, so no key is repeated.
  *
- * In long blocks the scores of all rows with all are never there at once: one part of the rows is computed after another, and again in reverse.
+ * In long tiles the scores of all rows with all are never there at once: one part of the rows is computed after another, and again in reverse.
  */
 export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { block: n, positions, dtype, seen }: Context,
+  { tileSize: n, positions, dtype, seen }: Context,
   { heads: H, keyHeads: K = H, scale, cap }: AttentionOptions,
 ): Tensor {
   const [N, width] = q.shape as [string, number];
@@ -198,7 +198,7 @@ export function attention(
 /** Scores that are in memory at a time where attention is computed part by part. */
 const scoresPerPart = 2 ** 20;
 
-/** Rows of a block of n whose scores are in memory at a time: a divisor of n. */
+/** Rows of a tile of n whose scores are in memory at a time: a divisor of n. */
 export function rowsPerPart(n: number, heads: number): number {
   let rows = Math.max(1, Math.min(n, Math.floor(scoresPerPart / (n * heads))));
   while (n % rows !== 0) rows--;

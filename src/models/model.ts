@@ -6,7 +6,7 @@ import { type SiteKind, type SiteName, siteName } from "../site.ts";
  * A language model as traced computation. Axes: N tokens (forest nodes), D model width, H heads, K key/value heads, E head width, V vocabulary,
  * P rows whose answers are asked for.
  *
- * Tokens come in B blocks of n each, N = n·B, flattened to one axis for every matrix product; attention stays within a block.
+ * Tokens come in B tiles of n each, N = n·B, flattened to one axis for every matrix product; attention stays within a tile.
  */
 export interface Model {
   /** Hugging Face's `model_type`. */
@@ -65,8 +65,8 @@ export function blockTap(tap: Tap, layer: number): (kind: SiteKind, x: Tensor) =
 
 /** What a forward pass is told about its tokens. */
 export interface Context {
-  /** n: tokens per block. */
-  readonly block: number;
+  /** n: tokens per tile. */
+  readonly tileSize: number;
   /** Token ids [N]. */
   readonly tokens: Tensor;
   /** 0-based positions [N], below n: a token's depth in its prefix tree. */
@@ -78,15 +78,15 @@ export interface Context {
 
 /** Which tokens a token sees: itself and its ancestors. */
 export type Sight =
-  /** [B,n,n], or [1,n,n] for all blocks alike: 0 where the row's token sees the column's, −∞ where not. */
+  /** [B,n,n], or [1,n,n] for all tiles alike: 0 where the row's token sees the column's, −∞ where not. */
   | { readonly mask: Tensor }
   /**
-   * Of long blocks, whose masks are made part by part: places [N] in depth-first order, `first` a token's own and `last` that of the last token below
+   * Of long tiles, whose masks are made part by part: places [N] in depth-first order, `first` a token's own and `last` that of the last token below
    * it. A token sees those between whose two places its own lies; with a window those alone whose depth differs by less.
    */
   | { readonly first: Tensor; readonly last: Tensor; readonly window?: number };
 
-/** Tokens per block beyond which attention is computed part by part. */
+/** Tokens per tile beyond which attention is computed part by part. */
 export const longestDense = 512;
 
 /** Names of parameters and their shapes. */
@@ -119,9 +119,9 @@ export function parameterCount({ parameters }: Model): number {
 }
 
 /**
- * The inputs of a forward pass over blocks of n tokens: `tokens`, `positions`, and `mask`, or `first` and `last` where blocks are long.
+ * The inputs of a forward pass over tiles of n tokens: `tokens`, `positions`, and `mask`, or `first` and `last` where tiles are long.
  *
- * @param oneMask one mask for all blocks, however long they are
+ * @param oneMask one mask for all tiles, however long they are
  */
 export function contextInputs(n: number, dtype: "float32" | "float64", oneMask = false): Context {
   const N: Dim = times(n, "B");
@@ -129,7 +129,13 @@ export function contextInputs(n: number, dtype: "float32" | "float64", oneMask =
     oneMask || n <= longestDense
       ? { mask: input("mask", dtype, [oneMask ? 1 : "B", n, n]) }
       : { first: input("first", "int64", [N]), last: input("last", "int64", [N]) };
-  return { block: n, tokens: input("tokens", "int64", [N]), positions: input("positions", "int64", [N]), dtype, seen };
+  return {
+    tileSize: n,
+    tokens: input("tokens", "int64", [N]),
+    positions: input("positions", "int64", [N]),
+    dtype,
+    seen,
+  };
 }
 
 /** The whole model up to the last block: x[N,D]. */
