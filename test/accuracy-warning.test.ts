@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import type { JobOptions } from "../src/analysis/options.ts";
-import { run } from "../src/analysis/run.ts";
+import { run } from "../src/commands/run.ts";
 import { postingReporter } from "../src/progress.ts";
 import { toyModel } from "./toy-model.ts";
 

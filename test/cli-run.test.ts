@@ -3,12 +3,12 @@ import { cp, mkdir, mkdtemp, readdir, readlink, realpath, rm, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { pairs as runPairs } from "../src/analysis/check-pairs.ts";
-import { chooseSites, openModel, openSaes } from "../src/analysis/open.ts";
-import { type RunRequest, run } from "../src/analysis/run.ts";
 import { writeSafetensors } from "../src/bytes/safetensors.ts";
+import { pairs as runPairs } from "../src/commands/check-pairs.ts";
+import { type RunRequest, run } from "../src/commands/run.ts";
 import { closeDictionaries } from "../src/dictionaries/open.ts";
 import { UserError } from "../src/errors.ts";
+import { chooseSites, openModel, openSaes } from "../src/open/open.ts";
 import type { Reporter } from "../src/progress.ts";
 import { examples, llama, manifestOf, writeExamples, writeSae } from "./cli-harness.ts";
 

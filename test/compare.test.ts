@@ -2,8 +2,8 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import type { MethodResult } from "../src/analysis/compare-measure.ts";
 import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../src/analysis/compare-methods.ts";
+import type { MethodResult } from "../src/analysis/compare-results.ts";
 import { featuresToPatch, findingsOf } from "../src/analysis/compare-results.ts";
 import { workLine } from "../src/analysis/estimate.ts";
 import { comparisonText } from "../src/cli/compare-text.ts";
@@ -268,7 +268,7 @@ it("the process that is measured loads no database before it has measured", () =
       else packages.add(name!);
     }
   };
-  visit(fileURLToPath(new URL("../src/analysis/compare-child.ts", import.meta.url)));
+  visit(fileURLToPath(new URL("../src/commands/compare-child.ts", import.meta.url)));
   expect(seen.size).toBeGreaterThan(20);
   expect([...packages].filter((name) => name.startsWith("@duckdb"))).toEqual([]);
 });

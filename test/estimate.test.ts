@@ -2,7 +2,7 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { checkFits } from "../src/analysis/estimate.ts";
+import { checkFits, type Machine } from "../src/analysis/estimate.ts";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { capture } from "../src/capture/capture.ts";
 import { captureCost } from "../src/capture/cost.ts";
@@ -28,6 +28,8 @@ import {
 } from "./cli-harness.ts";
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;
+
+const machineWith = (bytes: number): Machine => ({ availableMemory: () => bytes, mostMemory: () => bytes });
 
 describe("the cost of a capture", () => {
   let model: Model;
@@ -249,12 +251,12 @@ describe("sfc estimate", () => {
     }));
     const plans = [planCapture(prefixForest(pairs), { wanted: "changed" })];
     const refusal = (weights: "held" | "streamed", method: "analytic" | "sfc") => () =>
-      checkFits({ memory_bytes: 1e15, weights }, plans, method);
+      checkFits({ memory_bytes: 1e9, weights }, plans, method, machineWith(1e9 - 1));
     expect(refusal("held", "analytic")).toThrow("Use --weights streamed, a small --batch_size, shorter prompts");
     expect(refusal("held", "sfc")).toThrow("to be free for sfc, got");
     expect(refusal("held", "sfc")).toThrow("Use --weights streamed, a small --batch_size");
     expect(refusal("streamed", "analytic")).toThrow("Use a small --batch_size");
-    expect(() => checkFits({ memory_bytes: 1e6, weights: "held" }, plans, "analytic")).not.toThrow();
+    expect(() => checkFits({ memory_bytes: 1e9, weights: "held" }, plans, "analytic", machineWith(1e9))).not.toThrow();
   });
 
   it("fetches nothing", async () => {

@@ -3,7 +3,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { openModel } from "../src/analysis/open.ts";
 import { openFile, openFolder } from "../src/bytes/file.node.ts";
 import { memoryFolder } from "../src/bytes/folder.ts";
 import { openSafetensors } from "../src/bytes/safetensors.ts";
@@ -14,6 +13,7 @@ import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { openGgufModel } from "../src/models/gguf/open.ts";
 import { contextInputs, forward, type Model, type Weights } from "../src/models/model.ts";
 import { heldWeights } from "../src/models/weights.ts";
+import { openModel } from "../src/open/open.ts";
 import { makeGguf, type Tensor, type Value } from "./make-gguf.ts";
 
 const fixtures = new URL("fixtures/", import.meta.url).pathname;

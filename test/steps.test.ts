@@ -1,12 +1,10 @@
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { estimateStep, type Machine } from "../src/analysis/estimate.ts";
 import { memoryPlaces } from "../src/analysis/memory.ts";
-import { type OpenJob, openJob } from "../src/analysis/open.ts";
-import { usablePairs } from "../src/analysis/open-pairs.ts";
 import type { JobOptions } from "../src/analysis/options.ts";
-import { run } from "../src/analysis/run.ts";
 import {
   type AnalysisInput,
   type AnalysisRecord,
@@ -19,10 +17,13 @@ import {
 } from "../src/analysis/steps.ts";
 import { memoryStore } from "../src/capture/store.ts";
 import type { Score } from "../src/circuit/ranking.ts";
+import { run } from "../src/commands/run.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { nodesTable } from "../src/effects/sums.ts";
 import { StoppedError } from "../src/errors.ts";
 import { heldWeights, loadedModel } from "../src/models/weights.ts";
+import { type OpenJob, openJob } from "../src/open/open.ts";
+import { usablePairs } from "../src/open/open-pairs.ts";
 import { postingReporter, type Reporter } from "../src/progress.ts";
 import { readFeatures } from "../src/results/tables.ts";
 
@@ -163,5 +164,32 @@ describe("the steps of an analysis, in memory", () => {
     const all = await analysePairs(input, prepared, memoryPlaces(), emptyRecord(), quiet());
     expect(ranking).toEqual(all.ranking);
     expect(rows).toBe([...tables.effects.values()].reduce((sum, { node }) => sum + node.length, 0));
+  });
+});
+
+describe("the estimate of an analysis", () => {
+  const machineWith = (bytes: number): Machine => ({ availableMemory: () => bytes, mostMemory: () => bytes });
+  const estimateOn = (bytes: number, weights: JobOptions["weights"]) =>
+    estimateStep(opened, opened.dictionaries, pairs(), { ...options, weights }, machineWith(bytes));
+
+  it("counts what there is to compute, and holds weights where there is room", async () => {
+    const { forest } = prepare(pairs(), options);
+    // 6 layers of 192 wide, 64 of them keys and values, 512 wide in the MLP, with two norms; 2,667 tokens; the last norm.
+    const parameters = 6 * (2 * 192 * 192 + 2 * 64 * 192 + 3 * 192 * 512 + 2 * 192) + 2667 * 192 + 192;
+    const { size } = await stat(new URL("../models/demo/model.safetensors", import.meta.url));
+    expect(await estimateOn(64e9, "auto")).toMatchObject({
+      weights: "held",
+      model: { name: "demo", parameters, bytes: size },
+      saes: { sites: 4, features: 4 * 1536 },
+      pairs: pairs().length,
+      nodes: { forward: forest.forward.size, backward: forest.backward.size },
+      available_memory_bytes: 64e9,
+    });
+  });
+
+  it("streams weights that do not fit, unless they are to be held", async () => {
+    expect(await estimateOn(20e6, "auto")).toMatchObject({ weights: "streamed", available_memory_bytes: 20e6 });
+    expect(await estimateOn(20e6, "held")).toMatchObject({ weights: "held" });
+    await expect(estimateOn(5e6, "held")).rejects.toThrow("weights: expected 11 MB of free memory to hold them");
   });
 });

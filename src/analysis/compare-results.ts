@@ -1,3 +1,4 @@
+import { z } from "zod";
 import {
   joined,
   likenessOf,
@@ -13,8 +14,36 @@ import {
 import type { ComparedMethod, Comparison } from "../report/comparison.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { mean, median } from "../stats.ts";
-import type { MethodResult } from "./compare-measure.ts";
 import type { MethodSpec } from "./compare-methods.ts";
+
+const numbers = z.array(z.number());
+
+/** What a method found and took: also its checkpoint while a comparison is unfinished. */
+export const methodResultSchema = z.strictObject({
+  seconds: z.number(),
+  loading_seconds: z.number(),
+  loaded_bytes: z.int(),
+  peak_bytes: z.int(),
+  /** Whether the peak counts from when the model was loaded, not from the beginning of the process. */
+  peak_above_loaded: z.boolean(),
+  rows: z.int(),
+  /** The metric at each pair's prompts, in logits. */
+  m_clean: numbers,
+  m_patch: numbers,
+  sites: z.array(
+    z.strictObject({
+      site: z.string(),
+      /** The features and their effects, means over all pairs, BOS, padding and the error left out. */
+      feature: numbers,
+      effect: numbers,
+      /** Σ of all effects, BOS, padding and the error included: the mean over the pairs, and each pair's where they were kept apart. */
+      sum: z.number(),
+      pair_sums: numbers.nullable(),
+    }),
+  ),
+});
+
+export type MethodResult = z.infer<typeof methodResultSchema>;
 
 /** A method with what it found. */
 export interface MeasuredMethod {

@@ -1,5 +1,3 @@
-import { readFileSync } from "node:fs";
-import { freemem, totalmem } from "node:os";
 import { readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/cost.ts";
@@ -12,16 +10,28 @@ import type { Plan } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
-import { silent } from "../hub/pull.ts";
+import type { Checkpoint } from "../models/checkpoint.ts";
 import { type Model, parameterCount } from "../models/model.ts";
-import type { Reporter } from "../progress.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
-import { dictionaryWarnings, type OpenModel, openJob } from "./open.ts";
-import { usablePairs } from "./open-pairs.ts";
 import type { JobOptions } from "./options.ts";
-import { prepare, tokensOf } from "./steps.ts";
+import { countsOf, prepare } from "./steps.ts";
+
+/** What an estimate asks of the machine that is to do the work. */
+export interface Machine {
+  /** Bytes of memory that can be had without pushing others out. */
+  availableMemory(): number;
+  /** Bytes of memory that work may ask for before it is refused: more than those, where the system gives back what it holds. */
+  mostMemory(): number;
+}
+
+/** The files of a model, of which an estimate reads headers alone. */
+export interface ModelFiles {
+  readonly model: Model;
+  readonly checkpoint: Pick<Checkpoint, "bytes" | "storedType">;
+}
 
 /** What a run will take, told before its weights are read. */
 export interface Estimate {
@@ -73,17 +83,22 @@ const rowBytes = { effects: 20, features: 5 };
 /** Seconds that a run may lose by holding its weights: only then can features be patched exactly. */
 const worthHolding = 1;
 
+/** The options that bear on what a run takes. */
+export type EstimateOptions = Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision" | "device">;
+
 /**
  * Estimates a run, and decides where its weights are kept unless the options say so: held if there is plenty of memory for that and it is faster, or
  * hardly slower, which it is for small models (their passes save activations instead of computing them again), else streamed.
  */
 export async function estimateRun(
-  { model, checkpoint }: OpenModel,
+  { model, checkpoint }: ModelFiles,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   plans: readonly Plan[],
-  options: Pick<JobOptions, "weights" | "method" | "steps" | "score" | "precision" | "device">,
+  options: EstimateOptions,
+  machine: Machine,
 ): Promise<Estimate> {
   const { method } = options;
+  const half = machine.availableMemory() / 2;
   const { sites } = needsOf(method, [...dictionaries.keys()], model.layers);
   const number = options.precision === "float64" ? 8 : 4;
   const inPlace = await readsInPlace(options.device as Device);
@@ -104,8 +119,7 @@ export async function estimateRun(
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
   const workSeconds = ({ flops, sweeps }: MethodCost) =>
     flops / (rates.passes * gflops * 1e9) + (sweeps * checkpoint.bytes) / rates.read;
-  const mayHold = (cost: CaptureCost) =>
-    cost.compiled / 2 < largestGraph && cost.held < availableMemory() / 2 && cost.memory() < availableMemory() / 2;
+  const mayHold = (cost: CaptureCost) => cost.compiled / 2 < largestGraph && cost.held < half && cost.memory() < half;
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
   const secondsOf = (i: 0 | 1) => captureSeconds(costs[i]!) + workSeconds(works[i]!);
   const chosen =
@@ -119,7 +133,7 @@ export async function estimateRun(
       `--weights held: expected a model of at most ${bytesText(largestGraph)} in ${options.precision}, got ${bytesText(held.compiled / 2)}. Use --weights streamed.`,
     );
   }
-  if (chosen === held) checkRoom(model, options.precision);
+  if (chosen === held) checkRoom(model, options.precision, machine);
   // In float64 results of the capture are kept in memory, not in the run's folder; held weights stay in it until the end.
   const inMemory = number === 8;
   const capturing = chosen.memory();
@@ -174,9 +188,9 @@ const largestGraph = 1.9e9;
  *
  * @throws UserError saying what to do instead
  */
-export function checkRoom(model: Model, precision: JobOptions["precision"]): void {
+export function checkRoom(model: Model, precision: JobOptions["precision"], machine: Machine): void {
   const bytes = parameterCount(model) * (precision === "float64" ? 8 : 4);
-  const free = availableMemory();
+  const free = machine.availableMemory();
   if (bytes < free) return;
   throw new UserError(
     `weights: expected ${bytesText(bytes)} of free memory to hold them in ${precision}, got ${bytesText(free)}. Use --weights streamed.`,
@@ -194,9 +208,9 @@ export function checkFits(
   { memory_bytes: needed, weights }: Pick<Estimate, "memory_bytes" | "weights">,
   plans: readonly Plan[],
   method: MethodName,
+  machine: Machine,
 ): void {
-  // What macOS calls free leaves out what it gives back when asked.
-  const free = process.platform === "darwin" ? totalmem() : availableMemory();
+  const free = machine.mostMemory();
   if (needed <= free) return;
   const instead = [
     ...(weights === "streamed" ? [] : ["--weights streamed"]),
@@ -208,24 +222,6 @@ export function checkFits(
     `memory: expected about ${bytesText(needed)} to be free for ${method}, got ${bytesText(free)}. Use ${instead.join(", ")} or fewer sites (--layers, --sites).`,
     { code: "no_memory" },
   );
-}
-
-/** Memory that can be had without pushing others out, within the limits of a container. Older Nodes know the system's alone. */
-export function availableMemory(): number {
-  const free = process.availableMemory?.() ?? freemem();
-  const limit = process.constrainedMemory?.() ?? 0;
-  return limit > 0 && limit < totalmem() ? Math.min(limit, freemem(), free + cachedFiles()) : free;
-}
-
-/** Bytes of files that a container has cached: they count as its own, and make room when it is needed. */
-function cachedFiles(): number {
-  for (const path of ["/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"]) {
-    try {
-      const lines = readFileSync(path, "utf8").matchAll(/^(?:in)?active_file (\d+)$/gm);
-      return [...lines].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
-    } catch {}
-  }
-  return 0;
 }
 
 export function totalSeconds({ seconds }: Estimate): number {
@@ -253,10 +249,6 @@ export async function gemmGflops(width: number): Promise<number> {
   return best;
 }
 
-export interface EstimateRequest {
-  readonly options: JobOptions;
-}
-
 /** What `sfc estimate` tells. */
 export interface EstimateResult extends Estimate {
   readonly model: { readonly name: string; readonly parameters: number; readonly bytes: number };
@@ -266,34 +258,33 @@ export interface EstimateResult extends Estimate {
   readonly available_memory_bytes: number;
 }
 
-/** Estimates a run without reading any weights (`sfc estimate`). */
-export async function estimate({ options }: EstimateRequest, reporter: Reporter): Promise<EstimateResult> {
-  reporter.begin("estimate", 1);
-  const cached = { ...silent, cachedOnly: true };
-  await using opened = await openJob(options, cached, { patchless: options.score !== "effect" });
-  const { dictionaries } = opened;
-  for (const warning of opened.warnings) reporter.line(warning);
-  const { kept } = usablePairs(opened.source, opened, options, reporter);
-  for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
-  const { forest, plans } = prepare(kept, options, options.batch_size);
-  const result = await estimateRun(opened, dictionaries, plans, options);
-  reporter.end();
+/**
+ * What an analysis of some pairs would take. It reads no weights.
+ *
+ * @throws UserError if weights are to be held, and there is no room for them
+ */
+export async function estimateStep(
+  files: ModelFiles & { readonly name: string },
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  pairs: readonly TokenPair[],
+  options: EstimateOptions & Pick<JobOptions, "batch_size">,
+  machine: Machine,
+): Promise<EstimateResult> {
+  const prepared = prepare(pairs, options, options.batch_size);
+  const estimated = await estimateRun(files, dictionaries, prepared.plans, options, machine);
   const all = [...dictionaries.values()];
+  const { nodes_forward, nodes_backward, tokens } = countsOf(prepared);
   return {
-    model: { name: options.model_name, parameters: parameterCount(opened.model), bytes: opened.checkpoint.bytes },
+    model: { name: files.name, parameters: parameterCount(files.model), bytes: files.checkpoint.bytes },
     saes: {
       sites: all.length,
       features: sum(all.map(({ featureCount }) => featureCount)),
       bytes: sum(all.map(({ inputWidth, featureCount }) => 8 * inputWidth * featureCount)),
     },
-    pairs: kept.length,
-    nodes: {
-      forward: forest.forward.size,
-      backward: forest.backward.size,
-      tokens: tokensOf(kept),
-    },
-    available_memory_bytes: availableMemory(),
-    ...result,
+    pairs: pairs.length,
+    nodes: { forward: nodes_forward, backward: nodes_backward, tokens },
+    available_memory_bytes: machine.availableMemory(),
+    ...estimated,
   };
 }
 

@@ -1,4 +1,3 @@
-import { basename } from "node:path";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { MethodName, Rule } from "../effects/method.ts";
 import type { BosChoice } from "../prompts/bos.ts";
@@ -94,5 +93,8 @@ export function taskName({
   answers,
 }: Pick<WorkOptions, "task" | "pairs" | "clean" | "patch" | "answers">): string {
   if (clean != null) return `prompt-${sha256OfText(JSON.stringify([clean, patch, answers])).slice(0, 8)}`;
-  return pairs === null ? (task ?? defaultTask) : basename(pairs).replace(/\.[a-z]+$/, "");
+  return pairs === null ? (task ?? defaultTask) : fileName(pairs).replace(/\.[a-z]+$/, "");
 }
+
+/** What follows the last separator of a path. */
+const fileName = (path: string) => path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1);

@@ -1,4 +1,4 @@
-import type { BenchResult, ForestBench } from "../analysis/bench.ts";
+import type { BenchResult, ForestBench } from "../commands/bench.ts";
 import { table } from "./table.ts";
 /** The result as text for a terminal. */
 export function benchText(result: BenchResult): string {

@@ -1,9 +1,9 @@
-import { bench } from "../analysis/bench.ts";
-import { pairs } from "../analysis/check-pairs.ts";
-import { compare } from "../analysis/compare.ts";
-import { estimate } from "../analysis/estimate.ts";
-import { pullNames } from "../analysis/pull.ts";
-import { run } from "../analysis/run.ts";
+import { bench } from "../commands/bench.ts";
+import { pairs } from "../commands/check-pairs.ts";
+import { compare } from "../commands/compare.ts";
+import { estimate } from "../commands/estimate.ts";
+import { pullNames } from "../commands/pull.ts";
+import { run } from "../commands/run.ts";
 
 /** The jobs that a worker can do, by name. */
 export const jobs = { run, compare, pairs, bench, estimate, pull: pullNames };

@@ -120,7 +120,7 @@ function program(): Command {
     .description("list the presets of models and SAEs, and which are cached")
     .option("--json", "print JSON")
     .action(async (flags: { json?: boolean }) => {
-      const { knownModels } = await import("../analysis/known-models.ts");
+      const { knownModels } = await import("../commands/known-models.ts");
       const { knownModelsText } = await import("./models-text.ts");
       const known = await knownModels();
       if (flags.json) printJson(known);

@@ -1,5 +1,5 @@
 import { bytesText } from "../amounts.ts";
-import type { KnownModels } from "../analysis/known-models.ts";
+import type { KnownModels } from "../commands/known-models.ts";
 import { modelTypes } from "../models/architectures.ts";
 import { table } from "./table.ts";
 

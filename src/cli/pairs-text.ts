@@ -1,6 +1,6 @@
 import { countText, percentText } from "../amounts.ts";
-import type { PairsResult, RejectedPair } from "../analysis/check-pairs.ts";
-import { shownRejected } from "../analysis/check-pairs.ts";
+import type { PairsResult, RejectedPair } from "../commands/check-pairs.ts";
+import { shownRejected } from "../commands/check-pairs.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import { table } from "./table.ts";
 /** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */

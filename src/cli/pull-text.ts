@@ -1,6 +1,6 @@
 import { bytesText, countText } from "../amounts.ts";
 import { embeddedModel } from "../analysis/options.ts";
-import type { PullOutcome } from "../analysis/pull.ts";
+import type { PullOutcome } from "../commands/pull.ts";
 import { table } from "./table.ts";
 /** What `sfc pull` did, or would do: where everything is, or what there is to fetch. */
 export function pullText({ embedded, planned, fetched, saes }: PullOutcome): string {

@@ -3,15 +3,15 @@ import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { pairs } from "../../src/analysis/check-pairs.ts";
-import { type OpenModel, openModel } from "../../src/analysis/open.ts";
 import { openFile } from "../../src/bytes/file.node.ts";
 import { openSafetensors } from "../../src/bytes/safetensors.ts";
 import { pairsText } from "../../src/cli/pairs-text.ts";
+import { pairs } from "../../src/commands/check-pairs.ts";
 import { compile, int64 } from "../../src/graph/session.ts";
 import { input } from "../../src/graph/tensor.ts";
 import { contextInputs, forward, type Model, type Weights } from "../../src/models/model.ts";
 import { heldWeights } from "../../src/models/weights.ts";
+import { type OpenModel, openModel } from "../../src/open/open.ts";
 import { postingReporter } from "../../src/progress.ts";
 
 interface Prompt {

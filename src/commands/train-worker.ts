@@ -5,6 +5,7 @@ import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { type Answer, serveThread } from "../jobs/serve.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import { heldWeights } from "../models/weights.ts";
+import { openModel } from "../open/open.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { loadTokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";
@@ -19,7 +20,6 @@ import { type DictionaryQuality, evaluateDictionaries } from "../training/evalua
 import { partGradient } from "../training/lm.ts";
 import { type DictionaryProgress, trainDictionaries } from "../training/sae.ts";
 import { generatedText } from "../training/text.ts";
-import { openModel } from "./open.ts";
 import {
   type CaptureJob,
   type DictionaryJob,

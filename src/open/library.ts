@@ -1,3 +1,12 @@
+import { memoryPlaces } from "../analysis/memory.ts";
+import { embeddedModel } from "../analysis/options.ts";
+import {
+  type AnsweredPrompt,
+  capturePrompts,
+  type PromptActivations,
+  type PromptGradients,
+} from "../analysis/prompts.ts";
+import { type AnalysisRecord, analysePairs, type PairResult, prepare } from "../analysis/steps.ts";
 import type { CaseAccuracy, Check } from "../circuit/checks.ts";
 import type { Ablation } from "../circuit/meaning.ts";
 import type { Ranking, Score } from "../circuit/ranking.ts";
@@ -18,15 +27,11 @@ import type { PromptPair, Split } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { compareSites, parseSite, type SiteKind, type SiteName, siteKinds, siteName } from "../site.ts";
 import { InputFiles } from "../storage/input-files.ts";
+import { thisMachine } from "../storage/machine.ts";
 import { packageRoot } from "../storage/package.ts";
 import { checkRuntime } from "./device.ts";
-import { availableMemory } from "./estimate.ts";
-import { memoryPlaces } from "./memory.ts";
 import { chooseSites, dictionaryWarnings, type OpenModel, openChosenSaes, openModel as openFiles } from "./open.ts";
 import { type Rejected, usablePairs } from "./open-pairs.ts";
-import { embeddedModel } from "./options.ts";
-import { type AnsweredPrompt, capturePrompts, type PromptActivations, type PromptGradients } from "./prompts.ts";
-import { type AnalysisRecord, analysePairs, type PairResult, prepare } from "./steps.ts";
 
 /** How a model is opened. */
 export interface ModelOptions extends Watching {
@@ -105,7 +110,7 @@ export function openModel(source: string, options: ModelOptions = {}): Promise<L
     try {
       const { model, checkpoint, tokenizer, warnings } = files;
       const bytes = parameterCount(model) * (precision === "float64" ? 8 : 4);
-      const held = options.weights ? options.weights === "held" : bytes < availableMemory() / 4;
+      const held = options.weights ? options.weights === "held" : bytes < thisMachine.availableMemory() / 4;
       const weights = held ? await heldWeights(model, checkpoint, precision) : streamedWeights(checkpoint);
       const loaded = loadedModel(model, weights, { dtype: precision, device });
       const close = () => files.close();

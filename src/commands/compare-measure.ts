@@ -1,8 +1,10 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
-import { z } from "zod";
 import { runtimeName } from "#session";
+import type { MethodSpec } from "../analysis/compare-methods.ts";
+import type { MethodResult } from "../analysis/compare-results.ts";
+import type { WorkOptions } from "../analysis/options.ts";
 import { checkFiniteEffects } from "../circuit/tables.ts";
 import type { MethodSetting } from "../effects/method.ts";
 import { effectsOf } from "../effects/methods.ts";
@@ -13,6 +15,8 @@ import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Device } from "../graph/runtime.ts";
 import { silent } from "../hub/pull.ts";
 import { heldWeights, streamedWeights } from "../models/weights.ts";
+import { openJob } from "../open/open.ts";
+import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
@@ -20,10 +24,6 @@ import { makeFolder, writeFileAtomic } from "../storage/files.ts";
 import { type FileState, InputFiles } from "../storage/input-files.ts";
 import { peakBytes, resetPeak, residentBytes } from "../storage/resident.ts";
 import { seal } from "../storage/seal.ts";
-import type { MethodSpec } from "./compare-methods.ts";
-import { openJob } from "./open.ts";
-import { usablePairs } from "./open-pairs.ts";
-import type { WorkOptions } from "./options.ts";
 
 /** What a method is to do, and where its results go. */
 export interface MethodRequest {
@@ -42,35 +42,6 @@ export interface MethodRequest {
 
 /** The work of a method that takes long, told before it begins. */
 export type Work = Parameters<NonNullable<MethodSetting["onWork"]>>[0];
-
-const numbers = z.array(z.number());
-
-/** What a method found and took: `result.json` in its folder for unfinished work, its checkpoint. */
-export const methodResultSchema = z.strictObject({
-  seconds: z.number(),
-  loading_seconds: z.number(),
-  loaded_bytes: z.int(),
-  peak_bytes: z.int(),
-  /** Whether the peak counts from when the model was loaded, not from the beginning of the process. */
-  peak_above_loaded: z.boolean(),
-  rows: z.int(),
-  /** The metric at each pair's prompts, in logits. */
-  m_clean: numbers,
-  m_patch: numbers,
-  sites: z.array(
-    z.strictObject({
-      site: z.string(),
-      /** The features and their effects, means over all pairs, BOS, padding and the error left out. */
-      feature: numbers,
-      effect: numbers,
-      /** Σ of all effects, BOS, padding and the error included: the mean over the pairs, and each pair's where they were kept apart. */
-      sum: z.number(),
-      pair_sums: numbers.nullable(),
-    }),
-  ),
-});
-
-export type MethodResult = z.infer<typeof methodResultSchema>;
 
 /** The name of a method's checkpoint. */
 export const resultFile = "result.json";

@@ -1,4 +1,5 @@
 import { cpus } from "node:os";
+import { defaultExamples, defaultTask } from "../analysis/options.ts";
 import { captureAll } from "../capture/capture.ts";
 import { readingHooks } from "../capture/hooks.ts";
 import { openRunner } from "../capture/run.ts";
@@ -10,6 +11,8 @@ import { compile, float32 } from "../graph/session.ts";
 import { constant, input, type Tensor } from "../graph/tensor.ts";
 import { type Model, parameterCount } from "../models/model.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
+import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
+import { noPairs, readPairText, usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
@@ -17,9 +20,6 @@ import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
 import { median } from "../stats.ts";
 import { versions } from "../storage/package.ts";
-import { type OpenJob, type OpenModel, openJob } from "./open.ts";
-import { noPairs, readPairText, usablePairs } from "./open-pairs.ts";
-import { defaultExamples, defaultTask } from "./options.ts";
 
 export interface BenchRequest {
   readonly model_name: string;

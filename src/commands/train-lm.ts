@@ -7,6 +7,7 @@ import { constant } from "../graph/tensor.ts";
 import { modelFromConfig } from "../models/architectures.ts";
 import type { Model, Weights } from "../models/model.ts";
 import { heldWeights } from "../models/weights.ts";
+import { openModel } from "../open/open.ts";
 import type { ProgressReporter } from "../progress.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import { agreementPairs } from "../prompts/english/agreement.ts";
@@ -24,7 +25,6 @@ import { type LanguageModelRecipe, trainLanguageModel } from "../training/lm.ts"
 import { meanLoss } from "../training/loss.ts";
 import { layoutOf, namedParameters } from "../training/parameters.ts";
 import { type GeneratedText, generatedText, heldOutText } from "../training/text.ts";
-import { openModel } from "./open.ts";
 import { threadPool } from "./train-threads.ts";
 
 /** The file that says how a model was trained, in its folder. */

@@ -1,5 +1,6 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
+import { embeddedModel, type JobOptions } from "../analysis/options.ts";
 import { subfolder } from "../bytes/folder.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
@@ -21,7 +22,6 @@ import { compareSites, parseKinds, parseSite, type Site, type SiteKind, type Sit
 import { InputFiles } from "../storage/input-files.ts";
 import { packageRoot } from "../storage/package.ts";
 import { openPairs, type PairOptions, type PairSource } from "./open-pairs.ts";
-import { embeddedModel, type JobOptions } from "./options.ts";
 
 export interface OpenModel extends AsyncDisposable {
   /** As asked for. */

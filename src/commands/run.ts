@@ -1,5 +1,16 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { checkFits, type Estimate, estimateLine, estimateRun, totalSeconds, workLine } from "../analysis/estimate.ts";
+import type { JobOptions } from "../analysis/options.ts";
+import {
+  type AnalysisInput,
+  analysePairs,
+  capturedSites,
+  type PairResult,
+  type Places,
+  type Prepared,
+  prepare,
+} from "../analysis/steps.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { memoryStore } from "../capture/store.ts";
@@ -7,6 +18,9 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
+import { checkRuntime } from "../open/device.ts";
+import { dictionaryWarnings, type OpenJob, type OpenModel, openJob } from "../open/open.ts";
+import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
@@ -17,21 +31,8 @@ import { reportTemplate, writeReport } from "../results/report.ts";
 import { RunTables } from "../results/tables.ts";
 import type { SiteName } from "../site.ts";
 import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "../storage/files.ts";
+import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
-import { checkRuntime } from "./device.ts";
-import { checkFits, type Estimate, estimateLine, estimateRun, totalSeconds, workLine } from "./estimate.ts";
-import { dictionaryWarnings, type OpenJob, type OpenModel, openJob } from "./open.ts";
-import { usablePairs } from "./open-pairs.ts";
-import type { JobOptions } from "./options.ts";
-import {
-  type AnalysisInput,
-  analysePairs,
-  capturedSites,
-  type PairResult,
-  type Places,
-  type Prepared,
-  prepare,
-} from "./steps.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -186,13 +187,18 @@ class Job {
 
   /** What the run will take. @throws UserError if that is more than there is */
   async #estimate({ plans }: Prepared): Promise<Estimate> {
-    const estimated = await estimateRun(this.#opened, this.#dictionaries, plans, {
-      ...this.#options,
-      // An interrupted run goes on as it began: with the weights in the other place its last digits would be others.
-      weights: this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights,
-    });
+    // An interrupted run goes on as it began: with the weights in the other place its last digits would be others.
+    const weights =
+      this.#options.weights === "auto" ? (this.manifest.estimate?.weights ?? "auto") : this.#options.weights;
+    const estimated = await estimateRun(
+      this.#opened,
+      this.#dictionaries,
+      plans,
+      { ...this.#options, weights },
+      thisMachine,
+    );
     this.manifest.estimate = estimated;
-    checkFits(estimated, plans, this.#options.method);
+    checkFits(estimated, plans, this.#options.method, thisMachine);
     if (totalSeconds(estimated) > longWork) this.#reporter.line(estimateLine(estimated));
     return estimated;
   }

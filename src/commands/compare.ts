@@ -2,6 +2,10 @@ import { existsSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
+import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../analysis/compare-methods.ts";
+import { featuresToPatch, findingsOf, type MethodResult, methodResultSchema } from "../analysis/compare-results.ts";
+import { checkFits, checkRoom, estimateRun, gemmGflops, workLine } from "../analysis/estimate.ts";
+import { type CompareOptions, taskName } from "../analysis/options.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { planFor } from "../effects/capture-for.ts";
@@ -9,6 +13,9 @@ import { wantedBy } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { parameterCount } from "../models/model.ts";
+import { checkRuntime } from "../open/device.ts";
+import { dictionaryWarnings, type OpenModel, openJob } from "../open/open.ts";
+import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
@@ -17,25 +24,11 @@ import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } fro
 import type { SiteName } from "../site.ts";
 import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
+import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
 import { isSealed } from "../storage/seal.ts";
-import {
-  featuresFile,
-  forestOf,
-  type MethodRequest,
-  type MethodResult,
-  methodResultSchema,
-  resultFile,
-  resultSeal,
-} from "./compare-measure.ts";
-import { type MethodSpec, methodFolder, namesIn, parseMethods } from "./compare-methods.ts";
+import { featuresFile, forestOf, type MethodRequest, resultFile, resultSeal } from "./compare-measure.ts";
 import { measureInProcess } from "./compare-process.ts";
-import { featuresToPatch, findingsOf } from "./compare-results.ts";
-import { checkRuntime } from "./device.ts";
-import { checkFits, checkRoom, estimateRun, gemmGflops, workLine } from "./estimate.ts";
-import { dictionaryWarnings, type OpenModel, openJob } from "./open.ts";
-import { usablePairs } from "./open-pairs.ts";
-import { type CompareOptions, taskName } from "./options.ts";
 
 export interface CompareRequest {
   readonly command: string;
@@ -104,7 +97,7 @@ async function checkMethodsFit(
       wantedBy(method),
     );
     const work = { ...options, method, score: "effect", ...(steps !== null && { steps }) } as const;
-    checkFits(await estimateRun(opened, dictionaries, [plan], work), [plan], method);
+    checkFits(await estimateRun(opened, dictionaries, [plan], work, thisMachine), [plan], method, thisMachine);
   }
 }
 
@@ -119,7 +112,7 @@ async function openWork(
 ) {
   await using opened = await openJob(options, reporter);
   const { dictionaries } = opened;
-  if (options.weights === "held") checkRoom(opened.model, options.precision);
+  if (options.weights === "held") checkRoom(opened.model, options.precision, thisMachine);
   const { kept, warnings: told } = usablePairs(opened.source, opened, options, reporter);
   const recorded = { ...options };
   const folder = await openWorkFolder(comparisonFolder, path, recorded, force);

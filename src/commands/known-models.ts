@@ -1,5 +1,6 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { embeddedModel } from "../analysis/options.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { cachedSnapshot, hasFile } from "../hub/cache.ts";
 import { modelPresets, saeBytes, saePresets } from "../hub/presets.ts";
@@ -9,7 +10,6 @@ import { modelPlace, modelWant } from "../hub/wants.ts";
 import { modelTypes } from "../models/architectures.ts";
 import { parseSite, siteKinds } from "../site.ts";
 import { packageRoot } from "../storage/package.ts";
-import { embeddedModel } from "./options.ts";
 
 /** What can be run, and what of it is on this machine. */
 export interface KnownModels {

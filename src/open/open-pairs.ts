@@ -1,6 +1,7 @@
 import { constants, createReadStream } from "node:fs";
 import { open, stat } from "node:fs/promises";
 import { countText } from "../amounts.ts";
+import { defaultExamples, type JobOptions } from "../analysis/options.ts";
 import { UsageError, UserError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
@@ -16,7 +17,6 @@ import { groupPairs, type PromptPair, type TokenPair } from "../prompts/pairs.ts
 import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { InputFiles } from "../storage/input-files.ts";
-import { defaultExamples, type JobOptions } from "./options.ts";
 
 /** The options that say which pairs. */
 export type PairOptions = Pick<

@@ -1,5 +1,6 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { embeddedModel } from "../analysis/options.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { blobPath, hasFile, repoFolder } from "../hub/cache.ts";
 import { modelPreset, saePreset } from "../hub/presets.ts";
@@ -7,10 +8,9 @@ import { type PullPlan, pull, stoppable } from "../hub/pull.ts";
 import { type ChooseSites, chosenSaes, planWant } from "../hub/resolve.ts";
 import { type HubSettings, hubSettings } from "../hub/settings.ts";
 import { folderWant, modelPlace, modelWant, parseHubPath, presetNames, presetWants, type Want } from "../hub/wants.ts";
+import { chooseSites, parseLayers } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import { parseKinds } from "../site.ts";
-import { chooseSites, parseLayers } from "./open.ts";
-import { embeddedModel } from "./options.ts";
 
 export interface PullRequest {
   /** Models and SAEs: presets, or `organisation/name[/folder][@revision]`. */
