@@ -1,5 +1,6 @@
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
+import type { Dim } from "../graph/shape.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
 import type { Activation, Dictionary, Encoder, Normalization } from "./dictionary.ts";
 
@@ -106,7 +107,7 @@ export function encoderForm(encoder: Encoder): EncoderForm {
 export function encoderTensors(
   { rule, hasInputBias }: EncoderForm,
   D: number,
-  F: number,
+  F: Dim,
   dtype: "float32" | "float64",
   named: (part: string) => string = (part) => part,
 ): EncoderTensors {
