@@ -1,5 +1,5 @@
 /**
- * Experimental: rankings of features, and how far two of them agree.
+ * Experimental: rankings of features, how far two of them agree, and circuits as graphs.
  *
  * @module
  */
@@ -7,6 +7,18 @@
 export type { RankedFeature } from "../effects/strongest.ts";
 export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
 export { type CaseAccuracy, type Check, check } from "./checks.ts";
+export {
+  type CircuitGraph,
+  type GraphAbout,
+  type GraphEdge,
+  type GraphNode,
+  type GraphNodeKind,
+  type GraphSubject,
+  graphNodeId,
+  graphNodeKinds,
+  graphNodeName,
+} from "./graph.ts";
+export { type Influence, influenceOf, type PruneOptions, prune } from "./influence.ts";
 export { type Ablation, ablationSchema } from "./meaning.ts";
 export {
   type FeatureEffects,
