@@ -42,7 +42,7 @@ class Rows {
   readonly #m = new Map<string, readonly number[]>();
 
   async add(
-    { model, weights, sites }: Setting,
+    { model, weights, sites }: Opened,
     examples: readonly TokenPair[],
     options: Partial<PlanOptions> = {},
     runner?: Runner,
@@ -100,9 +100,9 @@ class Rows {
   }
 }
 
-type Setting = Awaited<ReturnType<typeof setting>>;
+type Opened = Awaited<ReturnType<typeof openWith>>;
 
-async function setting(name: string, change: object = {}) {
+async function openWith(name: string, change: object = {}) {
   const checkpoint = await openCheckpoint(await openFolder(`${fixtures}${name}`));
   const model = modelFromConfig({ ...checkpoint.config, ...change }, name);
   const sites: SiteName[] = ["embed"];
@@ -118,7 +118,7 @@ describe.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
   "windowed attention on the prefix forest, %s",
   async (name) => {
     const examples = pairs();
-    const model = await setting(name);
+    const model = await openWith(name);
     const separate = new Rows();
     const loaded = loadedModel(model.model, model.weights, { dtype: "float64" });
     const passes = openRunner(loaded, { hooks: readingHooks(model.sites) });
@@ -135,7 +135,7 @@ describe.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
 
     it("they differ without the window, and with one that is wider by a token", async () => {
       for (const sliding_window of [5, 64]) {
-        const other = await new Rows().add(await setting(name, { sliding_window }), examples);
+        const other = await new Rows().add(await openWith(name, { sliding_window }), examples);
         expect(other.gap(separate)).toBeGreaterThan(1e-3);
       }
     });

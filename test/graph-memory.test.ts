@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { overChunks } from "../src/graph/chunks.ts";
 import { runMemory } from "../src/graph/memory.ts";
-import { overParts } from "../src/graph/parts.ts";
 import { gradients } from "../src/graph/reverse.ts";
 import { input } from "../src/graph/tensor.ts";
 
@@ -36,19 +36,19 @@ describe("the memory of a run", () => {
     expect(deep(11) - deep(10)).toBe(400);
   });
 
-  it("counts one part where a graph goes part by part, forward and in reverse", () => {
-    const parts = (c: number) => {
+  it("counts one chunk where a graph goes chunk by chunk, forward and in reverse", () => {
+    const chunks = (c: number) => {
       const rows = input("rows", "float32", [c, 8, 4]);
       const keys = input("keys", "float32", [4, 1000]);
-      const z = overParts(([q], [k]) => q!.matmul(k!).softmax().sum(-1), [rows], [keys]);
+      const z = overChunks(([q], [k]) => q!.matmul(k!).softmax().sum(-1), [rows], [keys]);
       return [runMemory([z], {}), runMemory(gradients(z.sum(), [rows, keys]), {})].map(({ peak }) => peak);
     };
-    const [[forward, backward], [more, moreBackward]] = [parts(2), parts(20)];
-    // Scores and weights of one part, [8,1000] each.
+    const [[forward, backward], [more, moreBackward]] = [chunks(2), chunks(20)];
+    // Scores and weights of one chunk, [8,1000] each.
     expect(forward).toBeGreaterThanOrEqual(2 * 4 * 8000);
     expect(forward).toBeLessThan(2.1 * 4 * 8000);
     expect(backward).toBeGreaterThan(forward!);
-    // Eighteen more parts add nothing but their rows and results.
+    // Eighteen more chunks add nothing but their rows and results.
     expect(more! - forward!).toBe(18 * 4 * 8);
     expect(moreBackward! - backward!).toBeLessThan(18 * 4 * 8 * 10);
   });

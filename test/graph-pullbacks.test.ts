@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { overChunks } from "../src/graph/chunks.ts";
 import type { Op } from "../src/graph/ops.ts";
-import { overParts } from "../src/graph/parts.ts";
 import { pullbacks } from "../src/graph/pullbacks.ts";
 import { gradients } from "../src/graph/reverse.ts";
 import { compile, type Value } from "../src/graph/session.ts";
@@ -172,7 +172,7 @@ const cases: Record<Op, readonly Case[]> = {
   Cast: [{ shapes: [[3]], f: (a) => a!.cast("float64") }],
   Detach: [],
   Scan: [
-    // Of what comes in parts and of what does not, where parts are used twice and wholes are used in each.
+    // Of what comes in chunks and of what does not, where chunks are used twice and wholes are used in each.
     {
       shapes: [
         [3, 2, 4],
@@ -180,7 +180,7 @@ const cases: Record<Op, readonly Case[]> = {
         [5, 2],
       ],
       f: (a, b, c) =>
-        overParts(
+        overChunks(
           ([x], [w, v]) =>
             x!
               .matmul(w!)
@@ -194,7 +194,7 @@ const cases: Record<Op, readonly Case[]> = {
     // Within another computation, on both sides.
     {
       shapes: [[4, 3], [4, 3], [3]],
-      f: (a, b, c) => overParts(([x, y], [w]) => x!.mul(y!).add(w!).tanh(), [a!.exp(), b!.mul(2)], [c!.neg()]).mul(a!),
+      f: (a, b, c) => overChunks(([x, y], [w]) => x!.mul(y!).add(w!).tanh(), [a!.exp(), b!.mul(2)], [c!.neg()]).mul(a!),
     },
   ],
 };

@@ -41,7 +41,7 @@ describe("printed graphs", () => {
 });
 
 describe("the two runtimes", () => {
-  it.each(["all at once", "part by part"])("agree on attention and its gradient, %s", async (way) => {
+  it.each(["all at once", "chunk by chunk"])("agree on attention and its gradient, %s", async (way) => {
     const [B, n, H, K, E] = way === "all at once" ? [2, 5, 4, 2, 6] : [2, 640, 4, 2, 6];
     const random = new Random(7);
     const normal = (size: number) => Float32Array.from({ length: size }, () => random.normal());

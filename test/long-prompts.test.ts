@@ -4,18 +4,18 @@ import { type Capture, capture } from "../src/capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../src/capture/forest-check.ts";
 import { readingHooks } from "../src/capture/hooks.ts";
 import { pieceGraphs } from "../src/capture/piece-graphs.ts";
+import { effectsOf } from "../src/effects/dispatch.ts";
 import type { MethodName } from "../src/effects/method.ts";
-import { effectsOf } from "../src/effects/methods.ts";
 import { sitesToContinueFrom } from "../src/effects/rest.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planBatches, planCapture, planMetric } from "../src/forest/packs.ts";
+import { bodyOf } from "../src/graph/chunks.ts";
 import type { Body } from "../src/graph/ops.ts";
-import { bodyOf } from "../src/graph/parts.ts";
 import { topological } from "../src/graph/reverse.ts";
 import type { Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
-import { rowsPerPart } from "../src/models/layers.ts";
+import { rowsPerChunk } from "../src/models/layers.ts";
 import { longestDense } from "../src/models/model.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
@@ -80,7 +80,7 @@ const names = [
   "gpt_neox",
 ];
 
-describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
+describe.each(names)(`attention chunk by chunk, %s (seed ${seed})`, (name) => {
   const erf = name === "gpt_neox";
   const [dtype, tolerance] = erf ? (["float32", 1e-5] as const) : (["float64", 1e-10] as const);
   const forest = prefixForest(pairs(12, 24, 9));
@@ -90,10 +90,10 @@ describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
     const { model, weights, checkpoint } = await open(name, dtype);
     const sites = ["embed", "attn_z.0", "resid_post.0", "attn_out.1", "mlp_out.1"];
     const dense = await capture(loadedModel(model, weights, { dtype }), planOf(128), { sites });
-    // In more than two parts for one model of each kind: with and without windows, and without rotary positions.
+    // In more than two chunks for one model of each kind: with and without windows, and without rotary positions.
     for (const tileSize of ["llama-gqa", "gemma2", "gpt2"].includes(name) ? [640, 1280] : [640]) {
       expect(tileSize).toBeGreaterThan(longestDense);
-      if (tileSize === 1280) expect(rowsPerPart(tileSize, model.heads)).toBeLessThan(tileSize / 2);
+      if (tileSize === 1280) expect(rowsPerChunk(tileSize, model.heads)).toBeLessThan(tileSize / 2);
       const options = { sites };
       expect(
         await gap(dense, await capture(loadedModel(model, weights, { dtype }), planOf(tileSize), options)),
@@ -109,7 +109,7 @@ describe.each(names)(`attention part by part, %s (seed ${seed})`, (name) => {
 });
 
 it.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
-  "windows of %s make a difference part by part",
+  "windows of %s make a difference chunk by chunk",
   async (name) => {
     const plan = planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "both", tileSize: 640 });
     const [own, wider] = [await open(name), await open(name, "float64", { sliding_window: 5 })];
@@ -120,7 +120,7 @@ it.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
   },
 );
 
-describe("methods, with attention part by part", () => {
+describe("methods, with attention chunk by chunk", () => {
   const sites: SiteName[] = ["resid_post.0", "attn_z.1"];
 
   it.each<MethodName>(["analytic", "analytic-ig", "sfc", "sfc-ig", "spliced", "exact"])(
@@ -143,19 +143,19 @@ describe("methods, with attention part by part", () => {
         const own =
           method === "sfc" || method === "spliced" ? { ...captured, plan: { ...plan, wanted: "changed" } } : captured;
         const found = new Map<string, number>();
-        const setting = { model, weights, forest, dictionaries, dtype: "float64" as const, steps: 2 };
-        for await (const { rows } of effectsOf(method, { ...setting, captured: own as Capture })) {
+        const given = { model, weights, forest, dictionaries, dtype: "float64" as const, steps: 2 };
+        for await (const { rows } of effectsOf(method, { ...given, captured: own as Capture })) {
           rows.node.forEach((node, i) => {
             found.set(`${rows.site} ${node} ${rows.feature[i]}`, rows.effect[i]!);
           });
         }
         return found;
       };
-      const [dense, parts] = [await effects(64), await effects(640)];
+      const [dense, chunks] = [await effects(64), await effects(640)];
       expect(dense.size).toBeGreaterThan(50);
-      expect([...parts.keys()].sort()).toEqual([...dense.keys()].sort());
+      expect([...chunks.keys()].sort()).toEqual([...dense.keys()].sort());
       const scale = Math.max(...[...dense.values()].map(Math.abs));
-      for (const [key, effect] of dense) expect(Math.abs(parts.get(key)! - effect)).toBeLessThan(1e-9 * scale);
+      for (const [key, effect] of dense) expect(Math.abs(chunks.get(key)! - effect)).toBeLessThan(1e-9 * scale);
     },
   );
 });
@@ -185,8 +185,8 @@ describe("long prompts", () => {
         const graphs = pieceGraphs(model, checkpoint.storedType, tileSize, "float32", { hooks });
         return (["forward", "backward"] as const).map((way) => largest(Object.values(graphs.block(0, way).outputs)));
       });
-      // One part's scores, whatever the length.
-      expect(sizes).toEqual([2048, 4096].map((tileSize) => Array(2).fill(rowsPerPart(tileSize, 16) * tileSize * 16)));
+      // One chunk's scores, whatever the length.
+      expect(sizes).toEqual([2048, 4096].map((tileSize) => Array(2).fill(rowsPerChunk(tileSize, 16) * tileSize * 16)));
       expect(sizes.flat().every((size) => size <= 2 ** 20)).toBe(true);
     },
   );
@@ -204,10 +204,10 @@ describe("long prompts", () => {
     expect(planCapture(prefixForest(pairs(12, 24, 9)), { wanted: "changed" }).tileSize).toBe(256);
   });
 
-  it("of a batch are padded to a size that can be computed in parts", () => {
+  it("of a batch are padded to a size that can be computed in chunks", () => {
     const forest = prefixForest(pairs(4, 1501, 0), { merge: "none" });
     const { packs } = planBatches(forest, { wanted: "changed", batch: 2 });
-    for (const { tokens, tiles } of packs) expect(rowsPerPart(tokens.length / tiles, 32)).toBeGreaterThan(10);
+    for (const { tokens, tiles } of packs) expect(rowsPerChunk(tokens.length / tiles, 32)).toBeGreaterThan(10);
   });
 
   it("of 700 tokens: the forest gives what separate examples give", async () => {

@@ -48,7 +48,7 @@ describe("what the strongest features stand for, on a model whose blocks add not
   const pairs = [train, ...plurals, ...singulars];
   const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
   const captured = await capture(toy.loaded, plan, { sites });
-  const setting = (of: readonly string[] = sites) => ({
+  const inputAt = (of: readonly string[] = sites) => ({
     loaded: toy.loaded,
     captured,
     codes: codeReader(),
@@ -59,7 +59,7 @@ describe("what the strongest features stand for, on a model whose blocks add not
     } as unknown as Ranking,
     outside: { first: new Set([0]), padding: new Set<number>() },
   });
-  const result = (await measureMeaning(setting()))!;
+  const result = (await measureMeaning(inputAt()))!;
 
   it("looks at the five strongest of train in the middle third of the layers, and lists the strongest first", () => {
     // Of four layers the middle third begins in layer 1 (4/3) and ends in layer 2 (8/3).
@@ -132,6 +132,6 @@ describe("what the strongest features stand for, on a model whose blocks add not
   });
 
   it("is nothing without residual sites in the middle", async () => {
-    expect(await measureMeaning(setting(["resid_post.0", "resid_post.3"]))).toBeUndefined();
+    expect(await measureMeaning(inputAt(["resid_post.0", "resid_post.3"]))).toBeUndefined();
   });
 });

@@ -12,8 +12,8 @@ import {
   encoderValues,
   traceCodes,
 } from "../src/dictionaries/encode.ts";
-import type { MethodName, MethodSetting } from "../src/effects/method.ts";
-import { effectsOf } from "../src/effects/methods.ts";
+import { effectsOf } from "../src/effects/dispatch.ts";
+import type { MethodInput, MethodName } from "../src/effects/method.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
 import { patchStrongest } from "../src/effects/strongest.ts";
 import { type Merge, prefixForest } from "../src/forest/forest.ts";
@@ -61,7 +61,7 @@ function somePairs(vocabulary: number, count: number): TokenPair[] {
   });
 }
 
-async function setting(
+async function inputOf(
   name: string,
   dtype: Precision,
   {
@@ -69,8 +69,8 @@ async function setting(
     merge = "all",
     pairs = 14,
     ...more
-  }: { at?: readonly SiteName[]; merge?: Merge; pairs?: number } & Partial<MethodSetting> = {},
-): Promise<MethodSetting> {
+  }: { at?: readonly SiteName[]; merge?: Merge; pairs?: number } & Partial<MethodInput> = {},
+): Promise<MethodInput> {
   const { model, weights } = await open(name, dtype);
   const dictionaries = new Map<SiteName, Dictionary>();
   for (const [i, site] of at.entries()) {
@@ -81,7 +81,7 @@ async function setting(
   return { model, weights, forest, dictionaries, dtype, ...more };
 }
 
-async function all(method: MethodName, of: MethodSetting): Promise<Map<SiteName, EffectRows>> {
+async function all(method: MethodName, of: MethodInput): Promise<Map<SiteName, EffectRows>> {
   const found = new Map<SiteName, EffectRows>();
   for await (const { rows } of effectsOf(method, of)) found.set(rows.site, rows);
   return found;
@@ -129,7 +129,7 @@ describe.each(shapes)(`%s, five sites at once (seed ${seed})`, (name) => {
     // onnxruntime has no erf in float64.
     const dtype = exactGelu((await open(name, "float32")).config) ? "float32" : "float64";
     const tolerance = dtype === "float32" ? 1e-4 : 1e-10;
-    const of = await setting(name, dtype, { steps: 3 });
+    const of = await inputOf(name, dtype, { steps: 3 });
     const [a, b] = [await all(ours, of), await all(theirs, of)];
     expect(a.size).toBe(sites.length);
     for (const rows of a.values()) expect(rows.node.length).toBeGreaterThan(20);
@@ -141,7 +141,7 @@ it.each([
   ["analytic", "sfc"],
   ["analytic-ig", "sfc-ig"],
 ] as const)("%s is %s in float32 too, to its rounding", async (ours, theirs) => {
-  const of = await setting("llama-gqa", "float32");
+  const of = await inputOf("llama-gqa", "float32");
   expect(gap(await all(ours, of), await all(theirs, of))).toBeLessThan(1e-4);
 });
 
@@ -150,9 +150,9 @@ describe.each(["llama-gqa", "gemma2", "gpt_neox"])("%s without a forest", (name)
   it.each(["analytic", "sfc", "spliced", "analytic-ig"] as const)(
     "%s in padded batches, and one by one, sums to what the forest gives",
     async (method) => {
-      const merged = summed(await all(method, await setting(name, "float32", { steps: 3 })));
+      const merged = summed(await all(method, await inputOf(name, "float32", { steps: 3 })));
       for (const batch of [1, 4]) {
-        const batches = summed(await all(method, await setting(name, "float32", { merge: "none", batch, steps: 3 })));
+        const batches = summed(await all(method, await inputOf(name, "float32", { merge: "none", batch, steps: 3 })));
         expect(gap(merged, batches)).toBeLessThan(2e-5);
       }
     },
@@ -166,7 +166,7 @@ describe("dictionaries of other kinds, three sites at once", () => {
     ["normalised per token like a layer norm", { normalization: "layer_norm" }],
   ] as const)("%s: the identity holds", async (_, kind) => {
     for (const name of ["llama-gqa", "gpt2"]) {
-      const of = await setting(name, "float64", { at: ["attn_out.0", "resid_post.0", "mlp_out.1"], steps: 2 });
+      const of = await inputOf(name, "float64", { at: ["attn_out.0", "resid_post.0", "mlp_out.1"], steps: 2 });
       const dictionaries = new Map(
         [...of.dictionaries].map(([site, { inputWidth }]) => [site, randomDictionary(site, inputWidth, F, seed, kind)]),
       );
@@ -180,24 +180,24 @@ describe("dictionaries of other kinds, three sites at once", () => {
 
 describe("a forest that has to be cut", () => {
   it.each(["analytic", "sfc", "spliced", "analytic-ig", "sfc-ig"] as const)("changes nothing in %s", async (method) => {
-    const forest = await setting("llama-gqa", "float32", { pairs: 400, steps: 2 });
+    const forest = await inputOf("llama-gqa", "float32", { pairs: 400, steps: 2 });
     // Three packs at least: gradients of shared prefixes come from several, and codes of patch prompts before and after them.
     expect(planCapture(forest.forest, { wanted: "changed" }).packs.length).toBeGreaterThan(2);
-    const separate = await setting("llama-gqa", "float32", { pairs: 400, steps: 2, merge: "none", batch: 32 });
+    const separate = await inputOf("llama-gqa", "float32", { pairs: 400, steps: 2, merge: "none", batch: 32 });
     expect(gap(summed(await all(method, forest)), summed(await all(method, separate)))).toBeLessThan(2e-5);
   });
 
   it("changes nothing in exact", async () => {
     // The subtrees of the first nodes do not fit into a tile, and prompts end within them.
     const [at, pairs] = [["mlp_out.0"], 300];
-    const merged = await setting("llama-gqa", "float64", { at, pairs });
+    const merged = await inputOf("llama-gqa", "float64", { at, pairs });
     const { parent, size } = merged.forest.backward;
     const below = new Float64Array(size).fill(1);
     for (let node = size - 1; node >= 0; node--) if (parent[node]! >= 0) below[parent[node]!]! += below[node]!;
     expect(Math.max(...below)).toBeGreaterThan(2 * planCapture(merged.forest, { wanted: "both" }).tileSize);
     const [site] = at as [string];
     const top = { features: new Map([[site, [3, 11, 30]]]) };
-    const apart = await setting("llama-gqa", "float64", { at, pairs, merge: "none", ...top });
+    const apart = await inputOf("llama-gqa", "float64", { at, pairs, merge: "none", ...top });
     expect(gap(summed(await all("exact", { ...merged, ...top })), summed(await all("exact", apart)))).toBeLessThan(
       1e-9,
     );
@@ -206,7 +206,7 @@ describe("a forest that has to be cut", () => {
 
 describe("what goes wrong silently elsewhere is refused or safe here", () => {
   it("batches of a merged forest", async () => {
-    const of = await setting("llama-gqa", "float32", { pairs: 30, batch: 4 });
+    const of = await inputOf("llama-gqa", "float32", { pairs: 30, batch: 4 });
     await expect(all("analytic", of)).rejects.toThrow("nothing is merged");
   });
 
@@ -227,8 +227,8 @@ describe("what goes wrong silently elsewhere is refused or safe here", () => {
 });
 
 describe("against what changing the passes shows", () => {
-  /** M = Σ weight·m at the clean prompts of the setting's one pack, with f[N,F] + change at one site, and errors held. */
-  async function withHeldErrors(of: MethodSetting, pack: Pack) {
+  /** M = Σ weight·m at the clean prompts of the one pack, with f[N,F] + change at one site, and errors held. */
+  async function withHeldErrors(of: MethodInput, pack: Pack) {
     const [moved, errors] = [new Map<SiteName, Hook>(), new Map<SiteName, Hook>()];
     const inputs = new Map<SiteName, Record<string, Inputs[string]>>();
     const N = pack.tokens.length;
@@ -267,7 +267,7 @@ describe("against what changing the passes shows", () => {
   }
 
   it("spliced has the gradients that moving a code shows, through the encoders of later sites", async () => {
-    const of = await setting("llama-gqa", "float64");
+    const of = await inputOf("llama-gqa", "float64");
     const found = await all("spliced", of);
     const [pack] = planCapture(of.forest, { wanted: "changed" }).packs as [Pack];
     const metric = await withHeldErrors(of, pack);
@@ -294,7 +294,7 @@ describe("against what changing the passes shows", () => {
   it.each(["resid_post.0", "attn_z.1", "mlp_out.0"])(
     "exact is the change of the metric when one node is patched, at %s",
     async (site) => {
-      const of = await setting("llama-gqa", "float64", { at: [site] });
+      const of = await inputOf("llama-gqa", "float64", { at: [site] });
       const rows = (await all("exact", of)).get(site)!;
       const { dictionaries, forest } = of;
       const dictionary = dictionaries.get(site)!;
@@ -341,7 +341,7 @@ describe("against what changing the passes shows", () => {
   );
 
   it("exact patches the features that are asked for, or the strongest of analytic, and tells the work first", async () => {
-    const of = await setting("llama-gqa", "float64", { at: ["resid_post.0"] });
+    const of = await inputOf("llama-gqa", "float64", { at: ["resid_post.0"] });
     const everything = (await all("exact", of)).get("resid_post.0")!;
     const told: number[] = [];
     const onWork = ({ patches, flops }: { patches: number; flops: number }) => told.push(patches, flops);
@@ -371,7 +371,7 @@ describe("the strongest features patched by themselves", () => {
 
   it("have the means of exact and of the run's method over the same pairs", async () => {
     for (const method of ["analytic", "analytic-ig"] as const) {
-      const of = await setting("llama-gqa", "float64");
+      const of = await inputOf("llama-gqa", "float64");
       const [own, exact] = [await all(method, of), await all("exact", of)];
       const ranked = rankedBy(own);
       const sample = await patchStrongest(of, method, of.forest.pairs, ranked, outside, Number.POSITIVE_INFINITY);
@@ -401,7 +401,7 @@ describe("the strongest features patched by themselves", () => {
   /** Means over the pairs of what a feature has at nodes whose tokens are no padding, beside what the sample says. */
   async function withPadding(pad: number) {
     const site = "mlp_out.0";
-    const of = await setting("llama-gqa", "float64", { at: [site] });
+    const of = await inputOf("llama-gqa", "float64", { at: [site] });
     const found = await all("analytic", of);
     const rows = found.get(site)!;
     const { token, patchToken } = of.forest.backward;
@@ -431,7 +431,7 @@ describe("the strongest features patched by themselves", () => {
   });
 
   it("are fewer, on fewer pairs, where the budget is small, and none without a budget", async () => {
-    const of = await setting("llama-gqa", "float32", { pairs: 80 });
+    const of = await inputOf("llama-gqa", "float32", { pairs: 80 });
     const ranked = rankedBy(await all("analytic", of));
     const within = (budget: number) => patchStrongest(of, "analytic", of.forest.pairs, ranked, outside, budget);
     const whole = (await within(Number.POSITIVE_INFINITY))!;
@@ -464,9 +464,9 @@ describe("the strongest features patched by themselves", () => {
 
 describe("integrated gradients", () => {
   /** Σ effects of a residual site less the total effect Σ(m_patch − m_clean), of the latter. */
-  async function shortfall(more: Partial<MethodSetting>): Promise<number[]> {
+  async function shortfall(more: Partial<MethodInput>): Promise<number[]> {
     let total = 0;
-    const of = await setting("llama-gqa", "float64", { at: ["resid_post.0", "resid_post.1"], ...more });
+    const of = await inputOf("llama-gqa", "float64", { at: ["resid_post.0", "resid_post.1"], ...more });
     const onMetric = (clean: Float64Array, patch: Float64Array) => {
       total = of.forest.ends.reduce((sum, { weight }, e) => sum + weight * (patch[e]! - clean[e]!), 0);
     };
@@ -493,7 +493,7 @@ describe("integrated gradients", () => {
   });
 
   it("with one step are the gradients at the middle, or with the left rule those of analytic", async () => {
-    const of = await setting("llama-gqa", "float64");
+    const of = await inputOf("llama-gqa", "float64");
     const left = await all("analytic-ig", { ...of, steps: 1, rule: "left" });
     expect(gap(await all("analytic", of), left)).toBeLessThan(1e-12);
     expect(gap(left, await all("analytic-ig", { ...of, steps: 1 }))).toBeGreaterThan(1e-3);

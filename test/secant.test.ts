@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { subfolder } from "../src/bytes/folder.ts";
 import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
-import type { MethodSetting } from "../src/effects/method.ts";
+import type { MethodInput } from "../src/effects/method.ts";
 import { errorFeature } from "../src/effects/rows.ts";
 import { secantMethod } from "../src/effects/secant.ts";
 import { prefixForest } from "../src/forest/forest.ts";
@@ -20,9 +20,9 @@ import { randomDictionary } from "./random-dictionary.ts";
 
 const seed = "secant";
 
-async function sums(setting: MethodSetting): Promise<Map<SiteName, { total: number; byFeature: Map<number, number> }>> {
+async function sums(given: MethodInput): Promise<Map<SiteName, { total: number; byFeature: Map<number, number> }>> {
   const found = new Map<SiteName, { total: number; byFeature: Map<number, number> }>();
-  for await (const { rows } of secantMethod(setting)) {
+  for await (const { rows } of secantMethod(given)) {
     const byFeature = new Map<number, number>();
     let total = 0;
     rows.feature.forEach((feature, i) => {
@@ -62,7 +62,7 @@ describe.each(["llama-gqa", "gemma2", "gpt2", "gpt_neox"])(`secant effects on %s
     );
     let change = 0;
     const forest = prefixForest(somePairs());
-    const setting: MethodSetting = {
+    const given: MethodInput = {
       ...loadedModel(model, chosen, { dtype }),
       forest,
       dictionaries,
@@ -71,7 +71,7 @@ describe.each(["llama-gqa", "gemma2", "gpt2", "gpt_neox"])(`secant effects on %s
         change = forest.ends.reduce((sum, { weight }, e) => sum + weight * (patch[e]! - clean[e]!), 0);
       },
     };
-    const effects = await sums(setting);
+    const effects = await sums(given);
     await checkpoint.close();
     return { effects, change };
   };

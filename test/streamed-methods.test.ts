@@ -3,8 +3,8 @@ import { openFolder } from "../src/bytes/file.node.ts";
 import type { Floats, Hook, Job } from "../src/capture/hooks.ts";
 import { runModel } from "../src/capture/run.ts";
 import { streamBefore } from "../src/capture/stream-sites.ts";
-import { type MethodSetting, methodNames } from "../src/effects/method.ts";
-import { effectsOf } from "../src/effects/methods.ts";
+import { effectsOf } from "../src/effects/dispatch.ts";
+import { type MethodInput, methodNames } from "../src/effects/method.ts";
 import { type Merge, prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planCapture } from "../src/forest/packs.ts";
 import { constant, input } from "../src/graph/tensor.ts";
@@ -53,9 +53,9 @@ function somePairs(count: number): TokenPair[] {
 }
 
 /** Effects by site, node and feature. */
-async function effects(method: (typeof methodNames)[number], setting: MethodSetting): Promise<Map<string, number>> {
+async function effects(method: (typeof methodNames)[number], given: MethodInput): Promise<Map<string, number>> {
   const found = new Map<string, number>();
-  for await (const { rows } of effectsOf(method, setting)) {
+  for await (const { rows } of effectsOf(method, given)) {
     rows.node.forEach((node, i) => {
       found.set(`${rows.site} ${node} ${rows.feature[i]}`, rows.effect[i]!);
     });
@@ -81,10 +81,10 @@ describe.each(["llama-gqa", "gemma2", "gpt_neox"])(`every method on %s (seed ${s
         return [site, randomDictionary(site, width, F, seed, { kind: kinds[i % 3]! })] as const;
       }),
     );
-    const setting = { forest: prefixForest(somePairs(6)), dictionaries, steps: 3 };
+    const given = { forest: prefixForest(somePairs(6)), dictionaries, steps: 3 };
     const [expected, got] = [
-      await effects(method, { ...held, ...setting }),
-      await effects(method, { ...streamed, ...setting }),
+      await effects(method, { ...held, ...given }),
+      await effects(method, { ...streamed, ...given }),
     ];
     expect(expected.size).toBeGreaterThan(100);
     expect(distance(got, expected)).toBeLessThan(held.dtype === "float64" ? 1e-9 : 1e-5);
@@ -94,9 +94,9 @@ describe.each(["llama-gqa", "gemma2", "gpt_neox"])(`every method on %s (seed ${s
     const { held, streamed } = await openBoth(name);
     const width = held.model.width;
     const dictionaries = new Map([["resid_post.0", randomDictionary("resid_post.0", width, F, seed)]]);
-    const setting = { forest: prefixForest(somePairs(6), { merge: "none" as Merge }), dictionaries, batch: 4 };
-    const expected = await effects(method, { ...held, ...setting });
-    const got = await effects(method, { ...streamed, ...setting });
+    const given = { forest: prefixForest(somePairs(6), { merge: "none" as Merge }), dictionaries, batch: 4 };
+    const expected = await effects(method, { ...held, ...given });
+    const got = await effects(method, { ...streamed, ...given });
     expect(distance(got, expected)).toBeLessThan(held.dtype === "float64" ? 1e-9 : 1e-5);
   });
 });

@@ -10,7 +10,7 @@ import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { activationBatches, activationReader } from "../src/training/activations.ts";
 import { evaluateDictionaries } from "../src/training/evaluate.ts";
-import { type GradientPool, type LanguageModelRecipe, partGradient, trainLanguageModel } from "../src/training/lm.ts";
+import { type GradientPool, type LanguageModelRecipe, shardGradient, trainLanguageModel } from "../src/training/lm.ts";
 import { meanLoss } from "../src/training/loss.ts";
 import { layoutOf, namedParameters } from "../src/training/parameters.ts";
 import { trainDictionaries } from "../src/training/sae.ts";
@@ -35,7 +35,7 @@ const recipe: LanguageModelRecipe = {
   steps: 90,
   rows: 32,
   length: 16,
-  parts: 2,
+  shards: 2,
   learningRate: 2e-2,
   warmup: 10,
   decay: 0.1,
@@ -69,10 +69,10 @@ describe("a tiny language model trained for 90 steps", () => {
   it("does not depend on how a step is divided, but for the order of sums", async () => {
     const short = { ...recipe, steps: 5 };
     const results: Float32Array[] = [];
-    for (const parts of [1, 2]) {
+    for (const shards of [1, 2]) {
       // The same rows for both: a piece of 32 rows, or its halves.
-      const pool = await localPool(model, halves(text, recipe.rows), { ...short, parts }, oneThread);
-      await trainLanguageModel(model, { ...short, parts }, pool);
+      const pool = await localPool(model, halves(text, recipe.rows), { ...short, shards }, oneThread);
+      await trainLanguageModel(model, { ...short, shards }, pool);
       await pool.close();
       results.push(pool.weights);
     }
@@ -160,10 +160,10 @@ function halves(source: TextSource, rows: number): TextSource {
   return {
     ...source,
     rows(piece, count, length) {
-      const [step, part] = String(piece).split("/");
+      const [step, shard] = String(piece).split("/");
       const whole = source.rows(step!, rows, length);
       const size = count * (length + 1);
-      return { count, length, tokens: whole.tokens.slice(Number(part) * size, (Number(part) + 1) * size) };
+      return { count, length, tokens: whole.tokens.slice(Number(shard) * size, (Number(shard) + 1) * size) };
     },
   };
 }
@@ -188,7 +188,7 @@ function held(sae: JumpReluWeights): Dictionary {
   };
 }
 
-/** A pool that computes the parts one after another, here. */
+/** A pool that computes the shards one after another, here. */
 async function localPool(
   model: Model,
   text: TextSource,
@@ -196,15 +196,15 @@ async function localPool(
   options: SessionOptions = {},
 ): Promise<GradientPool> {
   const { size } = layoutOf(model.parameters);
-  const { run, close } = await partGradient(model, text, recipe, options);
+  const { run, close } = await shardGradient(model, text, recipe, options);
   const weights = new Float32Array(size);
-  const gradients = Array.from({ length: recipe.parts }, () => new Float32Array(size));
+  const gradients = Array.from({ length: recipe.shards }, () => new Float32Array(size));
   return {
     weights,
     gradients,
     async run(step) {
       const losses: number[] = [];
-      for (const [part, gradient] of gradients.entries()) losses.push(await run(step, part, weights, gradient));
+      for (const [shard, gradient] of gradients.entries()) losses.push(await run(step, shard, weights, gradient));
       return losses;
     },
     close,

@@ -8,7 +8,7 @@ import { makeTokenizer } from "../src/prompts/make-tokenizer.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { activationBatches, readAhead } from "../src/training/activations.ts";
 import { demoConfig } from "../src/training/demo.ts";
-import { documentsOf, mixedText, partOf, plainText, type TextPart } from "../src/training/plain-text.ts";
+import { documentsOf, mixedText, plainText, splitOf, type TextSplit } from "../src/training/plain-text.ts";
 import { generatedText, type TextSource, withinVocabulary } from "../src/training/text.ts";
 import { expectError, sfc, succeeds } from "./cli-harness.ts";
 
@@ -33,10 +33,10 @@ describe("documents", () => {
   });
 
   it("are held out by their words alone, one in twenty or so", () => {
-    const held = documents.filter((document) => partOf(document) === "held-out");
+    const held = documents.filter((document) => splitOf(document) === "held-out");
     expect(held.length).toBeGreaterThan(8);
     expect(held.length).toBeLessThan(40);
-    expect(documents.map(partOf)).toEqual([...documents].reverse().map(partOf).reverse());
+    expect(documents.map(splitOf)).toEqual([...documents].reverse().map(splitOf).reverse());
   });
 });
 
@@ -44,7 +44,7 @@ describe.each([
   ["with BOS", withBos],
   ["without BOS", withoutBos],
 ])("rows of plain text, %s", (_, tokenizer) => {
-  const source = (part: TextPart, seed: number | string = 1) => plainText(tokenizer, documents, part, seed, "a.txt");
+  const source = (split: TextSplit, seed: number | string = 1) => plainText(tokenizer, documents, split, seed, "a.txt");
   const rowsOf = (text: TextSource, piece: number | string, count = 8, length = 24) => {
     const { tokens } = text.rows(piece, count, length);
     return Array.from({ length: count }, (_, b) => [...tokens.slice(b * (length + 1), (b + 1) * (length + 1))]);
@@ -57,7 +57,7 @@ describe.each([
     expect(rowsOf(source("train", 2), 3)).not.toEqual(rowsOf(source("train"), 3));
   });
 
-  it("are packed: every token of the part once, then all again, BOS only in front", () => {
+  it("are packed: every token of the split once, then all again, BOS only in front", () => {
     const text = source("train");
     const rows = text.distinct(24);
     const all = rowsOf(text, 0, rows);
@@ -68,7 +68,7 @@ describe.each([
       expect(row.indexOf(special, first)).toBe(-1);
     }
     const stretches = new Set(all.map((row) => row.slice(first).join(" ")));
-    const train = documents.filter((document) => partOf(document) === "train");
+    const train = documents.filter((document) => splitOf(document) === "train");
     const stream = train.flatMap((document) => tokenizer.encode(`\n\n${document}`).slice(first));
     const width = 25 - first;
     expect(rows).toBe(Math.floor(stream.length / width));
@@ -78,8 +78,8 @@ describe.each([
   });
 
   it("share no document between training and held-out text", () => {
-    const numbers = (part: TextPart) => {
-      const text = source(part);
+    const numbers = (split: TextSplit) => {
+      const text = source(split);
       const rows = rowsOf(text, 0, text.distinct(24));
       return new Set(rows.flatMap((row) => tokenizer.decode(row).match(/1\d\d\d/g) ?? []));
     };

@@ -79,8 +79,8 @@ export function sameFeatures(data: Comparison, first: ComparedMethod, other: Com
 
 /** What the first method takes of another's time, and of its memory on top of the model. */
 export function costAgainst(first: ComparedMethod, other: ComparedMethod): string {
-  const time = partOf(first.seconds, other.seconds);
-  const memory = partOf(first.above_bytes, other.above_bytes);
+  const time = shareText(first.seconds, other.seconds);
+  const memory = shareText(first.above_bytes, other.above_bytes);
   const parts = [
     ...(time === null ? [] : [`${time} time`]),
     ...(memory === null ? [] : [`${memory} memory on top of the model`]),
@@ -89,12 +89,12 @@ export function costAgainst(first: ComparedMethod, other: ComparedMethod): strin
 }
 
 /** `1/10 of the`, `70 % of the`, `about the same`, `3.1 times the`; null where there is nothing to divide by. */
-function partOf(value: number, other: number): string | null {
+function shareText(value: number, other: number): string | null {
   if (value <= 0 || other <= 0) return null;
-  const part = value / other;
-  if (part >= 0.95 && part <= 1.05) return "about the same";
-  if (part > 1.05) return `${multiple(part)} times the`;
-  return part <= 0.2 ? `1/${whole(1 / part)} of the` : `${Math.round(100 * part)} % of the`;
+  const share = value / other;
+  if (share >= 0.95 && share <= 1.05) return "about the same";
+  if (share > 1.05) return `${multiple(share)} times the`;
+  return share <= 0.2 ? `1/${whole(1 / share)} of the` : `${Math.round(100 * share)} % of the`;
 }
 
 /**

@@ -2,9 +2,9 @@ import { readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { needsOf } from "../effects/dispatch.ts";
 import { effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
 import type { MethodName } from "../effects/method.ts";
-import { needsOf } from "../effects/methods.ts";
 import { UserError } from "../errors.ts";
 import type { Plan } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
@@ -236,7 +236,7 @@ export async function gemmGflops(width: number): Promise<number> {
   const product = input("x", "float32", [N, K])
     .matmul(constant(matrix(K * M), "float32", [K, M]))
     .sum(-1);
-  const session = await compile({ y: product }, {}, { inside: true });
+  const session = await compile({ y: product }, {}, { embedConstants: true });
   const x = float32(matrix(N * K), N, K);
   let best = 0;
   await session.run({ x });

@@ -8,8 +8,8 @@ import { exactMiss, type Ranking, type Score, withExact } from "../circuit/ranki
 import type { Tables } from "../circuit/tables.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
-import type { MethodName, MethodSetting, Rule } from "../effects/method.ts";
-import { effectsOf, needsOf, wantedBy } from "../effects/methods.ts";
+import { effectsOf, needsOf, wantedBy } from "../effects/dispatch.ts";
+import type { MethodInput, MethodName, Rule } from "../effects/method.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { secantSteps } from "../effects/secant.ts";
 import { patchStrongest } from "../effects/strongest.ts";
@@ -145,7 +145,7 @@ export interface EffectsEvents {
   /** Called before a site's rows are written; what it throws keeps them out. */
   readonly beforeWrite?: () => Promise<void> | void;
   /** Told the work before it begins, where it is long. */
-  readonly onWork?: MethodSetting["onWork"];
+  readonly onWork?: MethodInput["onWork"];
 }
 
 /**

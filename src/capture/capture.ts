@@ -125,20 +125,20 @@ function captureOf(
       const D = model.sites[parseSite(name).kind]!;
       const count = Math.min(sampledPacks, packs.length);
       const nodes: number[] = [];
-      const parts: Floats[] = [];
+      const sampled: Floats[] = [];
       for (let i = 0; i < count; i++) {
         const k = Math.floor((i * packs.length) / count);
         const pack = packs[k]!;
         const rows = await results.read(first + k, "value", name, "x");
         if (!rows) continue;
-        parts.push(rows);
+        sampled.push(rows);
         for (const row of pack.keep) nodes.push(forwardNode(plan, pack, row));
       }
       const x = newFloats(dtype, nodes.length * D);
       let at = 0;
-      for (const part of parts) {
-        x.set(part, at);
-        at += part.length;
+      for (const rows of sampled) {
+        x.set(rows, at);
+        at += rows.length;
       }
       return { nodes, x };
     },

@@ -65,14 +65,14 @@ export function heldRunner(
   return {
     rowsTogether: 1,
     async run(jobs, { onProgress, stopped } = {}) {
-      const parts = store ?? memoryStore();
+      const kept = store ?? memoryStore();
       for (const [i, job] of jobs.entries()) {
         if (stopped?.()) throw new StoppedError();
-        if (store && (await store.has(partOf(i)))) job.metric?.((await store.read(partOf(i), "metric"))!);
-        else await parts.save(partOf(i), await runPack(job));
+        if (store && (await store.has(keyOf(i)))) job.metric?.((await store.read(keyOf(i), "metric"))!);
+        else await kept.save(keyOf(i), await runPack(job));
         onProgress?.(i + 1, jobs.length);
       }
-      return { read: (job, kind, site, name) => parts.read(partOf(job), outputName(kind, name, site)) };
+      return { read: (job, kind, site, name) => kept.read(keyOf(job), outputName(kind, name, site)) };
     },
     release: () => sessions.release(),
   };
@@ -195,4 +195,4 @@ function foundIn(outputs: Readonly<Record<string, Value>>): Iterable<Found> {
 
 const namedAt = (site: SiteName) => (name: string) => `${name}/${site}`;
 
-const partOf = (job: number) => `pack-${String(job).padStart(4, "0")}`;
+const keyOf = (job: number) => `pack-${String(job).padStart(4, "0")}`;

@@ -213,9 +213,9 @@ export function streamedRunner(
       });
       metrics.set(id, result.metric!.data as Floats);
       if (pack.kind !== "backward") continue;
-      const part = result.g!.data as Floats;
+      const added = result.g!.data as Floats;
       row.forEach((r, i) => {
-        for (let d = 0; d < D; d++) cotangent[r * D + d]! += part[i * D + d]!;
+        for (let d = 0; d < D; d++) cotangent[r * D + d]! += added[i * D + d]!;
       });
     }
     return { metrics, cotangents };
@@ -233,7 +233,7 @@ export function streamedRunner(
   const runWave = async (
     jobs: readonly Placed[],
     store: Store,
-    part: Parts,
+    keys: Keys,
     { step, mayStop }: { step: () => void; mayStop: () => void },
   ): Promise<void> => {
     const backward = jobs.filter(isBackward);
@@ -241,23 +241,23 @@ export function streamedRunner(
     /** Gradients go down to the input of this block; what lies below is not needed again. */
     const low = lowOf(jobs);
     const removeStreams = async () => {
-      for (let l = first; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(part.stream(kind, l));
+      for (let l = first; l <= L; l++) for (const kind of ["x", "g"] as const) await store.remove(keys.stream(kind, l));
     };
-    const has = (kind: "x" | "g", layer: number) => store.has(part.stream(kind, layer));
+    const has = (kind: "x" | "g", layer: number) => store.has(keys.stream(kind, layer));
     /** Whether all that is kept of the sites found from one input of a block to another is there. */
     const hasRows = async (kind: "x" | "g", from: number, to: number) => {
       const stages = new Set(plain.map((site) => stageOf(kind, site)));
-      for (const at of stages) if (from <= at && at <= to && !(await store.has(part.rows(kind, at)))) return false;
+      for (const at of stages) if (from <= at && at <= to && !(await store.has(keys.rows(kind, at)))) return false;
       return true;
     };
     const hasInputs = async (from: number, to: number) => {
       for (let l = from; l < to; l++) if (!(await has("x", l))) return false;
       return true;
     };
-    const hasForward = async () => (await store.has(part.metric)) && (await hasRows("x", first, L));
-    // What an earlier sitting left counts only where all of it is there and whole.
+    const hasForward = async () => (await store.has(keys.metric)) && (await hasRows("x", first, L));
+    // What an interrupted run left counts only where all of it is there and whole.
     const isDone = async () =>
-      (await store.has(part.done)) && (await hasForward()) && (backward.length === 0 || (await hasRows("g", low, L)));
+      (await store.has(keys.done)) && (await hasForward()) && (backward.length === 0 || (await hasRows("g", low, L)));
     const cameDownTo = async (l: number) =>
       (await has("g", l)) && (await hasRows("g", l, L)) && (await hasForward()) && (await hasInputs(low, l));
     const cameUpTo = async (l: number) =>
@@ -282,18 +282,18 @@ export function streamedRunner(
           keep(placed, { ...about, tensors: { x: stream.get(placed.id)! } }, found);
         }
       }
-      if (found.size > 0) await store.save(part.rows(kind, layer), found);
-      await store.save(part.stream(kind, layer), new Map([...stream].map(([id, values]) => [String(id), values])));
+      if (found.size > 0) await store.save(keys.rows(kind, layer), found);
+      await store.save(keys.stream(kind, layer), new Map([...stream].map(([id, values]) => [String(id), values])));
     };
     const loadStream = async (kind: "x" | "g", layer: number, list: readonly Placed[]) => {
       const stream = new Map<number, Floats>();
-      for (const { id } of list) stream.set(id, (await store.read(part.stream(kind, layer), String(id)))!);
+      for (const { id } of list) stream.set(id, (await store.read(keys.stream(kind, layer), String(id)))!);
       return stream;
     };
 
     let cotangents: Map<number, Floats> | undefined;
     let layer = low;
-    // The last sitting came at least as far as the first of these that is there.
+    // The interrupted run came at least as far as the first of these that is there.
     while (layer <= L && !(backward.length > 0 && (await cameDownTo(layer)))) layer++;
     if (layer <= L) {
       for (let i = 0; i < L - first + (L - layer); i++) step();
@@ -327,18 +327,18 @@ export function streamedRunner(
           foundIn(placed, graph, result, found);
         }
         await saveStream("x", l + 1, stream, found);
-        if (l < low) await store.remove(part.stream("x", l));
+        if (l < low) await store.remove(keys.stream("x", l));
         step();
       }
       const { metrics, cotangents: made } = await ends(jobs, graphs, stream);
-      await store.save(part.metric, new Map([...metrics].map(([id, values]) => [String(id), values])));
+      await store.save(keys.metric, new Map([...metrics].map(([id, values]) => [String(id), values])));
       layer = L;
       cotangents = made;
       if (backward.length > 0) {
         const found = new Map<string, Floats>();
         if (low === first && low === L) await finished(backward, graphs, made, found);
         await saveStream("g", L, made, found);
-        await store.remove(part.stream("x", L));
+        await store.remove(keys.stream("x", L));
       }
     }
     if (backward.length > 0) {
@@ -349,7 +349,7 @@ export function streamedRunner(
         const found = new Map<string, Floats>();
         for (const placed of backward) {
           mayStop();
-          const x = floatValue((await store.read(part.stream("x", l), String(placed.id)))!, ...rowsOf(placed));
+          const x = floatValue((await store.read(keys.stream("x", l), String(placed.id)))!, ...rowsOf(placed));
           const cotangent = floatValue(cotangents.get(placed.id)!, ...rowsOf(placed));
           const inputs = { ...contextOf(placed), ...(await hookInputs(placed, graph.sites)), x, cotangent };
           const result = await session.run({ ...weights, ...inputs });
@@ -358,13 +358,13 @@ export function streamedRunner(
         }
         if (l === first) await finished(backward, graphs, cotangents, found);
         await saveStream("g", l, cotangents, found);
-        await store.remove(part.stream("x", l));
-        await store.remove(part.stream("g", l + 1));
+        await store.remove(keys.stream("x", l));
+        await store.remove(keys.stream("g", l + 1));
         step();
       }
     }
     await pool.release();
-    await store.save(part.done, new Map());
+    await store.save(keys.done, new Map());
     await removeStreams();
   };
 
@@ -385,8 +385,8 @@ export function streamedRunner(
           onProgress?.(done, total);
           mayStop();
         };
-        await runWave(wave, store, partsOf(w), { step, mayStop });
-        for (const { id, job } of wave) job.metric?.((await store.read(partsOf(w).metric, String(id)))!);
+        await runWave(wave, store, keysOf(w), { step, mayStop });
+        for (const { id, job } of wave) job.metric?.((await store.read(keysOf(w).metric, String(id)))!);
       }
       const waveOf = waves.flatMap((wave, w) => wave.map(() => w));
       return {
@@ -394,7 +394,7 @@ export function streamedRunner(
           const of = kind === "value" ? "x" : "g";
           if (kind === "gradient" && list[job]!.pack.kind !== "backward") return undefined;
           return store.read(
-            partsOf(waveOf[job]!).rows(of, stageOf(of, site, hooks.get(site)?.trace !== undefined)),
+            keysOf(waveOf[job]!).rows(of, stageOf(of, site, hooks.get(site)?.trace !== undefined)),
             tensorName(site, name, job),
           );
         },
@@ -417,8 +417,8 @@ function stageOf(kind: "x" | "g", site: SiteName, traced = false): number {
   return kind === "x" || (at === "resid_post" && !traced) ? layer + 1 : layer;
 }
 
-/** Names of a wave's parts in the store. */
-interface Parts {
+/** A wave's keys in the store. */
+interface Keys {
   readonly metric: string;
   readonly done: string;
   /** What is kept of the sites found when the work has come to the input of block `at`, or beyond the last. */
@@ -427,7 +427,7 @@ interface Parts {
   stream(kind: "x" | "g", at: number): string;
 }
 
-function partsOf(wave: number): Parts {
+function keysOf(wave: number): Keys {
   const name = (text: string) => `wave-${String(wave).padStart(3, "0")}-${text}`;
   const of = (text: string) => (kind: "x" | "g", layer: number) =>
     name(`${text}-${kind}-${String(layer).padStart(2, "0")}`);

@@ -62,7 +62,7 @@ export const ablationSchema = z.strictObject({
 /** The contents of `ablation.json`. */
 export type Ablation = z.infer<typeof ablationSchema>;
 
-interface MeaningSetting {
+interface MeaningInput {
   readonly loaded: LoadedModel;
   readonly captured: Capture;
   readonly codes: CodeReader;
@@ -84,7 +84,7 @@ const telling = 0.95;
  * @returns undefined if there is no such site, or no test split
  */
 export async function measureMeaning(
-  { loaded, captured, codes, dictionaries, ranking, outside }: MeaningSetting,
+  { loaded, captured, codes, dictionaries, ranking, outside }: MeaningInput,
   watch: Watch = {},
 ): Promise<Ablation | undefined> {
   const { model } = loaded;

@@ -29,7 +29,7 @@ export function addTrainCommands(program: Command): void {
     .option("--steps <n>", "training steps", wholeNumber, demoRecipe.steps)
     .option(
       "--rows <n>",
-      `rows of ${demoRecipe.length} tokens per step, a multiple of ${demoRecipe.parts}`,
+      `rows of ${demoRecipe.length} tokens per step, a multiple of ${demoRecipe.shards}`,
       wholeNumber,
       demoRecipe.rows,
     )
@@ -42,8 +42,8 @@ export function addTrainCommands(program: Command): void {
       if (o.evaluate) {
         return withProgress((progress) => evaluateModel(folderOf(o.output_dir), o.threads, o.json, progress, print));
       }
-      if (o.rows % demoRecipe.parts !== 0) {
-        throw new UsageError(`--rows: expected a multiple of ${demoRecipe.parts}, got ${o.rows}.`);
+      if (o.rows % demoRecipe.shards !== 0) {
+        throw new UsageError(`--rows: expected a multiple of ${demoRecipe.shards}, got ${o.rows}.`);
       }
       const { seed, steps, rows, learning_rate: learningRate } = o;
       const warmup = Math.min(demoRecipe.warmup, Math.ceil(steps / 10));

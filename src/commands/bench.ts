@@ -361,7 +361,7 @@ async function compileProducts(
     }
     outputs[`y${i}`] = y;
   });
-  const session = await compile(outputs, {}, { inside: true });
+  const session = await compile(outputs, {}, { embedConstants: true });
   const values = Object.fromEntries([...inputs.keys()].map((K) => [`x${K}`, float32(matrix(N * K), N, K)]));
   return { flops, run: () => session.run(values), release: () => session.release() };
 }

@@ -6,8 +6,8 @@ import type { MethodSpec } from "../analysis/compare-methods.ts";
 import type { MethodResult } from "../analysis/compare-results.ts";
 import type { WorkOptions } from "../analysis/options.ts";
 import { checkFiniteEffects } from "../circuit/tables.ts";
-import type { MethodSetting } from "../effects/method.ts";
-import { effectsOf } from "../effects/methods.ts";
+import { effectsOf } from "../effects/dispatch.ts";
+import type { MethodInput } from "../effects/method.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import { countPairs, indexNodes, type NodeIndex, nodesTable, type Sums, sumRows } from "../effects/sums.ts";
 import { StoppedError } from "../errors.ts";
@@ -41,7 +41,7 @@ export interface MethodRequest {
 }
 
 /** The work of a method that takes long, told before it begins. */
-export type Work = Parameters<NonNullable<MethodSetting["onWork"]>>[0];
+export type Work = Parameters<NonNullable<MethodInput["onWork"]>>[0];
 
 /** The name of a method's checkpoint. */
 export const resultFile = "result.json";
@@ -103,7 +103,7 @@ export function forestOf(pairs: readonly TokenPair[], { batch }: MethodSpec, byP
 
 async function measure(
   { spec, setting, byPair, features }: MethodRequest,
-  on: Pick<MethodSetting, "model" | "weights" | "forest" | "dictionaries">,
+  on: Pick<MethodInput, "model" | "weights" | "forest" | "dictionaries">,
   index: NodeIndex,
   reporter: Reporter,
   onWork: (work: Work) => void,
@@ -113,7 +113,7 @@ async function measure(
   const pairOf = byPair ? pairOfNode(forest) : undefined;
   const progress = methodProgress(reporter, dictionaries.size);
   let metric: { readonly clean: Float64Array; readonly patch: Float64Array } | undefined;
-  const methodSetting: MethodSetting = {
+  const input: MethodInput = {
     ...on,
     dtype: setting.precision,
     device: setting.device as Device,
@@ -138,7 +138,7 @@ async function measure(
   const loaded = residentBytes();
   const reset = resetPeak();
   const began = performance.now();
-  for await (const { rows } of effectsOf(spec.method, methodSetting)) {
+  for await (const { rows } of effectsOf(spec.method, input)) {
     rowCount += rows.node.length;
     const ofSite = sumRows(rows, index);
     checkFiniteEffects(rows);
@@ -234,7 +234,7 @@ async function writeFeatures(
 ): Promise<void> {
   const { RunTables } = await import("../results/tables.ts");
   const parts = join(folder, "parts");
-  // What an earlier sitting left may be anything.
+  // What an interrupted run left may be anything.
   await rm(folder, { recursive: true, force: true });
   await makeFolder(folder);
   const tables = await RunTables.open(parts);

@@ -9,7 +9,7 @@ import { type CompareOptions, taskName } from "../analysis/options.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { planFor } from "../effects/capture-for.ts";
-import { wantedBy } from "../effects/methods.ts";
+import { wantedBy } from "../effects/dispatch.ts";
 import { UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { parameterCount } from "../models/model.ts";

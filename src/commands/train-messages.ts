@@ -3,7 +3,7 @@ import type { LanguageModelRecipe } from "../training/lm.ts";
 import type { DictionaryRecipe } from "../training/sae.ts";
 import type { TextChoice } from "./train-text.ts";
 
-/** Gradients of a language model's parts of a step; weights and gradients are shared with the main thread. */
+/** Gradients of a language model's shards of a step; weights and gradients are shared with the main thread. */
 export interface GradientJob {
   readonly kind: "gradients";
   readonly config: Readonly<Record<string, unknown>>;
@@ -16,7 +16,7 @@ export interface GradientJob {
 
 export interface GradientRequest {
   readonly step: number;
-  readonly parts: readonly number[];
+  readonly shards: readonly number[];
 }
 
 export interface DictionaryJob {

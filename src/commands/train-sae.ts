@@ -146,7 +146,7 @@ export async function evaluateSaes(
     copies,
     (state, thread) => {
       done[thread] = state;
-      const sum = (part: "done" | "total") => done.reduce((all, one) => all + one[part], 0);
+      const sum = (which: "done" | "total") => done.reduce((all, one) => all + one[which], 0);
       progress.set(sum("done"), sum("total"));
     },
     signal,

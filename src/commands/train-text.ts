@@ -3,7 +3,7 @@ import { readRegular } from "../bytes/file.node.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
-import { documentsOf, mixedText, plainText, type TextPart } from "../training/plain-text.ts";
+import { documentsOf, mixedText, plainText, type TextSplit } from "../training/plain-text.ts";
 import { generatedText, heldOutText, type TextSource, withinVocabulary } from "../training/text.ts";
 
 /** Which text SAEs are trained or measured on. */
@@ -28,23 +28,23 @@ function percent(share: number): string {
 }
 
 /**
- * Reads the files of a text and makes the rows of one of its parts.
+ * Reads the files of a text and makes the rows of one of its splits.
  *
  * @param vocabulary how many tokens the model has
  * @throws UserError if a file cannot be read, is not UTF-8 text or has no words
  */
 export async function openText(
   { files, generated, seed }: TextChoice,
-  part: TextPart,
+  split: TextSplit,
   tokenizer: Tokenizer,
   vocabulary: number,
 ): Promise<TextSource> {
-  const name = part === "train" ? `${seed}/dictionaries` : heldOutText(seed);
+  const name = split === "train" ? `${seed}/dictionaries` : heldOutText(seed);
   const made = withinVocabulary(generatedText(tokenizer, demoLexicon, name), tokenizer, vocabulary);
   if (files.length === 0) return made;
   const documents: string[] = [];
   for (const file of files) documents.push(...documentsOf(await readText(file)));
-  const plain = withinVocabulary(plainText(tokenizer, documents, part, name, files.join(", ")), tokenizer, vocabulary);
+  const plain = withinVocabulary(plainText(tokenizer, documents, split, name, files.join(", ")), tokenizer, vocabulary);
   return generated === 0 ? plain : mixedText(plain, made, generated);
 }
 

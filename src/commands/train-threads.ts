@@ -8,10 +8,10 @@ import { layoutOf } from "../training/parameters.ts";
 import type { CaptureJob, DictionaryJob, EvaluationJob, GradientJob, GradientRequest, Job } from "./train-messages.ts";
 
 /**
- * A pool of threads that compute a step's parts side by side, one onnxruntime thread each.
+ * A pool of threads that compute a step's shards side by side, one onnxruntime thread each.
  *
  * @param tokenizer the parsed tokenizer.json
- * @param threads at most as many as the recipe has parts are used
+ * @param threads at most as many as the recipe has shards are used
  */
 export function threadPool(
   config: Readonly<Record<string, unknown>>,
@@ -22,12 +22,12 @@ export function threadPool(
   const { size } = layoutOf(modelFromConfig(config, "the recipe").parameters);
   const shared = () => new Float32Array(new SharedArrayBuffer(size * Float32Array.BYTES_PER_ELEMENT));
   const weights = shared();
-  const gradients = Array.from({ length: recipe.parts }, shared);
+  const gradients = Array.from({ length: recipe.shards }, shared);
   const job: GradientJob = { kind: "gradients", config, tokenizer, recipe, weights, gradients };
-  const count = Math.min(threads, recipe.parts);
+  const count = Math.min(threads, recipe.shards);
   const workers = Array.from({ length: count }, (_, i) => ({
     worker: startWorker<GradientRequest, readonly number[]>(job),
-    parts: gradients.map((_, part) => part).filter((part) => part % count === i),
+    shards: gradients.map((_, shard) => shard).filter((shard) => shard % count === i),
   }));
   return {
     weights,
@@ -35,10 +35,10 @@ export function threadPool(
     async run(step) {
       const losses: number[] = [];
       await Promise.all(
-        workers.map(async ({ worker, parts }) => {
-          const found = await worker.ask({ step, parts });
-          parts.forEach((part, i) => {
-            losses[part] = found[i]!;
+        workers.map(async ({ worker, shards }) => {
+          const found = await worker.ask({ step, shards });
+          shards.forEach((shard, i) => {
+            losses[shard] = found[i]!;
           });
         }),
       );

@@ -17,7 +17,7 @@ import {
   readAhead,
 } from "../training/activations.ts";
 import { type DictionaryQuality, evaluateDictionaries } from "../training/evaluate.ts";
-import { partGradient } from "../training/lm.ts";
+import { shardGradient } from "../training/lm.ts";
 import { type DictionaryProgress, trainDictionaries } from "../training/sae.ts";
 import { generatedText } from "../training/text.ts";
 import {
@@ -37,11 +37,11 @@ const oneThread = { threads: 1 };
 function gradients(job: GradientJob): Answer<GradientRequest, readonly number[], never> {
   const model = modelFromConfig(job.config, "the recipe");
   const text = generatedText(loadTokenizer(job.tokenizer), demoLexicon, job.recipe.seed);
-  const opened = partGradient(model, text, job.recipe, oneThread);
-  return async ({ step, parts }) => {
+  const opened = shardGradient(model, text, job.recipe, oneThread);
+  return async ({ step, shards }) => {
     const { run } = await opened;
     const losses: number[] = [];
-    for (const part of parts) losses.push(await run(step, part, job.weights, job.gradients[part]!));
+    for (const shard of shards) losses.push(await run(step, shard, job.weights, job.gradients[shard]!));
     return losses;
   };
 }

@@ -123,8 +123,8 @@ export async function ablatedMetric(
   };
   const hooks = new Map<SiteName, Hook>();
   for (const [site, chosen] of features) {
-    const part = await contribution(dictionaries.get(site)!, chosen);
-    hooks.set(site, { trace: (x, { context }) => ({ y: x.sub(part(x).mul(inText(context))) }) });
+    const contributed = await contribution(dictionaries.get(site)!, chosen);
+    hooks.set(site, { trace: (x, { context }) => ({ y: x.sub(contributed(x).mul(inText(context))) }) });
   }
   return runMetric(loaded, planMetric(forest), { ...watch, hooks });
 }

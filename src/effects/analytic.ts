@@ -4,19 +4,19 @@ import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/e
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
-import type { MethodSetting, SiteEffects, SumCheck } from "./method.ts";
+import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
 
 /** The method `analytic` (see `methodNames`). */
-export async function* analyticMethod(setting: MethodSetting): AsyncGenerator<SiteEffects> {
-  yield* effectsFrom(await captureFor(setting, "changed"), setting);
+export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
+  yield* effectsFrom(await captureFor(given, "changed"), given);
 }
 
-/** The effects of all of a setting's sites from one capture. */
-export async function* effectsFrom(captured: Capture, setting: MethodSetting): AsyncGenerator<SiteEffects> {
-  const [codes, loops] = [codeReader(setting), openLoops()];
+/** The effects of all given sites from one capture. */
+export async function* effectsFrom(captured: Capture, given: MethodInput): AsyncGenerator<SiteEffects> {
+  const [codes, loops] = [codeReader(given), openLoops()];
   try {
-    for (const dictionary of setting.dictionaries.values()) {
+    for (const dictionary of given.dictionaries.values()) {
       yield await analyticEffects(captured, dictionary, codes, loops);
     }
   } finally {

@@ -1,28 +1,28 @@
 import { type Capture, capture } from "../capture/capture.ts";
 import { type Plan, planBatches, planCapture, type Wanted } from "../forest/packs.ts";
 import type { SiteName } from "../site.ts";
-import type { MethodSetting } from "./method.ts";
+import type { MethodInput } from "./method.ts";
 
-/** Activations and gradients of the plain model for a method: those that the setting has, or captured now. */
+/** Activations and gradients of the plain model for a method: those that it is given, or captured now. */
 export async function captureFor(
-  setting: MethodSetting,
+  given: MethodInput,
   wanted: Wanted,
-  sites: readonly SiteName[] = [...setting.dictionaries.keys()],
+  sites: readonly SiteName[] = [...given.dictionaries.keys()],
 ): Promise<Capture> {
   const captured =
-    setting.captured ??
-    (await capture(setting, planFor(setting, wanted), {
-      onProgress: setting.onProgress,
-      stopped: setting.stopped,
+    given.captured ??
+    (await capture(given, planFor(given, wanted), {
+      onProgress: given.onProgress,
+      stopped: given.stopped,
       sites,
     }));
-  setting.onMetric?.(captured.cleanMetric, captured.patchMetric);
+  given.onMetric?.(captured.cleanMetric, captured.patchMetric);
   return captured;
 }
 
-/** The work of a setting: on its forest, or in padded batches. */
+/** The work on a forest: merged as it is, or in padded batches. */
 export function planFor(
-  { forest, batch, captured }: Pick<MethodSetting, "forest" | "batch" | "captured">,
+  { forest, batch, captured }: Pick<MethodInput, "forest" | "batch" | "captured">,
   wanted: Wanted,
 ): Plan {
   if (batch !== undefined) return planBatches(forest, { wanted, batch });

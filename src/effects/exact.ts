@@ -13,7 +13,7 @@ import { forEachDifference } from "./code-effects.ts";
 import { type Directions, directionsOf } from "./directions.ts";
 import { shareFrom } from "./estimate.ts";
 import { captureForRest } from "./integrated.ts";
-import type { Method, MethodSetting, SiteEffects } from "./method.ts";
+import type { Method, MethodInput, SiteEffects } from "./method.ts";
 import { type Continuation, cleanRow, openContinuation, patchRow, rowsValue } from "./rest.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
 
@@ -28,27 +28,27 @@ const packRows = 512;
  * A patch changes its node and the nodes below it, so these alone are computed again. Many patches share a tile: copies of a node's subtree hang
  * under one copy of its ancestors, which they see unpatched.
  */
-export const exactMethod: Method = async function* (setting) {
-  const captured = await captureForRest(setting);
-  const codes = codeReader(setting);
+export const exactMethod: Method = async function* (given) {
+  const captured = await captureForRest(given);
+  const codes = codeReader(given);
   try {
     const subtrees = new Subtrees(captured.plan.forest, captured.plan.tileSize);
-    const wanted = await wantedFeatures(setting, captured, codes);
+    const wanted = await wantedFeatures(given, captured, codes);
     const patchesOf = (dictionary: Dictionary) =>
-      patchesAt(captured, dictionary, codes, wanted.get(dictionary.site), setting.patchErrors ?? true);
-    const perRow = setting.model.flopsPerToken + captured.plan.tileSize * setting.model.attentionFlops;
+      patchesAt(captured, dictionary, codes, wanted.get(dictionary.site), given.patchErrors ?? true);
+    const perRow = given.model.flopsPerToken + captured.plan.tileSize * given.model.attentionFlops;
     let [patches, flops] = [0, 0];
-    for (const dictionary of setting.dictionaries.values()) {
+    for (const dictionary of given.dictionaries.values()) {
       for (const { node, changes } of await patchesOf(dictionary)) {
         patches += changes.length;
-        flops += changes.length * subtrees.rows(node) * perRow * shareFrom(setting.model, dictionary.site);
+        flops += changes.length * subtrees.rows(node) * perRow * shareFrom(given.model, dictionary.site);
       }
     }
-    setting.onWork?.({ patches, flops });
-    const step = progress(setting, patches);
-    for (const dictionary of setting.dictionaries.values()) {
+    given.onWork?.({ patches, flops });
+    const step = progress(given, patches);
+    for (const dictionary of given.dictionaries.values()) {
       const at = await patchesOf(dictionary);
-      yield await exactEffects(setting, captured, dictionary, at, subtrees, step);
+      yield await exactEffects(given, captured, dictionary, at, subtrees, step);
     }
   } finally {
     await codes.release();
@@ -56,7 +56,7 @@ export const exactMethod: Method = async function* (setting) {
 };
 
 /** Counts patches. */
-function progress({ onProgress, stopped }: MethodSetting, total: number) {
+function progress({ onProgress, stopped }: MethodInput, total: number) {
   let done = 0;
   return (patches: number) => {
     if (stopped?.()) throw new StoppedError();
@@ -67,7 +67,7 @@ function progress({ onProgress, stopped }: MethodSetting, total: number) {
 
 /** The features to patch by site; a site without an entry is patched in full. */
 async function wantedFeatures(
-  { features, dictionaries }: MethodSetting,
+  { features, dictionaries }: MethodInput,
   captured: Capture,
   codes: CodeReader,
 ): Promise<ReadonlyMap<SiteName, ReadonlySet<number>>> {
@@ -135,7 +135,7 @@ async function patchesAt(
 }
 
 async function exactEffects(
-  setting: MethodSetting,
+  given: MethodInput,
   captured: Capture,
   dictionary: Dictionary,
   patches: readonly NodePatches[],
@@ -143,9 +143,9 @@ async function exactEffects(
   step: (patches: number) => void,
 ): Promise<SiteEffects> {
   const { site, inputWidth: D } = dictionary;
-  const rest = await openContinuation(setting, captured, { site });
+  const rest = await openContinuation(given, captured, { site });
   const rows = new RowBuilder(site);
-  const queue = new PatchQueue(rest, captured, subtrees, { stopped: setting.stopped });
+  const queue = new PatchQueue(rest, captured, subtrees, { stopped: given.stopped });
   try {
     for (const { node, changes, deltaError, directions } of patches) {
       if (changes.length === 0) continue;
@@ -177,7 +177,7 @@ async function exactEffects(
   return { rows: rows.finish() };
 }
 
-/** A part of a node's subtree that fits into a tile with its ancestors: the node itself first, parents before children. */
+/** As much of a node's subtree as fits into a tile with its ancestors: the node itself first, parents before children. */
 interface Fragment {
   readonly nodes: readonly number[];
   /** Of each node its parent's place in `nodes`; −1 for the patched node, whose parent is its last ancestor. */

@@ -10,16 +10,16 @@ export { fitDictionary, type Host } from "../dictionaries/fit.ts";
 export { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
 export { type Loops, openLoops } from "../graph/loops/loops.ts";
 export { analyticEffects } from "./analytic.ts";
+export { effectsOf, needsOf } from "./dispatch.ts";
 export {
   type Method,
+  type MethodInput,
   type MethodName,
-  type MethodSetting,
   methodNames,
   type Rule,
   rules,
   type SiteEffects,
   type SumCheck,
 } from "./method.ts";
-export { effectsOf, needsOf } from "./methods.ts";
 export { type EffectRows, errorFeature } from "./rows.ts";
 export { type GroupSums, gradientActivation, gradientSums } from "./scores.ts";

@@ -11,7 +11,7 @@ import { effectsFrom } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
-import { defaultSteps, type Method, type MethodSetting, type Rule, type SiteEffects } from "./method.ts";
+import { defaultSteps, type Method, type MethodInput, type Rule, type SiteEffects } from "./method.ts";
 import {
   type Continuation,
   cleanRow,
@@ -31,17 +31,17 @@ export function pointsOf(steps: number, rule: Rule): number[] {
  * The method `analytic-ig`: Δf·⟨ḡ, d⟩ with ḡ the mean of ∂M/∂x over the points x_clean + α(x_patch − x_clean), all positions of one site together and
  * the rest of the model plain. The decoder is affine, so this is the way on which code and error move together, without an SAE in any pass.
  */
-export const analyticIgMethod: Method = async function* (setting) {
-  yield* effectsFrom(integrated(setting, await captureForRest(setting), progressOf(setting)), setting);
+export const analyticIgMethod: Method = async function* (given) {
+  yield* effectsFrom(integrated(given, await captureForRest(given), progressOf(given)), given);
 };
 
-/** A capture of all activations that a method needs which begins at the setting's sites. */
-export function captureForRest(setting: MethodSetting): Promise<Capture> {
-  return captureFor(setting, "both", sitesToContinueFrom([...setting.dictionaries.keys()]));
+/** A capture of all activations that a method needs which begins at the given sites. */
+export function captureForRest(given: MethodInput): Promise<Capture> {
+  return captureFor(given, "both", sitesToContinueFrom([...given.dictionaries.keys()]));
 }
 
-/** Shows the work of one site after another as a part of that of all of them. */
-function progressOf({ dictionaries, onProgress, stopped }: MethodSetting): () => Watch {
+/** Shows the work of one site after another as a share of that of all of them. */
+function progressOf({ dictionaries, onProgress, stopped }: MethodInput): () => Watch {
   let sites = 0;
   return () => {
     const before = sites++;
@@ -53,36 +53,36 @@ function progressOf({ dictionaries, onProgress, stopped }: MethodSetting): () =>
 }
 
 /** The backward packs that the integrated methods run again and again. */
-const packsOf = ({ batch }: MethodSetting, { plan }: Capture): readonly Pack[] =>
+const packsOf = ({ batch }: MethodInput, { plan }: Capture): readonly Pack[] =>
   batch === undefined ? tightPacks(plan) : plan.packs.filter(({ kind }) => kind === "backward");
 
 /**
  * A capture with mean gradients in place of those at the clean prompts. They do not depend on the dictionary: asked for once, they serve all of a
  * site's.
  */
-function integrated(setting: MethodSetting, captured: Capture, watchSite: () => Watch): Capture {
+function integrated(given: MethodInput, captured: Capture, watchSite: () => Watch): Capture {
   return {
     ...captured,
     site: async (site) => ({
       ...(await captured.site(site)),
-      g: await meanGradient(setting, captured, site, watchSite),
+      g: await meanGradient(given, captured, site, watchSite),
     }),
   };
 }
 
 /** ḡ[backward nodes,D] at a site. */
 async function meanGradient(
-  setting: MethodSetting,
+  given: MethodInput,
   captured: Capture,
   site: SiteName,
   watchSite: () => Watch,
 ): Promise<Floats> {
-  const { steps = defaultSteps, dtype } = setting;
-  const continuation = await openContinuation(setting, captured, { site });
+  const { steps = defaultSteps, dtype } = given;
+  const continuation = await openContinuation(given, captured, { site });
   const { captured: at } = continuation;
   const D = at.width;
   const mean = new Float64Array(captured.plan.forest.backward.size * D);
-  await runAtPoints(setting, captured, continuation, watchSite(), (pack, α) => ({
+  await runAtPoints(given, captured, continuation, watchSite(), (pack, α) => ({
     inputs: () => ({ x: rowsValue(between(pack, at, captured, α), D) }),
     found({ tensors }) {
       addNodeRows(mean, pack, tensors.x!, D, 1 / steps);
@@ -94,14 +94,14 @@ async function meanGradient(
 
 /** Runs what is left of the model at every point on the way from clean to patch, and gives it back. */
 async function runAtPoints(
-  setting: MethodSetting,
+  given: MethodInput,
   captured: Capture,
   { runner, before }: Continuation,
   watch: Watch,
   at: (pack: Pack, α: number) => Pick<Job, "inputs" | "found">,
 ): Promise<void> {
-  const { steps = defaultSteps, rule = "midpoint" } = setting;
-  const jobs = packsOf(setting, captured).flatMap((pack) =>
+  const { steps = defaultSteps, rule = "midpoint" } = given;
+  const jobs = packsOf(given, captured).flatMap((pack) =>
     pointsOf(steps, rule).map((α): Job => ({ pack, ...before(pack, (row) => pack.node[row]!), ...at(pack, α) })),
   );
   try {
@@ -131,13 +131,13 @@ function addNodeRows(sum: Float64Array, pack: Pack, rows: Floats, D: number, wei
  * The method `sfc-ig`: at one site at a time x̂ = f W_dec + b_dec + ε with f and ε on the way from clean to patch; effect = Δf times the mean of ∂M/∂f,
  * the error's Δε times that of ∂M/∂ε.
  */
-export const sfcIgMethod: Method = async function* (setting) {
-  const captured = await captureForRest(setting);
-  const codes = codeReader(setting);
-  const watchSite = progressOf(setting);
+export const sfcIgMethod: Method = async function* (given) {
+  const captured = await captureForRest(given);
+  const codes = codeReader(given);
+  const watchSite = progressOf(given);
   try {
-    for (const dictionary of setting.dictionaries.values()) {
-      yield await sfcIgEffects(setting, captured, dictionary, codes, watchSite);
+    for (const dictionary of given.dictionaries.values()) {
+      yield await sfcIgEffects(given, captured, dictionary, codes, watchSite);
     }
   } finally {
     await codes.release();
@@ -145,20 +145,20 @@ export const sfcIgMethod: Method = async function* (setting) {
 };
 
 async function sfcIgEffects(
-  setting: MethodSetting,
+  given: MethodInput,
   captured: Capture,
   dictionary: Dictionary,
   reader: CodeReader,
   watchSite: () => Watch,
 ): Promise<SiteEffects> {
-  const { steps = defaultSteps, dtype } = setting;
+  const { steps = defaultSteps, dtype } = given;
   const { site, inputWidth: D, featureCount: F } = dictionary;
   const { normalization } = await dictionary.encoder();
   const [decoder, bias] = [await dictionary.decoder(), await dictionary.decoderBias()];
   // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD).
   const codeBias = normalization ? undefined : bias;
   const make = dtype === "float64" ? Float64Array : Float32Array;
-  const continuation = await openContinuation(setting, captured, {
+  const continuation = await openContinuation(given, captured, {
     site,
     trace({ context: { tileSize }, named }) {
       const f = input(named("f"), dtype, [times(tileSize, "B"), F]);
@@ -187,7 +187,7 @@ async function sfcIgEffects(
     slopes.set(node, of);
   }
   const errorGradient = new Float64Array(captured.plan.forest.backward.size * D);
-  await runAtPoints(setting, captured, continuation, watchSite(), (pack, α) => ({
+  await runAtPoints(given, captured, continuation, watchSite(), (pack, α) => ({
     inputs() {
       const f = new make(pack.tokens.length * F);
       pack.node.forEach((node, row) => {

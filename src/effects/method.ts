@@ -51,7 +51,7 @@ export type Rule = (typeof rules)[number];
 export const defaultSteps = 10;
 
 /** What a method works on, and how. */
-export interface MethodSetting extends LoadedModel, Watch {
+export interface MethodInput extends LoadedModel, Watch {
   readonly forest: PrefixForest;
   /** The sites, in order of computation. */
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
@@ -89,5 +89,5 @@ export interface SiteEffects {
   readonly check?: SumCheck;
 }
 
-/** A method: effects site by site, each of the setting's sites once, in the order in which the method comes to them. */
-export type Method = (setting: MethodSetting) => AsyncGenerator<SiteEffects>;
+/** A method: effects site by site, each of the given sites once, in the order in which the method comes to them. */
+export type Method = (given: MethodInput) => AsyncGenerator<SiteEffects>;

@@ -5,7 +5,7 @@ import type { Runner } from "../capture/runner.ts";
 import { streamBefore } from "../capture/stream-sites.ts";
 import type { Pack } from "../forest/packs.ts";
 import type { SiteName } from "../site.ts";
-import type { MethodSetting } from "./method.ts";
+import type { MethodInput } from "./method.ts";
 
 /** What is left of a model from a site on. */
 export interface Continuation {
@@ -22,11 +22,11 @@ export function sitesToContinueFrom(sites: readonly SiteName[]): SiteName[] {
 }
 
 /** Opens the rest of a model from a site on. */
-export async function openContinuation(setting: MethodSetting, captured: Capture, from: Entry): Promise<Continuation> {
+export async function openContinuation(given: MethodInput, captured: Capture, from: Entry): Promise<Continuation> {
   const stream = streamBefore(from.site);
   const before = stream === undefined ? undefined : await captured.site(stream);
   return {
-    runner: openRunner(setting, { from }),
+    runner: openRunner(given, { from }),
     captured: await captured.site(from.site),
     before: (pack, nodeOf) =>
       before ? { before: () => gatherRows(pack, before, (row) => cleanRow(captured, nodeOf(row))) } : {},

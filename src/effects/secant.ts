@@ -10,7 +10,7 @@ import { compareSites, parseSite, type SiteName, siteName } from "../site.ts";
 import { effectsFrom } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";
 import { pointsOf } from "./integrated.ts";
-import type { Method, MethodSetting } from "./method.ts";
+import type { Method, MethodInput } from "./method.ts";
 import { cleanRow, patchRow } from "./rest.ts";
 
 /** Midpoints between a sublayer's clean and patch input: more where the embedding is asked for, from which the way to the metric is longest. */
@@ -24,13 +24,9 @@ export const secantSteps = (sites: readonly SiteName[]) => (sites.includes("embe
  * with ḡ_l at resid_post.l and mlp_out.l, ḡ_h at attn_out.l (parallel blocks: both sublayers read the same input). Features and error of every residual
  * site then add up to m(patch) − m(clean), up to the error of K midpoints. No SAE takes part; one backward pass of K points serves all sites.
  */
-export const secantMethod: Method = async function* (setting) {
-  const captured = await captureFor(
-    setting,
-    "both",
-    sitesOfSecant([...setting.dictionaries.keys()], setting.model.layers),
-  );
-  yield* effectsFrom(await secantGradients(setting, captured), setting);
+export const secantMethod: Method = async function* (given) {
+  const captured = await captureFor(given, "both", sitesOfSecant([...given.dictionaries.keys()], given.model.layers));
+  yield* effectsFrom(await secantGradients(given, captured), given);
 };
 
 /** The sites whose activations the method needs: those that are asked for, and the inputs and outputs of all sublayers above the lowest of them. */
@@ -50,9 +46,9 @@ const lowestStream = (sites: readonly SiteName[]) =>
 
 type Activations = Pick<SiteCapture, "x" | "width">;
 
-/** A capture with ḡ in place of the gradients at the clean prompts, at the setting's sites. */
-export async function secantGradients(setting: MethodSetting, captured: Capture): Promise<Capture> {
-  const { model, dtype, dictionaries, steps: K = secantSteps([...dictionaries.keys()]) } = setting;
+/** A capture with ḡ in place of the gradients at the clean prompts, at the given sites. */
+export async function secantGradients(given: MethodInput, captured: Capture): Promise<Capture> {
+  const { model, dtype, dictionaries, steps: K = secantSteps([...dictionaries.keys()]) } = given;
   const sites = [...dictionaries.keys()];
   const low = lowestStream(sites);
   const size = captured.plan.forest.backward.size;
@@ -92,11 +88,11 @@ export async function secantGradients(setting: MethodSetting, captured: Capture)
       },
     };
   });
-  await runModel(setting, jobs, {
+  await runModel(given, jobs, {
     hooks,
     from: { site: begin },
-    onProgress: setting.onProgress,
-    stopped: setting.stopped,
+    onProgress: given.onProgress,
+    stopped: given.stopped,
   });
   return {
     ...captured,

@@ -17,23 +17,23 @@ import type { SiteName } from "../site.ts";
 import { planFor } from "./capture-for.ts";
 import { type CodePair, codeEffects, forEachDifference } from "./code-effects.ts";
 import { dot } from "./directions.ts";
-import type { Method, MethodSetting, SiteEffects } from "./method.ts";
+import type { Method, MethodInput, SiteEffects } from "./method.ts";
 
 /**
  * The method `sfc`: at every site x is replaced by x̂ = f W_dec + b_dec + ε of the same value. Backward the gradient passes x̂ → x as the identity and
  * x̂ → f through W_decᵀ; f is detached from x. effect = Δf·∂M/∂f, the error's ⟨∂M/∂ε, Δε⟩.
  */
-export const sfcMethod: Method = (setting) => splicedEffects(setting, "straight");
+export const sfcMethod: Method = (given) => splicedEffects(given, "straight");
 
 /** The method `spliced`: the same values, but ε is detached from x and f is not: gradients reach earlier sites through the encoders alone. */
-export const splicedMethod: Method = (setting) => splicedEffects(setting, "encoder");
+export const splicedMethod: Method = (given) => splicedEffects(given, "encoder");
 
 /** The way of gradients from x̂ to x: as the identity, or through the code. */
 type Way = "straight" | "encoder";
 
-async function* splicedEffects(setting: MethodSetting, way: Way): AsyncGenerator<SiteEffects> {
-  const { model, dictionaries, forest, dtype } = setting;
-  const plan = planFor(setting, "changed");
+async function* splicedEffects(given: MethodInput, way: Way): AsyncGenerator<SiteEffects> {
+  const { model, dictionaries, forest, dtype } = given;
+  const plan = planFor(given, "changed");
   const hooks = new Map<SiteName, Hook>();
   for (const dictionary of dictionaries.values()) hooks.set(dictionary.site, await spliceHook(dictionary, way, dtype));
   const found = new Map(
@@ -56,8 +56,8 @@ async function* splicedEffects(setting: MethodSetting, way: Way): AsyncGenerator
       },
     }),
   );
-  await runModel(setting, jobs, { hooks, onProgress: setting.onProgress, stopped: setting.stopped });
-  setting.onMetric?.(clean, patch);
+  await runModel(given, jobs, { hooks, onProgress: given.onProgress, stopped: given.stopped });
+  given.onMetric?.(clean, patch);
   for (const site of found.values()) yield { rows: site.rows() };
 }
 

@@ -5,9 +5,9 @@ import type { Model } from "../models/model.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
+import { effectsOf, needsOf } from "./dispatch.ts";
 import { changedNodes, shareFrom, subtreeRows } from "./estimate.ts";
-import type { MethodName, MethodSetting } from "./method.ts";
-import { effectsOf, needsOf } from "./methods.ts";
+import type { MethodInput, MethodName } from "./method.ts";
 import type { EffectRows } from "./rows.ts";
 
 /** What may be patched, the most first: so many features of each of the strongest sites, on so many pairs. */
@@ -56,7 +56,7 @@ export interface PatchedSample {
  * @returns undefined if the budget allows none
  */
 export async function patchStrongest(
-  setting: Omit<MethodSetting, "forest">,
+  given: Omit<MethodInput, "forest">,
   method: MethodName,
   pairs: readonly TokenPair[],
   ranked: ReadonlyMap<SiteName, readonly RankedFeature[]>,
@@ -67,8 +67,8 @@ export async function patchStrongest(
     const features = strongestOf(ranked, choice.sites, choice.perSite);
     if (features.size === 0) return undefined;
     const forest = sampleOf(pairs, choice.pairs);
-    if (patchFlops(setting.model, forest, features) > budget) continue;
-    return await patchFeatures({ ...setting, forest }, method, features, outside);
+    if (patchFlops(given.model, forest, features) > budget) continue;
+    return await patchFeatures({ ...given, forest }, method, features, outside);
   }
   return undefined;
 }
@@ -112,20 +112,20 @@ function patchFlops(
 
 /** Each feature's effect by `exact` and by another method on the pairs of a forest. */
 async function patchFeatures(
-  setting: MethodSetting,
+  given: MethodInput,
   method: MethodName,
   features: ReadonlyMap<SiteName, readonly number[]>,
   outside: OutsideText,
 ): Promise<PatchedSample> {
-  const { forest } = setting;
-  const dictionaries = new Map([...setting.dictionaries].filter(([site]) => features.has(site)));
-  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], setting.model.layers);
-  const captured = await capture(setting, planCapture(forest, { wanted }), {
-    onProgress: setting.onProgress,
-    stopped: setting.stopped,
+  const { forest } = given;
+  const dictionaries = new Map([...given.dictionaries].filter(([site]) => features.has(site)));
+  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], given.model.layers);
+  const captured = await capture(given, planCapture(forest, { wanted }), {
+    onProgress: given.onProgress,
+    stopped: given.stopped,
     sites,
   });
-  const sample: MethodSetting = { ...setting, dictionaries };
+  const sample: MethodInput = { ...given, dictionaries };
   let patches = 0;
   const onWork = (work: { readonly patches: number }) => {
     patches = work.patches;
@@ -149,12 +149,12 @@ async function patchFeatures(
 /** A method's effects, means over the forest's pairs. */
 async function meansOf(
   method: MethodName,
-  setting: MethodSetting,
+  given: MethodInput,
   outside: OutsideText,
 ): Promise<ReadonlyMap<SiteName, ReadonlyMap<number, number>>> {
   const means = new Map<SiteName, ReadonlyMap<number, number>>();
-  for await (const { rows } of effectsOf(method, setting)) {
-    means.set(rows.site, meanByFeature(rows, setting.forest, outside));
+  for await (const { rows } of effectsOf(method, given)) {
+    means.set(rows.site, meanByFeature(rows, given.forest, outside));
   }
   return means;
 }

@@ -271,7 +271,7 @@ function chooseTileSize({ position }: Tree, tiles: (n: number) => number): numbe
 
 const largestTile = 4096;
 
-/** At least so many rows, in a number that has many divisors: long tiles are computed in equal parts. */
+/** At least so many rows, in a number that has many divisors: long tiles are computed in equal chunks. */
 const evenRows = (rows: number) => 128 * Math.ceil(rows / 128);
 
 /** @param count tiles of the pack; those beyond `tiles` are padding */

@@ -1,5 +1,5 @@
+import { bodyOf } from "./chunks.ts";
 import type { Op } from "./ops.ts";
-import { bodyOf } from "./parts.ts";
 import { topological } from "./reverse.ts";
 import { withSizes } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
@@ -72,7 +72,7 @@ export function runMemory(outputs: readonly Tensor[], sizes: Readonly<Record<str
   return { peak, operations, results: [...kept].reduce((sum, t) => sum + (t ? bytes(t) : 0), 0) };
 }
 
-/** Memory that an operation has for itself while it runs: zeros to add to; a part's own results, with the sums before and after it. */
+/** Memory that an operation has for itself while it runs: zeros to add to; a chunk's own results, with the sums before and after it. */
 function workOf(op: Op, attributes: object, size: number, sizes: Readonly<Record<string, number>>): number {
   if (op === "ScatterAdd") return size;
   if (op !== "Scan") return 0;

@@ -1,5 +1,5 @@
+import { bodyOf } from "./chunks.ts";
 import type { Body, Op, OpAttributes } from "./ops.ts";
-import { bodyOf } from "./parts.ts";
 import { Message } from "./protobuf.ts";
 import { topological } from "./reverse.ts";
 import { type DType, type Shape, sameShape, withSizes } from "./shape.ts";
@@ -133,12 +133,12 @@ function emitAll(graph: Graph, outputs: readonly Tensor[]): void {
 }
 
 /**
- * Writes a body as ONNX's Scan, whose subgraph it is, and returns the names of its results. What comes in parts is scanned; a sum is a state that
+ * Writes a body as ONNX's Scan, whose subgraph it is, and returns the names of its results. What comes in chunks is scanned; a sum is a state that
  * each step adds to; the subgraph sees whole operands under the names that they have around it.
  */
 function scan(
   graph: Graph,
-  { parts, whole, stacked, summed }: Body<Tensor>,
+  { chunks, whole, stacked, summed }: Body<Tensor>,
   x: string[],
   from: readonly Tensor[],
 ): string[] {
@@ -146,15 +146,15 @@ function scan(
   const fresh = () => `t${graph.next++}`;
   const info = (name: string, t: Tensor) => valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, graph.sizes));
   const zeros = summed.map((sum) => {
-    const like = from.findIndex((t, i) => i >= parts.length && sameShape(t.shape, sum.shape));
+    const like = from.findIndex((t, i) => i >= chunks.length && sameShape(t.shape, sum.shape));
     if (like < 0) throw new Error(`internal: a sum in the shape of no operand, [${sum.shape}]`);
     const zero = initializer(graph, numbers([0], sum.dtype), sum.dtype, []);
     return add(graph, "Expand", [zero, add(graph, "Shape", [x[like]!])]);
   });
   graph.nodes = [];
-  const [states, slices] = [summed.map(fresh), parts.map(fresh)];
-  for (const [i, t] of parts.entries()) graph.names.set(t, slices[i]!);
-  for (const [i, t] of whole.entries()) graph.names.set(t, x[parts.length + i]!);
+  const [states, slices] = [summed.map(fresh), chunks.map(fresh)];
+  for (const [i, t] of chunks.entries()) graph.names.set(t, slices[i]!);
+  for (const [i, t] of whole.entries()) graph.names.set(t, x[chunks.length + i]!);
   emitAll(graph, [...summed, ...stacked]);
   const results = [
     ...summed.map((t, i) => add(graph, "Add", [states[i]!, graph.names.get(t)!])),
@@ -162,13 +162,13 @@ function scan(
   ];
   const body: Subgraph = {
     nodes: graph.nodes,
-    inputs: [...summed.map((t, i) => info(states[i]!, t)), ...parts.map((t, i) => info(slices[i]!, t))],
+    inputs: [...summed.map((t, i) => info(states[i]!, t)), ...chunks.map((t, i) => info(slices[i]!, t))],
     outputs: [...summed, ...stacked].map((t, i) => info(results[i]!, t)),
   };
   graph.nodes = around;
   const outputs = results.map(fresh);
-  const attributes = { body, num_scan_inputs: parts.length };
-  graph.nodes.push({ type: "Scan", inputs: [...zeros, ...x.slice(0, parts.length)], outputs, attributes });
+  const attributes = { body, num_scan_inputs: chunks.length };
+  graph.nodes.push({ type: "Scan", inputs: [...zeros, ...x.slice(0, chunks.length)], outputs, attributes });
   return [...outputs.slice(summed.length), ...outputs.slice(0, summed.length)];
 }
 

@@ -15,15 +15,15 @@ export interface Typed {
   readonly shape: Shape;
 }
 
-/** A computation within a graph that is run for one part of its operands after another. It uses nothing else but constants. */
+/** A computation within a graph that is run for one chunk of its operands after another. It uses nothing else but constants. */
 export interface Body<T extends Typed = Typed> {
-  /** Inputs that are a part of an operand each, without the operand's first axis. */
-  readonly parts: readonly T[];
+  /** Inputs that are a chunk of an operand each, without the operand's first axis. */
+  readonly chunks: readonly T[];
   /** Inputs that are an operand as a whole. */
   readonly whole: readonly T[];
-  /** Results of each part, which are stacked along a new first axis. */
+  /** Results of each chunk, which are stacked along a new first axis. */
   readonly stacked: readonly T[];
-  /** Results that are added up over the parts, each in the shape of one of the `whole` inputs. */
+  /** Results that are added up over the chunks, each in the shape of one of the `whole` inputs. */
   readonly summed: readonly T[];
 }
 
@@ -66,7 +66,7 @@ export interface OpAttributes {
   OneHot: { readonly depth: number; readonly dtype: DType };
   Cast: { readonly dtype: DType };
   Detach: None;
-  /** One result of a body that is run for one part of its operands after another (graph/parts.ts), by its place among them. */
+  /** One result of a body that is run for one chunk of its operands after another (graph/chunks.ts), by its place among them. */
   Scan: {
     readonly body: Body;
     readonly output: number;
@@ -166,14 +166,14 @@ const rules: { readonly [O in Op]: Rule<O> } = {
   Cast: ({ dtype }, a) => ({ dtype, shape: a!.shape }),
   Detach: same,
   Scan: ({ body, output }, ...operands) => {
-    const { parts, whole, stacked, summed } = body;
-    const expected = [...parts.map((t) => [operands[0]!.shape[0]!, ...t.shape]), ...whole.map((t) => t.shape)];
+    const { chunks, whole, stacked, summed } = body;
+    const expected = [...chunks.map((t) => [operands[0]!.shape[0]!, ...t.shape]), ...whole.map((t) => t.shape)];
     if (expected.length !== operands.length || !expected.every((shape, i) => sameShape(shape, operands[i]!.shape))) {
       throw new Error("the body takes operands of other shapes");
     }
-    const part = stacked[output];
-    if (!part) return summed[output - stacked.length]!;
-    return { dtype: part.dtype, shape: [operands[0]!.shape[0]!, ...part.shape] };
+    const chunk = stacked[output];
+    if (!chunk) return summed[output - stacked.length]!;
+    return { dtype: chunk.dtype, shape: [operands[0]!.shape[0]!, ...chunk.shape] };
   },
 };
 

@@ -19,14 +19,14 @@ export type Sizes = Readonly<Record<string, number>>;
  * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run.
  *
  * @param sizes sizes that the graph only names and that all runs of this session have
- * @param options inside keeps constants inside the graph, packed ahead of time: what the runtime does best, for measuring it
+ * @param options embedConstants puts constants into the graph, so that the runtime packs them ahead of time (for benchmarks only)
  */
 export async function compile<O extends string>(
   outputs: Readonly<Record<O, Tensor>>,
   options: SessionOptions = {},
-  { sizes = {}, inside = false }: { readonly sizes?: Sizes; readonly inside?: boolean } = {},
+  { sizes = {}, embedConstants = false }: { readonly sizes?: Sizes; readonly embedConstants?: boolean } = {},
 ): Promise<Session<string, O>> {
-  const fed: FedConstant[] | undefined = !inside && (await readsInPlace(options.device)) ? [] : undefined;
+  const fed: FedConstant[] | undefined = !embedConstants && (await readsInPlace(options.device)) ? [] : undefined;
   const file = writeOnnx(outputs, fed, sizes);
   const session = (await createRuntime(file, { ...options, fuse: mayFuse(outputs) })) as Session<string, O>;
   if (!fed || fed.length === 0) return session;

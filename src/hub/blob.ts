@@ -24,7 +24,7 @@ const staleAfter = 10 * heartbeat;
 const abandonedAfter = 600;
 
 /**
- * Downloads the contents of a file into the cache's blobs, unless they are there: into a part of its own name, which the next call goes on with after
+ * Downloads the contents of a file into the cache's blobs, unless they are there: into a partial file of its own name, which the next call goes on with after
  * an interruption, renamed into place once length and hash are right. One process at a time downloads a file, others wait for it.
  *
  * @throws UserError if the hash is wrong twice, the disk is full or cannot be written, or what `download` throws; the signal's reason
@@ -43,10 +43,10 @@ export async function fetchBlob(
   try {
     // Whoever had the lock may have done it.
     if (await isThere(path, file)) return;
-    const part = partOf(path);
-    await adoptPart(path, part);
+    const partial = partialPath(path);
+    await adoptPartial(path, partial);
     for (const last of [false, true]) {
-      const sink = await openSink(part, file, progress);
+      const sink = await openSink(partial, file, progress);
       try {
         await download(settings, id, commit, file, sink);
         await sink.flush();
@@ -54,14 +54,14 @@ export async function fetchBlob(
         await sink.close();
       }
       if (sink.digest() === blobName(file)) break;
-      await rm(part, { force: true });
+      await rm(partial, { force: true });
       if (last) {
         throw new UserError(
           `hub file ${file.path}: expected contents with the hash ${blobName(file)}, got others, twice, from ${id} at ${settings.endpoint}. Start again later; if it happens again, the network changes files on the way.`,
         );
       }
     }
-    await rename(part, path);
+    await rename(partial, path);
   } catch (error) {
     throw writeProblem(error, path, cachePlace);
   } finally {
@@ -70,7 +70,7 @@ export async function fetchBlob(
 }
 
 /** What is there of an unfinished blob. The name is ours alone: huggingface_hub would not see that another program appends to its own. */
-export function partOf(blob: string): string {
+export function partialPath(blob: string): string {
   return `${blob}.sfc.incomplete`;
 }
 
@@ -109,9 +109,9 @@ async function waitForLock(
   }
 }
 
-/** Takes over the part that another program has left of this file, the longest one, if we have none ourselves. */
-async function adoptPart(blob: string, part: string): Promise<void> {
-  if (await stat(part).catch(() => null)) return;
+/** Takes over the partial file that another program has left of this file, the longest one, if we have none ourselves. */
+async function adoptPartial(blob: string, partial: string): Promise<void> {
+  if (await stat(partial).catch(() => null)) return;
   let best = { size: 0, path: "" };
   for (const other of await readdir(dirname(blob))) {
     if (!other.startsWith(`${basename(blob)}.`) || !other.endsWith(".incomplete")) continue;
@@ -119,7 +119,7 @@ async function adoptPart(blob: string, part: string): Promise<void> {
     const { size, mtimeMs } = (await stat(path).catch(() => null)) ?? { size: 0, mtimeMs: Date.now() };
     if (size > best.size && Date.now() - mtimeMs > 1000 * abandonedAfter) best = { size, path };
   }
-  if (best.path) await rename(best.path, part);
+  if (best.path) await rename(best.path, partial);
 }
 
 interface FileSink extends HubSink {
@@ -130,9 +130,9 @@ interface FileSink extends HubSink {
   digest(): string;
 }
 
-/** A part as a sink that goes on behind what it holds, hashed on the way. */
-async function openSink(part: string, file: HubFile, { onBytes }: BlobProgress): Promise<FileSink> {
-  const handle: FileHandle = await open(part, "a+");
+/** A partial file as a sink that goes on behind what it holds, hashed on the way. */
+async function openSink(partial: string, file: HubFile, { onBytes }: BlobProgress): Promise<FileSink> {
+  const handle: FileHandle = await open(partial, "a+");
   try {
     let hash = newHash(file);
     let size = (await handle.stat()).size;
@@ -140,7 +140,7 @@ async function openSink(part: string, file: HubFile, { onBytes }: BlobProgress):
       await handle.truncate(0);
       size = 0;
     }
-    for await (const bytes of createReadStream(part, { highWaterMark: 2 ** 20 })) hash.update(bytes as Uint8Array);
+    for await (const bytes of createReadStream(partial, { highWaterMark: 2 ** 20 })) hash.update(bytes as Uint8Array);
     onBytes(size);
     return {
       get size() {

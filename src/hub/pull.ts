@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { bytesText, countText } from "../amounts.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import type { Reporter } from "../progress.ts";
-import { fetchBlob, partOf } from "./blob.ts";
+import { fetchBlob, partialPath } from "./blob.ts";
 import { blobPath, cachePlace, hasFile, keepListing, linkFile, repoFolder, type Snapshot } from "./cache.ts";
 import { type HubFile, type HubListing, listRepo } from "./client.ts";
 import type { HubSettings } from "./settings.ts";
@@ -63,7 +63,7 @@ export async function planPull(
     if (counted.has(blob) || (await sizeOf(blob)) === file.size) continue;
     counted.add(blob);
     bytes += file.size;
-    begun += Math.min(file.size, (await sizeOf(partOf(blob))) ?? 0);
+    begun += Math.min(file.size, (await sizeOf(partialPath(blob))) ?? 0);
   }
   return { id, revision, listing, folder, files, missing, bytes, begun };
 }

@@ -173,9 +173,9 @@ export function dictionariesIn(
   chosen: (sites: readonly SiteName[]) => readonly SiteName[],
 ) {
   const parts = inner.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
-  const inside = inner === "" ? /^/ : new RegExp(`^${parts.join("[^/]*")}(?:/|$)`);
+  const isWanted = inner === "" ? /^/ : new RegExp(`^${parts.join("[^/]*")}(?:/|$)`);
   // Settings may lie beside a file that is named by itself.
-  const found = listDictionaries(there, folder, (path) => inside.test(path));
+  const found = listDictionaries(there, folder, (path) => isWanted.test(path));
   const bySite = new Map<SiteName, string>();
   for (const { path, site } of found) {
     if (site === undefined) continue;

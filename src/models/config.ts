@@ -74,8 +74,8 @@ export interface RopeOptions {
   readonly field?: string;
   /** Where a config describes one form for each kind of layer: the kind. */
   readonly kind?: "full_attention" | "sliding_attention";
-  /** Where a part of a head's axes turns: its old field, and its default. */
-  readonly part?: { readonly field: string; readonly byDefault: number };
+  /** Where a share of a head's axes turns: its old field, and its default. */
+  readonly share?: { readonly field: string; readonly byDefault: number };
 }
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -223,7 +223,7 @@ export class ConfigReader {
    * @param maxLength `max_position_embeddings`
    * @throws UserError by name for a form (dynamic, longrope, …), a number that is not understood, or a contradiction
    */
-  rope(byDefault: number, maxLength: number, { field = "rope_theta", kind, part }: RopeOptions = {}): Rope {
+  rope(byDefault: number, maxLength: number, { field = "rope_theta", kind, share }: RopeOptions = {}): Rope {
     const scaling = this.#form("rope_scaling", this.#value("rope_scaling"));
     let parameters = this.#form("rope_parameters", this.#value("rope_parameters"));
     if (kind !== undefined && parameters !== undefined) {
@@ -233,12 +233,12 @@ export class ConfigReader {
     }
     const inParameters = kind === undefined ? "rope_parameters" : `rope_parameters.${kind}`;
     const read = (name: string, form: Fields | undefined) => {
-      const turned = part && this.#beside(`${name}.partial_rotary_factor`, form?.partial_rotary_factor, part.field);
+      const turned = share && this.#beside(`${name}.partial_rotary_factor`, form?.partial_rotary_factor, share.field);
       const base = this.#beside(`${name}.rope_theta`, form?.rope_theta, field);
       return this.#rope(name, form ?? {}, {
         maxLength,
         base: base ?? byDefault,
-        part: part && (turned ?? part.byDefault),
+        share: share && (turned ?? share.byDefault),
         truncates: kind === undefined,
       });
     };
@@ -259,9 +259,9 @@ export class ConfigReader {
   }
 
   /** A number of a form, which a field beside it may say too. @throws UserError if they are not the same */
-  #beside(name: string, inside: unknown, field: string): number | undefined {
+  #beside(name: string, own: unknown, field: string): number | undefined {
     const beside = this.#value(field);
-    const numbers = [inside ?? undefined, beside].filter((value) => value !== undefined);
+    const numbers = [own ?? undefined, beside].filter((value) => value !== undefined);
     const [first, second] = numbers.map((value) => this.#positiveNumber(value === beside ? field : name, value));
     if (second !== undefined && second !== first) this.#refuse(field, `${first} as ${name}`, second, contradiction);
     return first;
@@ -273,9 +273,9 @@ export class ConfigReader {
     {
       maxLength,
       base,
-      part,
+      share,
       truncates,
-    }: { maxLength: number; base: number; part: number | undefined; truncates: boolean },
+    }: { maxLength: number; base: number; share: number | undefined; truncates: boolean },
   ): Rope {
     const type = rope_type ?? oldType ?? "default";
     const forms = ropeForms(maxLength);
@@ -292,12 +292,12 @@ export class ConfigReader {
     // Says how a model came to be.
     if (typeof (finetuned ?? true) !== "boolean") this.#refuse(`${name}.finetuned`, "true or false", finetuned);
     for (const [key, value] of Object.entries(given)) {
-      const known = Object.hasOwn(form, key) || (part !== undefined && key === "partial_rotary_factor");
+      const known = Object.hasOwn(form, key) || (share !== undefined && key === "partial_rotary_factor");
       if (known || value === null || (noScaling.has(key) && value === 1)) continue;
       if (this.#allowed.has(`${this.#path}${name}.${key}`)) this.#ignored.add(`${name}.${key}`);
       else this.#refuse(`${name}.${key}`, "no such field", value);
     }
-    const numbers: Record<string, number> = part === undefined ? {} : { partial_rotary_factor: part };
+    const numbers: Record<string, number> = share === undefined ? {} : { partial_rotary_factor: share };
     for (const [key, standard] of Object.entries(form)) {
       const value = given[key] ?? (typeof standard === "number" ? standard : undefined);
       if (standard === "optional" && !value) continue;

@@ -6,7 +6,7 @@ import { turning } from "./rope.ts";
 
 /**
  * GPT-NeoX (arXiv:2204.06745), the architecture of Pythia: attention and MLP side by side on the same input (or one after the other, as the config
- * says), a part of each head's axes turns with the position, queries, keys and values from one matrix, head by head.
+ * says), a share of each head's axes turns with the position, queries, keys and values from one matrix, head by head.
  *
  * @param c reads config.json of a checkpoint with `model_type` gpt_neox
  * @throws UserError for a field that is not understood
@@ -22,18 +22,18 @@ export function gptNeox(c: ConfigReader): Model {
   const epsilon = c.positive("layer_norm_eps", 1e-5);
   const rope = c.rope(10_000, maxLength, {
     field: "rotary_emb_base",
-    part: { field: "rotary_pct", byDefault: 0.25 },
+    share: { field: "rotary_pct", byDefault: 0.25 },
   });
-  const part = rope.numbers.partial_rotary_factor!;
+  const share = rope.numbers.partial_rotary_factor!;
   const parallel = c.flag("use_parallel_residual", true);
   const activation = c.choice("hidden_act", "gelu", activations);
   const tied = c.flag("tie_word_embeddings", false);
   c.only("head_dim", D / H);
   c.only("rope_theta", rope.base);
-  c.only("partial_rotary_factor", part);
+  c.only("partial_rotary_factor", share);
   c.only("attention_bias", true);
 
-  const turns = turning(rope, Math.floor(E * part));
+  const turns = turning(rope, Math.floor(E * share));
   const ropeOf = oncePerContext((context) => rotary(context, E, turns));
 
   return {

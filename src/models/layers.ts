@@ -1,4 +1,4 @@
-import { overParts } from "../graph/parts.ts";
+import { overChunks } from "../graph/chunks.ts";
 import { constant, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
 import type { Context, Model, Weights } from "./model.ts";
 
@@ -141,7 +141,7 @@ export interface AttentionOptions {
  * Attention within tiles of n tokens: q[N,H·E], k[N,K·E], v[N,K·E] → z[N,H·E], the heads side by side. H/K query heads share a key head: they
  * are laid along the rows of one product, so no key is repeated.
  *
- * In long tiles the scores of all rows with all are never there at once: one part of the rows is computed after another, and again in reverse.
+ * In long tiles the scores of all rows with all are never there at once: one chunk of the rows is computed after another, and again in reverse.
  */
 export function attention(
   q: Tensor,
@@ -170,17 +170,17 @@ export function attention(
     const z = attend(rows, keys, values, seen.mask, n);
     return z.reshape("B", K, G, n, E).transpose(0, 3, 1, 2, 4).reshape(N, width);
   }
-  const r = rowsPerPart(n, H);
-  const parts = n / r;
+  const r = rowsPerChunk(n, H);
+  const chunks = n / r;
   const rows = q
-    .reshape("B", parts, r, K, G, E)
+    .reshape("B", chunks, r, K, G, E)
     .transpose(1, 0, 3, 4, 2, 5)
-    .reshape(parts, "B", K, G * r, E);
+    .reshape(chunks, "B", K, G * r, E);
   const [first, last, depths] = [seen.first, seen.last, positions].map((t) => t.reshape("B", n));
-  const byPart = (t: Tensor) => t.reshape("B", parts, r).transpose(1, 0, 2);
-  const z = overParts(
-    ([rows, ...part], [keys, values, ...whole]) => {
-      const [place, depth, first, last, depths] = [...part, ...whole].map((t) => t.cast(dtype));
+  const byChunk = (t: Tensor) => t.reshape("B", chunks, r).transpose(1, 0, 2);
+  const z = overChunks(
+    ([rows, ...chunk], [keys, values, ...whole]) => {
+      const [place, depth, first, last, depths] = [...chunk, ...whole].map((t) => t.cast(dtype));
       // Where the token does not see the other, one of the two differences is negative; never both.
       const between = differences(place!, first!).mul(differences(place!, last!).neg());
       let mask = where(between.greaterOrEqual(0), scalar(0, dtype), unseen(dtype));
@@ -189,18 +189,18 @@ export function attention(
       }
       return attend(rows!, keys!, values!, mask, r);
     },
-    [rows, byPart(first!), byPart(depths!)],
+    [rows, byChunk(first!), byChunk(depths!)],
     [keys, values, first!, last!, depths!],
   );
-  return z.reshape(parts, "B", K, G, r, E).transpose(1, 0, 4, 2, 3, 5).reshape(N, width);
+  return z.reshape(chunks, "B", K, G, r, E).transpose(1, 0, 4, 2, 3, 5).reshape(N, width);
 }
 
-/** Scores that are in memory at a time where attention is computed part by part. */
-const scoresPerPart = 2 ** 20;
+/** Scores that are in memory at a time where attention is computed chunk by chunk. */
+const scoresPerChunk = 2 ** 20;
 
 /** Rows of a tile of n whose scores are in memory at a time: a divisor of n. */
-export function rowsPerPart(n: number, heads: number): number {
-  let rows = Math.max(1, Math.min(n, Math.floor(scoresPerPart / (n * heads))));
+export function rowsPerChunk(n: number, heads: number): number {
+  let rows = Math.max(1, Math.min(n, Math.floor(scoresPerChunk / (n * heads))));
   while (n % rows !== 0) rows--;
   return rows;
 }

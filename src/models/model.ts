@@ -81,12 +81,12 @@ export type Sight =
   /** [B,n,n], or [1,n,n] for all tiles alike: 0 where the row's token sees the column's, −∞ where not. */
   | { readonly mask: Tensor }
   /**
-   * Of long tiles, whose masks are made part by part: places [N] in depth-first order, `first` a token's own and `last` that of the last token below
+   * Of long tiles, whose masks are made chunk by chunk: places [N] in depth-first order, `first` a token's own and `last` that of the last token below
    * it. A token sees those between whose two places its own lies; with a window those alone whose depth differs by less.
    */
   | { readonly first: Tensor; readonly last: Tensor; readonly window?: number };
 
-/** Tokens per tile beyond which attention is computed part by part. */
+/** Tokens per tile beyond which attention is computed chunk by chunk. */
 export const longestDense = 512;
 
 /** Names of parameters and their shapes. */

@@ -51,7 +51,7 @@ export type OpenOptions = Pick<JobOptions, "model_name" | "allow_config_field" |
   PairOptions &
   Partial<Pick<JobOptions, "sae_source" | "layers" | "sites">>;
 
-export interface OpenJobSetting {
+export interface OpenJobOptions {
   /** Whether SAEs are opened; true by default. */
   readonly saes?: boolean;
   /** Whether pairs may come without a patch prompt; false by default. */
@@ -67,7 +67,7 @@ export interface OpenJobSetting {
 export async function openJob(
   options: OpenOptions,
   reporter: PullReporter = silent,
-  { saes = true, patchless = false }: OpenJobSetting = {},
+  { saes = true, patchless = false }: OpenJobOptions = {},
 ): Promise<OpenJob> {
   const source = await openPairs(options, { patchless });
   const { model_name, allow_config_field, bos, sae_source = null, layers = null, sites = null, seed } = options;

@@ -104,7 +104,9 @@ export const manifestSchema = z
         "by site, the share of the variance of its activations on these prompts that its SAE leaves unexplained",
       ),
     estimate: estimateSchema.nullable().describe("made before the work began, to be held against what is measured"),
-    seconds: z.record(z.string(), z.number().min(0)).describe("per phase, summed over all sittings of the run"),
+    seconds: z
+      .record(z.string(), z.number().min(0))
+      .describe("per phase, summed over the run and all times it was resumed"),
     peak_rss_bytes: count,
     checks: z.array(checkSchema),
     warnings: z.array(z.string()),

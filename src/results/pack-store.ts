@@ -12,10 +12,10 @@ import { writeFileAtomic } from "../storage/files.ts";
 const mostOpen = 64;
 
 /**
- * Keeps the parts of a capture as safetensors files in a folder: they take no memory, and an interrupted run goes on after the last of them.
+ * Keeps the tensors of a capture as safetensors files, one for each key, in a folder: they take no memory, and an interrupted run goes on after the last of them.
  *
  * @param identity distinguishes them from those of other pairs or another model
- * @param beforeSave is called before a part is put in its place; what it throws keeps the part out
+ * @param beforeSave is called before a file is put in its place; what it throws keeps the file out
  * @throws UserError, when it saves, if a number is not finite or the disk is full; when it reads, if the file has been removed or damaged
  */
 export function fileStore(
@@ -25,16 +25,16 @@ export function fileStore(
 ): Store & { close(): Promise<void> } {
   /** Those used last come last. */
   const open = new Map<string, TensorFile>();
-  const path = (part: string) => join(folder, `${part}-${identity.slice(0, 16)}.safetensors`);
-  const closeOne = async (part: string) => {
-    const tensors = open.get(part);
-    open.delete(part);
+  const path = (key: string) => join(folder, `${key}-${identity.slice(0, 16)}.safetensors`);
+  const closeOne = async (key: string) => {
+    const tensors = open.get(key);
+    open.delete(key);
     await tensors?.source.close();
   };
-  const file = async (part: string) => {
-    const known = open.get(part) ?? (await openPart(path(part)));
-    open.delete(part);
-    open.set(part, known);
+  const file = async (key: string) => {
+    const known = open.get(key) ?? (await openTensors(path(key)));
+    open.delete(key);
+    open.set(key, known);
     if (open.size > mostOpen) await closeOne([...open.keys()][0]!);
     return known;
   };
@@ -45,49 +45,49 @@ export function fileStore(
     last = next.catch(() => {});
     return next;
   };
-  const isWhole = async (part: string) => {
-    const tensors = await file(part);
-    const parts: [string, Uint8Array][] = [];
+  const isWhole = async (key: string) => {
+    const tensors = await file(key);
+    const named: [string, Uint8Array][] = [];
     for (const [name, { offset, length }] of tensors.tensors) {
-      parts.push([name, await tensors.source.read(offset, length)]);
+      named.push([name, await tensors.source.read(offset, length)]);
     }
-    if (tensors.metadata.sha256 === sumOf(parts)) return true;
-    await closeOne(part);
+    if (tensors.metadata.sha256 === sumOf(named)) return true;
+    await closeOne(key);
     return false;
   };
   return {
     // Of what is asked for so, a file that cannot be read is computed again like one that is not there.
-    has: (part) => inTurn(() => isWhole(part).catch(() => false)),
-    save: (part, tensors) =>
+    has: (key) => inTurn(() => isWhole(key).catch(() => false)),
+    save: (key, tensors) =>
       inTurn(async () => {
-        await closeOne(part);
-        for (const [name, data] of tensors) checkActivations(data, `${name} of ${part}`);
+        await closeOne(key);
+        for (const [name, data] of tensors) checkActivations(data, `${name} of ${key}`);
         const hash = sumOf([...tensors].map(([name, data]) => [name, bytesOf(data)]));
         const bytes = writeSafetensors(
           new Map([...tensors].map(([name, data]) => [name, { shape: [data.length], data: data as Float32Array }])),
           { dtype: "F32", metadata: { sha256: hash } },
         );
         beforeSave();
-        await rm(path(part), { recursive: true, force: true });
-        await writeFileAtomic(path(part), bytes);
+        await rm(path(key), { recursive: true, force: true });
+        await writeFileAtomic(path(key), bytes);
       }),
-    read: (part, tensor): Promise<Floats | undefined> =>
+    read: (key, tensor): Promise<Floats | undefined> =>
       inTurn(async () => {
-        const tensors = await file(part).catch((error) => {
+        const tensors = await file(key).catch((error) => {
           throw new UserError(
-            `The unfinished work was removed or damaged (${path(part)}: ${messageOf(error)}). Run the same command again.`,
+            `The unfinished work was removed or damaged (${path(key)}: ${messageOf(error)}). Run the same command again.`,
           );
         });
         return tensors.tensors.has(tensor) ? tensors.read(tensor) : undefined;
       }),
-    remove: (part) =>
+    remove: (key) =>
       inTurn(async () => {
-        await closeOne(part);
-        await rm(path(part), { force: true });
+        await closeOne(key);
+        await rm(path(key), { force: true });
       }),
     close: () =>
       inTurn(async () => {
-        for (const part of [...open.keys()]) await closeOne(part);
+        for (const key of [...open.keys()]) await closeOne(key);
       }),
   };
 }
@@ -95,9 +95,9 @@ export function fileStore(
 const bytesOf = (data: Floats) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
 /** One SHA-256 of named bytes, in whatever order. */
-function sumOf(parts: readonly (readonly [name: string, bytes: Uint8Array])[]): string {
+function sumOf(named: readonly (readonly [name: string, bytes: Uint8Array])[]): string {
   const hash = newSha256();
-  for (const [name, bytes] of parts.toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+  for (const [name, bytes] of named.toSorted(([a], [b]) => (a < b ? -1 : 1))) {
     hash.update(new TextEncoder().encode(`${JSON.stringify(name)} ${bytes.length}\n`));
     hash.update(bytes);
   }
@@ -112,7 +112,7 @@ function checkActivations(values: Floats, what: string): void {
   );
 }
 
-async function openPart(path: string): Promise<TensorFile> {
+async function openTensors(path: string): Promise<TensorFile> {
   const source = await openFile(path);
   try {
     return await openSafetensors(source);

@@ -11,7 +11,7 @@ import { messageOf, UserError } from "../errors.ts";
  * @throws UserError if the disk is full or the place cannot be written; nothing is left behind then
  */
 export async function writeFileAtomic(path: string, data: string | Uint8Array, place?: string): Promise<void> {
-  await writeBeside(path, (part) => writeFile(part, data), place);
+  await writeBeside(path, (temporary) => writeFile(temporary, data), place);
 }
 
 /**
@@ -19,8 +19,12 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array, p
  *
  * @throws UserError if the disk is full or the place cannot be written; other errors of `write` as they are. Nothing is left behind then
  */
-export async function writeBeside(path: string, write: (part: string) => Promise<void>, place?: string): Promise<void> {
-  const part = `${path}.${process.pid}.part`;
+export async function writeBeside(
+  path: string,
+  write: (temporary: string) => Promise<void>,
+  place?: string,
+): Promise<void> {
+  const temporary = `${path}.${process.pid}.part`;
   try {
     const there = await stat(path).catch(() => undefined);
     // Renaming would put a file in the place of the pipe or the device itself.
@@ -29,16 +33,16 @@ export async function writeBeside(path: string, write: (part: string) => Promise
         `output file: expected a file or nothing, got a pipe or a device at ${path}. Choose another ${place ?? "--output_dir"}.`,
       );
     }
-    await write(part);
-    const file = await open(part, "r+");
+    await write(temporary);
+    const file = await open(temporary, "r+");
     try {
       await file.sync();
     } finally {
       await file.close();
     }
-    await rename(part, path);
+    await rename(temporary, path);
   } catch (error) {
-    await rm(part, { force: true }).catch(() => {});
+    await rm(temporary, { force: true }).catch(() => {});
     throw writeProblem(error, path, place);
   }
 }

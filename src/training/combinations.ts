@@ -17,13 +17,13 @@ const combination = (construction: Construction, noun: string, verb: string): Co
  */
 export function combinationsRead(
   text: GeneratedText,
-  { steps, parts, rows, length }: LanguageModelRecipe,
+  { steps, shards, rows, length }: LanguageModelRecipe,
   onStep: (step: number) => void = () => {},
 ): ReadonlySet<Combination> {
   const read = new Set<Combination>();
   for (let step = 0; step < steps; step++) {
-    for (let part = 0; part < parts; part++) {
-      for (const { agreements } of text.sentences(`${step}/${part}`, rows / parts, length)) {
+    for (let shard = 0; shard < shards; shard++) {
+      for (const { agreements } of text.sentences(`${step}/${shard}`, rows / shards, length)) {
         for (const { construction, noun, verb } of agreements) read.add(combination(construction, noun, verb));
       }
     }

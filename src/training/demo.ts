@@ -33,7 +33,7 @@ export const demoRecipe: LanguageModelRecipe = {
   steps: 4000,
   rows: 32,
   length: 32,
-  parts: 2,
+  shards: 2,
   learningRate: 3e-3,
   warmup: 200,
   decay: 0.1,

@@ -12,11 +12,11 @@ export interface LanguageModelRecipe {
   /** Of the first weights and of the text. */
   readonly seed: number;
   readonly steps: number;
-  /** Rows per step, a multiple of `parts`, and their length T in tokens. */
+  /** Rows per step, a multiple of `shards`, and their length T in tokens. */
   readonly rows: number;
   readonly length: number;
-  /** Into how many parts each step's rows are divided, to be computed side by side. It decides the order of sums, not how many threads there are. */
-  readonly parts: number;
+  /** Into how many shards each step's rows are divided, to be computed side by side. It decides the order of sums, not how many threads there are. */
+  readonly shards: number;
   /** Highest learning rate, reached after `warmup` steps; it falls along a cosine to 0. */
   readonly learningRate: number;
   readonly warmup: number;
@@ -29,38 +29,38 @@ export interface LanguageModelRecipe {
 }
 
 /**
- * Computes the gradients of a step's parts, each into an array of its own. Weights and gradients may lie in memory that threads share; the
+ * Computes the gradients of a step's shards, each into an array of its own. Weights and gradients may lie in memory that threads share; the
  * weights are changed between steps only.
  */
 export interface GradientPool {
   readonly weights: Float32Array;
   readonly gradients: readonly Float32Array[];
-  /** Computes all parts of a step: the losses of their tokens, each part's share of the mean over the step, in nats. */
+  /** Computes all shards of a step: the losses of their tokens, each shard's share of the mean over the step, in nats. */
   run(step: number): Promise<number[]>;
   close(): Promise<void>;
 }
 
-/** Computes one part of a step: its share of the gradient goes to `gradient`, its share of the loss is returned. */
-export type PartGradient = (
+/** Computes one shard of a step: its share of the gradient goes to `gradient`, its share of the loss is returned. */
+export type ShardGradient = (
   step: number,
-  part: number,
+  shard: number,
   weights: Float32Array,
   gradient: Float32Array,
 ) => Promise<number>;
 
-/** The computation of one part, in a session of its own. The part's rows are piece `<step>/<part>` of the text. */
-export async function partGradient(
+/** The computation of one shard, in a session of its own. The shard's rows are piece `<step>/<shard>` of the text. */
+export async function shardGradient(
   model: Model,
   text: TextSource,
-  { rows, length, parts }: LanguageModelRecipe,
+  { rows, length, shards }: LanguageModelRecipe,
   options: SessionOptions = {},
-): Promise<{ run: PartGradient; close(): Promise<void> }> {
+): Promise<{ run: ShardGradient; close(): Promise<void> }> {
   const layout = layoutOf(model.parameters);
   const session = await compileLoss(model, layout, length, options);
   const weight = float32(Float32Array.of(1 / (rows * length)));
   return {
-    async run(step, part, weights, gradient) {
-      const piece: Rows = text.rows(`${step}/${part}`, rows / parts, length);
+    async run(step, shard, weights, gradient) {
+      const piece: Rows = text.rows(`${step}/${shard}`, rows / shards, length);
       const results = await session.run({
         ...rowContext(piece),
         targets: targetValues(piece),
@@ -87,7 +87,7 @@ export interface LanguageModelProgress {
 /**
  * Trains a language model from random weights and leaves them in `pool.weights`, in the layout of the model's parameters.
  *
- * The result depends on the recipe and the text alone: parts are summed in their order, whoever computes them.
+ * The result depends on the recipe and the text alone: shards are summed in their order, whoever computes them.
  *
  * @param onStep called after each step; the weights may be read until it returns
  * @throws StoppedError if `signal` is aborted
@@ -111,12 +111,12 @@ export async function trainLanguageModel(
     const length = norm(gradient);
     const learningRate = cosineSchedule(step, { ...recipe, peak: recipe.learningRate });
     adam.step(weights, gradient, learningRate, Math.min(1, recipe.clip / length));
-    const loss = losses.reduce((sum, part) => sum + part, 0);
+    const loss = losses.reduce((sum, shard) => sum + shard, 0);
     await onStep({ step: step + 1, loss, learningRate, norm: length });
   }
 }
 
-function addUp(parts: readonly Float32Array[], sum: Float32Array): void {
-  sum.set(parts[0]!);
-  for (const part of parts.slice(1)) for (let i = 0; i < sum.length; i++) sum[i]! += part[i]!;
+function addUp(shards: readonly Float32Array[], sum: Float32Array): void {
+  sum.set(shards[0]!);
+  for (const shard of shards.slice(1)) for (let i = 0; i < sum.length; i++) sum[i]! += shard[i]!;
 }

@@ -17,7 +17,7 @@ export interface Rows {
  * The loss of a language model on rows of T tokens, and its gradient with respect to every parameter, as the outputs of one graph.
  *
  * Inputs: the parameters by name; `tokens`, `positions`, `mask` (models/model.ts, one mask for all rows); `targets` [N], the token after each;
- * `weight` [], what each token's loss is multiplied by: 1/(tokens of the whole batch), so that the losses and gradients of its parts add up to
+ * `weight` [], what each token's loss is multiplied by: 1/(tokens of the whole batch), so that the losses and gradients of its shards add up to
  * those of their mean. Outputs: `loss` [1,1] in nats, and a gradient per parameter under `gradientName`.
  *
  * BOS is never to be predicted, because rows begin with it and have no other.
@@ -38,8 +38,8 @@ export function lossGraph(
   const loss = crossEntropy(logits, input("targets", "int64", context.tokens.shape))
     .sum()
     .mul(input("weight", dtype, []));
-  const parts = gradients(loss, [...weights.values()]);
-  return { loss, ...Object.fromEntries([...weights.keys()].map((name, i) => [gradientName(name), parts[i]!])) };
+  const found = gradients(loss, [...weights.values()]);
+  return { loss, ...Object.fromEntries([...weights.keys()].map((name, i) => [gradientName(name), found[i]!])) };
 }
 
 /** −log p of each row's target: logits[N,V], targets[N] → [N,1], in nats. */

@@ -4,8 +4,8 @@ import { Random } from "../random.ts";
 import type { Rows } from "./loss.ts";
 import type { TextSource } from "./text.ts";
 
-/** The two parts of a text: no document is in both. */
-export type TextPart = "train" | "held-out";
+/** The two splits of a text: no document is in both. */
+export type TextSplit = "train" | "held-out";
 
 /** One in so many documents is held out. */
 const heldOutOf = 20;
@@ -21,13 +21,13 @@ export function documentsOf(text: string): string[] {
     .filter((document) => document.length > 0);
 }
 
-/** Which part a document belongs to. Its own words alone decide, so a document that occurs twice, or in other files, stays in one part. */
-export function partOf(document: string): TextPart {
+/** Which split a document belongs to. Its own words alone decide, so a document that occurs twice, or in other files, stays in one split. */
+export function splitOf(document: string): TextSplit {
   return new Random(`held-out/${document}`).below(heldOutOf) === 0 ? "held-out" : "train";
 }
 
 /**
- * A part of plain text in rows. Its documents, in order and with blank lines between them, are one stream of tokens, which is cut into stretches;
+ * One split of plain text in rows. Its documents, in order and with blank lines between them, are one stream of tokens, which is cut into stretches;
  * each makes a row, behind what the tokenizer puts in front (BOS), and may begin in the middle of a sentence. Numbered pieces go through all rows
  * in an order that the seed decides and then begin again; named pieces draw their rows.
  *
@@ -37,13 +37,13 @@ export function partOf(document: string): TextPart {
 export function plainText(
   tokenizer: Tokenizer,
   documents: readonly string[],
-  part: TextPart,
+  split: TextSplit,
   seed: number | string,
   where: string,
 ): TextSource {
   const stream = streamOf(
     tokenizer,
-    documents.filter((document) => partOf(document) === part),
+    documents.filter((document) => splitOf(document) === split),
   );
   const front = tokenizer.encode("");
   const orders = new Map<number, readonly number[]>();
@@ -54,7 +54,7 @@ export function plainText(
     const rows = width < 1 ? 0 : Math.floor(stream.length / width);
     if (rows === 0) {
       throw new UserError(
-        `text: expected at least ${width} tokens for the part "${part}", got ${stream.length} in ${where}. Give more text, or shorter rows.`,
+        `text: expected at least ${width} tokens for the split "${split}", got ${stream.length} in ${where}. Give more text, or shorter rows.`,
       );
     }
     const order = new Random(`${seed}/order`).shuffled(Array.from({ length: rows }, (_, row) => row));
@@ -97,13 +97,13 @@ export function mixedText(first: TextSource, second: TextSource, share: number):
   const fromSecond = (count: number) => Math.round(share * count);
   return {
     rows(piece, count, length) {
-      const parts = [first, second].map((text, i) => {
+      const encoded = [first, second].map((text, i) => {
         const some = fromSecond(count);
         return text.rows(piece, i === 0 ? count - some : some, length).tokens;
       });
       const tokens = new Int32Array(count * (length + 1));
-      tokens.set(parts[0]!);
-      tokens.set(parts[1]!, parts[0]!.length);
+      tokens.set(encoded[0]!);
+      tokens.set(encoded[1]!, encoded[0]!.length);
       return { count, length, tokens };
     },
     distinct: (length) => Math.min(first.distinct(length) / (1 - share), second.distinct(length) / share),

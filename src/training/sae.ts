@@ -108,12 +108,12 @@ export function dictionaryGraph(
     .mul(error)
     .sum()
     .mul(input("weight", dtype, []));
-  const parts = gradients(loss, [...parameters.values()]);
+  const found = gradients(loss, [...parameters.values()]);
   return {
     loss,
     active: kept.sum(0),
     above: above.sum(),
-    ...Object.fromEntries([...parameters.keys()].map((name, i) => [gradientName(name), parts[i]!])),
+    ...Object.fromEntries([...parameters.keys()].map((name, i) => [gradientName(name), found[i]!])),
   };
 }
 
@@ -158,7 +158,7 @@ class Trainer {
 
   /** Random unit decoder rows, the encoder their transpose. */
   #initialise(random: Random): void {
-    const [encoder, decoder] = [this.#part("W_enc"), this.#part("W_dec")];
+    const [encoder, decoder] = [this.#parameter("W_enc"), this.#parameter("W_dec")];
     const F = this.#idle.length;
     for (let i = 0; i < decoder.length; i++) decoder[i] = random.normal();
     this.#normaliseRows();
@@ -196,7 +196,7 @@ class Trainer {
 
   /** Counts the features that stay silent and raises their biases. */
   #wake(counts: Float32Array): number {
-    const bias = this.#part("b_enc");
+    const bias = this.#parameter("b_enc");
     let silent = 0;
     for (let i = 0; i < counts.length; i++) {
       this.#idle[i] = counts[i]! > 0 ? 0 : this.#idle[i]! + 1;
@@ -221,7 +221,7 @@ class Trainer {
   }
 
   #normaliseRows(): void {
-    const decoder = this.#part("W_dec");
+    const decoder = this.#parameter("W_dec");
     const D = this.width;
     for (let at = 0; at < decoder.length; at += D) {
       let sum = 0;
@@ -231,7 +231,7 @@ class Trainer {
     }
   }
 
-  #part(name: string): Float32Array {
+  #parameter(name: string): Float32Array {
     const { offset, size } = this.#layout.entries.find((entry) => entry.name === name)!;
     return this.#flat.subarray(offset, offset + size);
   }
@@ -243,15 +243,15 @@ class Trainer {
   result(): JumpReluWeights {
     const { mean, deviation: s } = this.#scale;
     const [D, F] = [this.width, this.#idle.length];
-    const encoder = this.#part("W_enc").slice();
-    const encoderBias = this.#part("b_enc").map((b) => s * b);
+    const encoder = this.#parameter("W_enc").slice();
+    const encoderBias = this.#parameter("b_enc").map((b) => s * b);
     for (let j = 0; j < D; j++) for (let i = 0; i < F; i++) encoderBias[i]! -= mean[j]! * encoder[j * F + i]!;
     return {
       site: this.site,
       encoder,
       encoderBias,
-      decoder: this.#part("W_dec").slice(),
-      decoderBias: this.#part("b_dec").map((b, j) => s * b + mean[j]!),
+      decoder: this.#parameter("W_dec").slice(),
+      decoderBias: this.#parameter("b_dec").map((b, j) => s * b + mean[j]!),
       threshold: new Float32Array(F).fill(s * this.#threshold),
       subtractDecoderBias: false,
     };

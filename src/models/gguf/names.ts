@@ -7,8 +7,9 @@ import type { Model } from "../model.ts";
 interface Names {
   /** What blocks are called: `<blocks>.<layer>.` for `blk.<layer>.`. */
   readonly blocks: string;
-  readonly outside: Readonly<Record<string, string>>;
-  readonly inside: Readonly<Record<string, string>>;
+  /** Before and after the blocks. */
+  readonly aroundBlocks: Readonly<Record<string, string>>;
+  readonly inBlocks: Readonly<Record<string, string>>;
 }
 
 const decoder = {
@@ -23,13 +24,13 @@ const decoder = {
 };
 const llama: Names = {
   blocks: "model.layers",
-  outside: { "model.embed_tokens": "token_embd", "model.norm": "output_norm", lm_head: "output" },
-  inside: { ...decoder, post_attention_layernorm: "ffn_norm" },
+  aroundBlocks: { "model.embed_tokens": "token_embd", "model.norm": "output_norm", lm_head: "output" },
+  inBlocks: { ...decoder, post_attention_layernorm: "ffn_norm" },
 };
 const perHead = { "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm" };
 const gemma2: Names = {
   ...llama,
-  inside: {
+  inBlocks: {
     ...decoder,
     ...perHead,
     post_attention_layernorm: "post_attention_norm",
@@ -43,20 +44,20 @@ const names: Readonly<Record<string, Names>> = {
   llama,
   mistral: llama,
   qwen2: llama,
-  qwen3: { ...llama, inside: { ...llama.inside, ...perHead } },
+  qwen3: { ...llama, inBlocks: { ...llama.inBlocks, ...perHead } },
   gemma: llama,
   gemma2,
   gemma3_text: gemma2,
   gemma3: gemma2,
   gpt2: {
     blocks: "transformer.h",
-    outside: {
+    aroundBlocks: {
       "transformer.wte": "token_embd",
       "transformer.wpe": "position_embd",
       "transformer.ln_f": "output_norm",
       lm_head: "output",
     },
-    inside: {
+    inBlocks: {
       ln_1: "attn_norm",
       "attn.c_attn": "attn_qkv",
       "attn.c_proj": "attn_output",
@@ -67,12 +68,12 @@ const names: Readonly<Record<string, Names>> = {
   },
   gpt_neox: {
     blocks: "gpt_neox.layers",
-    outside: {
+    aroundBlocks: {
       "gpt_neox.embed_in": "token_embd",
       "gpt_neox.final_layer_norm": "output_norm",
       embed_out: "output",
     },
-    inside: {
+    inBlocks: {
       input_layernorm: "attn_norm",
       "attention.query_key_value": "attn_qkv",
       "attention.dense": "attn_output",
@@ -170,11 +171,11 @@ function corrected(file: TensorFile, places: ReadonlyMap<string, Place>): Weight
 
 /** Where a parameter lies, by its name in Hugging Face's spelling. */
 function placeOf(name: string, modelType: string, config: Readonly<Record<string, unknown>>): Place {
-  const { blocks, outside, inside } = names[modelType]!;
+  const { blocks, aroundBlocks, inBlocks } = names[modelType]!;
   const [, start, kind] = /^(.*)\.(weight|bias)$/.exec(name)!;
   const parts = start!.startsWith(`${blocks}.`) ? start!.slice(blocks.length + 1).split(".") : undefined;
   const module = parts === undefined ? start! : parts.slice(1).join(".");
-  const spelled = parts === undefined ? outside[module] : `blk.${parts[0]}.${inside[module]}`;
+  const spelled = parts === undefined ? aroundBlocks[module] : `blk.${parts[0]}.${inBlocks[module]}`;
   const place = `${spelled}.${kind}`;
   switch (modelType) {
     case "llama":
@@ -212,7 +213,7 @@ function besideEachOther(config: Readonly<Record<string, unknown>>): Place["row"
   const D = Number(config.hidden_size);
   const E = D / Number(config.num_attention_heads);
   return (row) => {
-    const part = Math.floor(row / E);
-    return (part % 3) * D + Math.floor(part / 3) * E + (row % E);
+    const slice = Math.floor(row / E);
+    return (slice % 3) * D + Math.floor(slice / 3) * E + (row % E);
   };
 }

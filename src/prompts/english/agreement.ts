@@ -301,12 +301,12 @@ class Vocabulary {
         return sum(answers) * prepositions ** 2 * all * (all - 2);
       case "subject_rc":
       case "object_rc": {
-        const inside = (noun: Noun) =>
+        const clausesOf = (noun: Noun) =>
           this.#verbs.reduce((total, { subjects, objects }) => {
             const [own, other] = construction === "subject_rc" ? [subjects, objects] : [objects, subjects];
             return total + (own.includes(noun.kind) ? others(other) : 0);
           }, 0);
-        return sum((noun) => answers(noun) * inside(noun));
+        return sum((noun) => answers(noun) * clausesOf(noun));
       }
       case "within_subject_rc":
         return sum((noun) => this.#answers(noun, ["intransitive", "transitive"]).length);

@@ -373,7 +373,7 @@ class Writer {
       agreement: { construction: "within_subject_rc", noun, attractors: [] },
     };
     const long = this.#random.chance(0.12);
-    const options = { inside: true, closed: true, frames: ["transitive", "transitive", "intransitive"] as const };
+    const options = { embedded: true, closed: true, frames: ["transitive", "transitive", "intransitive"] as const };
     const words = [
       this.#relativizer(noun),
       ...this.#predicate(head, this.#random.chance(0.5) ? "unmarked" : "any", options),
@@ -643,7 +643,7 @@ class Writer {
   #complement(verb: Verb, subject: NounPhrase, options: PredicateOptions, tense: Tense = "any"): string[] {
     switch (verb.frame) {
       case "transitive":
-        return [...this.#object(verb, subject, options), ...this.#end(options.inside === true ? 0 : 0.1)];
+        return [...this.#object(verb, subject, options), ...this.#end(options.embedded === true ? 0 : 0.1)];
       case "ditransitive":
         return [...this.#plain(["person"]).words, ...this.#plain(["thing"]).words];
       case "complement": {
@@ -652,11 +652,11 @@ class Writer {
           this.#random.chance(0.45) || subject.words.length === 1
             ? this.#referring(subject.pronoun, subject.kind)
             : this.#subject({ embedded: true });
-        return [...that, ...this.#clause(inner, tense, { inside: true })];
+        return [...that, ...this.#clause(inner, tense, { embedded: true })];
       }
       case "intransitive": {
         if (this.#random.chance(0.22)) return this.#prepositional("any", true);
-        return this.#end(options.inside === true ? 0.05 : 0.2);
+        return this.#end(options.embedded === true ? 0.05 : 0.2);
       }
     }
   }
@@ -673,7 +673,7 @@ class Writer {
     const noun = this.#noun([kind]);
     const number = this.#number();
     const words = this.#determined(noun, number, true);
-    if (options.inside === true || options.closed === true) return words;
+    if (options.embedded === true || options.closed === true) return words;
     const shape = this.#random.uniform();
     if (shape < 0.16) return [...words, ...this.#prepositional("any", false)];
     if (shape < 0.24) return [...words, ...this.#subjectRelative(noun, number).words];
@@ -707,7 +707,7 @@ class Writer {
   }
 
   #mainVerb(kind: NounKind, options: PredicateOptions): Verb {
-    const frames = options.frames ?? (options.inside === true || options.closed === true ? simpleFrames : allFrames);
+    const frames = options.frames ?? (options.embedded === true || options.closed === true ? simpleFrames : allFrames);
     return this.#verb(kind, { frames }) ?? this.#random.pick(this.#tables.verbs(kind, "intransitive"));
   }
 
@@ -729,8 +729,8 @@ class Writer {
 }
 
 interface PredicateOptions {
-  /** Inside a relative or complement clause: no clause below it (never two centre embeddings), short objects. */
-  readonly inside?: boolean;
+  /** In a relative or complement clause: no clause below it (never two centre embeddings), short objects. */
+  readonly embedded?: boolean;
   /** Something follows in the same sentence: no clause at its end. */
   readonly closed?: boolean;
   readonly frames?: readonly Frame[];

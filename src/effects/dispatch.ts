@@ -3,7 +3,7 @@ import type { SiteName } from "../site.ts";
 import { analyticMethod } from "./analytic.ts";
 import { exactMethod } from "./exact.ts";
 import { analyticIgMethod, sfcIgMethod } from "./integrated.ts";
-import { isIntegrated, type Method, type MethodName, type MethodSetting, type SiteEffects } from "./method.ts";
+import { isIntegrated, type Method, type MethodInput, type MethodName, type SiteEffects } from "./method.ts";
 import { sitesToContinueFrom } from "./rest.ts";
 import { secantMethod, sitesOfSecant } from "./secant.ts";
 import { sfcMethod, splicedMethod } from "./spliced.ts";
@@ -25,8 +25,8 @@ export function needsOf(
 }
 
 /** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */
-export function effectsOf(method: MethodName, setting: MethodSetting): AsyncGenerator<SiteEffects> {
-  return methods[method](setting);
+export function effectsOf(method: MethodName, given: MethodInput): AsyncGenerator<SiteEffects> {
+  return methods[method](given);
 }
 
 const methods: Readonly<Record<MethodName, Method>> = {
