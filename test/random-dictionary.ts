@@ -31,6 +31,7 @@ export function randomDictionary(
     inputWidth: D,
     featureCount: F,
     kind,
+    ...(normalization && { normalization }),
     encoder: async () => ({
       weight,
       bias,

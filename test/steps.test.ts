@@ -18,6 +18,7 @@ import {
 import { memoryStore } from "../src/capture/store.ts";
 import type { Score } from "../src/circuit/ranking.ts";
 import { run } from "../src/commands/run.ts";
+import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { nodesTable } from "../src/effects/sums.ts";
 import { StoppedError } from "../src/errors.ts";
@@ -99,6 +100,30 @@ describe("the steps of an analysis, in memory", () => {
     }
   });
 
+  it("read each SAE once for its effects and its fit", async () => {
+    const reads: string[] = [];
+    const counted = [...input.dictionaries].map(([site, dictionary]): [string, Dictionary] => [
+      site,
+      {
+        ...dictionary,
+        encoder() {
+          reads.push(`encoder ${site}`);
+          return dictionary.encoder();
+        },
+        decoderRows(features) {
+          reads.push(`decoder ${site}`);
+          return dictionary.decoderRows(features);
+        },
+      },
+    ]);
+    const record = emptyRecord();
+    const counting = { ...input, dictionaries: new Map(counted) };
+    await analysePairs(counting, prepare(pairs(), options), memoryPlaces(), record, quiet());
+    const sites = [...input.dictionaries.keys()];
+    expect(reads).toEqual(sites.flatMap((site) => [`encoder ${site}`, `decoder ${site}`]));
+    expect(Object.keys(record.unexplained!)).toEqual(sites);
+  });
+
   it("find again what an interrupted analysis has put into its places", async () => {
     const whole = memoryPlaces();
     const prepared = prepare(pairs(), options);
@@ -112,6 +137,7 @@ describe("the steps of an analysis, in memory", () => {
     await expect(analysePairs(input, prepared, interrupted, record, stop)).rejects.toThrow(StoppedError);
     expect([...tables.effects.keys()]).toEqual(["mlp_out.2"]);
     const kept = tables.effects.get("mlp_out.2");
+    expect(Object.keys(record.unexplained!)).toEqual(["mlp_out.2"]);
 
     const again = await analysePairs(input, prepared, interrupted, record, quiet());
     expect(again.ranking).toEqual(ranking);

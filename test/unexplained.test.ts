@@ -3,9 +3,11 @@ import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
 import type { Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
+import { analyticEffects } from "../src/effects/analytic.ts";
 import { unexplainedShare } from "../src/effects/unexplained.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
+import { openLoops } from "../src/graph/loops/loops.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { heldWeights, loadedModel } from "../src/models/weights.ts";
@@ -62,6 +64,7 @@ function signed(known: number, bias: Float32Array, normalization?: Normalization
     inputWidth: D,
     featureCount: F,
     kind: "relu",
+    ...(normalization && { normalization }),
     encoder: async () => ({
       weight,
       bias: new Float32Array(F),
@@ -106,4 +109,16 @@ describe(`the share of the variance that a dictionary leaves unexplained (seed $
       expect(share).toBeLessThan(1e-6);
     },
   );
+
+  it("is told by analytic effects too, which encode these activations anyway", async () => {
+    for (const kind of [undefined, "layer_norm", "constant_norm_rescale"] as const) {
+      const dictionary = signed(5, meanOf(), kind);
+      const told = new Map<string, number | null>();
+      await analyticEffects(captured, dictionary, codes, openLoops(), (name, share) => told.set(name, share));
+      const share = await unexplainedShare(captured, dictionary, codes);
+      expect(share).toBeGreaterThan(0.01);
+      expect([...told.keys()]).toEqual([site]);
+      expect(told.get(site)).toBeCloseTo(share!, 12);
+    }
+  });
 });

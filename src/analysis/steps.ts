@@ -142,6 +142,8 @@ export async function captureStep(
 export interface EffectsEvents {
   /** Told how well the effects of a site add up, before its rows are written. */
   readonly onCheck?: (line: Check) => void;
+  /** Told how well a site's SAE fits, before its rows are written, where the method encodes the activations that this is judged by; see `fitStep`. */
+  readonly onFit?: MethodInput["onFit"];
   /** Called before a site's rows are written; what it throws keeps them out. */
   readonly beforeWrite?: () => Promise<void> | void;
   /** Told the work before it begins, where it is long. */
@@ -174,7 +176,7 @@ async function writeEffects(
   captured: Capture,
   tables: Tables,
   reporter: Pick<Reporter, "set" | "stopped">,
-  { onCheck, beforeWrite, onWork }: EffectsEvents,
+  { onCheck, onFit, beforeWrite, onWork }: EffectsEvents,
 ): Promise<void> {
   const { method, rule } = options;
   const steps = settledSteps(options, dictionaries);
@@ -191,6 +193,7 @@ async function writeEffects(
     dictionaries: together ? dictionaries : new Map(left),
     ...(steps !== undefined && { steps }),
     ...(rule !== undefined && { rule }),
+    ...(onFit && { onFit }),
     ...(onWork && { onWork }),
   });
   let done = dictionaries.size - left.length;
@@ -377,17 +380,23 @@ export interface AnalysisExtent {
   readonly onWork?: EffectsEvents["onWork"];
 }
 
-/** Step 4: how much of the variance of the run's own prompts each SAE leaves unexplained. */
+/**
+ * Step 4: how much of the variance of the run's own prompts each SAE leaves unexplained.
+ *
+ * @param known what is known already, from computing effects; those SAEs are not read again
+ */
 export async function fitStep(
   { dictionaries }: Pick<AnalysisInput, "dictionaries">,
   captured: Capture,
   codes: CodeReader,
+  known: Readonly<Record<SiteName, number | null>> = {},
   { onProgress, stopped }: Watch = {},
 ): Promise<Record<SiteName, number | null>> {
   const shares: Record<SiteName, number | null> = {};
   for (const [site, dictionary] of dictionaries) {
     if (stopped?.()) throw new StoppedError();
-    shares[site] = await unexplainedShare(captured, dictionary, codes);
+    const share = known[site];
+    shares[site] = share === undefined ? await unexplainedShare(captured, dictionary, codes) : share;
     onProgress?.(Object.keys(shares).length, dictionaries.size);
   }
   return shares;
@@ -461,6 +470,9 @@ export async function analysePairs(
     reporter.begin("effects", sites.length);
     await effectsStep(input, captured, codes, places.tables, reporter, {
       onCheck: addCheck,
+      onFit: (site, share) => {
+        record.unexplained = { ...record.unexplained, [site]: share };
+      },
       async beforeWrite() {
         if (options.score === "effect") await places.save(record);
         places.checkInputs();
@@ -470,7 +482,7 @@ export async function analysePairs(
 
     if (options.score !== "gradient") {
       reporter.begin("fit", sites.length);
-      record.unexplained = await fitStep(input, captured, codes, watch);
+      record.unexplained = await fitStep(input, captured, codes, record.unexplained, watch);
       const line = poorFitLine(record.unexplained);
       if (line !== undefined) warn(line);
     }

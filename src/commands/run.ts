@@ -263,6 +263,7 @@ class Job {
           "The model, the SAEs, the pairs, --weights or this program changed since the interruption, so the run starts over.",
         );
         this.manifest.checks = [];
+        this.manifest.unexplained = undefined;
         // The one result that not every run has, so that nothing need replace it.
         await rm(join(this.#folder.path, "ablation.json"), { force: true });
         for (const other of others) await rm(join(this.#folder.partial, other), { recursive: true, force: true });

@@ -75,6 +75,8 @@ export interface Dictionary {
   /** F, the number of features. */
   readonly featureCount: number;
   readonly kind: Activation["kind"];
+  /** Its encoder's, told without its weights. */
+  readonly normalization?: Normalization;
   /** Mean number of active features per token, where its files tell. */
   readonly meanActive?: number;
   /** What a reader of its effects has to know, where its files leave something open, a sentence or two each. */

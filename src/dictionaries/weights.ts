@@ -125,6 +125,7 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     inputWidth,
     featureCount: width,
     kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
+    ...(described.normalization && { normalization: described.normalization }),
     ...(meanActive !== undefined && { meanActive }),
     ...(described.warnings && { warnings: described.warnings }),
     ...(described.trainedOn && { trainedOn: described.trainedOn }),

@@ -6,6 +6,7 @@ import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
+import { fitNodes, unexplainedOf } from "./unexplained.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
@@ -17,7 +18,7 @@ export async function* effectsFrom(captured: Capture, given: MethodInput): Async
   const [codes, loops] = [codeReader(given), openLoops()];
   try {
     for (const dictionary of given.dictionaries.values()) {
-      yield await analyticEffects(captured, dictionary, codes, loops);
+      yield await analyticEffects(captured, dictionary, codes, loops, given.onFit);
     }
   } finally {
     await codes.release();
@@ -36,13 +37,20 @@ export async function analyticEffects(
   dictionary: Dictionary,
   codes: CodeReader,
   loops: Loops = openLoops(),
+  onFit?: MethodInput["onFit"],
 ): Promise<Required<SiteEffects>> {
-  const captured = await capture.site(dictionary.site);
-  const nodes = capture.activeNodes(dictionary.site);
-  const { rows, clean, patch } = rowsOf(capture, captured, nodes);
+  const { site } = dictionary;
+  const captured = await capture.site(site);
+  const nodes = capture.activeNodes(site);
+  const judged = onFit ? await fitNodes(capture, site) : [];
+  const { rows, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
   const sparse = await codes.encode(dictionary, rows);
   const room = roomOf(captured.width, sparse);
   const start = await placeDirections(dictionary, sparse.features, loops, room.bytes);
+  if (onFit) {
+    const directions = { data: new Float32Array(loops.memory.buffer), start: start.map((byte) => byte / 4) };
+    onFit(site, await unexplainedOf(dictionary, { x: rows, codes: sparse, rows: others }, directions));
+  }
   return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room);
 }
 
@@ -65,8 +73,11 @@ function roomOf(D: number, { offsets }: SparseCodes): Room {
   return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, bytes: 3 * vector + 16 * entries };
 }
 
-/** The activations that a site's nodes need, each forward node once: rows[n,D], and for each node the row of its clean and of its patch prefix. */
-function rowsOf({ plan }: Capture, { x, width: D }: SiteCapture, nodes: Int32Array) {
+/**
+ * The activations that a site's nodes need, and those of some other forward nodes, each once: rows[n,D], for each node the row of its clean and of its
+ * patch prefix, and the rows of the others.
+ */
+function rowsOf({ plan }: Capture, { x, width: D }: SiteCapture, nodes: Int32Array, forwardNodes: readonly number[]) {
   const { backward } = plan.forest;
   const place = new Map<number, number>();
   const find = (forward: number) => {
@@ -79,9 +90,10 @@ function rowsOf({ plan }: Capture, { x, width: D }: SiteCapture, nodes: Int32Arr
   };
   const clean = nodes.map((node) => find(backward.clean[node]!));
   const patch = nodes.map((node) => find(backward.patch[node]!));
+  const others = forwardNodes.map(find);
   const rows = x.slice(0, place.size * D);
   for (const [row, at] of place) rows.set(x.subarray(row * D, (row + 1) * D), at * D);
-  return { rows, clean, patch };
+  return { rows, clean, patch, others };
 }
 
 /** Larger than any feature. */

@@ -69,6 +69,8 @@ export interface MethodInput extends LoadedModel, Watch {
   readonly captured?: Capture;
   /** Told m at the clean and at the patch prompt of each of the forest's ends, in logits, once they are known. */
   readonly onMetric?: (clean: Float64Array, patch: Float64Array) => void;
+  /** Told the share of the variance of a site's activations that its SAE leaves unexplained (see `unexplainedShare`), where a method encodes them anyway. */
+  readonly onFit?: (site: SiteName, unexplained: number | null) => void;
   /** Told the work before it begins, where it is long (`exact`): metric evaluations, and floating-point operations. */
   readonly onWork?: (work: { readonly patches: number; readonly flops: number }) => void;
 }

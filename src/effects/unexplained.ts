@@ -1,12 +1,13 @@
 import type { Capture } from "../capture/capture.ts";
-import type { Dictionary, Encoder } from "../dictionaries/dictionary.ts";
-import { type CodeReader, chunkRows, codeRow } from "../dictionaries/encode.ts";
-import { directionsOf } from "./directions.ts";
+import type { Floats } from "../capture/hooks.ts";
+import type { Dictionary, Normalization } from "../dictionaries/dictionary.ts";
+import { type CodeReader, chunkRows, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
+import type { SiteName } from "../site.ts";
+import { type Directions, directionsOf } from "./directions.ts";
 
 /**
  * The share of the variance of a site's activations that a dictionary leaves unexplained on the run's own prompts: Σ‖x − x̂‖² / Σ‖x − mean‖², 0 for a
- * perfect one, 1 for one that knows the mean alone, more for a worse one. It is taken over at most 256 of the activations that are kept, of packs that are
- * spread over all of them; those of first tokens, which are of another size, do not count.
+ * perfect one, 1 for one that knows the mean alone, more for a worse one. It is taken over `fitNodes`.
  *
  * @returns null where fewer than two activations, or equal ones alone, are kept
  */
@@ -15,28 +16,59 @@ export async function unexplainedShare(
   dictionary: Dictionary,
   codes: CodeReader,
 ): Promise<number | null> {
-  const { position } = capture.plan.forest.forward;
-  const D = dictionary.inputWidth;
-  const { nodes, x } = await capture.sample(dictionary.site);
+  const { site, inputWidth: D } = dictionary;
+  const sample = await capture.sample(site);
+  const chosen = chooseRows(capture, sample.nodes);
+  const x = sample.x.slice(0, chosen.length * D);
+  for (const [i, row] of chosen.entries()) x.set(sample.x.subarray(row * D, (row + 1) * D), i * D);
+  const sparse = await codes.encode(dictionary, x);
+  const directions = await directionsOf(dictionary, sparse.features);
+  return unexplainedOf(dictionary, { x, codes: sparse, rows: [...chosen.keys()] }, directions);
+}
+
+/**
+ * The forward nodes on which the fit of a site's dictionary is judged: at most 256 of those that are kept, of packs that are spread over all of them.
+ * First tokens, whose activations are of another size, are left out.
+ */
+export async function fitNodes(capture: Capture, site: SiteName): Promise<number[]> {
+  const { nodes } = await capture.sample(site);
+  return chooseRows(capture, nodes).map((row) => nodes[row]!);
+}
+
+/** Indices of the nodes of a sample that are judged. */
+function chooseRows({ plan }: Capture, nodes: readonly number[]): number[] {
+  const { position } = plan.forest.forward;
   const kept = nodes.flatMap((node, row) => (position[node]! > 0 ? [row] : []));
   const count = Math.min(chunkRows, kept.length);
-  if (count < 2) return null;
-  const sample = x.slice(0, count * D);
-  for (let i = 0; i < count; i++) {
-    const from = kept[Math.floor((i * kept.length) / count)]! * D;
-    sample.set(x.subarray(from, from + D), i * D);
-  }
-  const sparse = await codes.encode(dictionary, sample);
-  const { data, start } = await directionsOf(dictionary, sparse.features);
+  return Array.from({ length: count }, (_, i) => kept[Math.floor((i * kept.length) / count)]!);
+}
+
+/** Activations and their codes. */
+interface Encoded {
+  /** x[rows,D] */
+  readonly x: Floats;
+  /** The codes of all rows of x. */
+  readonly codes: SparseCodes;
+  /** The rows that are looked at. */
+  readonly rows: readonly number[];
+}
+
+/** The share of the variance of some activations that is left when their codes are decoded; null where there is none. */
+export async function unexplainedOf(
+  dictionary: Dictionary,
+  { x, codes, rows }: Encoded,
+  { data, start }: Directions,
+): Promise<number | null> {
+  if (rows.length < 2) return null;
+  const { inputWidth: D, normalization } = dictionary;
   const bias = await dictionary.decoderBias();
-  const { normalization } = await dictionary.encoder();
+  const tokens = rows.map((row) => x.subarray(row * D, (row + 1) * D));
   const mean = new Float64Array(D);
-  for (let i = 0; i < sample.length; i++) mean[i % D]! += sample[i]! / count;
+  for (const token of tokens) for (let d = 0; d < D; d++) mean[d]! += token[d]! / rows.length;
   let [missed, variance] = [0, 0];
-  for (let i = 0; i < count; i++) {
-    const token = sample.subarray(i * D, (i + 1) * D);
+  for (const [i, token] of tokens.entries()) {
     const left = withoutBias(token, bias, normalization);
-    const { features, values } = codeRow(sparse, i);
+    const { features, values } = codeRow(codes, rows[i]!);
     features.forEach((feature, k) => {
       const at = start[feature]!;
       for (let d = 0; d < D; d++) left[d]! -= values[k]! * data[at + d]!;
@@ -50,7 +82,7 @@ export async function unexplainedShare(
 }
 
 /** A token's activation less all of its reconstruction that no feature contributes: b_dec, or σ·b_dec and the token's mean. */
-function withoutBias(x: ArrayLike<number>, bias: Float32Array, normalization: Encoder["normalization"]): Float64Array {
+function withoutBias(x: ArrayLike<number>, bias: Float32Array, normalization: Normalization | undefined): Float64Array {
   const D = x.length;
   const numbers = Array.from(x);
   const mean = normalization === "layer_norm" ? numbers.reduce((a, b) => a + b, 0) / D : 0;
