@@ -29,6 +29,35 @@ function sae(trainedOn: TrainedOn, kind: "attn_out" | "mlp_out" | "resid_post" |
   return { ...dummyDictionary(site, 32, 40, 1), trainedOn };
 }
 
+describe("a dictionary that does not fit a model's site:", () => {
+  const model = { ...modelOf("llama-mha"), sites: { mlp_out: 32, resid_post: 32 } };
+  it("one of another width", () => {
+    expect(() => fitDictionary(sae({}), model)).not.toThrow();
+    expect(() => fitDictionary(sae({}), { ...model, sites: { mlp_out: 64 } })).toThrow(
+      /^SAE width: expected 64, the model's at mlp_out\.1, got 32 in dummy/,
+    );
+  });
+
+  it("one whose decoder's rows are of another width than its encoder's", () => {
+    expect(() => fitDictionary({ ...sae({}), outputWidth: 64 }, model)).toThrow(
+      /^SAE decoder rows: expected 32 numbers, as many as the encoder reads at mlp_out\.1, got 64 in dummy/,
+    );
+  });
+
+  it("one that reads one site and writes another", () => {
+    for (const reads of ["resid_post.0", "resid_post.1", "mlp_out.0"]) {
+      expect(() => fitDictionary({ ...sae({}), reads }, model)).toThrow(
+        `SAE: expected one that reads and writes one site, got one that reads ${reads} and writes mlp_out.1 in dummy`,
+      );
+    }
+  });
+
+  it("one that adds a linear map of what it reads", () => {
+    const skip = async () => new Float32Array(32 * 32);
+    expect(() => fitDictionary({ ...sae({}), skip }, model)).toThrow(/a linear map of its input .* not supported/);
+  });
+});
+
 describe("an SAE of a module's output", () => {
   const module = (name: string) => ({ module: { name, isSure: true } });
   it.each(["gemma2", "gemma3_text", "gemma3"])("is refused where a norm follows, as in %s", (name) => {

@@ -105,7 +105,14 @@ afterAll(() => expected.source.close());
 describe("codes and reconstructions are those of the library:", () => {
   test.each(formats)("%s", async (path, key, site, kind) => {
     const dictionary = await openDictionary(root, path);
-    expect(dictionary).toMatchObject({ site, kind, inputWidth: D, featureCount: F });
+    expect(dictionary).toMatchObject({
+      reads: site,
+      writes: site,
+      kind,
+      inputWidth: D,
+      outputWidth: D,
+      featureCount: F,
+    });
     const { codes, reconstruction, margins } = await apply(dictionary, x);
     const byDefinition = largestGap(codes, await expected.read(`${key}/codes`), margins);
     expect(byDefinition.gap).toBeLessThan(1e-5);
@@ -267,7 +274,7 @@ test("dictionaries are told by the names of files that are not there yet", async
     const beside = circuitTracer.test(path) ? [path.replace(/[^/]+$/, "config.yaml")] : [];
     const [listed] = listDictionaries([path, ...beside], fixtures);
     const dictionary = await openDictionary(root, path);
-    expect(listed!.site ?? dictionary.site).toBe(dictionary.site);
+    expect(listed!.site ?? dictionary.writes).toBe(dictionary.writes);
     await dictionary.close();
   }
   const two = await openDictionaries(root, undefined, ["plain/layer_1.npz", "dictionary-learning/gated/ae.pt"]);

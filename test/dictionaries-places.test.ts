@@ -96,7 +96,7 @@ describe("SAELens' settings of the place:", () => {
     );
     await expect(open({}, { ...hook, hook_head_index: 0 })).rejects.toThrow(/^hook_head_index: expected none/);
     await expect(open({}, { ...hook, hf_hook_name: "model.layers.1" })).rejects.toThrow(/^hf_hook_name: /);
-    expect((await open({}, { ...hook, hook_layer: 1, hook_head_index: null })).site).toBe("mlp_out.1");
+    expect((await open({}, { ...hook, hook_layer: 1, hook_head_index: null })).writes).toBe("mlp_out.1");
   });
 
   it("what they say of model and texts is kept", async () => {
@@ -152,7 +152,10 @@ describe("dictionary_learning's names of modules:", () => {
     ["mlp_layer_4", "mlp_out.4", true],
     ["mlp_out_layer_4", "mlp_out.4", false],
   ])("%s", async (name, site, isSure) => {
-    expect(await open({ submodule_name: name })).toMatchObject({ site, trainedOn: { module: { name, isSure } } });
+    expect(await open({ submodule_name: name })).toMatchObject({
+      writes: site,
+      trainedOn: { module: { name, isSure } },
+    });
   });
 
   it("a layer that they contradict is refused", async () => {

@@ -27,8 +27,10 @@ export function randomDictionary(
   const activation = activations[kind]();
   return {
     name: `random ${site}`,
-    site,
+    reads: site,
+    writes: site,
     inputWidth: D,
+    outputWidth: D,
     featureCount: F,
     kind,
     ...(normalization && { normalization }),

@@ -77,8 +77,10 @@ export function handDictionary(site: SiteName, weight: Float32Array, decoder: Fl
   const F = decoder.length / D;
   return {
     name: `hand ${site}`,
-    site,
+    reads: site,
+    writes: site,
     inputWidth: D,
+    outputWidth: D,
     featureCount: F,
     kind: "relu",
     encoder: async () => ({ weight, bias: new Float32Array(F), activation: { kind: "relu" } }),

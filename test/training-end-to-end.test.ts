@@ -171,8 +171,10 @@ function halves(source: TextSource, rows: number): TextSource {
 function held(sae: JumpReluWeights): Dictionary {
   return {
     name: sae.site,
-    site: sae.site,
+    reads: sae.site,
+    writes: sae.site,
     inputWidth: sae.decoderBias.length,
+    outputWidth: sae.decoderBias.length,
     featureCount: sae.encoderBias.length,
     kind: "jumprelu",
     encoder: async () => ({

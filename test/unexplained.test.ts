@@ -60,8 +60,10 @@ function signed(known: number, bias: Float32Array, normalization?: Normalization
   }
   return {
     name: "signed",
-    site,
+    reads: site,
+    writes: site,
     inputWidth: D,
+    outputWidth: D,
     featureCount: F,
     kind: "relu",
     ...(normalization && { normalization }),

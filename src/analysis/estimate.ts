@@ -279,7 +279,7 @@ export async function estimateStep(
     saes: {
       sites: all.length,
       features: sum(all.map(({ featureCount }) => featureCount)),
-      bytes: sum(all.map(({ inputWidth, featureCount }) => 8 * inputWidth * featureCount)),
+      bytes: sum(all.map(({ inputWidth, outputWidth, featureCount }) => 4 * (inputWidth + outputWidth) * featureCount)),
     },
     pairs: pairs.length,
     nodes: { forward: nodes_forward, backward: nodes_backward, tokens },

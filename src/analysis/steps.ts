@@ -225,7 +225,7 @@ async function writeScore(
   tables: Tables,
   { beforeWrite }: EffectsEvents,
 ): Promise<void> {
-  const { site } = dictionary;
+  const { writes: site } = dictionary;
   const { backward } = captured.plan.forest;
   if (options.score === "gradient-activation") {
     if (await tables.hasEffects(site)) return;

@@ -33,17 +33,17 @@ export async function replacingHook(
   { whole = false }: { readonly whole?: boolean } = {},
 ): Promise<Hook> {
   const form = encoderForm(await dictionary.encoder());
-  const { inputWidth: D, featureCount: F } = dictionary;
+  const { inputWidth, outputWidth: D, featureCount: F } = dictionary;
   return {
     trace(x, { context: { tileSize }, named }) {
       const N = times(tileSize, "B");
       const row = (name: string) => input(named(name), dtype, [N, 1]);
       const S = named("S");
-      let changed = traceCodes(x, encoderTensors(form, D, S, dtype, named), form.rule).matmul(
+      let changed = traceCodes(x, encoderTensors(form, inputWidth, S, dtype, named), form.rule).matmul(
         input(named("rows"), dtype, [S, D]),
       );
       if (whole) {
-        const all = encoderTensors(form, D, F, dtype, (name) => named(wholeName(name)));
+        const all = encoderTensors(form, inputWidth, F, dtype, (name) => named(wholeName(name)));
         const decoded = traceCodes(x, all, form.rule).matmul(input(named(wholeName("rows")), dtype, [F, D]));
         changed = changed.add(decoded.mul(input(named("whole"), dtype, [])));
       }
@@ -94,7 +94,7 @@ const wholeName = (name: string) => `whole_${name}`;
 /** All weights of a dictionary, for the term with all features. */
 async function wholeInputs(dictionary: Dictionary, dtype: "float32" | "float64"): Promise<Inputs> {
   const values = encoderValues(await dictionary.encoder(), dtype);
-  const { inputWidth: D, featureCount: F } = dictionary;
+  const { outputWidth: D, featureCount: F } = dictionary;
   return Object.fromEntries(
     Object.entries({ ...values, rows: floatsOf(await dictionary.decoder(), dtype, F, D) }).map(([name, value]) => [
       wholeName(name),

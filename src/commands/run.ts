@@ -281,7 +281,7 @@ class Job {
     for (const d of this.#dictionaries.values()) {
       const sha256 = dummy ? null : await this.#identityOf(d);
       described.push({
-        site: d.site,
+        site: d.writes,
         source: dummy ? "dummy" : (this.#options.sae_source ?? "the model's own"),
         kind: d.kind,
         features: d.featureCount,

@@ -1,4 +1,3 @@
-import { UserError } from "../errors.ts";
 import type { SiteName } from "../site.ts";
 
 /**
@@ -62,16 +61,25 @@ export interface TrainedOn {
 }
 
 /**
- * A sparse autoencoder of one site: x ≈ f W_dec + b_dec, with f = encoder(x) ≥ 0 and mostly 0; with a normalisation x ≈ f W_dec + σ·b_dec, plus the
- * mean of x for `layer_norm`. Scales that a file keeps apart are folded into the weights. Opening one reads headers only; the weights are read each
- * time they are asked for, so that one dictionary at a time need be in memory.
+ * A sparse dictionary: with f = encoder(x) ≥ 0 and mostly 0, x at the site that it reads, it gives y ≈ f W_dec + b_dec, y at the site that it writes;
+ * with a normalisation y ≈ f W_dec + σ·b_dec, plus the mean of x for `layer_norm`. Of a sparse autoencoder the two sites are one and y is x. Of a
+ * transcoder they are two: `fitDictionary` refuses it. So what is computed with fitted dictionaries may take x from the site that is written, and
+ * effects, rankings and maps of dictionaries name that site.
+ *
+ * Scales that a file keeps apart are folded into the weights. Opening one reads headers only; the weights are read each time they are asked for, so
+ * that one dictionary at a time need be in memory.
  */
 export interface Dictionary {
   /** Where it came from, for messages and reports. */
   readonly name: string;
-  readonly site: SiteName;
-  /** D, the length of the site's activations. */
+  /** The site whose activations are encoded. */
+  readonly reads: SiteName;
+  /** The site whose activations are decoded. */
+  readonly writes: SiteName;
+  /** D of the site that is read. */
   readonly inputWidth: number;
+  /** D of the site that is written: the length of the decoder's rows. */
+  readonly outputWidth: number;
   /** F, the number of features. */
   readonly featureCount: number;
   readonly kind: Activation["kind"];
@@ -88,27 +96,16 @@ export interface Dictionary {
   readonly forModel?: (ignoresMean: boolean) => Dictionary;
   /** @throws UserError if a weight is not finite, and so do the others that read; or if it depends on a model, see `fitDictionary` */
   encoder(): Promise<Encoder>;
-  /** W_dec[F,D], the decoder directions as rows. */
+  /** W_dec[F,D], the decoder directions as rows, D of the site that is written. */
   decoder(): Promise<Float32Array>;
   /** Rows of W_dec [n,D] in the order of `features`; only they are read. */
   decoderRows(features: ArrayLike<number>): Promise<Float32Array>;
   /** b_dec[D] */
   decoderBias(): Promise<Float32Array>;
+  /** W_skip[input width, output width] of a transcoder that adds x W_skip to what it decodes. */
+  skip?(): Promise<Float32Array>;
   /** Its identity: a hash of its files, or of what it was made from. */
   sha256(): Promise<string>;
   /** Closes its files. */
   close(): Promise<void>;
-}
-
-/**
- * Refuses a dictionary that was not trained on activations of this length.
- *
- * @throws UserError naming the dictionary's file
- */
-export function checkDictionary(dictionary: Dictionary, expectedInputWidth: number): void {
-  if (dictionary.inputWidth !== expectedInputWidth) {
-    throw new UserError(
-      `SAE width: expected ${expectedInputWidth}, the model's at ${dictionary.site}, got ${dictionary.inputWidth} in ${dictionary.name}. Use SAEs of this model.`,
-    );
-  }
 }

@@ -1,6 +1,6 @@
 import { UserError } from "../errors.ts";
 import { parseSite, type SiteKind } from "../site.ts";
-import { checkDictionary, type Dictionary } from "./dictionary.ts";
+import type { Dictionary } from "./dictionary.ts";
 
 /** What there is to know of a model to tell whether a dictionary can be used with it; a `Model` has all of it. */
 export interface Host {
@@ -21,17 +21,18 @@ export interface Host {
  * The dictionary as it reads the activations of a model. What its files say of the model that it was trained on must not contradict this one; what
  * leaves a doubt is in its warnings.
  *
- * @throws UserError if the model has no such site or one of another width, if the model goes on with the output of the module that the dictionary
+ * @throws UserError if it is a transcoder, if the model has no such site or one of another width, if the model goes on with the output of the module that the dictionary
  *   reads before it is the site, or if the activations differ in a way that is not covered
  */
 export function fitDictionary(dictionary: Dictionary, host: Host): Dictionary {
-  const { site, name, trainedOn = {} } = dictionary;
+  refuseTranscoder(dictionary);
+  const { writes: site, name, trainedOn = {} } = dictionary;
   const { kind, layer } = parseSite(site);
   const width = host.sites[kind];
   if (width === undefined || layer >= host.layers) {
     throw new UserError(`SAE: expected a site of the model, got ${site} in ${name}. Use SAEs of this model.`);
   }
-  checkDictionary(dictionary, width);
+  checkWidths(dictionary, width);
   const { module, centredWeights, foldedValueBiases, contextSize } = trainedOn;
   const isWithin = module !== undefined && !host.moduleSites.includes(kind);
   if (isWithin && module.isSure) {
@@ -62,6 +63,29 @@ export function fitDictionary(dictionary: Dictionary, host: Host): Dictionary {
   }
   const fitted = dictionary.forModel?.(host.ignoresMean) ?? dictionary;
   return warnings.length > 0 ? { ...fitted, warnings } : fitted;
+}
+
+/** Refuses what reads one site and writes another, or adds a linear map of what it reads: all that uses dictionaries supposes neither. */
+function refuseTranscoder({ reads, writes, skip, name }: Dictionary): void {
+  if (reads === writes && skip === undefined) return;
+  const got = reads === writes ? "a linear map of its input besides" : `one that reads ${reads} and writes ${writes}`;
+  throw new UserError(
+    `SAE: expected one that reads and writes one site, got ${got} in ${name}. Transcoders are not supported.`,
+  );
+}
+
+/** Refuses a dictionary that was not trained on activations of this length, or whose decoder's rows are of another. */
+function checkWidths({ writes: site, inputWidth, outputWidth, name }: Dictionary, expected: number): void {
+  if (inputWidth !== expected) {
+    throw new UserError(
+      `SAE width: expected ${expected}, the model's at ${site}, got ${inputWidth} in ${name}. Use SAEs of this model.`,
+    );
+  }
+  if (outputWidth !== inputWidth) {
+    throw new UserError(
+      `SAE decoder rows: expected ${inputWidth} numbers, as many as the encoder reads at ${site}, got ${outputWidth} in ${name}. Check that it is an SAE.`,
+    );
+  }
 }
 
 /**

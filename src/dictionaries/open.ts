@@ -33,16 +33,16 @@ export async function openDictionaries(
     for (const path of paths ?? (await folder.list())) {
       const dictionary = await openIfKnown(folder, path);
       if (!dictionary) continue;
-      const other = found.get(dictionary.site);
-      if (wanted && !wanted.includes(dictionary.site)) {
+      const other = found.get(dictionary.writes);
+      if (wanted && !wanted.includes(dictionary.writes)) {
         await dictionary.close();
       } else if (other) {
         await dictionary.close();
         throw new UserError(
-          `SAEs: expected one for ${dictionary.site}, got ${other.name} and ${dictionary.name}. Name the folder of the one to use, or put one for each site into a folder of their own.`,
+          `SAEs: expected one for ${dictionary.writes}, got ${other.name} and ${dictionary.name}. Name the folder of the one to use, or put one for each site into a folder of their own.`,
         );
       } else {
-        found.set(dictionary.site, dictionary);
+        found.set(dictionary.writes, dictionary);
       }
     }
     checkFound(folder, found, wanted);
@@ -178,7 +178,8 @@ const couldBeKnown = /\.(?:safetensors|npz|pt|json)$/;
 function agreed(opened: readonly { readonly name: string; readonly dictionary: Dictionary }[]): Dictionary[] {
   const sure = opened.filter(({ dictionary }) => !dictionary.isSiteAssumed);
   const kept = sure.length > 0 ? sure : opened;
-  const what = ({ site, kind, meanActive }: Dictionary) => (kind === "topk" ? `${site} with k = ${meanActive}` : site);
+  const what = ({ writes: site, kind, meanActive }: Dictionary) =>
+    kind === "topk" ? `${site} with k = ${meanActive}` : site;
   const [first] = kept;
   const other = kept.find(({ dictionary }) => what(dictionary) !== what(first!.dictionary));
   if (other) {

@@ -20,7 +20,7 @@ export interface Picked {
 /** Picks features of a dictionary: decoder rows of these alone are read. */
 export async function pickFeatures(dictionary: Dictionary, features: readonly number[]): Promise<Picked> {
   const encoder = await dictionary.encoder();
-  const { inputWidth: D, featureCount: F } = dictionary;
+  const { outputWidth: D, featureCount: F } = dictionary;
   const rows = features.length === 0 ? new Float32Array(0) : await dictionary.decoderRows(features);
   if (encoder.activation.kind !== "topk") {
     return { features, encoder: columnsOf(encoder, features), rows, width: D, ...countOf(features.length) };

@@ -83,8 +83,8 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
   const name = file.source.name;
   const meanActive = described.meanActive ?? (activation.kind === "topk" ? activation.k : undefined);
   refuseUnknown(file, described);
-  const [inputWidth, width] = matrixShape(file, names.encoder);
-  checkShapes(file, described, inputWidth, width);
+  const [D, F] = matrixShape(file, names.encoder);
+  checkShapes(file, described, D, F);
 
   const read = async (tensor: string, transposed = false) => {
     const values = await file.read(tensor, { transposed });
@@ -100,8 +100,8 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
   const wholeDecoder = async () => scaled(await read(names.decoder.tensor, names.decoder.transposed), 1 / c);
   const toUnits = (values: Float32Array): Float32Array => {
     if (described.unitDecoder) {
-      rowLengths(values, inputWidth).forEach((length, row) => {
-        for (let d = 0; d < inputWidth; d++) values[row * inputWidth + d]! /= length;
+      rowLengths(values, D).forEach((length, row) => {
+        for (let d = 0; d < D; d++) values[row * D + d]! /= length;
       });
     }
     return values;
@@ -109,7 +109,7 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
   const decoderBias = async () => scaled(await read(names.decoderBias), 1 / c);
   /** What codes are multiplied by, or undefined for 1. */
   const codeScales = async (): Promise<Float32Array | undefined> => {
-    const scales = described.unitDecoder ? rowLengths(await wholeDecoder(), inputWidth) : undefined;
+    const scales = described.unitDecoder ? rowLengths(await wholeDecoder(), D) : undefined;
     const factors = described.codeScale === undefined ? undefined : await read(described.codeScale);
     if (factors?.some((factor) => factor <= 0)) {
       throw new UserError(
@@ -121,9 +121,11 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
 
   const dictionary: Dictionary = {
     name,
-    site,
-    inputWidth,
-    featureCount: width,
+    reads: site,
+    writes: site,
+    inputWidth: D,
+    outputWidth: D,
+    featureCount: F,
     kind: activation.kind === "gated" ? "jumprelu" : activation.kind,
     ...(described.normalization && { normalization: described.normalization }),
     ...(meanActive !== undefined && { meanActive }),
@@ -132,13 +134,13 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     ...(described.isSiteAssumed && { isSiteAssumed: true }),
     async encoder() {
       const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
-      const parts = await biasAndActivation(activation, names, weight, width, read, name);
+      const parts = await biasAndActivation(activation, names, weight, F, read, name);
       const scales = await codeScales();
       if (scales) {
-        for (let at = 0; at < weight.length; at++) weight[at]! *= scales[at % width]!;
-        for (let i = 0; i < width; i++) parts.bias[i]! *= scales[i]!;
+        for (let at = 0; at < weight.length; at++) weight[at]! *= scales[at % F]!;
+        for (let i = 0; i < F; i++) parts.bias[i]! *= scales[i]!;
         if (parts.activation.kind === "jumprelu") {
-          for (let i = 0; i < width; i++) parts.activation.threshold[i]! *= scales[i]!;
+          for (let i = 0; i < F; i++) parts.activation.threshold[i]! *= scales[i]!;
         }
       }
       return {

@@ -44,7 +44,7 @@ export async function firing(
   features: readonly number[],
   groupOf: (node: number) => string | undefined,
 ): Promise<ReadonlyMap<string, Firing>[]> {
-  const { x, width: D } = await capture.site(dictionary.site);
+  const { x, width: D } = await capture.site(dictionary.reads);
   const { row, forest } = capture.plan;
   const { backward } = forest;
   const members = new Map<string, Set<number>>();
@@ -133,7 +133,7 @@ export async function ablatedMetric(
 async function contribution(dictionary: Dictionary, features: readonly number[]): Promise<(x: Tensor) => Tensor> {
   const encoder = await dictionary.encoder();
   const { weight, bias, inputBias, activation } = encoder;
-  const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
+  const { inputWidth: D, outputWidth, featureCount: F } = dictionary;
   const all = activation.kind === "topk";
   const columns = all ? Array.from({ length: F }, (_, i) => i) : features;
   const S = columns.length;
@@ -143,7 +143,7 @@ async function contribution(dictionary: Dictionary, features: readonly number[])
   const decoder = await dictionary.decoderRows(columns);
   const out = new Set(features);
   columns.forEach((feature, s) => {
-    if (!out.has(feature)) decoder.fill(0, s * D, (s + 1) * D);
+    if (!out.has(feature)) decoder.fill(0, s * outputWidth, (s + 1) * outputWidth);
   });
   const vector = (data: Float32Array) => constant(data, "float32", [data.length]);
   const tensors: EncoderTensors = {
@@ -152,6 +152,6 @@ async function contribution(dictionary: Dictionary, features: readonly number[])
     inputBias: inputBias && vector(inputBias),
     threshold: activation.kind === "jumprelu" ? vector(pick(activation.threshold)) : undefined,
   };
-  const directions = constant(decoder, "float32", [S, D]);
+  const directions = constant(decoder, "float32", [S, outputWidth]);
   return (x) => traceCodes(x, tensors, codeRule(encoder)).matmul(directions);
 }

@@ -39,7 +39,7 @@ export async function analyticEffects(
   loops: Loops = openLoops(),
   onFit?: MethodInput["onFit"],
 ): Promise<Required<SiteEffects>> {
-  const { site } = dictionary;
+  const { writes: site } = dictionary;
   const captured = await capture.site(site);
   const nodes = capture.activeNodes(site);
   const judged = onFit ? await fitNodes(capture, site) : [];

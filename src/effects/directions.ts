@@ -15,7 +15,7 @@ export async function directionsOf(dictionary: Dictionary, features: Int32Array)
   for (const feature of features) start[feature] = 0;
   const used: number[] = [];
   start.forEach((named, feature) => {
-    if (named === 0) start[feature] = (used.push(feature) - 1) * dictionary.inputWidth;
+    if (named === 0) start[feature] = (used.push(feature) - 1) * dictionary.outputWidth;
   });
   return { data: await dictionary.decoderRows(used), start };
 }
@@ -38,7 +38,7 @@ export async function placeDirections(
   loops: Loops,
   from: number,
 ): Promise<Int32Array> {
-  const D = dictionary.inputWidth;
+  const D = dictionary.outputWidth;
   const stride = strideOf(D);
   const { data, start } = await directionsOf(dictionary, features);
   const count = data.length / D;

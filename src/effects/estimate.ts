@@ -44,7 +44,7 @@ export function effectsCost(
   score: "effect" | "gradient" | "gradient-activation",
   number: 4 | 8 = 4,
 ): EffectsCost {
-  const { inputWidth: D, featureCount: F, meanActive = usualActive(F) } = dictionary;
+  const { inputWidth, outputWidth: D, featureCount: F, meanActive = usualActive(F) } = dictionary;
   const { backward } = plan.forest;
   let changed = 0;
   for (let node = 0; node < backward.size; node++) if (isChanged(backward, node)) changed++;
@@ -62,8 +62,8 @@ export function effectsCost(
   // The codes of a piece of rows, before and after the activation; activations once more in the order of the nodes; columns of the table as it grows.
   const pieces = 3 * number * Math.min(chunkRows, plan.rows) * F;
   return {
-    flops: 2 * plan.rows * D * F,
-    weights: 2 * D * F,
+    flops: 2 * plan.rows * inputWidth * F,
+    weights: (inputWidth + D) * F,
     rows,
     products: rows * D,
     memory: liveWeights * 4 * D * F + pieces + captured + number * D * plan.rows + 100 * rows,
@@ -101,7 +101,7 @@ export function methodCost(
   const tight = tightPacks(plan).reduce((rows, { tokens }) => rows + tokens.length, 0);
   const { backward: nodes } = plan.forest;
   const changed = changedNodes(nodes);
-  const product = ({ inputWidth: D, featureCount: F }: Dictionary) => 2 * D * F;
+  const product = ({ inputWidth, outputWidth, featureCount: F }: Dictionary) => (inputWidth + outputWidth) * F;
   const packRows = plan.packs.reduce((most, pack) => Math.max(most, pack.tokens.length), 0);
   const forwardOnly = model.flopsPerToken + plan.tileSize * model.attentionFlops;
   // Backward takes a product more for every product of an activation with a weight, two for those of attention; streamed blocks are computed again.
@@ -117,16 +117,16 @@ export function methodCost(
       return { flops: 0, memory: 0, sweeps: 0 };
     case "analytic-ig":
       return {
-        flops: sum(({ site }) => steps * tight * rest(site) * passes),
+        flops: sum(({ writes: site }) => steps * tight * rest(site) * passes),
         memory: streams(steps * tight),
-        sweeps: sum(({ site }) => 2 * waves(steps * tight) * rest(site)),
+        sweeps: sum(({ writes: site }) => 2 * waves(steps * tight) * rest(site)),
       };
     case "sfc-ig":
       return {
-        flops: sum((one) => steps * tight * (rest(one.site) * passes + 2 * product(one))),
+        flops: sum((one) => steps * tight * (rest(one.writes) * passes + 2 * product(one))),
         memory:
           4 * number * packRows * Math.max(...all.map(({ featureCount }) => featureCount)) + streams(steps * tight),
-        sweeps: sum(({ site }) => 2 * waves(steps * tight) * rest(site)),
+        sweeps: sum(({ writes: site }) => 2 * waves(steps * tight) * rest(site)),
       };
     case "sfc":
     case "spliced": {
@@ -149,13 +149,13 @@ export function methodCost(
       };
     }
     case "secant": {
-      const sites = all.map(({ site }) => site);
+      const sites = all.map(({ writes: site }) => site);
       const [K, share] = [givenSteps ?? secantSteps(sites), Math.max(...sites.map(rest))];
       // The stream and what attention writes, of every block from the lowest site on, and ḡ of the dictionaries' sites.
       const activations = (2 * share * model.layers + 1) * model.width * plan.rows;
       return {
         flops: K * tight * share * passes,
-        memory: streams(K * tight) + number * (activations + nodes.size * sum(({ inputWidth }) => inputWidth)),
+        memory: streams(K * tight) + number * (activations + nodes.size * sum(({ outputWidth }) => outputWidth)),
         sweeps: 2 * waves(K * tight) * share,
       };
     }
@@ -164,9 +164,9 @@ export function methodCost(
       const patches = ({ meanActive, featureCount }: Dictionary) =>
         1 + changedShare * (meanActive ?? usualActive(featureCount));
       return {
-        flops: sum((one) => subtree * patches(one) * rest(one.site) * forwardOnly),
+        flops: sum((one) => subtree * patches(one) * rest(one.writes) * forwardOnly),
         memory: weights === "streamed" ? 6 * number * model.width * memoryWaveRows : 0,
-        sweeps: sum((one) => waves(subtree * patches(one)) * rest(one.site)),
+        sweeps: sum((one) => waves(subtree * patches(one)) * rest(one.writes)),
       };
     }
   }

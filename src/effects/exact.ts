@@ -35,13 +35,13 @@ export const exactMethod: Method = async function* (given) {
     const subtrees = new Subtrees(captured.plan.forest, captured.plan.tileSize);
     const wanted = await wantedFeatures(given, captured, codes);
     const patchesOf = (dictionary: Dictionary) =>
-      patchesAt(captured, dictionary, codes, wanted.get(dictionary.site), given.patchErrors ?? true);
+      patchesAt(captured, dictionary, codes, wanted.get(dictionary.writes), given.patchErrors ?? true);
     const perRow = given.model.flopsPerToken + captured.plan.tileSize * given.model.attentionFlops;
     let [patches, flops] = [0, 0];
     for (const dictionary of given.dictionaries.values()) {
       for (const { node, changes } of await patchesOf(dictionary)) {
         patches += changes.length;
-        flops += changes.length * subtrees.rows(node) * perRow * shareFrom(given.model, dictionary.site);
+        flops += changes.length * subtrees.rows(node) * perRow * shareFrom(given.model, dictionary.writes);
       }
     }
     given.onWork?.({ patches, flops });
@@ -118,10 +118,10 @@ async function patchesAt(
   wanted: ReadonlySet<number> | undefined,
   errors: boolean,
 ): Promise<NodePatches[]> {
-  const { x, width: D } = await captured.site(dictionary.site);
+  const { x, width: D } = await captured.site(dictionary.writes);
   const sparse: SparseCodes = await reader.encode(dictionary, x);
   const directions = await directionsOf(dictionary, sparse.features);
-  return [...captured.activeNodes(dictionary.site)].map((node) => {
+  return [...captured.activeNodes(dictionary.writes)].map((node) => {
     const [clean, patch] = [cleanRow(captured, node), patchRow(captured, node)];
     const deltaError = Float64Array.from({ length: D }, (_, d) => x[patch * D + d]! - x[clean * D + d]!);
     const changes: Change[] = errors ? [{ feature: errorFeature, fClean: Number.NaN, fPatch: Number.NaN }] : [];
@@ -142,7 +142,7 @@ async function exactEffects(
   subtrees: Subtrees,
   step: (patches: number) => void,
 ): Promise<SiteEffects> {
-  const { site, inputWidth: D } = dictionary;
+  const { writes: site, outputWidth: D } = dictionary;
   const rest = await openContinuation(given, captured, { site });
   const rows = new RowBuilder(site);
   const queue = new PatchQueue(rest, captured, subtrees, { stopped: given.stopped });

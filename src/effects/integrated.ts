@@ -152,7 +152,7 @@ async function sfcIgEffects(
   watchSite: () => Watch,
 ): Promise<SiteEffects> {
   const { steps = defaultSteps, dtype } = given;
-  const { site, inputWidth: D, featureCount: F, normalization } = dictionary;
+  const { writes: site, outputWidth: D, featureCount: F, normalization } = dictionary;
   const [decoder, bias] = [await dictionary.decoder(), await dictionary.decoderBias()];
   // Of an SAE that is normalised per token, mean and scaled bias count as error (METHOD).
   const codeBias = normalization ? undefined : bias;

@@ -13,7 +13,7 @@ export async function gradientActivation(
   dictionary: Dictionary,
   codes: CodeReader,
 ): Promise<EffectRows> {
-  const { site, width: D, x, g } = await capture.site(dictionary.site);
+  const { site, width: D, x, g } = await capture.site(dictionary.writes);
   const { plan } = capture;
   const { features, offsets, values } = await codes.encode(dictionary, x);
   const { data, start } = await directionsOf(dictionary, features);
@@ -42,7 +42,7 @@ export async function gradientSums(
   dictionary: Dictionary,
   excluded: (node: number) => boolean,
 ): Promise<GroupSums> {
-  const { width: D, g } = await capture.site(dictionary.site);
+  const { width: D, g } = await capture.site(dictionary.writes);
   const { backward } = capture.plan.forest;
   const total = backward.groups.map(() => new Float64Array(D));
   for (let node = 0; node < backward.size; node++) {

@@ -35,7 +35,8 @@ async function* splicedEffects(given: MethodInput, way: Way): AsyncGenerator<Sit
   const { model, dictionaries, forest, dtype } = given;
   const plan = planFor(given, "changed");
   const hooks = new Map<SiteName, Hook>();
-  for (const dictionary of dictionaries.values()) hooks.set(dictionary.site, await spliceHook(dictionary, way, dtype));
+  for (const dictionary of dictionaries.values())
+    hooks.set(dictionary.writes, await spliceHook(dictionary, way, dtype));
   const found = new Map(
     [...dictionaries].map(([site, dictionary]) => [
       site,
@@ -62,7 +63,7 @@ async function* splicedEffects(given: MethodInput, way: Way): AsyncGenerator<Sit
 }
 
 async function spliceHook(dictionary: Dictionary, way: Way, dtype: "float32" | "float64"): Promise<Hook> {
-  const { inputWidth: D, featureCount: F } = dictionary;
+  const { inputWidth, outputWidth: D, featureCount: F } = dictionary;
   // The weights are asked for again when the work comes to the site: those of all sites need not fit into memory together.
   const encoder = encoderForm(await dictionary.encoder());
   const normalized = encoder.rule.normalization !== "none";
@@ -73,7 +74,7 @@ async function spliceHook(dictionary: Dictionary, way: Way, dtype: "float32" | "
       const bias = normalized ? undefined : input(named("decoder_bias"), dtype, [D]);
       const f = traceCodes(
         way === "straight" ? x.detach() : x,
-        encoderTensors(encoder, D, F, dtype, named),
+        encoderTensors(encoder, inputWidth, F, dtype, named),
         encoder.rule,
       );
       const decoded = f.matmul(decoder);
@@ -112,7 +113,7 @@ class SplicedSite {
   constructor(site: string, dictionary: Dictionary, plan: Plan, nodes: Int32Array, dtype: "float32" | "float64") {
     this.site = site;
     this.#plan = plan;
-    this.#D = dictionary.inputWidth;
+    this.#D = dictionary.outputWidth;
     this.#F = dictionary.featureCount;
     this.#nodes = nodes;
     this.#isActive = new Uint8Array(plan.forest.backward.size);

@@ -16,7 +16,7 @@ export async function unexplainedShare(
   dictionary: Dictionary,
   codes: CodeReader,
 ): Promise<number | null> {
-  const { site, inputWidth: D } = dictionary;
+  const { writes: site, outputWidth: D } = dictionary;
   const sample = await capture.sample(site);
   const chosen = chooseRows(capture, sample.nodes);
   const x = sample.x.slice(0, chosen.length * D);
@@ -60,7 +60,7 @@ export async function unexplainedOf(
   { data, start }: Directions,
 ): Promise<number | null> {
   if (rows.length < 2) return null;
-  const { inputWidth: D, normalization } = dictionary;
+  const { outputWidth: D, normalization } = dictionary;
   const bias = await dictionary.decoderBias();
   const tokens = rows.map((row) => x.subarray(row * D, (row + 1) * D));
   const mean = new Float64Array(D);

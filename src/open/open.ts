@@ -283,7 +283,7 @@ async function findSaes(
   const found = await stat(source).catch(() => null);
   if (found?.isFile()) {
     const dictionary = await openDictionary(await inputs.folder(dirname(source)), basename(source));
-    return new Map([[dictionary.site, dictionary]]);
+    return new Map([[dictionary.writes, dictionary]]);
   }
   if (!found) return openHubDictionaries(source, choose, model, name, reporter, inputs);
   return openDictionaries(await inputs.folder(source));

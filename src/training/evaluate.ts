@@ -129,7 +129,7 @@ interface HeldDictionary {
 }
 
 async function holdDictionary(dictionary: Dictionary): Promise<HeldDictionary> {
-  const { site, inputWidth: D, featureCount: F } = dictionary;
+  const { writes: site, inputWidth, outputWidth: D, featureCount: F } = dictionary;
   const encoder = await dictionary.encoder();
   const { weight, bias, inputBias, activation, normalization } = encoder;
   if (normalization) {
@@ -140,9 +140,9 @@ async function holdDictionary(dictionary: Dictionary): Promise<HeldDictionary> {
   const hold = (data: Float32Array, ...shape: number[]) => constant(data, "float32", shape);
   const [decoder, decoderBias] = [hold(await dictionary.decoder(), F, D), hold(await dictionary.decoderBias(), D)];
   const tensors: EncoderTensors = {
-    weight: hold(weight, D, F),
+    weight: hold(weight, inputWidth, F),
     bias: hold(bias, F),
-    inputBias: inputBias && hold(inputBias, D),
+    inputBias: inputBias && hold(inputBias, inputWidth),
     threshold: activation.kind === "jumprelu" ? hold(activation.threshold, F) : undefined,
   };
   return {
