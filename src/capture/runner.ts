@@ -5,6 +5,11 @@ import type { Store } from "./store.ts";
 export interface RunOptions {
   readonly hooks?: Hooks;
   readonly from?: Entry;
+  /**
+   * The layer after which the work ends instead of at the metric, of which nothing is computed then: gradients are those of the hooks' targets alone.
+   * Backward jobs only, and no values are found in this layer.
+   */
+  readonly until?: number;
   /** Where what jobs keep goes, and of streamed weights what the work goes on from; in memory by default. */
   readonly store?: Store;
   /** Of streamed weights: rows that go through the model together, for which weights are read once forward and once backward. */

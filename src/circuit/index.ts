@@ -1,5 +1,5 @@
 /**
- * Experimental: rankings of features, how far two of them agree, and circuits as graphs.
+ * Experimental: rankings of features, how far two of them agree, edges between features, and circuits as graphs.
  *
  * @module
  */
@@ -7,6 +7,15 @@
 export type { RankedFeature } from "../effects/strongest.ts";
 export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
 export { type CaseAccuracy, type Check, check } from "./checks.ts";
+export {
+  type EdgeBlock,
+  type EdgeOptions,
+  edges,
+  type Jacobian,
+  type SiteEdges,
+  type Slope,
+  sitesOfEdges,
+} from "./edges.ts";
 export {
   type CircuitGraph,
   type GraphAbout,
@@ -20,6 +29,7 @@ export {
 } from "./graph.ts";
 export { type Influence, influenceOf, type PruneOptions, prune } from "./influence.ts";
 export { type Ablation, ablationSchema } from "./meaning.ts";
+export { type Path, type PathShape, pathShape, pathsBetween, type Through } from "./paths.ts";
 export {
   type FeatureEffects,
   overlap,

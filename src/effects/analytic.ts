@@ -77,7 +77,12 @@ function roomOf(D: number, { offsets }: SparseCodes): Room {
  * The activations that a site's nodes need, and those of some other forward nodes, each once: rows[n,D], for each node the row of its clean and of its
  * patch prefix, and the rows of the others.
  */
-function rowsOf({ plan }: Capture, { x, width: D }: SiteCapture, nodes: Int32Array, forwardNodes: readonly number[]) {
+export function rowsOf(
+  { plan }: Capture,
+  { x, width: D }: SiteCapture,
+  nodes: Int32Array,
+  forwardNodes: readonly number[] = [],
+) {
   const { backward } = plan.forest;
   const place = new Map<number, number>();
   const find = (forward: number) => {

@@ -47,9 +47,12 @@ const lowestStream = (sites: readonly SiteName[]) =>
 type Activations = Pick<SiteCapture, "x" | "width">;
 
 /** A capture with ḡ in place of the gradients at the clean prompts, at the given sites. */
-export async function secantGradients(given: MethodInput, captured: Capture): Promise<Capture> {
-  const { model, dtype, dictionaries, steps: K = secantSteps([...dictionaries.keys()]) } = given;
-  const sites = [...dictionaries.keys()];
+export async function secantGradients(
+  given: MethodInput,
+  captured: Capture,
+  sites: readonly SiteName[] = [...given.dictionaries.keys()],
+): Promise<Capture> {
+  const { model, dtype, steps: K = secantSteps(sites) } = given;
   const low = lowestStream(sites);
   const size = captured.plan.forest.backward.size;
   const found = new Map(sites.map((site) => [site, newFloats(dtype, size * model.sites[parseSite(site).kind]!)]));

@@ -1,0 +1,313 @@
+import type { Capture } from "../capture/capture.ts";
+import type { Floats } from "../capture/hooks.ts";
+import { streamSite } from "../capture/stream-sites.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { codeReader } from "../dictionaries/encode.ts";
+import { captureFor } from "../effects/capture-for.ts";
+import { pointsOf } from "../effects/integrated.ts";
+import type { MethodInput } from "../effects/method.ts";
+import { secantGradients, secantSteps, sitesOfSecant } from "../effects/secant.ts";
+import { isChanged, type PrefixForest } from "../forest/forest.ts";
+import { compareSites, type SiteName } from "../site.ts";
+import { type Check, check } from "./checks.ts";
+import { type NodeCodes, nodeCodes } from "./edges-codes.ts";
+import { type CotangentRows, openPullback, type Pullback } from "./edges-pullback.ts";
+import { type Contraction, contract, featureSource, type Source, tokenSource } from "./edges-sources.ts";
+import { type Column, metricTarget, type Slope, type TargetOf, type Targets, targetsAt } from "./edges-targets.ts";
+import { pathShape, type Route, routeTo, routeToMetric, type Through, throughOf } from "./paths.ts";
+
+export type { Slope } from "./edges-targets.ts";
+
+/** Where the Jacobian of the ways between two sites is taken: at the clean prompts, or averaged between the clean and the patch input of each sublayer. */
+export type Jacobian = "gradient" | "secant";
+
+/** What edges are asked for, and how. */
+export interface EdgeOptions {
+  /** Features, or the error, into which edges lead, by site; sites are among the dictionaries'. */
+  readonly targets: ReadonlyMap<SiteName, readonly (number | "error")[]>;
+  /** `secant` by default. */
+  readonly jacobian?: Jacobian;
+  /** `secant` by default with the Jacobian `secant`, otherwise `clean`. */
+  readonly slope?: Slope;
+  /** Largest size of a slope Δf/Δz: what lies beyond goes into `remainder`. 3 by default; Infinity for none. */
+  readonly cap?: number;
+  /** A block for each node of a target instead of their sum. */
+  readonly byNode?: boolean;
+  /** Told at the end how well edges add up. */
+  readonly onChecks?: (checks: readonly Check[]) => void;
+}
+
+/**
+ * The edges from one site into one target, in logits, summed over the pairs of a split and case and over positions:
+ *
+ *     E(s→t) = Σ_nodes left_t · slope_t · a_s ⟨d_s, J̃ᵀ e_t⟩
+ *
+ * the part of the target's effect on the metric that the source's change Δf_s accounts for along all ways that meet no other site with a dictionary
+ * (CIRCUITS: "Edges"). Divide by the number of pairs for means.
+ */
+export interface EdgeBlock {
+  /** Of the metric both are `metric`. */
+  readonly target: { readonly site: SiteName | "metric"; readonly feature: number | "error" | "metric" };
+  /** Where targets are resolved by node: the backward node; sources are summed over positions all the same. */
+  readonly node?: number;
+  /** The split and case of the pairs, one of the forest's groups. */
+  readonly group: PrefixForest["backward"]["groups"][number];
+  readonly source: SiteName;
+  /** The source's features that have an edge, ascending, and the edges. */
+  readonly features: Int32Array;
+  readonly values: Float64Array;
+  /** The edge from the source's error, of Δε. */
+  readonly error: number;
+  /** From `embed` without a dictionary: the edge from the tokens, of Δx; there are no features then, and no error. */
+  readonly token?: number;
+  /** The target's effect. */
+  readonly effect: number;
+  /** What of the target's effect no slope carries, since slopes are capped; the same in all of its blocks. 0 with clean slopes. */
+  readonly remainder: number;
+}
+
+/** All edges between two sites. */
+export interface SiteEdges {
+  readonly target: SiteName | "metric";
+  readonly source: SiteName;
+  readonly through: Through;
+  readonly blocks: readonly EdgeBlock[];
+}
+
+/** The sites whose activations edges need: those with dictionaries, and the inputs of all sublayers. */
+export function sitesOfEdges(sites: readonly SiteName[], layers: number): SiteName[] {
+  return sitesOfSecant(["embed", ...sites], layers);
+}
+
+/**
+ * Edges into features and errors from all sources that reach them, by target site, then by source site, in order of computation. The sites of the
+ * given dictionaries are the chosen ones; the tokens are a source where the embedding has no dictionary. The last target is the metric itself, into
+ * which edges lead from the last chosen sites; from a residual site behind the last layer they are its effects. `steps` are the points of the secant.
+ *
+ * Nodes are those of the given forest: all data, or one case, or one pair, by what it was made from. Activations are captured unless they are given, at
+ * `sitesOfEdges`, of a plan that wants `both`.
+ *
+ * @throws StoppedError if asked to stop
+ */
+export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGenerator<SiteEdges> {
+  const { model, dictionaries, stopped } = given;
+  const { jacobian = "secant", slope = jacobian === "secant" ? "secant" : "clean", cap = 3, byNode = false } = options;
+  const chosen = new Set(dictionaries.keys());
+  const captured = await captureFor(given, "both", sitesOfEdges([...chosen], model.layers));
+  const last = streamSite(model.layers);
+  const steps = given.steps ?? secantSteps([...chosen]);
+  const linear =
+    jacobian === "secant"
+      ? await secantGradients({ ...given, steps }, captured, [...new Set(["embed", ...chosen, last])])
+      : captured;
+  const pullback = openPullback(given, captured, jacobian === "secant" ? pointsOf(steps, "midpoint") : [0], {
+    stopped,
+  });
+  const shape = pathShape(model);
+  const reader = codeReader(given);
+  const known = new Map<SiteName, Promise<NodeCodes>>();
+  const codesOf = (dictionary: Dictionary) => {
+    const codes = known.get(dictionary.writes) ?? nodeCodes(captured, dictionary, reader);
+    known.set(dictionary.writes, codes);
+    return codes;
+  };
+  const sourceAt = async (site: SiteName) => {
+    const dictionary = dictionaries.get(site);
+    return dictionary ? featureSource(captured, dictionary, await codesOf(dictionary)) : tokenSource(captured, site);
+  };
+  const [flows, sums] = [new Flows(), new Sums()];
+  const edgesInto = async function* (target: SiteName, route: Route, { columns, cotangents }: Targets) {
+    const isExact = route.sources.every(({ of }) => throughOf(route, of) === "identity");
+    for (const part of chunksOf(captured, columns, route, model.width)) {
+      const registers = await pulledBack(pullback, route, part.rows, cotangents(part.rows, part.columns), given.dtype);
+      const inflow = new Float64Array(part.columns.length);
+      const expected = new Float64Array(part.columns.length);
+      for (const { site, of } of route.sources) {
+        const source = await sourceAt(site);
+        const blocks: EdgeBlock[] = [];
+        contract(source, part.rows, sumOf(registers, of), (c, found) => {
+          const column = part.columns[c]!;
+          inflow[c]! += found.sum;
+          expected[c]! += found.total;
+          if (column.target === "site" || column.target === "metric") flows.add(site, found);
+          if (column.target !== "site") blocks.push(blockOf(captured, target, column, source, found));
+        });
+        yield { target, source: site, through: throughOf(route, of), blocks };
+      }
+      sums.add(target, isExact, part.columns, inflow, expected);
+    }
+  };
+  try {
+    for (const site of [...chosen].sort(compareSites)) {
+      if (site === "embed") continue;
+      const dictionary = dictionaries.get(site)!;
+      const wanted: TargetOf[] = [...(options.targets.get(site) ?? []), "site"];
+      const targets = await targetsAt(linear, dictionary, await codesOf(dictionary), wanted, { slope, cap, byNode });
+      yield* edgesInto(site, routeTo(site, chosen, shape), targets);
+    }
+    yield* edgesInto("metric", routeToMetric(model.layers, chosen, shape), await metricTarget(linear, last));
+    options.onChecks?.([...sums.checks(slope), ...(await flows.checks(linear, sourceAt))]);
+  } finally {
+    await reader.release();
+  }
+}
+
+/** Numbers of the cotangents that are in memory at a time. */
+const chunkNumbers = 2 ** 25;
+
+/** Columns with the rows of their cotangents, some at a time. */
+function* chunksOf(
+  { plan }: Capture,
+  columns: readonly Column[],
+  route: Route,
+  width: number,
+): Generator<{ readonly rows: CotangentRows; readonly columns: readonly Column[] }> {
+  const { backward } = plan.forest;
+  const mixes = route.steps.some(({ sublayer }) => sublayer === "attention");
+  const most = chunkNumbers / (width * (route.steps.length + 1));
+  let [column, node, of]: [number[], number[], Column[]] = [[], [], []];
+  for (const one of columns) {
+    if (one.nodes.length === 0) continue;
+    const rows = new Set(one.nodes);
+    if (mixes) {
+      // Attention hands on to ancestors, of which those matter that change.
+      for (const at of one.nodes) {
+        for (
+          let up = backward.parent[at]!;
+          up >= 0 && isChanged(backward, up) && !rows.has(up);
+          up = backward.parent[up]!
+        )
+          rows.add(up);
+      }
+    }
+    if (node.length > 0 && node.length + rows.size > most) {
+      yield { rows: { column: Int32Array.from(column), node: Int32Array.from(node) }, columns: of };
+      [column, node, of] = [[], [], []];
+    }
+    for (const at of [...rows].sort((a, b) => a - b)) {
+      column.push(of.length);
+      node.push(at);
+    }
+    of.push(one);
+  }
+  if (node.length > 0) yield { rows: { column: Int32Array.from(column), node: Int32Array.from(node) }, columns: of };
+}
+
+/** A route's cotangents: the target's own q, then what each step gives. */
+async function pulledBack(
+  pullback: Pullback,
+  { steps }: Route,
+  rows: CotangentRows,
+  q: Float64Array,
+  dtype: "float32" | "float64",
+): Promise<Floats[]> {
+  const registers: Floats[] = [q];
+  for (const step of steps) {
+    const v = sumOf(registers, step.of);
+    registers.push(await pullback.apply(step, rows, dtype === "float64" ? v : Float32Array.from(v)));
+  }
+  return registers;
+}
+
+function sumOf(registers: readonly Floats[], of: readonly number[]): Floats {
+  if (of.length === 1) return registers[of[0]!]!;
+  const sum = new Float64Array(registers[of[0]!]!.length);
+  for (const r of of) for (let i = 0; i < sum.length; i++) sum[i]! += registers[r]![i]!;
+  return sum;
+}
+
+function blockOf(
+  { plan }: Capture,
+  target: SiteName,
+  { target: feature, group, node, effect, remainder }: Column,
+  { site, features }: Source,
+  { values, error, total }: Contraction,
+): EdgeBlock {
+  const places: number[] = [];
+  values.forEach((value, live) => {
+    if (value !== 0) places.push(live);
+  });
+  return {
+    target: { site: target, feature: feature as Exclude<TargetOf, "site"> },
+    ...(node !== undefined && { node }),
+    group: plan.forest.backward.groups[group]!,
+    source: site,
+    features: Int32Array.from(places, (live) => features!.codes.live[live]!),
+    values: Float64Array.from(places, (live) => values[live]!),
+    error,
+    ...(!features && { token: total }),
+    effect,
+    remainder,
+  };
+}
+
+/** Share of the largest number by which sums may differ. */
+const tolerance = 1e-4;
+
+/** How far sources add up to what leads into a target. */
+class Sums {
+  #sources = { gap: 0, scale: 0 };
+  readonly #inflow = new Map<SiteName, { gap: number; scale: number; readonly exact: boolean }>();
+
+  add(site: SiteName, exact: boolean, columns: readonly Column[], inflow: Float64Array, expected: Float64Array): void {
+    const at = this.#inflow.get(site) ?? { gap: 0, scale: 0, exact };
+    this.#inflow.set(site, at);
+    for (const [c, { target, effect, remainder }] of columns.entries()) {
+      this.#sources.gap = Math.max(this.#sources.gap, Math.abs(inflow[c]! - expected[c]!));
+      this.#sources.scale = Math.max(this.#sources.scale, Math.abs(expected[c]!));
+      if (target === "site") continue;
+      at.gap += Math.abs(inflow[c]! + remainder - effect);
+      at.scale += Math.abs(effect);
+    }
+  }
+
+  checks(slope: Slope): Check[] {
+    const { gap, scale } = this.#sources;
+    const inflow = slope === "clean" ? [] : [...this.#inflow].filter(([, { exact, scale }]) => exact && scale > 0);
+    return [
+      check("edges from all sources add up to what their change does to the target", null, gap, scale, tolerance),
+      ...inflow.map(([site, { gap, scale }]) =>
+        check("edges into a target add up to its effect", site, gap, scale, tolerance),
+      ),
+    ];
+  }
+}
+
+/** What flows out of sources into all targets, against the sources' effects. */
+class Flows {
+  readonly #found = new Map<SiteName, { readonly values: Float64Array; error: number; total: number }>();
+
+  add(source: SiteName, { values, error, total }: Contraction): void {
+    const sums = this.#found.get(source) ?? { values: new Float64Array(values.length), error: 0, total: 0 };
+    this.#found.set(source, sums);
+    values.forEach((value, live) => {
+      sums.values[live]! += value;
+    });
+    sums.error += error;
+    sums.total += total;
+  }
+
+  /** One check for each source. */
+  async checks(linear: Capture, sourceOf: (site: SiteName) => Promise<Source>): Promise<Check[]> {
+    const checks: Check[] = [];
+    for (const [site, { values, error, total }] of this.#found) {
+      const source = await sourceOf(site);
+      const { g, width: D } = await linear.site(site);
+      const nodes = Int32Array.from(source.placeOf.keys()).filter((node) => source.placeOf[node]! >= 0);
+      const q = new Float64Array(nodes.length * D);
+      nodes.forEach((node, i) => {
+        for (let d = 0; d < D; d++) q[i * D + d] = g[node * D + d]!;
+      });
+      contract(source, { column: new Int32Array(nodes.length), node: nodes }, q, (_, effects) => {
+        let [gap, scale] = [Math.abs(error - effects.error), Math.abs(effects.error)];
+        if (!source.features) [gap, scale] = [Math.abs(total - effects.total), Math.abs(effects.total)];
+        effects.values.forEach((effect, live) => {
+          gap = Math.max(gap, Math.abs(effect - values[live]!));
+          scale = Math.max(scale, Math.abs(effect));
+        });
+        checks.push(check("edges out of a source add up to its effect", site, gap, scale, tolerance));
+      });
+    }
+    return checks;
+  }
+}
