@@ -13,7 +13,7 @@ export interface PieceGraph {
   readonly outputs: Readonly<Record<string, Tensor>>;
   /** Weights in the order of the inputs w0, w1, … */
   readonly names: readonly string[];
-  /** Matrices with a row per token of the vocabulary, in the order of the inputs table0, table1, … [U,D]: the rows of the U tokens at hand. */
+  /** Matrices with a row per token of the vocabulary, in the order of the inputs table0, table1, … [T,D]: the rows of the T tokens at hand. */
   readonly tables: readonly string[];
   /** What hooks give: by which names of theirs, among which outputs. */
   readonly finds: readonly Find[];
@@ -148,7 +148,7 @@ function weightInputs(model: Model, typeOf: (name: string) => StoredType, dtype:
     const shape = model.parameters.get(name);
     if (!shape) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
     const t = model.tokenTables.includes(name)
-      ? input(`table${tables.push(name) - 1}`, "float32", ["U", shape[1]!])
+      ? input(`table${tables.push(name) - 1}`, "float32", ["T", shape[1]!])
       : input(`w${names.push(name) - 1}`, typeOf(name), shape);
     const cast = t.cast(dtype);
     made.set(name, cast);

@@ -240,7 +240,7 @@ function scaled(values: Float32Array, factor: number): Float32Array {
   return values;
 }
 
-/** Lengths of the rows of a matrix [n, columns]; a row of zeros counts as 1 long, so that it can be divided by it. */
+/** Lengths of the rows of a matrix [rows, columns]; a row of zeros counts as 1 long, so that it can be divided by it. */
 function rowLengths(matrix: Float32Array, columns: number): Float32Array {
   return Float32Array.from({ length: matrix.length / columns }, (_, row) => {
     let sum = 0;

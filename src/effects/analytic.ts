@@ -74,7 +74,7 @@ function roomOf(D: number, { offsets }: SparseCodes): Room {
 }
 
 /**
- * The activations that a site's nodes need, and those of some other forward nodes, each once: rows[n,D], for each node the row of its clean and of its
+ * The activations that a site's nodes need, and those of some other forward nodes, each once: rows[R,D], for each node the row of its clean and of its
  * patch prefix, and the rows of the others.
  */
 export function rowsOf(

@@ -11,6 +11,29 @@ export type Source =
   | { readonly kind: "op"; readonly op: Op; readonly attributes: OpAttributes[Op]; readonly inputs: readonly Tensor[] };
 
 /**
+ * The letters of axes, the same in all shapes: of graphs, of arrays and in doc comments.
+ *
+ * Rows:
+ * - N: of a pack, one for each node and for padding; of any other product of matrices, its rows
+ * - B: tiles of a pack; n: rows of a tile, N = n·B
+ * - c: chunks of a tile's rows, where attention goes chunk by chunk; r: rows of a chunk
+ * - P: rows at which the metric is read
+ * - T: tokens of one prompt, of a row of training text, or those of the vocabulary that are at hand
+ * - R, or `rows`, `nodes`: what is kept outside of graphs, a row for each forward or backward node or for some of them
+ *
+ * A model:
+ * - L: layers; V: vocabulary
+ * - D: width of the site at hand, mostly of the residual stream
+ * - H: query heads; K: key heads; G = H/K: query heads of a key head; E: width of a head
+ *
+ * A dictionary:
+ * - F: features
+ * - S: columns and rows of some features alone; U: the features of those that a circuit may have (of TopK, S = F)
+ *
+ * Where no heads are near, K also counts the points between a clean and a patch activation. As indices, i is a feature, d one of D, n a node.
+ */
+
+/**
  * A tensor of a traced computation: a type, a shape and where it comes from. Nothing is computed when one is made; the operations below only
  * record. A graph is whatever can be reached from its outputs.
  */

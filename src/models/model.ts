@@ -3,8 +3,7 @@ import { input, type Tensor } from "../graph/tensor.ts";
 import { type SiteKind, type SiteName, siteName } from "../site.ts";
 
 /**
- * A language model as traced computation. Axes: N tokens (forest nodes), D model width, H heads, K key/value heads, E head width, V vocabulary,
- * P rows whose answers are asked for.
+ * A language model as traced computation; the letters of its axes are in graph/tensor.ts.
  *
  * Tokens come in B tiles of n each, N = n·B, flattened to one axis for every matrix product; attention stays within a tile.
  */
