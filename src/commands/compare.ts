@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { readdir, rename, rm } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../analysis/compare-methods.ts";
@@ -19,7 +19,7 @@ import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
-import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder } from "../results/folder.ts";
+import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder, partialFor } from "../results/folder.ts";
 import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } from "../results/report.ts";
 import type { SiteName } from "../site.ts";
 import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "../storage/files.ts";
@@ -216,7 +216,11 @@ async function work(setting: WorkSetting): Promise<Comparison> {
     exactness: [],
   };
   await writeComparison(folder.path, unfinished);
-  const partial = await partialFor(setting);
+  const partial = await partialFor(folder, [inputs.versions, inputs.sha256], () =>
+    reporter.line(
+      "The model, the SAEs, the pairs or this program changed since the interruption, so the comparison starts over.",
+    ),
+  );
   const results = await measureAll(setting, partial);
 
   reporter.begin("comparing", 1);
@@ -275,28 +279,6 @@ async function storedResult(folder: string, moved: string): Promise<MethodResult
   if (!(await isSealed(join(folder, resultSeal), files))) return null;
   const stored = await readJsonFile(join(folder, resultFile)).catch(() => null);
   return methodResultSchema.safeParse(stored).data ?? null;
-}
-
-/**
- * The folder for the results of methods by just this version on just this model, these dictionaries and these pairs. What was made of others, before a
- * file changed, is removed.
- */
-async function partialFor({ folder, inputs: { versions, sha256 }, reporter }: WorkSetting): Promise<string> {
-  const name = sha256OfText(JSON.stringify([versions, sha256])).slice(0, 16);
-  const partial = join(folder.partial, name);
-  try {
-    const others = (await readdir(folder.partial)).filter((other) => other !== name);
-    if (others.length > 0) {
-      reporter.line(
-        "The model, the SAEs, the pairs or this program changed since the interruption, so the comparison starts over.",
-      );
-    }
-    for (const other of others) await rm(join(folder.partial, other), { recursive: true, force: true });
-    await makeFolder(partial);
-  } catch (error) {
-    throw writeProblem(error, partial);
-  }
-  return partial;
 }
 
 /** Puts a method's table in its place. An interruption among several leaves the others where they were. */

@@ -1,19 +1,6 @@
-import { readdir, rm } from "node:fs/promises";
-import { join } from "node:path";
 import { checkFits, type Estimate, estimateLine, estimateRun, totalSeconds, workLine } from "../analysis/estimate.ts";
 import type { JobOptions } from "../analysis/options.ts";
-import {
-  type AnalysisInput,
-  analysePairs,
-  capturedSites,
-  type PairResult,
-  type Places,
-  type Prepared,
-  prepare,
-} from "../analysis/steps.ts";
-import { readRegular } from "../bytes/file.node.ts";
-import { sha256OfText } from "../bytes/sha256.ts";
-import { memoryStore } from "../capture/store.ts";
+import { type AnalysisInput, analysePairs, capturedSites, type Prepared, prepare } from "../analysis/steps.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
@@ -22,15 +9,13 @@ import { checkRuntime } from "../open/device.ts";
 import { dictionaryWarnings, type OpenJob, type OpenModel, openJob } from "../open/open.ts";
 import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
-import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
-import { importPairs } from "../prompts/read-pairs.ts";
-import { completeRunFolder, type OpenFolder, openRunFolder } from "../results/folder.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { completeRunFolder, type OpenFolder, openRunFolder, partialFor } from "../results/folder.ts";
 import { type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
-import { fileStore } from "../results/pack-store.ts";
+import { hasSamePairs, openPlaces, removeAblation } from "../results/places.ts";
 import { reportTemplate, writeReport } from "../results/report.ts";
-import { RunTables } from "../results/tables.ts";
 import type { SiteName } from "../site.ts";
-import { jobProblem, makeFolder, writeFileAtomic, writeProblem } from "../storage/files.ts";
+import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
 
@@ -150,7 +135,17 @@ class Job {
     const loaded = loadedModel(model, weights, { dtype, device: this.#options.device as Device });
     await this.#save();
 
-    const places = await this.#openPlaces(partial, identity, estimated.weights);
+    const places = await openPlaces({
+      path: this.#folder.path,
+      partial,
+      inputs: this.#opened.inputs,
+      // In float64 what is captured stays in memory.
+      captureOf:
+        dtype === "float32"
+          ? [identity, capturedSites(this.#options, this.#dictionaries, model), estimated.weights === "streamed"]
+          : null,
+      save: async () => void (await this.#save()),
+    });
     try {
       const input: AnalysisInput = {
         ...this.#opened,
@@ -203,76 +198,18 @@ class Job {
     return estimated;
   }
 
-  /** The run's folder, as the steps see it. */
-  async #openPlaces(
-    partial: string,
-    model: string,
-    weights: "held" | "streamed",
-  ): Promise<Places & { close(): Promise<void> }> {
-    const { path } = this.#folder;
-    const inputs = this.#opened.inputs;
-    const tables = await RunTables.open(partial);
-    let files: ReturnType<typeof fileStore> | undefined;
-    const writeJson = (name: string, value: unknown) =>
-      writeFileAtomic(join(path, name), `${JSON.stringify(value, null, 2)}\n`);
-    return {
-      tables: {
-        writeNodes: (nodes, outside) => tables.writeNodes(nodes, outside),
-        hasEffects: (site) => tables.hasEffects(site),
-        writeEffects: (rows) => tables.writeEffects(rows),
-        hasFeatureSums: (site) => tables.hasFeatureSums(site),
-        writeFeatureSums: (site, sums) => tables.writeFeatureSums(site, sums),
-        rank: (options) => tables.finish(path, options),
-      },
-      store: (plans) => {
-        if (this.#options.precision !== "float32") return memoryStore();
-        const packs = plans.map((plan) => plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]]));
-        const sites = capturedSites(this.#options, this.#dictionaries, this.#opened.model);
-        const identity = sha256OfText(JSON.stringify([model, sites, weights === "streamed", packs]));
-        files = fileStore(partial, identity, () => inputs.check());
-        return files;
-      },
-      save: async () => void (await this.#save()),
-      checkInputs: () => inputs.check(),
-      writePairs: (pairs) => writeFileAtomic(join(path, "pairs.jsonl"), pairLines(pairs)),
-      writeRanking: (ranking) => writeJson("ranking.json", ranking),
-      writeAblation: (ablation) => writeJson("ablation.json", ablation),
-      async close() {
-        tables.close();
-        await files?.close();
-      },
-    };
-  }
-
-  /**
-   * The folder for the unfinished work of just these versions on just this model, these dictionaries and these pairs. What was made of others, before
-   * a file changed, is removed.
-   */
+  /** The folder for the unfinished work of just these versions on just this model, these dictionaries and these pairs. */
   async #partialFor(model: string, pairs: readonly TokenPair[], weights: "held" | "streamed"): Promise<string> {
     const dictionaries: string[] = [];
     for (const d of this.#dictionaries.values()) dictionaries.push(await this.#identityOf(d));
-    const name = sha256OfText(JSON.stringify([this.manifest.versions, model, dictionaries, pairs, weights])).slice(
-      0,
-      16,
-    );
-    const partial = join(this.#folder.partial, name);
-    try {
-      const others = (await readdir(this.#folder.partial)).filter((other) => other !== name);
-      if (others.length > 0) {
-        this.#reporter.line(
-          "The model, the SAEs, the pairs, --weights or this program changed since the interruption, so the run starts over.",
-        );
-        this.manifest.checks = [];
-        this.manifest.unexplained = undefined;
-        // The one result that not every run has, so that nothing need replace it.
-        await rm(join(this.#folder.path, "ablation.json"), { force: true });
-        for (const other of others) await rm(join(this.#folder.partial, other), { recursive: true, force: true });
-      }
-      await makeFolder(partial);
-    } catch (error) {
-      throw writeProblem(error, partial);
-    }
-    return partial;
+    return partialFor(this.#folder, [this.manifest.versions, model, dictionaries, pairs, weights], async () => {
+      this.#reporter.line(
+        "The model, the SAEs, the pairs, --weights or this program changed since the interruption, so the run starts over.",
+      );
+      this.manifest.checks = [];
+      this.manifest.unexplained = undefined;
+      await removeAblation(this.#folder.path);
+    });
   }
 
   async #describeDictionaries(): Promise<Manifest["dictionaries"]> {
@@ -345,25 +282,4 @@ async function checkSameInputs(
     `output folder: expected the model, SAEs and pairs of its finished run, got ${changed.join(" and ")} for ${path}. Choose another --output_dir, or --force to replace that run.`,
     { code: "changed_input" },
   );
-}
-
-/** Whether a finished run's pairs are those that the same options give now. */
-async function hasSamePairs(path: string, pairs: readonly TokenPair[], keep: JobOptions["keep"]): Promise<boolean> {
-  const text = await readRegular(join(path, "pairs.jsonl"))
-    .then(String)
-    .catch(() => "");
-  const key = (pair: PromptPair) => textOfPair(pair, {});
-  const here = text === "" ? [] : importPairs(text, `${path}/pairs.jsonl`, { patchless: true }).pairs.map(key);
-  const asked = new Set(pairs.map(({ pair }) => key(pair)));
-  return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
-}
-
-/** `pairs.jsonl`: the public format's fields, with split, case, the metric at both prompts and the end node. */
-function pairLines(pairs: readonly PairResult[]): string {
-  return `${pairs.map(({ pair, m_clean, m_patch, end }) => textOfPair(pair, { m_clean, m_patch, end })).join("\n")}\n`;
-}
-
-function textOfPair(pair: PromptPair, more: object): string {
-  const { clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name } = pair;
-  return JSON.stringify({ clean_prefix, patch_prefix, clean_answer, patch_answer, split, case: name, ...more });
 }

@@ -1,6 +1,7 @@
 import { readdir, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { z } from "zod";
+import { sha256OfText } from "../bytes/sha256.ts";
 import { messageOf, UsageError, UserError } from "../errors.ts";
 import { makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "../storage/files.ts";
 import { tryLock } from "../storage/lock.ts";
@@ -168,6 +169,32 @@ export async function completeRunFolder(folder: OpenFolder, manifest: Manifest):
   await writeManifest(folder.path, finished);
   await closeFinished(folder);
   return finished;
+}
+
+/**
+ * A folder inside that for unfinished work, for work on just what is named. What was made of anything else, before a file or this program changed, is
+ * removed.
+ *
+ * @param madeOf all that unfinished work depends on
+ * @param startOver called if there is other work, before it is removed
+ * @throws UserError if the folder cannot be written
+ */
+export async function partialFor(
+  { partial }: Pick<OpenFolder<unknown>, "partial">,
+  madeOf: readonly unknown[],
+  startOver: () => Promise<void> | void,
+): Promise<string> {
+  const name = sha256OfText(JSON.stringify(madeOf)).slice(0, 16);
+  const path = join(partial, name);
+  try {
+    const others = (await readdir(partial)).filter((other) => other !== name);
+    if (others.length > 0) await startOver();
+    for (const other of others) await rm(join(partial, other), { recursive: true, force: true });
+    await makeFolder(path);
+  } catch (error) {
+    throw writeProblem(error, path);
+  }
+  return path;
 }
 
 /** Removes the unfinished work and the lock of a folder whose manifest says by now that it is complete. */
