@@ -138,7 +138,7 @@ describe.skipIf(harness === null)("the page of a comparison", () => {
     const { page } = await open(data);
     expect(await page.title()).toBe("Methods side by side: agreement in models/demo · analytic-sfc");
     expect(await page.locator("h1").textContent()).toBe("Six ways to the features behind agreement in demo");
-    expect(await page.locator(".part > h2").allTextContents()).toEqual([
+    expect(await page.locator(".section > h2").allTextContents()).toEqual([
       "What do they cost?",
       "Do they find the same features?",
       "How near are they to the truth?",
@@ -239,7 +239,7 @@ describe.skipIf(harness === null)("the page of a comparison", () => {
       expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(360);
       expect(await lowContrast(page)).toEqual([]);
       expect(await page.locator("nav a").allTextContents()).toEqual(["Cost", "Agreement", "Run"]);
-      expect(await page.locator(".part > h2").count()).toBe(3);
+      expect(await page.locator(".section > h2").count()).toBe(3);
       expect(await page.getByRole("alert").textContent()).toContain("Dummy dictionaries");
       const warnings = await page.locator(".warnings li").allTextContents();
       expect(warnings[0]).toContain("not complete");

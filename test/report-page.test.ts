@@ -63,7 +63,7 @@ describe.skipIf(harness === null)("the page", () => {
   test("has a heading for every part, in order, and every link of its contents leads to one", async () => {
     const { page } = await open(sampleReport(seed));
     expect(await page.locator("h1").allTextContents()).toEqual(["The features behind agreement in demo"]);
-    expect(await page.locator(".part > h2").allTextContents()).toEqual([
+    expect(await page.locator(".section > h2").allTextContents()).toEqual([
       "Does the model do it?",
       "Where in the model?",
       "Which features?",
@@ -224,7 +224,7 @@ describe.skipIf(harness === null)("the page", () => {
     };
     const { page, problems } = await open({ ...full, ...nothing, meaning: null });
     expect(problems).toEqual([]);
-    expect(await page.locator(".part > h2").count()).toBe(9);
+    expect(await page.locator(".section > h2").count()).toBe(9);
     await page.close();
   });
 });

@@ -1,13 +1,13 @@
 import type { Comparison } from "../src/report/comparison.ts";
 import { Frame } from "./frame.tsx";
-import { ComparisonRunPart } from "./parts/comparison-run.tsx";
-import { ComparisonSummary } from "./parts/comparison-summary.tsx";
-import { CostPart } from "./parts/cost.tsx";
-import { ExactnessPart } from "./parts/exactness.tsx";
-import { MethodAgreementPart } from "./parts/method-agreement.tsx";
-import { SumsPart } from "./parts/sums.tsx";
+import { ComparisonRunSection } from "./sections/comparison-run.tsx";
+import { ComparisonSummary } from "./sections/comparison-summary.tsx";
+import { CostSection } from "./sections/cost.tsx";
+import { ExactnessSection } from "./sections/exactness.tsx";
+import { MethodAgreementSection } from "./sections/method-agreement.tsx";
+import { SumsSection } from "./sections/sums.tsx";
 
-/** Methods side by side. What was not computed has no part on the page. */
+/** Methods side by side. What was not computed has no section on the page. */
 export function ComparisonPage({ data }: { data: Comparison }) {
   const [exact, sums] = [data.exactness.length > 0, data.sums.length > 0];
   const contents = [
@@ -20,11 +20,11 @@ export function ComparisonPage({ data }: { data: Comparison }) {
   return (
     <Frame contents={contents}>
       <ComparisonSummary data={data} />
-      <CostPart data={data} />
-      <MethodAgreementPart data={data} />
-      {exact && <ExactnessPart data={data} />}
-      {sums && <SumsPart data={data} />}
-      <ComparisonRunPart data={data} />
+      <CostSection data={data} />
+      <MethodAgreementSection data={data} />
+      {exact && <ExactnessSection data={data} />}
+      {sums && <SumsSection data={data} />}
+      <ComparisonRunSection data={data} />
     </Frame>
   );
 }

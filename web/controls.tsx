@@ -69,9 +69,9 @@ export function Scroll(props: { label: string; children: ComponentChildren }) {
 }
 
 /** A section of the report: an anchor, a heading and what it holds. */
-export function Part(props: { id: string; title: string; children: ComponentChildren }) {
+export function Section(props: { id: string; title: string; children: ComponentChildren }) {
   return (
-    <section class="part" id={props.id} aria-labelledby={`${props.id}-title`}>
+    <section class="section" id={props.id} aria-labelledby={`${props.id}-title`}>
       <h2 id={`${props.id}-title`}>{props.title}</h2>
       {props.children}
     </section>

@@ -3,7 +3,7 @@ import { ThemeChoice } from "./theme.tsx";
 
 /** What every page has around its parts: the bar with the sections and the theme, and a way past it for the keyboard. */
 export function Frame(props: {
-  /** Anchor and title of every part, in order. */
+  /** Anchor and title of every section, in order. */
   contents: readonly (readonly [id: string, title: string])[];
   children: ComponentChildren;
 }) {

@@ -2,16 +2,16 @@ import { useEffect, useState } from "preact/hooks";
 import type { ReportData } from "../src/report/data.ts";
 import { Frame } from "./frame.tsx";
 import { type FeatureName, featureOf } from "./link.ts";
-import { AccuracyPart } from "./parts/accuracy.tsx";
-import { AgreementPart } from "./parts/agreement.tsx";
-import { ChecksPart } from "./parts/checks.tsx";
-import { DriversPart } from "./parts/drivers.tsx";
-import { FeaturesPart } from "./parts/features.tsx";
-import { ImportancePart } from "./parts/importance.tsx";
-import { MeaningPart } from "./parts/meaning.tsx";
-import { PromptsPart } from "./parts/prompts.tsx";
-import { RunPart } from "./parts/run.tsx";
-import { Summary } from "./parts/summary.tsx";
+import { AccuracySection } from "./sections/accuracy.tsx";
+import { AgreementSection } from "./sections/agreement.tsx";
+import { ChecksSection } from "./sections/checks.tsx";
+import { DriversSection } from "./sections/drivers.tsx";
+import { FeaturesSection } from "./sections/features.tsx";
+import { ImportanceSection } from "./sections/importance.tsx";
+import { MeaningSection } from "./sections/meaning.tsx";
+import { PromptsSection } from "./sections/prompts.tsx";
+import { RunSection } from "./sections/run.tsx";
+import { Summary } from "./sections/summary.tsx";
 
 const contents = [
   ["accuracy", "Behaviour"],
@@ -42,15 +42,15 @@ export function Page({ data }: { data: ReportData }) {
   return (
     <Frame contents={contents}>
       <Summary data={data} />
-      <AccuracyPart data={data} />
-      <ImportancePart data={data} />
-      <FeaturesPart data={data} />
-      <AgreementPart data={data} />
-      <PromptsPart data={data} />
-      <DriversPart data={data} shown={shown} />
-      <MeaningPart data={data} />
-      <ChecksPart data={data} />
-      <RunPart data={data} />
+      <AccuracySection data={data} />
+      <ImportanceSection data={data} />
+      <FeaturesSection data={data} />
+      <AgreementSection data={data} />
+      <PromptsSection data={data} />
+      <DriversSection data={data} shown={shown} />
+      <MeaningSection data={data} />
+      <ChecksSection data={data} />
+      <RunSection data={data} />
     </Frame>
   );
 }

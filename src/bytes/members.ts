@@ -72,14 +72,14 @@ export function checkedMembers(source: ByteSource, entries: Iterable<ZipEntry>):
       };
       return {
         ...file,
-        async read(name, turn) {
-          const values = await file.read(name, turn);
+        async read(name, orientation) {
+          const values = await file.read(name, orientation);
           await checkMember(name);
           return values;
         },
-        async rows(name, indices, turn) {
+        async rows(name, indices, orientation) {
           if (!source.overNetwork) await checkMember(name);
-          return file.rows(name, indices, turn);
+          return file.rows(name, indices, orientation);
         },
       };
     },

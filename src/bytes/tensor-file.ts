@@ -12,8 +12,8 @@ export interface TensorInfo {
   readonly byColumns?: boolean;
 }
 
-/** Which way round a matrix is wanted: as the file names it, or transposed. */
-export interface Turn {
+/** A matrix as the file names it, or transposed. */
+export interface Orientation {
   readonly transposed?: boolean;
 }
 
@@ -27,14 +27,14 @@ export interface TensorFile {
    *
    * @throws UserError if there is no such tensor
    */
-  read(name: string, turn?: Turn): Promise<Float32Array>;
+  read(name: string, orientation?: Orientation): Promise<Float32Array>;
   /**
    * Some rows of a matrix, or of its transpose, [indices.length, row length], in the order of the indices. Rows that lie together in the file are
    * read alone (with small gaps between them); those of a matrix that lies the other way round take a pass over all of it, in pieces.
    *
    * @throws UserError if there is no such tensor, it is not a matrix, or an index is out of range
    */
-  rows(name: string, indices: ArrayLike<number>, turn?: Turn): Promise<Float32Array>;
+  rows(name: string, indices: ArrayLike<number>, orientation?: Orientation): Promise<Float32Array>;
 }
 
 /** Numbers are read and converted in pieces of at most this many bytes. */
@@ -61,7 +61,7 @@ export function tensorFile(
     async read(name, { transposed = false } = {}) {
       const info = find(name);
       if (transposed === (info.byColumns ?? false)) return readAll(source, info);
-      const { rows: R, columns: C } = lying(name, info, source);
+      const { rows: R, columns: C } = storedShape(name, info, source);
       const out = new Float32Array(R * C);
       for await (const { first, count, values } of pieces(source, info, R, C)) {
         for (let r = 0; r < count; r++) for (let c = 0; c < C; c++) out[c * R + first + r] = values[r * C + c]!;
@@ -70,7 +70,7 @@ export function tensorFile(
     },
     async rows(name, indices, { transposed = false } = {}) {
       const info = find(name);
-      const { rows: R, columns: C } = lying(name, info, source);
+      const { rows: R, columns: C } = storedShape(name, info, source);
       const what = `tensor ${name} in ${source.name}`;
       if (transposed === (info.byColumns ?? false)) return readRows(source, info, R, C, indices, what);
       checkIndices(indices, C, what);
@@ -85,8 +85,8 @@ export function tensorFile(
   };
 }
 
-/** The matrix as its rows follow one another in the file, whatever it is called there. @throws UserError if it is none */
-function lying(name: string, { shape, byColumns }: TensorInfo, source: ByteSource) {
+/** The matrix's shape as stored. @throws UserError if it is none */
+function storedShape(name: string, { shape, byColumns }: TensorInfo, source: ByteSource) {
   const [a, b] = shape;
   if (shape.length !== 2 || a === undefined || b === undefined) {
     throw new UserError(`tensor ${name}: expected a matrix, got shape [${shape}] in ${source.name}.`);

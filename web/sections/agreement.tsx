@@ -1,18 +1,18 @@
 import { useMemo, useState } from "preact/hooks";
 import type { ReportData, SiteAgreement } from "../../src/report/data.ts";
-import { Choice, Part } from "../controls.tsx";
+import { Choice, Section } from "../controls.tsx";
 import { signed, whole } from "../format.ts";
 import { firstKind, kindsOf, nameOf, sitesOfKind, unitOf } from "../select.ts";
 import { SignedScatter } from "./scatter.tsx";
 
 /** Do the same features matter on prompts that were not used to find them? */
-export function AgreementPart({ data }: { data: ReportData }) {
+export function AgreementSection({ data }: { data: ReportData }) {
   const sites = data.agreement.map((row) => row.site);
   const [kind, setKind] = useState(() => firstKind(sites));
   const rows = sitesOfKind(sites, kind).map((site) => data.agreement.find((row) => row.site === site) as SiteAgreement);
   const most = Math.max(0, ...rows.flatMap((row) => [...row.train, ...row.test].map(Math.abs)));
   return (
-    <Part id="agreement" title="Do they hold on new prompts?">
+    <Section id="agreement" title="Do they hold on new prompts?">
       {rows.length === 0 ? (
         <p class="empty">
           There is nothing to compare: this run has one split only. A test split shows whether the same features matter
@@ -35,7 +35,7 @@ export function AgreementPart({ data }: { data: ReportData }) {
           </div>
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

@@ -1,6 +1,6 @@
 import { useMemo, useState } from "preact/hooks";
 import type { ReportData, TopFeatures } from "../../src/report/data.ts";
-import { Choice, Part, Select } from "../controls.tsx";
+import { Choice, Section, Select } from "../controls.tsx";
 import { signed, whole } from "../format.ts";
 import { linkTo } from "../link.ts";
 import { firstKind, kindsOf, nameOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
@@ -8,7 +8,7 @@ import { firstKind, kindsOf, nameOf, sitesOfKind, splitsOf, unitOf } from "../se
 const few = 8;
 
 /** The strongest features of each layer with signed bars, by kind of site, split and case. */
-export function FeaturesPart({ data }: { data: ReportData }) {
+export function FeaturesSection({ data }: { data: ReportData }) {
   const sites = data.features.map((group) => group.site);
   const splits = splitsOf(data);
   const cases = useMemo(() => [...new Set(data.features.map((group) => group.case))], [data]);
@@ -24,7 +24,7 @@ export function FeaturesPart({ data }: { data: ReportData }) {
   const patched = groups.some((group) => group.exact.some((value) => value !== null));
   const known = useMemo(() => new Set(data.drivers.map((d) => `${d.site}/${d.feature}`)), [data]);
   return (
-    <Part id="features" title="Which features?">
+    <Section id="features" title="Which features?">
       <p>
         The strongest features of each layer by |{nameOf[data.run.score]}|, in {unitOf[data.run.score]}, all bars on one
         scale.
@@ -66,7 +66,7 @@ export function FeaturesPart({ data }: { data: ReportData }) {
           {all ? `Show the first ${few} of each layer` : `Show up to ${data.limits.features} of each layer`}
         </button>
       )}
-    </Part>
+    </Section>
   );
 }
 

@@ -2,7 +2,7 @@ import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { Comparison, MethodAgreement } from "../../src/report/comparison.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
-import { Choice, Part, Scroll, Select } from "../controls.tsx";
+import { Choice, Scroll, Section, Select } from "../controls.tsx";
 import { correlation, number, percent, signed, tiny, whole } from "../format.ts";
 import { kindsOf } from "../select.ts";
 import { SignedScatter } from "./scatter.tsx";
@@ -13,10 +13,10 @@ const nameOf = ({ a, b }: Pair) => `${a}, ${b}`;
 const isOf = (pair: Pair) => (row: Pair) => row.a === pair.a && row.b === pair.b;
 
 /** Do the methods find the same features? Every pair of them over all sites, feature by feature, and site by site. */
-export function MethodAgreementPart({ data }: { data: Comparison }) {
+export function MethodAgreementSection({ data }: { data: Comparison }) {
   const pairs = data.agreement.filter((row) => row.site === "");
   return (
-    <Part id="agreement" title="Do they find the same features?">
+    <Section id="agreement" title="Do they find the same features?">
       {pairs.length === 0 ? (
         <p class="empty">There is nothing to compare: one method alone.</p>
       ) : (
@@ -35,7 +35,7 @@ export function MethodAgreementPart({ data }: { data: Comparison }) {
           <Sites data={data} pairs={pairs} />
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

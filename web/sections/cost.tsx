@@ -1,14 +1,14 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { ComparedMethod, Comparison } from "../../src/report/comparison.ts";
-import { Part, Scroll } from "../controls.tsx";
+import { Scroll, Section } from "../controls.tsx";
 import { multiple, seconds, whole } from "../format.ts";
 
 /** Time and memory of every method, with the ratios to the first. */
-export function CostPart({ data }: { data: Comparison }) {
+export function CostSection({ data }: { data: Comparison }) {
   const { methods } = data;
   const first = methods[0]?.name ?? "the first";
   return (
-    <Part id="cost" title="What do they cost?">
+    <Section id="cost" title="What do they cost?">
       <p>
         Time is from the loaded model to the last effect, memory is resident memory of the process: on top of the loaded
         model, and at its peak.
@@ -33,7 +33,7 @@ export function CostPart({ data }: { data: Comparison }) {
           <Numbers methods={methods} />
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 
@@ -42,7 +42,7 @@ function Bars(props: {
   note?: string;
   methods: readonly ComparedMethod[];
   value: (method: ComparedMethod) => number;
-  /** The part of the value that is the same work for all. */
+  /** The share of the value that is the same work for all. */
   base?: (method: ComparedMethod) => number;
   show: (value: number) => string;
 }) {

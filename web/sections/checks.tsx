@@ -1,12 +1,12 @@
 import type { ReportCheck, ReportData } from "../../src/report/data.ts";
-import { Part, Scroll } from "../controls.tsx";
+import { Scroll, Section } from "../controls.tsx";
 import { number, tiny } from "../format.ts";
 
 /** Do the numbers hold? Every check of the run, folded by name. */
-export function ChecksPart({ data }: { data: ReportData }) {
+export function ChecksSection({ data }: { data: ReportData }) {
   const names = [...new Set(data.checks.map((check) => check.name))];
   return (
-    <Part id="checks" title="Do the numbers hold?">
+    <Section id="checks" title="Do the numbers hold?">
       {names.length === 0 ? (
         <p class="empty">The run holds no checks.</p>
       ) : (
@@ -20,7 +20,7 @@ export function ChecksPart({ data }: { data: ReportData }) {
           ))}
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

@@ -1,17 +1,17 @@
 import type { CaseAccuracy, ReportData } from "../../src/report/data.ts";
-import { CaseName, Part, Scroll } from "../controls.tsx";
+import { CaseName, Scroll, Section } from "../controls.tsx";
 import { signed, whole } from "../format.ts";
 import { splitsOf } from "../select.ts";
 import { ShareCell } from "./share.tsx";
 
 /** Does the model show the behaviour at all? By case and split. */
-export function AccuracyPart({ data }: { data: ReportData }) {
+export function AccuracySection({ data }: { data: ReportData }) {
   const splits = splitsOf(data);
   const cases = [...new Set(data.accuracy.map((row) => row.case))];
   const rows = new Map(data.accuracy.map((row) => [`${row.split} ${row.case}`, row]));
   const patched = data.accuracy.some((row) => row.patchMean !== null);
   return (
-    <Part id="accuracy" title="Does the model do it?">
+    <Section id="accuracy" title="Does the model do it?">
       <p>
         Share of pairs for which the clean answer has the larger logit at the end of the clean prompt
         {patched && ", and the mean of m at the clean and at the patch prompt in logits"}. A behaviour that is not there
@@ -68,7 +68,7 @@ export function AccuracyPart({ data }: { data: ReportData }) {
         </Scroll>
       )}
       {splits.length === 1 && <p class="empty">This run has no {splits[0] === "train" ? "test" : "train"} split.</p>}
-    </Part>
+    </Section>
   );
 }
 

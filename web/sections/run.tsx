@@ -1,15 +1,15 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { ReportData } from "../../src/report/data.ts";
-import { Fact, Part } from "../controls.tsx";
+import { Fact, Section } from "../controls.tsx";
 import { seconds, whole } from "../format.ts";
 
 /** What was run, so that it can be run again, and what it cost. */
-export function RunPart({ data }: { data: ReportData }) {
+export function RunSection({ data }: { data: ReportData }) {
   const { run } = data;
   const total = run.phases.reduce((sum, phase) => sum + phase.seconds, 0);
   const longest = Math.max(0, ...run.phases.map((phase) => phase.seconds));
   return (
-    <Part id="run" title="What was run">
+    <Section id="run" title="What was run">
       <pre class="command">
         <code>{run.command}</code>
       </pre>
@@ -65,7 +65,7 @@ export function RunPart({ data }: { data: ReportData }) {
         Lists in this file are cut off at {data.limits.features} features per site, split and case, {data.limits.points}{" "}
         points per scatter plot and {data.limits.examples} prompts; the run's folder has all of them, as Parquet.
       </p>
-    </Part>
+    </Section>
   );
 }
 

@@ -1,21 +1,21 @@
 import { useState } from "preact/hooks";
 import type { ReportData, ReportExample } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
-import { Choice, Part, Scroll, Select } from "../controls.tsx";
+import { Choice, Scroll, Section, Select } from "../controls.tsx";
 import { signed, tokenText } from "../format.ts";
 import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
 
 const views = ["features + error", "features", "error"] as const;
 
 /** Which token matters at which layer, for single prompts. */
-export function PromptsPart({ data }: { data: ReportData }) {
+export function PromptsSection({ data }: { data: ReportData }) {
   const [index, setIndex] = useState(() => typical(data.examples));
   const sites = data.examples[0]?.sites.map((row) => row.site) ?? [];
   const [kind, setKind] = useState(() => firstKind(sites));
   const [view, setView] = useState<(typeof views)[number]>("features + error");
   const example = data.examples[index];
   return (
-    <Part id="prompts" title="At which token?">
+    <Section id="prompts" title="At which token?">
       {example === undefined ? (
         <p class="empty">
           {data.run.score === "gradient" ? (
@@ -50,7 +50,7 @@ export function PromptsPart({ data }: { data: ReportData }) {
           <TokenMap example={example} kind={kind} view={view} />
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

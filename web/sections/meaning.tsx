@@ -1,14 +1,14 @@
 import type { Ablation } from "../../src/circuit/meaning.ts";
 import type { ReportData } from "../../src/report/data.ts";
-import { CaseName, Part, Scroll } from "../controls.tsx";
+import { CaseName, Scroll, Section } from "../controls.tsx";
 import { number, signed, whole } from "../format.ts";
 import { ShareCell } from "./share.tsx";
 
 /** What single features stand for, and whether the model needs them. */
-export function MeaningPart({ data }: { data: ReportData }) {
+export function MeaningSection({ data }: { data: ReportData }) {
   const { meaning } = data;
   return (
-    <Part id="meaning" title="What do they mean?">
+    <Section id="meaning" title="What do they mean?">
       {meaning === null ? (
         <p class="empty">Not measured for this run.</p>
       ) : (
@@ -19,7 +19,7 @@ export function MeaningPart({ data }: { data: ReportData }) {
           ))}
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

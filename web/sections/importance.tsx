@@ -3,20 +3,20 @@ import { useCallback, useState } from "preact/hooks";
 import type { ReportData, SiteImportance } from "../../src/report/data.ts";
 import { parseSite } from "../../src/site.ts";
 import { Chart } from "../chart.tsx";
-import { Part, Scroll } from "../controls.tsx";
+import { Scroll, Section } from "../controls.tsx";
 import { number, percent, signed } from "../format.ts";
 import { kindsOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
 import { tipStyle } from "./tip.ts";
 
 /** Where in the model it happens: Σ|effect| per layer and kind of site, and how much the dictionaries miss. */
-export function ImportancePart({ data }: { data: ReportData }) {
+export function ImportanceSection({ data }: { data: ReportData }) {
   const sites = data.importance.map((row) => row.site);
   const kinds = kindsOf(sites);
   const splits = splitsOf(data);
   const most = Math.max(0, ...data.importance.map((row) => row.importance));
   const mostError = Math.max(0, ...data.importance.map((row) => row.errorShare ?? 0));
   return (
-    <Part id="importance" title="Where in the model?">
+    <Section id="importance" title="Where in the model?">
       <p>
         Σ<sub>i</sub> |{data.run.score === "effect" ? "effect" : "score"}
         <sub>i</sub>| over the features of a site, in {unitOf[data.run.score]}, on one scale
@@ -36,7 +36,7 @@ export function ImportancePart({ data }: { data: ReportData }) {
           <Numbers data={data} />
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

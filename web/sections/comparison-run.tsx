@@ -1,16 +1,16 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { Comparison } from "../../src/report/comparison.ts";
-import { Fact, Part } from "../controls.tsx";
+import { Fact, Section } from "../controls.tsx";
 import { seconds, whole } from "../format.ts";
 import { layersOf } from "../select.ts";
 
 /** What was run, so that it can be run again, and on what. */
-export function ComparisonRunPart({ data }: { data: Comparison }) {
+export function ComparisonRunSection({ data }: { data: Comparison }) {
   const { machine, dictionaries } = data;
   const total = data.methods.reduce((sum, method) => sum + method.loading_seconds + method.seconds, 0);
   const options = Object.entries(data.options).filter(([, value]) => value !== null);
   return (
-    <Part id="run" title="What was run">
+    <Section id="run" title="What was run">
       <pre class="command">
         <code>{data.command}</code>
       </pre>
@@ -42,6 +42,6 @@ export function ComparisonRunPart({ data }: { data: Comparison }) {
         Scatter plots hold the strongest features of each pair of methods; all numbers of this page are in{" "}
         <code>compare.json</code> beside it.
       </p>
-    </Part>
+    </Section>
   );
 }

@@ -2,7 +2,7 @@ import { useMemo, useState } from "preact/hooks";
 import type { Comparison } from "../../src/report/comparison.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
 import { median } from "../../src/stats.ts";
-import { Choice, Part, Scroll } from "../controls.tsx";
+import { Choice, Scroll, Section } from "../controls.tsx";
 import { percentOf, signed } from "../format.ts";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";
 
@@ -10,7 +10,7 @@ type SumRow = Comparison["sums"][number];
 const views = ["of the mean", "median over pairs"] as const;
 
 /** Do the effects of a residual site add up to what patching all of it does? */
-export function SumsPart({ data }: { data: Comparison }) {
+export function SumsSection({ data }: { data: Comparison }) {
   const byPair = data.sums.some((row) => row.median_gap !== null);
   const [view, setView] = useState<(typeof views)[number]>(views[0]);
   const gapOf = (row: SumRow) => (view === views[0] ? row.gap : row.median_gap);
@@ -37,7 +37,7 @@ export function SumsPart({ data }: { data: Comparison }) {
   }, [values]);
   const total = data.sums[0]?.total ?? 0;
   return (
-    <Part id="sums" title="Do they add up?">
+    <Section id="sums" title="Do they add up?">
       <p>
         Patching a whole residual site gives <i>m</i>(patch) − <i>m</i>(clean), here {signed(total)} logits in the mean
         over pairs. The effects of the site, the error's included, should add up to it; the gap is what a linear method
@@ -72,7 +72,7 @@ export function SumsPart({ data }: { data: Comparison }) {
         />
       </figure>
       <Numbers data={data} methods={methods.map(({ name }) => name)} gapOf={gapOf} />
-    </Part>
+    </Section>
   );
 }
 

@@ -1,13 +1,13 @@
 import { useEffect, useState } from "preact/hooks";
 import type { DriverContext, FeatureDrivers, ReportData } from "../../src/report/data.ts";
-import { Choice, Part, Select } from "../controls.tsx";
+import { Choice, Section, Select } from "../controls.tsx";
 import { number, signed, whole } from "../format.ts";
 import type { FeatureName } from "../link.ts";
 import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
 import { PromptText } from "./tokens.tsx";
 
 /** What the strongest features read: the tokens with their largest effects, in their prompts. */
-export function DriversPart({ data, shown }: { data: ReportData; shown: FeatureName | null }) {
+export function DriversSection({ data, shown }: { data: ReportData; shown: FeatureName | null }) {
   const sites = data.drivers.map((row) => row.site);
   const [site, setSite] = useState(() => strongestSite(data.drivers));
   useEffect(() => {
@@ -21,7 +21,7 @@ export function DriversPart({ data, shown }: { data: ReportData; shown: FeatureN
     setSite(found.find((s) => s.split(".")[1] === layer) ?? found[0] ?? site);
   };
   return (
-    <Part id="drivers" title="What drives them?">
+    <Section id="drivers" title="What drives them?">
       {data.drivers.length === 0 ? (
         <p class="empty">
           {data.run.score === "gradient" ? (
@@ -57,7 +57,7 @@ export function DriversPart({ data, shown }: { data: ReportData; shown: FeatureN
           })}
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 

@@ -1,7 +1,7 @@
 import { useMemo } from "preact/hooks";
 import type { Comparison } from "../../src/report/comparison.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
-import { Findings, Part, Scroll } from "../controls.tsx";
+import { Findings, Scroll, Section } from "../controls.tsx";
 import { correlation, percent, percentOf, whole } from "../format.ts";
 import { integratedAgainstPlain, linearMethods } from "../methods.ts";
 import { kindsOf } from "../select.ts";
@@ -10,7 +10,7 @@ import { Series, SeriesLegend, seriesOf } from "./series.tsx";
 type Exactness = Comparison["exactness"][number];
 
 /** How near the linear methods come to patching each feature by itself: by layer, and over all sites. */
-export function ExactnessPart({ data }: { data: Comparison }) {
+export function ExactnessSection({ data }: { data: Comparison }) {
   const methods = useMemo(() => seriesOf(data, linearMethods(data)), [data]);
   const findings = integratedAgainstPlain(data);
   const kinds = kindsOf(data.exactness.map((row) => row.site).filter((site) => site !== ""));
@@ -25,7 +25,7 @@ export function ExactnessPart({ data }: { data: Comparison }) {
   const byKind = useMemo(() => kinds.map((kind) => values.filter((row) => row.kind === kind)), [values]);
   const overall = data.exactness.filter((row) => row.site === "");
   return (
-    <Part id="exactness" title="How near are they to the truth?">
+    <Section id="exactness" title="How near are they to the truth?">
       <p>
         <i>exact</i> gives one feature at one node its patch value and computes the metric again: the truth that the
         linear methods approximate. Here they are compared over the features that were patched.
@@ -64,7 +64,7 @@ export function ExactnessPart({ data }: { data: Comparison }) {
           <BySite data={data} methods={methods.map(({ name }) => name)} />
         </>
       )}
-    </Part>
+    </Section>
   );
 }
 
