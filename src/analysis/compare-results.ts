@@ -45,6 +45,9 @@ export const methodResultSchema = z.strictObject({
 
 export type MethodResult = z.infer<typeof methodResultSchema>;
 
+/** Features to patch: by site, or the so many strongest of `analytic` at each; null for all. */
+export type FeatureChoice = readonly (readonly [SiteName, readonly number[]])[] | number | null;
+
 /** A method with what it found. */
 export interface MeasuredMethod {
   readonly spec: MethodSpec;
@@ -104,10 +107,7 @@ export function findingsOf(measured: readonly MeasuredMethod[], top: number | nu
  * The features that `exact` patches at each site: those among the `top` strongest of any of the other methods. A number, if there is no other method:
  * then they are the strongest of `analytic`, which exact finds out itself.
  */
-export function featuresToPatch(
-  others: readonly MethodResult[],
-  top: number | null,
-): readonly (readonly [SiteName, readonly number[]])[] | number | null {
+export function featuresToPatch(others: readonly MethodResult[], top: number | null): FeatureChoice {
   if (top === null) return null;
   if (others.length === 0) return top;
   return others[0]!.sites.map(({ site }) => [

@@ -1,15 +1,10 @@
-import { existsSync } from "node:fs";
-import { rename } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
-import { join } from "node:path";
-import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../analysis/compare-methods.ts";
-import { featuresToPatch, findingsOf, type MethodResult, methodResultSchema } from "../analysis/compare-results.ts";
-import { checkFits, checkRoom, estimateRun, gemmGflops, workLine } from "../analysis/estimate.ts";
+import { type ComparedThings, checkMethodsFit, compareStep } from "../analysis/compare.ts";
+import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
+import { checkRoom, gemmGflops, workLine } from "../analysis/estimate.ts";
 import { type CompareOptions, taskName } from "../analysis/options.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { planFor } from "../effects/capture-for.ts";
-import { wantedBy } from "../effects/dispatch.ts";
 import { UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { parameterCount } from "../models/model.ts";
@@ -18,16 +13,16 @@ import { dictionaryWarnings, type OpenModel, openJob } from "../open/open.ts";
 import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
-import { type Comparison, comparisonSchema } from "../report/comparison.ts";
-import { closeFinished, type FolderKind, type OpenFolder, openWorkFolder, partialFor } from "../results/folder.ts";
-import { comparisonFile, reportFile, reportTemplate, writeComparisonReport } from "../results/report.ts";
+import type { Comparison } from "../report/comparison.ts";
+import { comparisonPlaces, openComparisonFolder } from "../results/comparison.ts";
+import type { OpenFolder } from "../results/folder.ts";
+import { reportTemplate } from "../results/report.ts";
 import type { SiteName } from "../site.ts";
-import { jobProblem, makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "../storage/files.ts";
+import { jobProblem } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
-import { isSealed } from "../storage/seal.ts";
-import { featuresFile, forestOf, type MethodRequest, resultFile, resultSeal } from "./compare-measure.ts";
+import type { MethodRequest } from "./compare-measure.ts";
 import { measureInProcess } from "./compare-process.ts";
 
 export interface CompareRequest {
@@ -44,16 +39,6 @@ export interface CompareOutcome {
   readonly again: boolean;
 }
 
-const comparisonFolder: FolderKind<Comparison> = {
-  noun: "comparison",
-  manifestFile: comparisonFile,
-  schema: comparisonSchema,
-  files: (stored) => {
-    const { options } = Object(stored) as { options?: { methods?: unknown } };
-    return [reportFile, ...namesIn(options?.methods).map((name) => join(methodFolder(name), featuresFile))];
-  },
-};
-
 /**
  * The methods side by side (`sfc compare`), each in a process of its own, one after the other; then what their effects have in common.
  *
@@ -66,14 +51,14 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
   // Better now than at the end of the work.
   const template = await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
-  const { folder, inputs, files, width } = await openWork(request, specs, reporter);
+  const { folder, things, files, width } = await openWork(request, specs, reporter);
   if ("comparison" in folder) {
     reporter.end();
     const { comparison } = folder;
     return { comparison, again: true };
   }
   try {
-    const comparison = await work({ request, specs, folder, inputs, files, width, template, reporter });
+    const comparison = await work({ request, specs, folder, things, files, width, template, reporter });
     return { comparison, again: false };
   } catch (error) {
     throw jobProblem(files.reasonOf(error), request.folder);
@@ -81,28 +66,6 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
     await folder.release();
   }
 }
-
-/** Refuses methods that need more memory than there is. @throws UserError saying what to do instead */
-async function checkMethodsFit(
-  specs: readonly MethodSpec[],
-  { by_pair, ...options }: CompareOptions,
-  opened: OpenModel,
-  dictionaries: ReadonlyMap<SiteName, Dictionary>,
-  pairs: readonly TokenPair[],
-): Promise<void> {
-  for (const spec of specs) {
-    const { method, batch, steps } = spec;
-    const plan = planFor(
-      { forest: forestOf(pairs, spec, by_pair), ...(batch !== null && { batch }) },
-      wantedBy(method),
-    );
-    const work = { ...options, method, score: "effect", ...(steps !== null && { steps }) } as const;
-    checkFits(await estimateRun(opened, dictionaries, [plan], work, thisMachine), [plan], method, thisMachine);
-  }
-}
-
-/** What is known of a comparison before any method has run. */
-type Inputs = Omit<Comparison, "status" | "accuracy" | "methods" | "agreement" | "scatter" | "sums" | "exactness">;
 
 /** Opens all that is compared, to see that it can be, and the folder; closes all but the folder again. */
 async function openWork(
@@ -115,9 +78,9 @@ async function openWork(
   if (options.weights === "held") checkRoom(opened.model, options.precision, thisMachine);
   const { kept, warnings: told } = usablePairs(opened.source, opened, options, reporter);
   const recorded = { ...options };
-  const folder = await openWorkFolder(comparisonFolder, path, recorded, force);
+  const folder = await openComparisonFolder(path, recorded, force);
   try {
-    if (folder.state !== "finished") await checkMethodsFit(specs, options, opened, dictionaries, kept);
+    if (folder.state !== "finished") await checkMethodsFit(specs, options, opened, dictionaries, kept, thisMachine);
     const dummy = options.sae_source === "dummy";
     const warnings = [
       ...opened.warnings,
@@ -130,7 +93,7 @@ async function openWork(
     const sha256 = await identityOf(opened, dictionaries, kept);
     if (folder.state === "finished") checkSameInputs(path, folder.manifest.sha256, sha256);
     else for (const warning of warnings) reporter.line(warning);
-    const inputs: Inputs = {
+    const things: ComparedThings = {
       format: 1,
       command,
       options: recorded,
@@ -155,7 +118,7 @@ async function openWork(
     opened.inputs.check();
     return {
       folder: folder.state === "finished" ? { comparison: folder.manifest } : folder,
-      inputs,
+      things,
       files: opened.inputs,
       width: opened.model.width,
     };
@@ -189,11 +152,11 @@ function checkSameInputs(path: string, then: Comparison["sha256"], now: Comparis
   );
 }
 
-interface WorkSetting {
+interface Work {
   readonly request: CompareRequest;
   readonly specs: readonly MethodSpec[];
   readonly folder: OpenFolder<Comparison>;
-  readonly inputs: Inputs;
+  readonly things: ComparedThings;
   /** The files that the methods read. */
   readonly files: InputFiles;
   /** D, the model's. */
@@ -202,99 +165,25 @@ interface WorkSetting {
   readonly reporter: Reporter;
 }
 
-async function work(setting: WorkSetting): Promise<Comparison> {
-  const { request, specs, folder, inputs, files, template, reporter } = setting;
+/** Runs each method in a process of its own, and compares them in the folder. */
+async function work({ request, specs, folder, things, files, width, template, reporter }: Work): Promise<Comparison> {
   if (folder.state === "resume") reporter.line(`Resuming the interrupted comparison in ${folder.path}.`);
-  const unfinished: Comparison = {
-    ...inputs,
-    status: "running",
-    accuracy: null,
-    methods: [],
-    agreement: [],
-    scatter: [],
-    sums: [],
-    exactness: [],
-  };
-  await writeComparison(folder.path, unfinished);
-  const partial = await partialFor(folder, [inputs.versions, inputs.sha256], () =>
-    reporter.line(
-      "The model, the SAEs, the pairs or this program changed since the interruption, so the comparison starts over.",
-    ),
-  );
-  const results = await measureAll(setting, partial);
-
-  reporter.begin("comparing", 1);
-  const measured = specs.map((spec) => ({ spec, result: results.get(spec.name)! }));
-  const findings = findingsOf(measured, request.options.top);
-  const comparison: Comparison = {
-    ...inputs,
-    ...findings,
-    status: "finished",
-    warnings: [...inputs.warnings, ...findings.warnings],
-  };
-  for (const { name } of specs) await moveFeatures(partial, folder.path, name);
-  await writeComparisonReport(folder.path, comparison, template);
-  files.check();
-  await writeComparison(folder.path, comparison);
-  await closeFinished(folder);
+  const { methods: _, steps: __, rule: ___, top, by_pair: byPair, weights, ...options } = request.options;
+  const places = comparisonPlaces(folder, {
+    inputs: files,
+    template,
+    startOver: () =>
+      reporter.line(
+        "The model, the SAEs, the pairs or this program changed since the interruption, so the comparison starts over.",
+      ),
+    async measure(run, folder) {
+      // Measured while nothing else runs.
+      const gflops = run.spec.method === "exact" ? await gemmGflops(width) : 0;
+      const asked: MethodRequest = { ...run, options, weights, folder, inputs: files.states() };
+      await measureInProcess(asked, reporter, ({ patches, flops }) => reporter.line(workLine(patches, flops, gflops)));
+    },
+  });
+  const comparison = await compareStep(specs, { top, byPair }, things, places, reporter);
   reporter.end();
   return comparison;
-}
-
-/** Runs the methods that have not run yet, `exact` last: which features it patches may depend on the others. */
-async function measureAll(
-  { request: { options, folder: path }, specs, files, width, reporter }: WorkSetting,
-  partial: string,
-): Promise<ReadonlyMap<string, MethodResult>> {
-  const results = new Map<string, MethodResult>();
-  const isExact = ({ method }: MethodSpec) => method === "exact";
-  const { methods: _, steps: __, rule: ___, top, by_pair: byPair, weights, ...setting } = options;
-  for (const spec of [...specs.filter((of) => !isExact(of)), ...specs.filter(isExact)]) {
-    const folder = join(partial, methodFolder(spec.name));
-    const known = await storedResult(folder, join(path, methodFolder(spec.name)));
-    if (known) {
-      results.set(spec.name, known);
-      continue;
-    }
-    const features = isExact(spec) ? featuresToPatch([...results.values()], top) : null;
-    const request: MethodRequest = { setting, weights, spec, byPair, features, folder, inputs: files.states() };
-    // Measured while nothing else runs.
-    const gflops = isExact(spec) ? await gemmGflops(width) : 0;
-    await measureInProcess(request, reporter, ({ patches, flops }) => reporter.line(workLine(patches, flops, gflops)));
-    const result = await storedResult(folder, join(path, methodFolder(spec.name)));
-    if (!result) throw new Error(`internal: ${spec.name} left no result`);
-    results.set(spec.name, result);
-  }
-  return results;
-}
-
-/**
- * What a method that has finished left; null if it has not, or it is not whole any more.
- *
- * @param moved where its table may have been moved to
- */
-async function storedResult(folder: string, moved: string): Promise<MethodResult | null> {
-  const table = [folder, moved].map((at) => join(at, featuresFile)).find(existsSync);
-  const files = [join(folder, resultFile), ...(table === undefined ? [] : [table])];
-  if (!(await isSealed(join(folder, resultSeal), files))) return null;
-  const stored = await readJsonFile(join(folder, resultFile)).catch(() => null);
-  return methodResultSchema.safeParse(stored).data ?? null;
-}
-
-/** Puts a method's table in its place. An interruption among several leaves the others where they were. */
-async function moveFeatures(partial: string, path: string, name: string): Promise<void> {
-  const to = join(path, methodFolder(name));
-  try {
-    await makeFolder(to);
-    await rename(join(partial, methodFolder(name), featuresFile), join(to, featuresFile));
-  } catch (error) {
-    // One that was moved before an interruption lies there already.
-    const moved = (error as NodeJS.ErrnoException).code === "ENOENT" && existsSync(join(to, featuresFile));
-    if (!moved) throw writeProblem(error, to);
-  }
-}
-
-async function writeComparison(path: string, comparison: Comparison): Promise<void> {
-  const text = JSON.stringify(comparisonSchema.parse(comparison), null, 2);
-  await writeFileAtomic(join(path, comparisonFile), `${text}\n`);
 }

@@ -1,4 +1,5 @@
 import { readFileSync, writeFileSync } from "node:fs";
+import type { MemoryMeter } from "../analysis/compare-measure.ts";
 
 /** Resident memory of this process now, in bytes. */
 export const residentBytes = (): number => process.memoryUsage.rss();
@@ -28,3 +29,12 @@ function highWater(): number | undefined {
     return undefined;
   }
 }
+
+/** Measures the memory of this process. Garbage is collected first where Node was started with `--expose-gc`. */
+export const processMeter: MemoryMeter = {
+  begin() {
+    globalThis.gc?.();
+    return { bytes: residentBytes(), isReset: resetPeak() };
+  },
+  peak: peakBytes,
+};
