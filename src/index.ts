@@ -7,6 +7,9 @@
  * @module
  */
 
+export { type AnalyseOptions, type AnalysisResult, analyse, type TopQuery } from "./analysis/analyse.ts";
+export type { LanguageModel } from "./analysis/language-model.ts";
+export type { Rejected } from "./analysis/pairs.ts";
 export type { AnsweredPrompt, PromptActivations, PromptGradients } from "./analysis/prompts.ts";
 export type { PairResult } from "./analysis/steps.ts";
 export type { Floats } from "./capture/hooks.ts";
@@ -21,19 +24,7 @@ export type { NodesTable } from "./effects/sums.ts";
 export { type ErrorCode, errorCodes, StoppedError, UsageError, UserError } from "./errors.ts";
 export type { Device } from "./graph/runtime.ts";
 export type { LoadedModel } from "./models/weights.ts";
-export {
-  type AnalyseOptions,
-  type AnalysisResult,
-  analyse,
-  type LanguageModel,
-  type ModelOptions,
-  openModel,
-  openSaes,
-  type SaeOptions,
-  type Saes,
-  type TopQuery,
-} from "./open/library.ts";
-export type { Rejected } from "./open/open-pairs.ts";
+export { type ModelOptions, openModel, openSaes, type SaeOptions, type Saes } from "./open/library.ts";
 export type { Progress, Watching } from "./progress.ts";
 export { type BosChoice, bosChoices } from "./prompts/bos.ts";
 export type { AnswerTokens } from "./prompts/check.ts";

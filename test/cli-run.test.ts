@@ -3,12 +3,13 @@ import { cp, mkdir, mkdtemp, readdir, readlink, realpath, rm, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { chooseSites } from "../src/analysis/sites.ts";
 import { writeSafetensors } from "../src/bytes/safetensors.ts";
 import { pairs as runPairs } from "../src/commands/check-pairs.ts";
 import { type RunRequest, run } from "../src/commands/run.ts";
 import { closeDictionaries } from "../src/dictionaries/open.ts";
 import { UserError } from "../src/errors.ts";
-import { chooseSites, openModel, openSaes } from "../src/open/open.ts";
+import { openModel, openSaes } from "../src/open/open.ts";
 import type { Reporter } from "../src/progress.ts";
 import { examples, llama, manifestOf, writeExamples, writeSae } from "./cli-harness.ts";
 

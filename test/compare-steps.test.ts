@@ -4,11 +4,11 @@ import { type ComparedInput, type MemoryMeter, type MethodRun, measureStep } fro
 import { parseMethods } from "../src/analysis/compare-methods.ts";
 import type { MethodResult } from "../src/analysis/compare-results.ts";
 import { memoryPlaces } from "../src/analysis/memory.ts";
+import { usablePairs } from "../src/analysis/pairs.ts";
 import { analysePairs, prepare } from "../src/analysis/steps.ts";
 import { StoppedError } from "../src/errors.ts";
 import { heldWeights, loadedModel } from "../src/models/weights.ts";
 import { type OpenJob, openJob } from "../src/open/open.ts";
-import { usablePairs } from "../src/open/open-pairs.ts";
 import { postingReporter, type Reporter } from "../src/progress.ts";
 import { isOutside } from "../src/prompts/outside.ts";
 import type { Comparison } from "../src/report/comparison.ts";

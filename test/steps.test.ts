@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { estimateStep, type Machine } from "../src/analysis/estimate.ts";
 import { memoryPlaces } from "../src/analysis/memory.ts";
 import type { JobOptions } from "../src/analysis/options.ts";
+import { usablePairs } from "../src/analysis/pairs.ts";
 import {
   type AnalysisInput,
   type AnalysisRecord,
@@ -24,7 +25,6 @@ import { nodesTable } from "../src/effects/sums.ts";
 import { StoppedError } from "../src/errors.ts";
 import { heldWeights, loadedModel } from "../src/models/weights.ts";
 import { type OpenJob, openJob } from "../src/open/open.ts";
-import { usablePairs } from "../src/open/open-pairs.ts";
 import { postingReporter, type Reporter } from "../src/progress.ts";
 import { readFeatures } from "../src/results/tables.ts";
 

@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { defaultTask, embeddedModel, type JobOptions, type WorkOptions } from "../analysis/options.ts";
+import { checkTask } from "../analysis/pairs.ts";
 import { UsageError } from "../errors.ts";
-import { checkTask } from "../open/open-pairs.ts";
 import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
 import { taskNames } from "../prompts/english/tasks.ts";

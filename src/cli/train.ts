@@ -1,12 +1,13 @@
 import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { embeddedModel } from "../analysis/options.ts";
+import { parseLayers } from "../analysis/sites.ts";
 import { evaluateModel, trainModel } from "../commands/train-lm.ts";
 import { evaluateSaes, trainSaes } from "../commands/train-sae.ts";
 import { readText } from "../commands/train-text.ts";
 import { UsageError } from "../errors.ts";
 import { parameterCount } from "../models/model.ts";
-import { openModel, parseLayers } from "../open/open.ts";
+import { openModel } from "../open/open.ts";
 import { parseKinds, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { packageRoot } from "../storage/package.ts";
 import { demoDictionaryRecipe, demoRecipe } from "../training/demo.ts";

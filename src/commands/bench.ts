@@ -1,5 +1,6 @@
 import { cpus } from "node:os";
 import { defaultExamples, defaultTask } from "../analysis/options.ts";
+import { noPairs, usablePairs } from "../analysis/pairs.ts";
 import { captureAll } from "../capture/capture.ts";
 import { readingHooks } from "../capture/hooks.ts";
 import { openRunner } from "../capture/run.ts";
@@ -12,7 +13,7 @@ import { constant, input, type Tensor } from "../graph/tensor.ts";
 import { type Model, parameterCount } from "../models/model.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
-import { noPairs, readPairText, usablePairs } from "../open/open-pairs.ts";
+import { readPairText } from "../open/pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";

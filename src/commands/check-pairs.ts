@@ -1,13 +1,13 @@
 import { stat } from "node:fs/promises";
 import { countText } from "../amounts.ts";
 import type { JobOptions } from "../analysis/options.ts";
+import { type PairOptions, type Rejected, usablePairs } from "../analysis/pairs.ts";
 import { runMetric } from "../capture/capture.ts";
 import { StoppedError, UsageError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
 import { loadedModel, streamedWeights } from "../models/weights.ts";
 import { openJob } from "../open/open.ts";
-import { type PairOptions, type Rejected, usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import { groupPairs, type PromptPair, type Split } from "../prompts/pairs.ts";
 import { writePairs } from "../prompts/read-pairs.ts";

@@ -1,12 +1,12 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { type MethodRun, measureStep } from "../analysis/compare-measure.ts";
 import type { WorkOptions } from "../analysis/options.ts";
+import { usablePairs } from "../analysis/pairs.ts";
 import type { MethodInput } from "../effects/method.ts";
 import type { Device } from "../graph/runtime.ts";
 import { silent } from "../hub/pull.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import { openJob } from "../open/open.ts";
-import { usablePairs } from "../open/open-pairs.ts";
 import type { Reporter } from "../progress.ts";
 import { writeMethodResult } from "../results/method-result.ts";
 import { type FileState, InputFiles } from "../storage/input-files.ts";

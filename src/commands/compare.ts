@@ -3,14 +3,14 @@ import { type ComparedThings, checkMethodsFit, compareStep } from "../analysis/c
 import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
 import { checkRoom, gemmGflops, workLine } from "../analysis/estimate.ts";
 import { type CompareOptions, taskName } from "../analysis/options.ts";
+import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { parameterCount } from "../models/model.ts";
 import { checkRuntime } from "../open/device.ts";
-import { dictionaryWarnings, type OpenModel, openJob } from "../open/open.ts";
-import { usablePairs } from "../open/open-pairs.ts";
+import { type OpenModel, openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { Comparison } from "../report/comparison.ts";
@@ -85,7 +85,7 @@ async function openWork(
     const warnings = [
       ...opened.warnings,
       ...told,
-      ...dictionaryWarnings(dictionaries, kept, opened),
+      ...dictionaryWarnings(dictionaries, kept, opened.tokenizer),
       ...(dummy
         ? ["DUMMY dictionaries: random directions in place of trained features. No feature here means anything."]
         : []),

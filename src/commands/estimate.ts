@@ -1,8 +1,8 @@
 import { type EstimateResult, estimateStep } from "../analysis/estimate.ts";
 import type { JobOptions } from "../analysis/options.ts";
+import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
 import { silent } from "../hub/pull.ts";
-import { dictionaryWarnings, openJob } from "../open/open.ts";
-import { usablePairs } from "../open/open-pairs.ts";
+import { openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import { thisMachine } from "../storage/machine.ts";
 
@@ -18,7 +18,7 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   const { dictionaries } = opened;
   for (const warning of opened.warnings) reporter.line(warning);
   const { kept } = usablePairs(opened.source, opened, options, reporter);
-  for (const warning of dictionaryWarnings(dictionaries, kept, opened)) reporter.line(warning);
+  for (const warning of dictionaryWarnings(dictionaries, kept, opened.tokenizer)) reporter.line(warning);
   const result = await estimateStep(opened, dictionaries, kept, options, thisMachine);
   reporter.end();
   return result;

@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { embeddedModel } from "../analysis/options.ts";
+import { chooseSites, parseLayers } from "../analysis/sites.ts";
 import { UsageError, UserError } from "../errors.ts";
 import { blobPath, hasFile, repoFolder } from "../hub/cache.ts";
 import { modelPreset, saePreset } from "../hub/presets.ts";
@@ -8,7 +9,6 @@ import { type PullPlan, pull, stoppable } from "../hub/pull.ts";
 import { type ChooseSites, chosenSaes, planWant } from "../hub/resolve.ts";
 import { type HubSettings, hubSettings } from "../hub/settings.ts";
 import { folderWant, modelPlace, modelWant, parseHubPath, presetNames, presetWants, type Want } from "../hub/wants.ts";
-import { chooseSites, parseLayers } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import { parseKinds } from "../site.ts";
 

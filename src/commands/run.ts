@@ -1,13 +1,13 @@
 import { checkFits, type Estimate, estimateLine, estimateRun, totalSeconds, workLine } from "../analysis/estimate.ts";
 import type { JobOptions } from "../analysis/options.ts";
+import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
 import { type AnalysisInput, analysePairs, capturedSites, type Prepared, prepare } from "../analysis/steps.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import { checkRuntime } from "../open/device.ts";
-import { dictionaryWarnings, type OpenJob, type OpenModel, openJob } from "../open/open.ts";
-import { usablePairs } from "../open/open-pairs.ts";
+import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder, partialFor } from "../results/folder.ts";
@@ -76,7 +76,7 @@ async function analyse(
   const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
     if (folder.state === "resume") reporter.line(`Resuming the interrupted run in ${path}.`);
-    const about = dictionaryWarnings(dictionaries, checked.kept, opened);
+    const about = dictionaryWarnings(dictionaries, checked.kept, opened.tokenizer);
     for (const warning of [...opened.warnings, ...checked.warnings, ...about]) job.warn(warning);
     await job.work(checked.kept);
   } catch (error) {

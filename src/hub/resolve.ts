@@ -1,5 +1,6 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import type { Inputs } from "../analysis/opened.ts";
 import { type Folder, readJson } from "../bytes/folder.ts";
 import { memorySource } from "../bytes/memory.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -79,7 +80,7 @@ export async function openHubDictionaries(
   model: Model,
   modelName: string,
   reporter: PullReporter,
-  inputs = new InputFiles(),
+  inputs: Inputs = new InputFiles(),
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const settings = await hubSettings();
   const preset = saePreset(source);
@@ -127,7 +128,7 @@ async function openPreset(
   saes: readonly PresetSae[],
   snapshots: readonly Snapshot[],
   { cache }: HubSettings,
-  inputs: InputFiles,
+  inputs: Inputs,
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
   const opened = new Map<SiteName, Dictionary>();
   try {

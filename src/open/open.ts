@@ -1,42 +1,30 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
+import { type OpenedModel, openFiles } from "../analysis/opened.ts";
 import { embeddedModel, type JobOptions } from "../analysis/options.ts";
+import type { PairOptions, PairSource } from "../analysis/pairs.ts";
+import { chooseSites, parseLayers } from "../analysis/sites.ts";
 import { subfolder } from "../bytes/folder.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dummyDictionary } from "../dictionaries/dummy.ts";
-import { fitDictionary, unlikeTraining } from "../dictionaries/fit.ts";
+import { fitDictionary } from "../dictionaries/fit.ts";
 import { closeDictionaries, openDictionaries, openDictionary } from "../dictionaries/open.ts";
-import { UsageError, UserError } from "../errors.ts";
+import { UserError } from "../errors.ts";
 import { modelPreset } from "../hub/presets.ts";
 import { type PullReporter, silent } from "../hub/pull.ts";
 import { type ChooseSites, defaultSaes, modelFolder, openHubDictionaries } from "../hub/resolve.ts";
-import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
-import { fittedModel } from "../models/fitted.ts";
-import type { Model } from "../models/model.ts";
 import { isOtherModel } from "../models/names.ts";
-import { type BosChoice, withBos } from "../prompts/bos.ts";
+import type { BosChoice } from "../prompts/bos.ts";
 import { excerpt } from "../prompts/excerpt.ts";
-import type { TokenPair } from "../prompts/pairs.ts";
-import { loadTokenizer, type Tokenizer } from "../prompts/tokenizer.ts";
-import { compareSites, parseKinds, parseSite, type Site, type SiteKind, type SiteName, siteName } from "../site.ts";
+import { parseKinds, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 import { InputFiles } from "../storage/input-files.ts";
 import { packageRoot } from "../storage/package.ts";
-import { openPairs, type PairOptions, type PairSource } from "./open-pairs.ts";
+import { openPairs } from "./pairs.ts";
 
-export interface OpenModel extends AsyncDisposable {
-  /** As asked for. */
-  readonly name: string;
-  readonly model: Model;
-  readonly checkpoint: Checkpoint;
-  readonly tokenizer: Tokenizer;
-  /** The folder that holds the model's files. */
-  readonly folder: string;
+/** A model, with the files that a job reads. */
+export interface OpenModel extends OpenedModel {
   /** All files that were opened for the job: the model's, and those of SAEs and pairs that are opened with it. */
   readonly inputs: InputFiles;
-  /** What whoever reads the numbers has to know of the model. */
-  readonly warnings: readonly string[];
-  /** Closes the model's files, and those of the SAEs that were opened with it. */
-  close(): Promise<void>;
 }
 
 /** A model opened for a job together with its SAEs and with what names its pairs; `close` closes all of them. */
@@ -106,31 +94,8 @@ export async function openModel(
   const path = name === embeddedModel ? `${packageRoot}models/${embeddedModel}` : await modelFolder(name, reporter);
   const gguf = (await isFolder(path)) ? undefined : basename(path);
   const folder = gguf === undefined ? path : dirname(path);
-  const opened = await openCheckpoint(await inputs.folder(folder), gguf, allowedFields);
-  try {
-    const { model, checkpoint, warnings } = await fittedModel(opened, path, allowedFields);
-    const loaded = loadTokenizer(
-      checkpoint.tokenizer,
-      checkpoint.tokenizerConfig,
-      gguf === undefined ? `${folder}/tokenizer.json` : path,
-    );
-    const tokenizer = withBos(loaded, bos, checkpoint.config, path);
-    const close = () => checkpoint.close();
-    return {
-      name,
-      model,
-      checkpoint,
-      tokenizer,
-      folder,
-      inputs,
-      warnings,
-      close,
-      [Symbol.asyncDispose]: close,
-    };
-  } catch (error) {
-    await opened.close();
-    throw error;
-  }
+  const opened = await openFiles({ name, path, folder, gguf, inputs, allowedFields, bos });
+  return { ...opened, inputs };
 }
 
 /**
@@ -140,7 +105,7 @@ export async function openModel(
  * @throws UserError if what is named has no dictionary, a layer does not exist, or a dictionary does not fit the model; StoppedError
  */
 export function openSaes(
-  opened: OpenModel,
+  opened: OpenedModel,
   { sae_source, layers, sites, seed }: Pick<JobOptions, "sae_source" | "layers" | "sites" | "seed">,
   reporter: PullReporter = silent,
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
@@ -165,7 +130,7 @@ export interface SaeChoice {
 
 /** Opens the SAEs of a source at the sites that are chosen, in order of computation, and closes the others again. See `openSaes`. */
 export async function openChosenSaes(
-  opened: OpenModel,
+  opened: OpenedModel,
   { source, kinds, seed, choose }: SaeChoice,
   reporter: PullReporter = silent,
 ): Promise<ReadonlyMap<SiteName, Dictionary>> {
@@ -183,7 +148,7 @@ export async function openChosenSaes(
 }
 
 /** The dictionary, with a warning if it names another model than the one at hand. */
-function ofModel(dictionary: Dictionary, { name, model, checkpoint }: OpenModel): Dictionary {
+function ofModel(dictionary: Dictionary, { name, model, checkpoint }: OpenedModel): Dictionary {
   const said = dictionary.trainedOn?.model;
   const { _name_or_path: path } = checkpoint.config;
   const names = [resolve(name), modelPreset(name)?.repo ?? name, ...(typeof path === "string" ? [path] : [])];
@@ -192,68 +157,8 @@ function ofModel(dictionary: Dictionary, { name, model, checkpoint }: OpenModel)
   return { ...dictionary, warnings: [...(dictionary.warnings ?? []), warning] };
 }
 
-/** What to say of dictionaries and of pairs that are unlike the texts that these were trained on; no line twice. */
-export function dictionaryWarnings(
-  dictionaries: ReadonlyMap<SiteName, Dictionary>,
-  pairs: readonly TokenPair[],
-  { tokenizer }: OpenModel,
-): string[] {
-  const all = [...dictionaries.values()];
-  const prompts = pairs.flatMap(({ clean, patch }) => [clean, patch]);
-  const { bosToken, outside } = tokenizer;
-  const bos = new Set([...outside.first, ...(bosToken === undefined ? [] : [bosToken])]);
-  return [...new Set([...all.flatMap((d) => d.warnings ?? []), ...unlikeTraining(all, prompts, bos)])];
-}
-
-/**
- * The sites to look at among those that have dictionaries, in order of computation: kind and layer together, `embed`, which has no layer, by name
- * only.
- *
- * @param kinds those of `--sites`, or null; each must have a dictionary, and with `layers` one in each of them
- * @param layers those of `--layers`, or null; each must have a dictionary
- * @throws UserError naming what has none
- */
-export function chooseSites(
-  there: readonly SiteName[],
-  kinds: readonly SiteKind[] | null,
-  layers: ReadonlySet<number> | null,
-): SiteName[] {
-  const chosen = there.filter((site) => {
-    const { kind, layer } = parseSite(site);
-    if (kind === "embed") return kinds?.includes("embed") ?? false;
-    return (layers?.has(layer) ?? true) && (kinds?.includes(kind) ?? true);
-  });
-  const missing = wantedPlaces(kinds, layers).find(({ has }) => !chosen.some((site) => has(parseSite(site))));
-  if (missing !== undefined) {
-    throw new UserError(
-      `SAEs: expected one for ${missing.name}, got only ${there.join(", ")}. Choose other --sites or --layers, or another --sae_source.`,
-      { code: "not_found" },
-    );
-  }
-  return chosen.sort(compareSites);
-}
-
-/** What has to have a dictionary, as the flags name it: a site, a kind, or a block. */
-function wantedPlaces(
-  kinds: readonly SiteKind[] | null,
-  layers: ReadonlySet<number> | null,
-): { readonly name: string; has(site: Site): boolean }[] {
-  const blocks = layers === null ? null : [...layers];
-  if (kinds === null) {
-    if (blocks === null) return [{ name: "a site in a block", has: ({ kind }) => kind !== "embed" }];
-    return blocks.map((block) => ({ name: `a site in block ${block}`, has: ({ layer }) => layer === block }));
-  }
-  return kinds.flatMap((wanted) => {
-    if (blocks === null || wanted === "embed") return { name: wanted, has: ({ kind }: Site) => kind === wanted };
-    return blocks.map((block) => ({
-      name: siteName({ kind: wanted, layer: block }),
-      has: ({ kind, layer }: Site) => kind === wanted && layer === block,
-    }));
-  });
-}
-
 async function findSaes(
-  { name, model, folder, inputs }: OpenModel,
+  { name, model, folder, inputs }: OpenedModel,
   source: string | null,
   kinds: readonly SiteKind[] | null,
   seed: number,
@@ -287,25 +192,6 @@ async function findSaes(
   }
   if (!found) return openHubDictionaries(source, choose, model, name, reporter, inputs);
   return openDictionaries(await inputs.folder(source));
-}
-
-/** `0-3,5` as layers. @throws UsageError if it is not of that form; UserError if there is no such layer */
-export function parseLayers(text: string, layers: number): ReadonlySet<number> {
-  const chosen = new Set<number>();
-  for (const part of text.split(",")) {
-    const match = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*$/.exec(part);
-    const [from, to] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
-    if (!match || from > to) {
-      throw new UsageError(`--layers: expected blocks like 0-3,5, got "${text}". Blocks are counted from 0.`);
-    }
-    if (to >= layers) {
-      throw new UsageError(
-        `--layers: expected blocks 0 to ${layers - 1}, got ${to}. This model has ${layers} of them.`,
-      );
-    }
-    for (let layer = from; layer <= to; layer++) chosen.add(layer);
-  }
-  return chosen;
 }
 
 async function isFolder(path: string): Promise<boolean> {

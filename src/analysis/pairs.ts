@@ -1,7 +1,6 @@
-import { constants, createReadStream } from "node:fs";
-import { open, stat } from "node:fs/promises";
 import { countText } from "../amounts.ts";
-import { defaultExamples, type JobOptions } from "../analysis/options.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { unlikeTraining } from "../dictionaries/fit.ts";
 import { UsageError, UserError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
@@ -12,11 +11,11 @@ import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { determinerPairs, pronounPairs, type TaskName, type TaskOptions, taskNames } from "../prompts/english/tasks.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import { inlinePair } from "../prompts/inline.ts";
-import { decodePairs } from "../prompts/pair-text.ts";
 import { groupPairs, type PromptPair, type TokenPair } from "../prompts/pairs.ts";
 import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
-import { InputFiles } from "../storage/input-files.ts";
+import type { SiteName } from "../site.ts";
+import { defaultExamples, type JobOptions } from "./options.ts";
 
 /** The options that say which pairs. */
 export type PairOptions = Pick<
@@ -30,9 +29,6 @@ export const noPairs: Omit<PairOptions, "seed"> = {
   pairs: null,
   num_examples: null,
 };
-
-/** Bytes of a file of pairs: what fits into one text with room to spare. */
-const mostBytes = 256e6;
 
 /** Pairs from here on show their progress. */
 const many = 2000;
@@ -50,25 +46,22 @@ interface Chosen {
 export interface PairSource {
   /** For errors: the file's path, or the task. */
   readonly name: string;
-  /** Has taken note of the file, and takes note of the model's. */
-  readonly inputs: InputFiles;
   choose(tokenizer: Tokenizer, reporter: Reporter): Chosen;
 }
 
 /**
- * Opens what `--task`, `--pairs` or `--clean` name. It is done before a model is looked for, so that a wrong name costs no download.
+ * The pairs that `--task`, `--pairs` or `--clean` name.
  *
  * The tasks speak the lexicon of the embedded model; agreement speaks common English where the tokenizer has not the lexicon's words as single tokens.
  *
+ * @param text of the file that `--pairs` names; null where it names none
  * @param patchless whether pairs may come without a patch prompt
- * @throws UserError if there is no such file, or the file is broken; UsageError if there is no such task
+ * @throws UserError if the text is broken; UsageError if there is no such task
  */
-export async function openPairs(options: PairOptions, { patchless = false } = {}): Promise<PairSource> {
+export function pairSource(options: PairOptions, text: string | null, { patchless = false } = {}): PairSource {
   const { task, pairs, clean = null, patch = null, answers = null, num_examples, seed } = options;
-  const inputs = new InputFiles();
   if (clean !== null && answers !== null) {
     return {
-      inputs,
       name: "--clean",
       choose(tokenizer) {
         const { pair, notes } = inlinePair({ clean, patch, answers }, tokenizer);
@@ -76,11 +69,10 @@ export async function openPairs(options: PairOptions, { patchless = false } = {}
       },
     };
   }
-  if (pairs === null) {
+  if (pairs === null || text === null) {
     checkTask(task);
     const perCase = num_examples ?? defaultExamples;
     return {
-      inputs,
       name: `the task ${task}`,
       choose: (tokenizer, reporter) => ({
         pairs: makePairs(task, tokenizer, perCase, seed, reporter),
@@ -90,7 +82,7 @@ export async function openPairs(options: PairOptions, { patchless = false } = {}
       }),
     };
   }
-  const imported = importPairs(await readPairText(pairs, inputs), pairs, { seed, patchless });
+  const imported = importPairs(text, pairs, { seed, patchless });
   const wanted = withinLimit(imported.pairs, num_examples);
   const chosen: Chosen = {
     pairs: wanted.map((i) => imported.pairs[i]!),
@@ -98,7 +90,7 @@ export async function openPairs(options: PairOptions, { patchless = false } = {}
     rejected: imported.rejected,
     notes: [...imported.notes, ...fewerThan(imported.pairs, num_examples)],
   };
-  return { inputs, name: pairs, choose: () => chosen };
+  return { name: pairs, choose: () => chosen };
 }
 
 /** Refuses a task that there is not. @throws UsageError */
@@ -107,51 +99,6 @@ export function checkTask(task: string | null): asserts task is TaskName {
   throw new UsageError(
     `--task: expected one of ${taskNames.join(", ")}, got "${excerpt(task ?? "", 60)}". Give a file of your own with --pairs FILE.`,
   );
-}
-
-/**
- * The text of a file of pairs, or of a pipe, but not without end.
- *
- * @param inputs takes note of it
- * @throws UserError if there is no such file, it is too long, or it is no text
- */
-export async function readPairText(path: string, inputs = new InputFiles()): Promise<string> {
-  inputs.watch(path);
-  const chunks: Buffer[] = [];
-  let length = 0;
-  const waiting = setTimeout(() => void endPipe(path), longestWait);
-  try {
-    for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
-      clearTimeout(waiting);
-      chunks.push(chunk);
-      length += chunk.length;
-      if (length > mostBytes) break;
-    }
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const why = code === "ENOENT" ? "which does not exist" : `which cannot be read (${code})`;
-    throw new UserError(`--pairs: expected a file of JSON lines, got ${path}, ${why}. Check the path.`, {
-      code: "not_found",
-    });
-  } finally {
-    clearTimeout(waiting);
-  }
-  if (length > mostBytes) {
-    throw new UserError(
-      `--pairs: expected a file of at most ${mostBytes / 1e6} MB, got more in ${path}. Split the file.`,
-    );
-  }
-  return decodePairs(Buffer.concat(chunks), path);
-}
-
-/** Milliseconds until what writes to a named pipe has to have begun. */
-const longestWait = 5000;
-
-/** Ends the wait for whoever opens a named pipe to write to it, which no signal would; one that is open already stays so. */
-async function endPipe(path: string): Promise<void> {
-  if (!(await stat(path).catch(() => undefined))?.isFIFO()) return;
-  const writer = await open(path, constants.O_WRONLY | (constants.O_NONBLOCK ?? 0)).catch(() => undefined);
-  await writer?.close();
 }
 
 /** The pairs of a task. @throws UserError if there are not so many; StoppedError */
@@ -297,4 +244,17 @@ function repeated({ kept, rejected }: CheckedPairs, lines: readonly number[] | n
   if (example === undefined) return [];
   const where = lines === null ? "" : ` (e.g. lines ${lines[example[0]]} and ${lines[example[1]]})`;
   return [`${countText(count, "pair")} ${count === 1 ? "repeats another" : "repeat others"}${where}; each counts.`];
+}
+
+/** What to say of dictionaries and of pairs that are unlike the texts that these were trained on; no line twice. */
+export function dictionaryWarnings(
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  pairs: readonly TokenPair[],
+  tokenizer: Pick<Tokenizer, "bosToken" | "outside">,
+): string[] {
+  const all = [...dictionaries.values()];
+  const prompts = pairs.flatMap(({ clean, patch }) => [clean, patch]);
+  const { bosToken, outside } = tokenizer;
+  const bos = new Set([...outside.first, ...(bosToken === undefined ? [] : [bosToken])]);
+  return [...new Set([...all.flatMap((d) => d.warnings ?? []), ...unlikeTraining(all, prompts, bos)])];
 }
