@@ -62,17 +62,19 @@ export async function unexplainedOf(
   if (rows.length < 2) return null;
   const { outputWidth: D, normalization } = dictionary;
   const bias = await dictionary.decoderBias();
-  const tokens = rows.map((row) => x.subarray(row * D, (row + 1) * D));
   const mean = new Float64Array(D);
-  for (const token of tokens) for (let d = 0; d < D; d++) mean[d]! += token[d]! / rows.length;
+  for (const row of rows) for (let d = 0; d < D; d++) mean[d]! += x[row * D + d]! / rows.length;
   let [missed, variance] = [0, 0];
-  for (const [i, token] of tokens.entries()) {
-    const left = withoutBias(token, bias, normalization);
-    const { features, values } = codeRow(codes, rows[i]!);
-    features.forEach((feature, k) => {
-      const at = start[feature]!;
-      for (let d = 0; d < D; d++) left[d]! -= values[k]! * data[at + d]!;
-    });
+  const left = new Float64Array(D);
+  for (const row of rows) {
+    const token = x.subarray(row * D, (row + 1) * D);
+    takeWithoutBias(left, token, bias, normalization);
+    const { features, values } = codeRow(codes, row);
+    for (let k = 0; k < features.length; k++) {
+      const at = start[features[k]!]!;
+      const value = values[k]!;
+      for (let d = 0; d < D; d++) left[d]! -= value * data[at + d]!;
+    }
     for (let d = 0; d < D; d++) {
       missed += left[d]! ** 2;
       variance += (token[d]! - mean[d]!) ** 2;
@@ -81,12 +83,20 @@ export async function unexplainedOf(
   return variance > 0 ? missed / variance : null;
 }
 
-/** A token's activation less all of its reconstruction that no feature contributes: b_dec, or σ·b_dec and the token's mean. */
-function withoutBias(x: ArrayLike<number>, bias: Float32Array, normalization: Normalization | undefined): Float64Array {
+/** left[D] = a token's activation x[D] less all of its reconstruction that no feature contributes: b_dec, or σ·b_dec and the token's mean. */
+function takeWithoutBias(
+  left: Float64Array,
+  x: Floats,
+  bias: Float32Array,
+  normalization: Normalization | undefined,
+): void {
   const D = x.length;
-  const numbers = Array.from(x);
-  const mean = normalization === "layer_norm" ? numbers.reduce((a, b) => a + b, 0) / D : 0;
-  const squares = numbers.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  const scale = normalization === undefined ? 1 : Math.sqrt(squares / (normalization === "layer_norm" ? D - 1 : D));
-  return Float64Array.from(numbers, (value, d) => value - mean - scale * bias[d]!);
+  let [mean, scale] = [0, 1];
+  if (normalization === "layer_norm") for (let d = 0; d < D; d++) mean += x[d]! / D;
+  if (normalization !== undefined) {
+    let squares = 0;
+    for (let d = 0; d < D; d++) squares += (x[d]! - mean) ** 2;
+    scale = Math.sqrt(squares / (normalization === "layer_norm" ? D - 1 : D));
+  }
+  for (let d = 0; d < D; d++) left[d] = x[d]! - mean - scale * bias[d]!;
 }
