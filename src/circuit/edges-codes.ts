@@ -20,8 +20,8 @@ export interface NodeCodes {
   readonly fPatch: Float64Array;
   /** Every feature that has an entry, ascending. */
   readonly live: Int32Array;
-  /** For each feature its place in `live`; −1 for others. */
-  readonly liveOf: Int32Array;
+  /** Of each entry its feature's place in `live`. */
+  readonly liveAt: Int32Array;
 }
 
 /** Reads the codes of a site. */
@@ -63,7 +63,7 @@ export async function nodeCodes(captured: Capture, dictionary: Dictionary, reade
     fClean: Float64Array.from(fClean),
     fPatch: Float64Array.from(fPatch),
     live: Int32Array.from(live),
-    liveOf,
+    liveAt: Int32Array.from(feature, (at) => liveOf[at]!),
   };
 }
 

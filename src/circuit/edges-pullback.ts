@@ -258,9 +258,11 @@ function cotangentsOf(tiles: readonly RowTile[], n: number, size: number, K: num
   tiles.forEach(({ row, owned }, t) => {
     row.forEach((r, i) => {
       if (r < 0 || !owned[i]) return;
+      const own = v.subarray(r * D, (r + 1) * D);
       for (let k = 0; k < K; k++) {
         const at = rowIn(t, k, K, n, i) * D;
-        for (let d = 0; d < D; d++) out[at + d] = v[r * D + d]! / K;
+        out.set(own, at);
+        if (K > 1) for (let d = at; d < at + D; d++) out[d]! /= K;
       }
     });
   });
@@ -276,7 +278,7 @@ function pathValue(captured: Capture, pack: Pack, { x, width: D }: SiteCapture, 
     const [clean, at] = [cleanRow(captured, node) * D, row * D];
     const α = points[Math.floor(row / n) % points.length]!;
     if (α === 0 || !isChanged(backward, node)) {
-      for (let d = 0; d < D; d++) out[at + d] = x[clean + d]!;
+      out.set(x.subarray(clean, clean + D), at);
       return;
     }
     const patch = patchRow(captured, node) * D;

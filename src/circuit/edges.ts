@@ -8,11 +8,19 @@ import { pointsOf } from "../effects/integrated.ts";
 import type { MethodInput } from "../effects/method.ts";
 import { secantGradients, secantSteps, sitesOfSecant } from "../effects/secant.ts";
 import { isChanged, type PrefixForest } from "../forest/forest.ts";
+import { openLoops } from "../graph/loops/loops.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { type Check, check } from "./checks.ts";
 import { type NodeCodes, nodeCodes } from "./edges-codes.ts";
 import { type CotangentRows, openPullback, type Pullback } from "./edges-pullback.ts";
-import { type Contraction, contract, featureSource, type Source, tokenSource } from "./edges-sources.ts";
+import {
+  type Contraction,
+  contract,
+  contractIdentity,
+  featureSource,
+  type Source,
+  tokenSource,
+} from "./edges-sources.ts";
 import { type Column, metricTarget, type Slope, type TargetOf, type Targets, targetsAt } from "./edges-targets.ts";
 import { pathShape, type Route, routeTo, routeToMetric, type Through, throughOf } from "./paths.ts";
 
@@ -113,28 +121,41 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
   };
   const sourceAt = async (site: SiteName) => {
     const dictionary = dictionaries.get(site);
-    return dictionary ? featureSource(captured, dictionary, await codesOf(dictionary)) : tokenSource(captured, site);
+    if (!dictionary) return tokenSource(captured, site);
+    return featureSource(captured, dictionary, await codesOf(dictionary), loops);
   };
+  const loops = openLoops();
   const [flows, sums] = [new Flows(), new Sums()];
   const edgesInto = async function* (target: SiteName, route: Route, { columns, cotangents }: Targets) {
-    const isExact = route.sources.every(({ of }) => throughOf(route, of) === "identity");
-    for (const part of chunksOf(captured, columns, route, model.width)) {
-      const registers = await pulledBack(pullback, route, part.rows, cotangents(part.rows, part.columns), given.dtype);
-      const inflow = new Float64Array(part.columns.length);
-      const expected = new Float64Array(part.columns.length);
-      for (const { site, of } of route.sources) {
-        const source = await sourceAt(site);
+    const isIdentity = route.sources.every(({ of }) => throughOf(route, of) === "identity");
+    const inClosedForm = (column: Column) => isIdentity && column.direction !== undefined;
+    const parts: Part[] = [
+      ...(isIdentity ? [{ columns: columns.filter(inClosedForm) }] : []),
+      ...chunksOf(
+        captured,
+        columns.filter((column) => !inClosedForm(column)),
+        route,
+        model.width,
+      ),
+    ];
+    for (const { columns: of, rows } of parts) {
+      const registers = rows ? await pulledBack(pullback, route, rows, cotangents(rows, of), given.dtype) : [];
+      const into = of.map(() => ({ inflow: 0, expected: 0 }));
+      for (const path of route.sources) {
+        const source = await sourceAt(path.site);
         const blocks: EdgeBlock[] = [];
-        contract(source, part.rows, sumOf(registers, of), (c, found) => {
-          const column = part.columns[c]!;
-          inflow[c]! += found.sum;
-          expected[c]! += found.total;
-          if (column.target === "site" || column.target === "metric") flows.add(site, found);
+        const visit = (c: number, found: Contraction) => {
+          const column = of[c]!;
+          into[c]!.inflow += found.sum;
+          into[c]!.expected += found.total;
+          if (column.target === "site" || column.target === "metric") flows.add(path.site, found);
           if (column.target !== "site") blocks.push(blockOf(captured, target, column, source, found));
-        });
-        yield { target, source: site, through: throughOf(route, of), blocks };
+        };
+        if (rows) contract(source, rows, sumOf(registers, path.of), visit);
+        else contractIdentity(source, of, visit);
+        yield { target, source: path.site, through: throughOf(route, path.of), blocks };
       }
-      sums.add(target, isExact, part.columns, inflow, expected);
+      sums.add(target, isIdentity, of, into);
     }
   };
   try {
@@ -155,13 +176,19 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
 /** Numbers of the cotangents that are in memory at a time. */
 const chunkNumbers = 2 ** 25;
 
-/** Columns with the rows of their cotangents, some at a time. */
+/** Columns with the rows of their cotangents; without where edges have a closed form. */
+interface Part {
+  readonly columns: readonly Column[];
+  readonly rows?: CotangentRows;
+}
+
+/** Columns with their rows, some at a time. */
 function* chunksOf(
   { plan }: Capture,
   columns: readonly Column[],
   route: Route,
   width: number,
-): Generator<{ readonly rows: CotangentRows; readonly columns: readonly Column[] }> {
+): Generator<Required<Part>> {
   const { backward } = plan.forest;
   const mixes = route.steps.some(({ sublayer }) => sublayer === "attention");
   const most = chunkNumbers / (width * (route.steps.length + 1));
@@ -204,7 +231,7 @@ async function pulledBack(
   const registers: Floats[] = [q];
   for (const step of steps) {
     const v = sumOf(registers, step.of);
-    registers.push(await pullback.apply(step, rows, dtype === "float64" ? v : Float32Array.from(v)));
+    registers.push(await pullback.apply(step, rows, dtype === "float64" ? v : new Float32Array(v)));
   }
   return registers;
 }
@@ -249,14 +276,20 @@ class Sums {
   #sources = { gap: 0, scale: 0 };
   readonly #inflow = new Map<SiteName, { gap: number; scale: number; readonly exact: boolean }>();
 
-  add(site: SiteName, exact: boolean, columns: readonly Column[], inflow: Float64Array, expected: Float64Array): void {
+  add(
+    site: SiteName,
+    exact: boolean,
+    columns: readonly Column[],
+    into: readonly { readonly inflow: number; readonly expected: number }[],
+  ): void {
     const at = this.#inflow.get(site) ?? { gap: 0, scale: 0, exact };
     this.#inflow.set(site, at);
     for (const [c, { target, effect, remainder }] of columns.entries()) {
-      this.#sources.gap = Math.max(this.#sources.gap, Math.abs(inflow[c]! - expected[c]!));
-      this.#sources.scale = Math.max(this.#sources.scale, Math.abs(expected[c]!));
+      const { inflow, expected } = into[c]!;
+      this.#sources.gap = Math.max(this.#sources.gap, Math.abs(inflow - expected));
+      this.#sources.scale = Math.max(this.#sources.scale, Math.abs(expected));
       if (target === "site") continue;
-      at.gap += Math.abs(inflow[c]! + remainder - effect);
+      at.gap += Math.abs(inflow + remainder - effect);
       at.scale += Math.abs(effect);
     }
   }
