@@ -31,7 +31,8 @@ function handCapture(plan: Plan, x: (node: number) => readonly number[], g: (nod
       x: rows,
       g: Float64Array.from(Array.from({ length: plan.forest.backward.size }, (_, node) => g(node)).flat()),
     }),
-    sample: async () => ({ nodes: [], x: rows }),
+    sampledNodes: [],
+    sample: async () => rows,
     activeNodes: () =>
       Int32Array.from(plan.forest.backward.clean.keys()).filter(
         (node) => plan.forest.backward.clean[node] !== plan.forest.backward.patch[node],

@@ -3,6 +3,7 @@ import type { Pack, Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import { sum } from "../stats.ts";
 import { type Floats, type Job, newFloats, readingHooks } from "./hooks.ts";
 import { openRunner, runModel } from "./run.ts";
 import type { Results, Runner, RunOptions, Watch } from "./runner.ts";
@@ -27,11 +28,10 @@ export interface Capture {
   readonly patchMetric: Float64Array;
   /** One site at a time, so that only one is in memory. */
   site(name: SiteName): Promise<SiteCapture>;
-  /**
-   * Some of the activations that are kept: x[nodes,D] with their forward nodes, those of at most four packs that are spread over all. Of a long capture
-   * this reads much less than `site`.
-   */
-  sample(name: SiteName): Promise<{ readonly nodes: readonly number[]; readonly x: Floats }>;
+  /** The forward nodes of some of the activations that are kept: those of at most four packs that are spread over all. */
+  readonly sampledNodes: readonly number[];
+  /** The activations of `sampledNodes`, x[nodes,D]. Of a long capture this reads much less than `site`. */
+  sample(name: SiteName): Promise<Floats>;
   /** Backward nodes where Δ and g can differ from 0: changed prefixes; in the last block only the ends, which alone have a gradient at its sites. */
   activeNodes(name: SiteName): Int32Array;
 }
@@ -103,6 +103,9 @@ function captureOf(
   sites: readonly SiteName[],
 ): Capture {
   const { forest, packs } = plan;
+  const count = Math.min(sampledPacks, packs.length);
+  const sampled = Array.from({ length: count }, (_, i) => Math.floor((i * packs.length) / count));
+  const sampledNodes = sampled.flatMap((k) => Array.from(packs[k]!.keep, (row) => forwardNode(plan, packs[k]!, row)));
   return {
     plan,
     sites,
@@ -121,26 +124,20 @@ function captureOf(
       }
       return { site: name, width: D, x, g };
     },
+    sampledNodes,
     async sample(name) {
       const D = model.sites[parseSite(name).kind]!;
-      const count = Math.min(sampledPacks, packs.length);
-      const nodes: number[] = [];
-      const sampled: Floats[] = [];
-      for (let i = 0; i < count; i++) {
-        const k = Math.floor((i * packs.length) / count);
-        const pack = packs[k]!;
-        const rows = await results.read(first + k, "value", name, "x");
-        if (!rows) continue;
-        sampled.push(rows);
-        for (const row of pack.keep) nodes.push(forwardNode(plan, pack, row));
-      }
-      const x = newFloats(dtype, nodes.length * D);
+      const parts: Floats[] = [];
+      for (const k of sampled) parts.push((await results.read(first + k, "value", name, "x")) ?? newFloats(dtype, 0));
+      const x = newFloats(dtype, sampledNodes.length * D);
+      if (sum(parts.map(({ length }) => length)) !== x.length)
+        throw new Error(`internal: a sample of ${name} is not whole`);
       let at = 0;
-      for (const rows of sampled) {
-        x.set(rows, at);
-        at += rows.length;
+      for (const part of parts) {
+        x.set(part, at);
+        at += part.length;
       }
-      return { nodes, x };
+      return x;
     },
     activeNodes: (name) => activeNodes(model, forest, name),
   };

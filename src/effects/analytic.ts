@@ -42,14 +42,17 @@ export async function analyticEffects(
   const { writes: site } = dictionary;
   const captured = await capture.site(site);
   const nodes = capture.activeNodes(site);
-  const judged = onFit ? await fitNodes(capture, site) : [];
+  const judged = onFit ? fitNodes(capture) : [];
   const { rows, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
   const sparse = await codes.encode(dictionary, rows);
   const room = roomOf(captured.width, sparse);
-  const start = await placeDirections(dictionary, sparse.features, loops, room.bytes);
-  if (onFit) {
+  const [start, bias] = await Promise.all([
+    placeDirections(dictionary, sparse.features, loops, room.bytes),
+    onFit && dictionary.decoderBias(),
+  ]);
+  if (onFit && bias) {
     const directions = { data: new Float32Array(loops.memory.buffer), start: start.map((byte) => byte / 4) };
-    onFit(site, await unexplainedOf(dictionary, { x: rows, codes: sparse, rows: others }, directions));
+    onFit(site, unexplainedOf(dictionary, { x: rows, codes: sparse, rows: others }, directions, bias));
   }
   return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room);
 }

@@ -2,7 +2,6 @@ import type { Capture } from "../capture/capture.ts";
 import type { Floats } from "../capture/hooks.ts";
 import type { Dictionary, Normalization } from "../dictionaries/dictionary.ts";
 import { type CodeReader, chunkRows, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
-import type { SiteName } from "../site.ts";
 import { type Directions, directionsOf } from "./directions.ts";
 
 /**
@@ -18,27 +17,27 @@ export async function unexplainedShare(
 ): Promise<number | null> {
   const { writes: site, outputWidth: D } = dictionary;
   const sample = await capture.sample(site);
-  const chosen = chooseRows(capture, sample.nodes);
-  const x = sample.x.slice(0, chosen.length * D);
-  for (const [i, row] of chosen.entries()) x.set(sample.x.subarray(row * D, (row + 1) * D), i * D);
+  const chosen = chooseRows(capture);
+  const x = sample.slice(0, chosen.length * D);
+  for (const [i, row] of chosen.entries()) x.set(sample.subarray(row * D, (row + 1) * D), i * D);
   const sparse = await codes.encode(dictionary, x);
   const directions = await directionsOf(dictionary, sparse.features);
-  return unexplainedOf(dictionary, { x, codes: sparse, rows: [...chosen.keys()] }, directions);
+  const bias = await dictionary.decoderBias();
+  return unexplainedOf(dictionary, { x, codes: sparse, rows: [...chosen.keys()] }, directions, bias);
 }
 
 /**
- * The forward nodes on which the fit of a site's dictionary is judged: at most 256 of those that are kept, of packs that are spread over all of them.
- * First tokens, whose activations are of another size, are left out.
+ * The forward nodes on which the fit of dictionaries is judged: at most 256 of those that are kept, of packs that are spread over all of them. First
+ * tokens, whose activations are of another size, are left out.
  */
-export async function fitNodes(capture: Capture, site: SiteName): Promise<number[]> {
-  const { nodes } = await capture.sample(site);
-  return chooseRows(capture, nodes).map((row) => nodes[row]!);
+export function fitNodes(capture: Capture): number[] {
+  return chooseRows(capture).map((row) => capture.sampledNodes[row]!);
 }
 
 /** Indices of the nodes of a sample that are judged. */
-function chooseRows({ plan }: Capture, nodes: readonly number[]): number[] {
+function chooseRows({ plan, sampledNodes }: Capture): number[] {
   const { position } = plan.forest.forward;
-  const kept = nodes.flatMap((node, row) => (position[node]! > 0 ? [row] : []));
+  const kept = sampledNodes.flatMap((node, row) => (position[node]! > 0 ? [row] : []));
   const count = Math.min(chunkRows, kept.length);
   return Array.from({ length: count }, (_, i) => kept[Math.floor((i * kept.length) / count)]!);
 }
@@ -53,15 +52,18 @@ interface Encoded {
   readonly rows: readonly number[];
 }
 
-/** The share of the variance of some activations that is left when their codes are decoded; null where there is none. */
-export async function unexplainedOf(
-  dictionary: Dictionary,
+/**
+ * The share of the variance of some activations that is left when their codes are decoded; null where there is none.
+ *
+ * @param bias b_dec[D]
+ */
+export function unexplainedOf(
+  { outputWidth: D, normalization }: Dictionary,
   { x, codes, rows }: Encoded,
   { data, start }: Directions,
-): Promise<number | null> {
+  bias: Float32Array,
+): number | null {
   if (rows.length < 2) return null;
-  const { outputWidth: D, normalization } = dictionary;
-  const bias = await dictionary.decoderBias();
   const mean = new Float64Array(D);
   for (const row of rows) for (let d = 0; d < D; d++) mean[d]! += x[row * D + d]! / rows.length;
   let [missed, variance] = [0, 0];
