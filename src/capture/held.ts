@@ -19,7 +19,7 @@ import {
   newFloats,
 } from "./hooks.ts";
 import { packInputs, tileSizeOf } from "./pack-inputs.ts";
-import type { Runner, RunOptions } from "./runner.ts";
+import type { Objective, Runner, RunOptions } from "./runner.ts";
 import { memoryStore } from "./store.ts";
 import { streamBefore } from "./stream-sites.ts";
 
@@ -27,7 +27,7 @@ import { streamBefore } from "./stream-sites.ts";
 export function heldRunner(
   loaded: LoadedModel,
   weights: Weights,
-  { hooks = new Map(), from, until, store }: RunOptions,
+  { hooks = new Map(), from, until, store, objective }: RunOptions,
 ): Runner {
   const { model, dtype } = loaded;
   const sessions = packSessions();
@@ -45,7 +45,7 @@ export function heldRunner(
     const { pack } = job;
     const n = tileSizeOf(pack);
     const session = sessions.get(pack, (sizes) =>
-      compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, from, until }), loaded, { sizes }),
+      compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, objective, from, until }), loaded, { sizes }),
     );
     const inputs: Record<string, Value> = { ...packInputs(pack, n, dtype), ...(await fixedInputs()) };
     for (const [site] of entries) Object.assign(inputs, namedInputs(await job.inputs?.(site), namedAt(site)));
@@ -79,26 +79,24 @@ export function heldRunner(
   };
 }
 
+/** What is traced besides the model. */
+export interface Traced {
+  readonly hooks: Hooks;
+  readonly from?: Entry | undefined;
+  readonly until?: number | undefined;
+  readonly objective?: Objective | undefined;
+}
+
 /**
  * The results of a model's pass over tiles of n nodes, traced: `metric`[P], and what hooks give, by `outputName`. In a backward pass gradients are
- * those of M = Σ weight·(logit(patch answer) − logit(clean answer)) over the metric rows; with `until`, of 0 instead.
+ * those of M; with `until`, of 0 instead.
  */
 export function passOutputs(
   model: Model,
   weights: Weights,
   kind: Pack["kind"],
   n: number,
-  {
-    dtype,
-    hooks,
-    from,
-    until,
-  }: {
-    readonly dtype: LoadedModel["dtype"];
-    readonly hooks: Hooks;
-    readonly from?: Entry | undefined;
-    readonly until?: number | undefined;
-  },
+  { dtype, hooks, from, until, objective }: Pick<LoadedModel, "dtype"> & Traced,
 ): Record<string, Tensor> {
   const context = contextInputs(n, dtype);
   const outputs: Record<string, Tensor> = {};
@@ -126,7 +124,7 @@ export function passOutputs(
           take(from.site, enter(model, from, context, namedAt(from.site))),
           tap,
         );
-  const end = until === undefined ? traceMetric(model, weights, last) : undefined;
+  const end = until === undefined ? traceMetric(model, weights, last, objective) : undefined;
   if (end) outputs.metric = end.metric;
   if (kind === "backward") {
     const products = targets.map(({ tensor, cotangent }) => tensor.mul(cotangent).sum());
@@ -157,12 +155,28 @@ function forwardFrom(model: Model, w: Weights, context: Context, site: SiteName,
   return x;
 }
 
-/** m[P] at the rows of the last block's output that are asked for, and M = Σ weight·m; inputs as `packInputs` gives them. */
-export function traceMetric(model: Model, weights: Weights, last: Tensor): { metric: Tensor; total: Tensor } {
-  const ends = last.gather(input("row", "int64", ["P"]));
+/** m[P] at the rows of the last block's output that are asked for, and M; inputs as `packInputs` gives them. */
+export function traceMetric(
+  model: Model,
+  weights: Weights,
+  last: Tensor,
+  objective?: Objective,
+): { metric: Tensor; total: Tensor } {
+  return traceMetricOf(model, weights, last.gather(input("row", "int64", ["P"])), objective);
+}
+
+/** m[P] of x[P,D] after the last block, and M. */
+export function traceMetricOf(
+  model: Model,
+  weights: Weights,
+  ends: Tensor,
+  objective: Objective = "metric",
+): { metric: Tensor; total: Tensor } {
   const logit = (name: string) => model.tokenLogits(weights, ends, input(name, "int64", ["P"]));
   const metric = logit("patch_answer").sub(logit("clean_answer"));
-  return { metric, total: metric.mul(input("weight", last.dtype, ["P"])).sum() };
+  const numbers = (name: string) => input(name, ends.dtype, ["P"]);
+  const missed = objective === "squares" ? metric.sub(numbers("target")) : undefined;
+  return { metric, total: (missed ? missed.mul(missed) : metric).mul(numbers("weight")).sum() };
 }
 
 /**

@@ -1,6 +1,8 @@
 import type { Pack } from "../forest/packs.ts";
 import { int64, type Value } from "../graph/session.ts";
+import { numbers } from "../graph/tensor.ts";
 import { longestDense } from "../models/model.ts";
+import type { Floats } from "./hooks.ts";
 
 /** Nodes per tile of a pack. */
 export const tileSizeOf = ({ tokens, tiles }: Pack) => tokens.length / tiles;
@@ -41,9 +43,9 @@ export function packContext(pack: Pack, n: number, dtype: "float32" | "float64")
 
 /** The inputs of a session for a pack of tiles of n nodes. One row of weight 0 stands in where a pack asks for no metric. */
 export function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"): Record<string, Value> {
-  const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
+  const { row, cleanAnswer, patchAnswer, weight, target } = pack.metric;
   const P = Math.max(1, row.length);
-  const padded = <T extends Int32Array | Float32Array>(data: T, empty: T): T => (row.length === 0 ? empty : data);
+  const padded = <T extends Int32Array | Floats>(data: T, empty: T): T => (row.length === 0 ? empty : data);
   const nothing = new Int32Array(1);
   return {
     ...packContext(pack, n, dtype),
@@ -51,10 +53,12 @@ export function packInputs(pack: Pack, n: number, dtype: "float32" | "float64"):
     clean_answer: int64(padded(cleanAnswer, nothing), P),
     patch_answer: int64(padded(patchAnswer, nothing), P),
     weight: floatsOf(padded(weight, new Float32Array(1)), dtype, P),
+    ...(target && { target: floatsOf(padded(target, new Float32Array(1)), dtype, P) }),
   };
 }
 
-/** Float32 numbers as a value of the type that a session computes in. */
-export function floatsOf(data: Float32Array, dtype: "float32" | "float64", ...shape: number[]): Value {
-  return { dtype, data: dtype === "float64" ? Float64Array.from(data) : data, shape };
+/** Numbers as a value of the type that a session computes in. */
+export function floatsOf(data: Floats, dtype: "float32" | "float64", ...shape: number[]): Value {
+  const isOther = dtype !== (data instanceof Float64Array ? "float64" : "float32");
+  return { dtype, data: isOther ? numbers(data, dtype) : data, shape };
 }

@@ -4,8 +4,8 @@ import { input, type Tensor } from "../graph/tensor.ts";
 import type { StoredType } from "../models/checkpoint.ts";
 import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import { enter } from "./held.ts";
-import { applyHook, type Entry, type Found, type Hooked, type Hooks } from "./hooks.ts";
+import { enter, type Traced, traceMetricOf } from "./held.ts";
+import { applyHook, type Found, type Hooked } from "./hooks.ts";
 import { streamLayer } from "./stream-sites.ts";
 
 /** A traced piece of a model whose weights are inputs. */
@@ -33,7 +33,7 @@ export interface PieceGraphs {
    * hooks give of gradients; what the block computes is computed again.
    */
   block(layer: number, direction: Direction): PieceGraph;
-  /** x[P,D] after the last block, `clean_answer`, `patch_answer`[P] as places in the tables, `weight`[P] → metric[P] and g[P,D] = ∂(Σ weight·metric)/∂x. */
+  /** x[P,D] after the last block, `clean_answer`, `patch_answer`[P] as places in the tables, `weight`[P] (and `target`[P]) → metric[P] and g[P,D] = ∂M/∂x. */
   ends(): PieceGraph;
 }
 
@@ -53,7 +53,7 @@ export function pieceGraphs(
   typeOf: (name: string) => StoredType,
   n: number,
   dtype: "float32" | "float64",
-  { hooks, from }: { readonly hooks: Hooks; readonly from?: Entry | undefined },
+  { hooks, from, objective }: Traced,
 ): PieceGraphs {
   // One context for all blocks: what models make once for a context, as tables of rotary positions, serves all of them.
   const context = contextInputs(n, dtype);
@@ -129,9 +129,8 @@ export function pieceGraphs(
     ends() {
       const { weights, ...asked } = weightInputs(model, typeOf, dtype);
       const x = input("x", dtype, ["P", model.width]);
-      const logit = (name: string) => model.tokenLogits(weights, x, input(name, "int64", ["P"]));
-      const metric = logit("patch_answer").sub(logit("clean_answer"));
-      const [g] = gradients(metric.mul(input("weight", dtype, ["P"])).sum(), [x]);
+      const { metric, total } = traceMetricOf(model, weights, x, objective);
+      const [g] = gradients(total, [x]);
       return { outputs: { metric, g: g! }, ...asked, finds: [], sites: [] };
     },
   };

@@ -10,11 +10,15 @@ export interface RunOptions {
    * Backward jobs only, and no values are found in this layer.
    */
   readonly until?: number;
+  /** M, of which backward packs give the gradients: Σ weight·m, or with `squares` Σ weight·(m − target)²; the former by default. */
+  readonly objective?: Objective;
   /** Where what jobs keep goes, and of streamed weights what the work goes on from; in memory by default. */
   readonly store?: Store;
   /** Of streamed weights: rows that go through the model together, for which weights are read once forward and once backward. */
   readonly waveRows?: number;
 }
+
+export type Objective = "metric" | "squares";
 
 export interface Watch {
   /** Called as the work goes on. */

@@ -33,7 +33,7 @@ interface Placed {
 export function streamedRunner(
   loaded: LoadedModel,
   { checkpoint }: StreamedWeights,
-  { hooks = new Map(), from, until, store: given, waveRows }: RunOptions,
+  { hooks = new Map(), from, until, store: given, waveRows, objective }: RunOptions,
 ): Runner {
   const { model, dtype } = loaded;
   const rowsTogether = waveRows ?? (given ? defaultWaveRows : memoryWaveRows);
@@ -50,7 +50,7 @@ export function streamedRunner(
   const made = new Map<number, PieceGraphs>();
   /** The graphs for packs of tiles of n nodes. */
   const graphsFor = (n: number) => {
-    const known = made.get(n) ?? pieceGraphs(model, checkpoint.storedType, n, dtype, { hooks, from });
+    const known = made.get(n) ?? pieceGraphs(model, checkpoint.storedType, n, dtype, { hooks, from, objective });
     made.set(n, known);
     return known;
   };
@@ -194,7 +194,7 @@ export function streamedRunner(
       id,
       job: { pack },
     } of jobs) {
-      const { row, cleanAnswer, patchAnswer, weight } = pack.metric;
+      const { row, cleanAnswer, patchAnswer, weight, target } = pack.metric;
       const P = row.length;
       const stream = last.get(id)!;
       const cotangent = newFloats(dtype, pack.kind === "backward" ? stream.length : 0);
@@ -211,6 +211,7 @@ export function streamedRunner(
         clean_answer: int64(placesOf(cleanAnswer, used), P),
         patch_answer: int64(placesOf(patchAnswer, used), P),
         weight: floatsOf(weight, dtype, P),
+        ...(target && { target: floatsOf(target, dtype, P) }),
       });
       metrics.set(id, result.metric!.data as Floats);
       if (pack.kind !== "backward") continue;

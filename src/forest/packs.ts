@@ -45,6 +45,8 @@ export interface MetricRows {
   readonly cleanAnswer: Int32Array;
   readonly patchAnswer: Int32Array;
   readonly weight: Float32Array;
+  /** What the values are compared with where squared differences are asked for. */
+  readonly target?: Float32Array | Float64Array;
   /** Index into the forest's ends, and which of its two values this is. */
   readonly end: Int32Array;
   readonly prompt: readonly ("clean" | "patch")[];
