@@ -11,7 +11,7 @@ import type { SiteName } from "../site.ts";
 import type { AblationBase, Features, SiteBase } from "./ablation.ts";
 import { bySite } from "./choose.ts";
 import { cleanMetric, type EvaluationSetting, evaluateSubsets } from "./evaluate.ts";
-import { pickedInputs } from "./replace.ts";
+import { pickedInputs, pickedSize } from "./replace.ts";
 
 /** Prices of a feature, one stage for each, and how masks move. */
 export interface MaskOptions {
@@ -30,30 +30,33 @@ export type Masks = ReadonlyMap<SiteName, Float64Array>;
 export interface MaskStage {
   readonly price: number;
   readonly masks: Masks;
-  /** Σ weight·(m − m of the whole model)² over Σ weight·m² of the whole model, before the last step. */
+  /** As `MaskLoss` has it, before the last step. */
   readonly loss: number;
 }
 
+/** The loss of masks, on the pairs of a forest. */
+export interface MaskLoss {
+  /**
+   * mean((m_w − m)²)/mean(m²), where x is base + Σ w_i·(f_i(x) − a_i)·d_i, and its gradient by w: one forward and one backward pass.
+   *
+   * @throws StoppedError
+   */
+  at(masks: Masks, watch?: Watch): Promise<{ readonly loss: number; readonly gradient: Masks }>;
+  /** Ends its sessions. */
+  release(): Promise<void>;
+}
+
 /**
- * Learns which of a base's picked features to keep: x becomes base + Σ w_i·(f_i(x) − a_i)·d_i with masks w in [0,1], and
- *
- *     mean((m_w − m)²)/mean(m²) + price·Σw
- *
- * falls by projected Adam from w = 1, in stages of rising price. Nothing is random. One step is one forward and one backward pass over the forest.
+ * Opens the loss of masks over a base's picked features.
  *
  * @param target m of the whole model by end
- * @throws StoppedError
  */
-export async function learnMasks(
+export async function openMaskLoss(
   { loaded, forest, dictionaries, outside }: EvaluationSetting,
   base: AblationBase,
   target: Float64Array,
-  options: MaskOptions = {},
-  watch: Watch = {},
-): Promise<MaskStage[]> {
-  const { prices, stepsPerPrice, learningRate } = { ...usual, ...options };
+): Promise<MaskLoss> {
   const { dtype } = loaded;
-  const sites = [...base.sites].filter(([, { picked }]) => picked.features.length > 0);
   const scale = forest.ends.reduce((sum, { weight }, end) => sum + weight * target[end]! ** 2, 0);
   const packs = tightPacks(planCapture(forest, { wanted: "none" })).map((pack): Pack => {
     const metric = cleanMetric(pack);
@@ -65,47 +68,82 @@ export async function learnMasks(
     );
     return new Map([...base.sites].map(([site, at]) => [site, rowsAt(at, pack, isLive, dtype)] as const));
   });
-  const masks = new Map(sites.map(([site, { picked }]) => [site, new Float64Array(picked.features.length).fill(1)]));
-  const gradient = new Map(sites.map(([site, { picked }]) => [site, new Float64Array(picked.features.length)]));
-  const adam = new Map(sites.map(([site, { picked }]) => [site, new ProjectedAdam(picked.features.length)]));
-  let missed = 0;
-  const jobs = packs.map(
-    (pack, p): Job => ({
-      pack,
-      inputs: (site) => ({ ...fixed[p]!.get(site), mask: maskValue(base.sites.get(site)!, masks.get(site), dtype) }),
-      metric(values) {
-        const { end, weight, target: right } = pack.metric;
-        end.forEach((_, i) => {
-          missed += weight[i]! * (values[i]! - right![i]!) ** 2;
-        });
-      },
-      found({ site, kind, tensors }) {
-        if (kind === "value") return undefined;
-        const [sum, { picked }] = [gradient.get(site), base.sites.get(site)!];
-        for (let i = 0; sum && i < sum.length; i++) sum[i]! += tensors.mask![picked.column[i]!]! / scale;
-        return undefined;
-      },
-    }),
-  );
   const hooks = new Map<SiteName, Hook>();
   for (const [site, at] of base.sites) hooks.set(site, await maskingHook(dictionaries.get(site)!, at, dtype));
   const runner = openRunner(loaded, { hooks, objective: "squares" });
+  return {
+    async at(masks, watch = {}) {
+      const gradient = new Map([...masks].map(([site, w]) => [site, new Float64Array(w.length)]));
+      let missed = 0;
+      const jobs = packs.map(
+        (pack, p): Job => ({
+          pack,
+          inputs: (site) => ({
+            ...fixed[p]!.get(site),
+            mask: maskValue(base.sites.get(site)!, masks.get(site), dtype),
+          }),
+          metric(values) {
+            const { end, weight, target: right } = pack.metric;
+            end.forEach((_, i) => {
+              missed += weight[i]! * (values[i]! - right![i]!) ** 2;
+            });
+          },
+          found({ site, kind, tensors }) {
+            if (kind === "value") return undefined;
+            const [sum, { column }] = [gradient.get(site), base.sites.get(site)!.picked];
+            for (let i = 0; sum && i < sum.length; i++) sum[i]! += tensors.mask![column[i]!]! / scale;
+            return undefined;
+          },
+        }),
+      );
+      await runner.run(jobs, watch);
+      return { loss: missed / scale, gradient };
+    },
+    release: () => runner.release(),
+  };
+}
+
+/** Masks of all of a base's picked features, all of one value. */
+export function evenMasks({ sites }: AblationBase, value: number): Map<SiteName, Float64Array> {
+  return new Map(
+    [...sites]
+      .filter(([, { picked }]) => picked.features.length > 0)
+      .map(([site, { picked }]) => [site, new Float64Array(picked.features.length).fill(value)]),
+  );
+}
+
+/**
+ * Learns which of a base's picked features to keep: masks w in [0,1] with a small `MaskLoss` + price·Σw, by projected Adam from w = 1, in stages of rising
+ * price. Nothing is random.
+ *
+ * @param target m of the whole model by end
+ * @throws StoppedError
+ */
+export async function learnMasks(
+  setting: EvaluationSetting,
+  base: AblationBase,
+  target: Float64Array,
+  options: MaskOptions = {},
+  watch: Watch = {},
+): Promise<MaskStage[]> {
+  const { prices, stepsPerPrice, learningRate } = { ...usual, ...options };
+  const masks = evenMasks(base, 1);
+  const adam = new Map([...masks].map(([site, w]) => [site, new ProjectedAdam(w.length)]));
+  const loss = await openMaskLoss(setting, base, target);
   const stages: MaskStage[] = [];
-  const total = prices.length * stepsPerPrice;
   try {
     for (const price of prices) {
+      let last = Number.NaN;
       for (let step = 0; step < stepsPerPrice; step++) {
-        for (const sum of gradient.values()) sum.fill(0);
-        missed = 0;
-        await runner.run(jobs, { stopped: watch.stopped });
-        for (const [site, w] of masks) adam.get(site)!.step(w, gradient.get(site)!, price, learningRate);
-        watch.onProgress?.(stages.length * stepsPerPrice + step + 1, total);
+        const found = await loss.at(masks, { stopped: watch.stopped });
+        for (const [site, w] of masks) adam.get(site)!.step(w, found.gradient.get(site)!, price, learningRate);
+        last = found.loss;
+        watch.onProgress?.(stages.length * stepsPerPrice + step + 1, prices.length * stepsPerPrice);
       }
-      const kept = new Map([...masks].map(([site, w]) => [site, w.slice()]));
-      stages.push({ price, masks: kept, loss: missed / scale });
+      stages.push({ price, masks: new Map([...masks].map(([site, w]) => [site, w.slice()])), loss: last });
     }
   } finally {
-    await runner.release();
+    await loss.release();
   }
   return stages;
 }
@@ -155,7 +193,7 @@ async function maskingHook(dictionary: Dictionary, at: SiteBase, dtype: "float32
     trace(x, { context: { tileSize }, named }) {
       const N = times(tileSize, "B");
       const row = (name: string) => input(named(name), dtype, [N, 1]);
-      const S = named("S");
+      const S = pickedSize(form, dictionary.featureCount, named);
       const mask = input(named("mask"), dtype, [S]);
       const codes = traceCodes(x, encoderTensors(form, D, S, dtype, named), form.rule);
       const kept = codes

@@ -1,9 +1,9 @@
-import { type Floats, floatValue, type Hook, type Inputs } from "../capture/hooks.ts";
+import { type Floats, floatValue, type Hook, type Inputs, type Place } from "../capture/hooks.ts";
 import { floatsOf } from "../capture/pack-inputs.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { encoderForm, encoderTensors, encoderValues, traceCodes } from "../dictionaries/encode.ts";
+import { type EncoderForm, encoderForm, encoderTensors, encoderValues, traceCodes } from "../dictionaries/encode.ts";
 import type { Picked } from "../dictionaries/pick.ts";
-import { times } from "../graph/shape.ts";
+import { type Dim, times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 
 /**
@@ -38,7 +38,7 @@ export async function replacingHook(
     trace(x, { context: { tileSize }, named }) {
       const N = times(tileSize, "B");
       const row = (name: string) => input(named(name), dtype, [N, 1]);
-      const S = named("S");
+      const S = pickedSize(form, F, named);
       let changed = traceCodes(x, encoderTensors(form, inputWidth, S, dtype, named), form.rule).matmul(
         input(named("rows"), dtype, [S, D]),
       );
@@ -88,6 +88,10 @@ export function pickedInputs({ encoder, rows, width: D, count }: Picked, dtype: 
   const S = Math.max(1, count);
   return { ...encoderValues(one, dtype), rows: floatsOf(count > 0 ? rows : nothing(D), dtype, S, D) };
 }
+
+/** S: features differ from job to job, but of TopK it is always all of them. */
+export const pickedSize = ({ rule }: EncoderForm, F: number, named: Place["named"]): Dim =>
+  rule.kind === "topk" ? F : named("S");
 
 const wholeName = (name: string) => `whole_${name}`;
 
