@@ -1,10 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Page } from "playwright-core";
 import { type PageData, reportPage } from "../src/report/page.ts";
+import { startBrowser } from "./browser.ts";
 
 /** The built page in a browser without a window. */
 export interface PageHarness {
@@ -23,13 +23,9 @@ export interface Look {
 
 /** Builds the page and starts a browser; null, with a warning, where no browser starts. */
 export async function pageHarness(): Promise<PageHarness | null> {
-  const folder = mkdtempSync(join(tmpdir(), "sfc-report-"));
-  const browser = await launch(folder);
-  if (typeof browser === "string") {
-    console.warn(`The report's browser tests are skipped: ${browser}`);
-    rmSync(folder, { recursive: true, force: true });
-    return null;
-  }
+  const started = await startBrowser();
+  if (started === null) return null;
+  const { browser, folder, close } = started;
   const template = builtPage(join(folder, "web"));
   return {
     template,
@@ -53,10 +49,7 @@ export async function pageHarness(): Promise<PageHarness | null> {
       );
       return { page, problems };
     },
-    async close() {
-      await browser.close();
-      rmSync(folder, { recursive: true, force: true });
-    },
+    close,
   };
 }
 
@@ -70,34 +63,6 @@ function builtPage(outDir: string): string {
     env,
   });
   return readFileSync(join(outDir, "report.html"), "utf8");
-}
-
-// The package brings the libraries and fonts that a bare machine lacks. It unpacks the libraries when told that it is on Amazon Linux, and its own
-// fonts.conf looks in /tmp only: a page without any font crashes.
-async function launch(folder: string): Promise<Browser | string> {
-  const before = { ...process.env };
-  writeFileSync(
-    join(folder, "fonts.conf"),
-    `<fontconfig><dir>${folder}/fonts</dir><cachedir>${folder}/fonts-cache</cachedir></fontconfig>`,
-  );
-  Object.assign(process.env, { TMPDIR: folder, FONTCONFIG_PATH: folder, AWS_LAMBDA_JS_RUNTIME: "nodejs20.x" });
-  const args = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"];
-  try {
-    const { default: packaged } = await import("@sparticuz/chromium");
-    return await chromium.launch({ executablePath: await packaged.executablePath(), args });
-  } catch (first) {
-    const systems = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-    for (const executablePath of systems) {
-      const browser = await chromium.launch({ executablePath, args }).catch(() => null);
-      if (browser !== null) return browser;
-    }
-    return `no browser starts here (${String(first).split("\n")[0]})`;
-  } finally {
-    for (const name of ["TMPDIR", "AWS_LAMBDA_JS_RUNTIME", "LD_LIBRARY_PATH", "FONTCONFIG_PATH", "HOME"]) {
-      if (before[name] === undefined) delete process.env[name];
-      else process.env[name] = before[name];
-    }
-  }
 }
 
 /**

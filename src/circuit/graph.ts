@@ -79,6 +79,8 @@ export interface GraphAbout {
   readonly ablation?: "mean" | "patch" | "zero";
   /** Shares of influence that pruning kept. */
   readonly thresholds?: { readonly nodes: number; readonly edges: number };
+  /** `influenceOf` the graph before it was pruned. */
+  readonly scores?: { readonly replacement: number | null; readonly completeness: number | null };
 }
 
 /** The prompts behind a graph. Texts of one pair or prompt are given token by token, for the positions. */

@@ -17,6 +17,17 @@ export {
   sitesOfEdges,
 } from "./edges.ts";
 export {
+  type AttributionGraph,
+  type AttributionMetadata,
+  type AttributionNode,
+  type AttributionOptions,
+  attributionGraph,
+  attributionIndex,
+} from "./export/attribution.ts";
+export { graphMl } from "./export/graphml.ts";
+export { lintAttributionGraph } from "./export/lint.ts";
+export { graphSvg, type SvgOptions } from "./export/svg.ts";
+export {
   type CircuitGraph,
   type GraphAbout,
   type GraphEdge,

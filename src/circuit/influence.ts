@@ -77,7 +77,7 @@ export function influenceOf(graph: CircuitGraph): Influence {
 export function prune(graph: CircuitGraph, { nodes = 0.8, edges = 0.98 }: PruneOptions = {}): CircuitGraph {
   checkThreshold("nodes", nodes);
   checkThreshold("edges", edges);
-  const { influence, cumulative } = influenceOf(graph);
+  const { influence, cumulative, ...scores } = influenceOf(graph);
   const nodeCutoff = cutoffOf(influence, nodes);
   const keptNodes = graph.nodes.map((node, n) => isFixed(node) || influence[n]! >= nodeCutoff);
 
@@ -89,9 +89,11 @@ export function prune(graph: CircuitGraph, { nodes = 0.8, edges = 0.98 }: PruneO
   const shares = sharesOf(inner, places, inputSums(inner, places));
   const p = weightsOf(graph.nodes);
   const innerInfluence = influenceAlong(shares, p);
-  const scores = shares.share.map((share, e) => share * (innerInfluence[shares.target[e]!]! + p[shares.target[e]!]!));
-  const edgeCutoff = cutoffOf(scores, edges);
-  const strong = between.filter((_, e) => scores[e]! >= edgeCutoff);
+  const edgeScores = shares.share.map(
+    (share, e) => share * (innerInfluence[shares.target[e]!]! + p[shares.target[e]!]!),
+  );
+  const edgeCutoff = cutoffOf(edgeScores, edges);
+  const strong = between.filter((_, e) => edgeScores[e]! >= edgeCutoff);
 
   const left = withoutDeadEnds(
     graph.nodes
@@ -99,7 +101,7 @@ export function prune(graph: CircuitGraph, { nodes = 0.8, edges = 0.98 }: PruneO
       .filter((_, n) => keptNodes[n]),
     strong,
   );
-  return { ...left, about: { ...graph.about, thresholds: { nodes, edges } } };
+  return { ...left, about: { ...graph.about, thresholds: { nodes, edges }, scores } };
 }
 
 /** Tokens and the metric are what a graph leads from and to. */
