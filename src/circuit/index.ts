@@ -38,6 +38,7 @@ export {
   graphNodeKinds,
   graphNodeName,
 } from "./graph.ts";
+export { type GraphOptions, graphOf } from "./graph-of.ts";
 export { type Influence, influenceOf, type PruneOptions, prune } from "./influence.ts";
 export { type Ablation, ablationSchema } from "./meaning.ts";
 export { type Path, type PathShape, pathShape, pathsBetween, type Through } from "./paths.ts";
