@@ -3,10 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { subfolder } from "../src/bytes/folder.ts";
-import type { Check } from "../src/circuit/checks.ts";
-import { type EdgeOptions, edges, type Jacobian, type Slope } from "../src/circuit/edges.ts";
+import type { Jacobian, Slope } from "../src/circuit/edges.ts";
 import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
-import type { MethodInput } from "../src/effects/method.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
@@ -15,33 +13,7 @@ import { tokenizePairs } from "../src/prompts/check.ts";
 import type { PromptPair } from "../src/prompts/pairs.ts";
 import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import type { SiteName } from "../src/site.ts";
-
-/** Edges by target, then source, then feature, summed over groups: `error` and `token` as keys of their own. */
-type Found = Map<string, Map<SiteName, Map<number | "error" | "token", number>>>;
-
-async function edgesOf(setting: MethodInput, options: EdgeOptions): Promise<{ found: Found; checks: Check[] }> {
-  const found: Found = new Map();
-  let checks: Check[] = [];
-  const onChecks = (all: readonly Check[]) => {
-    checks = [...all];
-  };
-  for await (const { blocks } of edges(setting, { ...options, onChecks })) {
-    for (const { target, source, features, values, error, token } of blocks) {
-      const key = `${target.site}/${target.feature}`;
-      const bySource = found.get(key) ?? new Map();
-      found.set(key, bySource);
-      const sums = bySource.get(source) ?? new Map();
-      bySource.set(source, sums);
-      const add = (name: number | "error" | "token", value: number) => sums.set(name, (sums.get(name) ?? 0) + value);
-      features.forEach((feature, i) => {
-        add(feature, values[i]!);
-      });
-      add("error", error);
-      if (token !== undefined) add("token", token);
-    }
-  }
-  return { found, checks };
-}
+import { edgesOf } from "./edges-of.ts";
 
 const data = join(process.env.SFC_TEST_DATA ?? "../shared/data", "circuits/expected.json");
 

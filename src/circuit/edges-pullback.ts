@@ -70,24 +70,19 @@ function hooksOf({ sublayer, layer, from }: Step): { site: SiteName; hooks: Map<
   };
   // No gradient comes from above.
   const end: Hook = { trace: (x) => ({ y: x.detach() }) };
+  const given: Hook = {
+    trace(x, { named }) {
+      const path = input(named("path"), x.dtype, x.shape);
+      return { y: path, wrt: { path } };
+    },
+  };
   const hooks = new Map([
     [from, start],
     [siteName({ kind: "resid_post", layer }), end],
   ]);
-  if (sublayer === "mlp") {
-    // What attention adds is given, so that rows need no ancestors.
-    hooks.set(siteName({ kind: "attn_out", layer }), {
-      trace: (x, { named }) => ({ y: input(named("path"), x.dtype, x.shape) }),
-    });
-  }
-  if (sublayer === "projection") {
-    hooks.set(siteName({ kind: "attn_z", layer }), {
-      trace(x) {
-        const z = x.detach();
-        return { y: z, wrt: { z } };
-      },
-    });
-  }
+  // What attention gives is given, so that rows need no ancestors.
+  if (sublayer === "mlp") hooks.set(siteName({ kind: "attn_out", layer }), given);
+  if (sublayer === "projection") hooks.set(siteName({ kind: "attn_z", layer }), given);
   return { site: streamSite(layer), hooks };
 }
 
@@ -101,16 +96,17 @@ async function pullBack(
   v: Floats,
   watch: Pick<Watch, "stopped">,
 ): Promise<Floats> {
-  const [stream, attnOut] = [streamSite(layer), siteName({ kind: "attn_out", layer })];
-  const [x, path] = [await captured.site(stream), sublayer === "mlp" ? await captured.site(attnOut) : undefined];
+  const stream = streamSite(layer);
+  const inside =
+    sublayer === "attention" ? undefined : siteName({ kind: sublayer === "mlp" ? "attn_out" : "attn_z", layer });
+  const [x, path] = [await captured.site(stream), inside === undefined ? undefined : await captured.site(inside)];
   const widthFrom = model.sites[parseSite(from).kind]!;
-  const to =
-    sublayer === "projection" ? { site: siteName({ kind: "attn_z", layer }), name: "z" } : { site: stream, name: "x" };
-  const widthTo = model.sites[parseSite(to.site).kind]!;
+  // Attention's output reaches the MLP by the stream, whose gradient is all that counts.
+  const to = sublayer === "projection" ? { site: inside, name: "path" } : { site: stream, name: "x" };
+  const widthTo = sublayer === "projection" ? path!.width : model.width;
   const found = newFloats(dtype, rows.node.length * widthTo);
   const K = points.length;
-  const { n, tiles } =
-    sublayer === "mlp" ? tilesOfRows(rows, v, widthFrom) : tilesOfTrees(captured, rows, v, widthFrom);
+  const { n, tiles } = inside ? tilesOfRows(rows, v, widthFrom) : tilesOfTrees(captured, rows, v, widthFrom);
   const perPack = Math.max(1, Math.floor(packRows / (n * K)));
   const packs = Math.max(1, Math.ceil(tiles.length / perPack));
   const size = Math.ceil(tiles.length / packs);
@@ -125,7 +121,7 @@ async function pullBack(
             cotangent: floatValue(cotangentsOf(chunk, n, size, K, v, widthFrom), pack.tokens.length, widthFrom),
           };
         if (site === stream) return { x: pathValue(captured, pack, x, points, n) };
-        return path && site === attnOut ? { path: pathValue(captured, pack, path, points, n) } : {};
+        return path && site === inside ? { path: pathValue(captured, pack, path, points, n) } : {};
       },
       found({ site, tensors }) {
         if (site === to.site) addRows(found, tensors[to.name]!, chunk, n, K, widthTo);

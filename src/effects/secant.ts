@@ -21,8 +21,9 @@ export const secantSteps = (sites: readonly SiteName[]) => (sites.includes("embe
  *
  *     ḡ after the last block = J̄ of final norm and metric;  ḡ_h = ḡ_l + J̄_mlpᵀ ḡ_l;  ḡ_(l−1) = ḡ_h + J̄_attnᵀ ḡ_h
  *
- * with ḡ_l at resid_post.l and mlp_out.l, ḡ_h at attn_out.l (parallel blocks: both sublayers read the same input). Features and error of every residual
- * site then add up to m(patch) − m(clean), up to the error of K midpoints. No SAE takes part; one backward pass of K points serves all sites.
+ * with ḡ_l at resid_post.l and mlp_out.l, ḡ_h at attn_out.l (parallel blocks: both sublayers read the same input); attention is two sublayers where
+ * attn_z is asked for, which lies between them. Features and error of every residual site then add up to m(patch) − m(clean), up to the error of K
+ * midpoints. No SAE takes part; one backward pass of K points serves all sites.
  */
 export const secantMethod: Method = async function* (given) {
   const captured = await captureFor(given, "both", sitesOfSecant([...given.dictionaries.keys()], given.model.layers));
@@ -61,8 +62,9 @@ export async function secantGradients(
   for (let layer = low; layer < model.layers; layer++) {
     averaged.push(siteName({ kind: "attn_out", layer }), siteName({ kind: "resid_post", layer }));
   }
+  // What comes behind the heads, a norm perhaps, is a sublayer by itself where their outputs are asked for.
+  averaged.push(...sites.filter((site) => parseSite(site).kind === "attn_z"));
   const hooks = new Map<SiteName, Hook>(averaged.map((site) => [site, averagingHook(K)]));
-  for (const site of sites) if (parseSite(site).kind === "attn_z") hooks.set(site, {});
   const points = pointsOf(K, "midpoint");
   // Every pack needs all of these sites: kept without the gradients at the clean prompts, which nobody asks for here.
   const known = new Map<SiteName, Promise<Activations>>();
