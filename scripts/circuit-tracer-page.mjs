@@ -1,19 +1,20 @@
 // Opens an attribution graph in circuit-tracer's own page, in a browser without a window, and says what the page drew.
 //
-//   node scripts/circuit-tracer-page.mjs ASSETS LIBRARIES GRAPH.json [PICTURE.png]
+//   node scripts/circuit-tracer-page.mjs ASSETS LIBRARIES GRAPH.json [PICTURE.png] [NODE]
 //
 // ASSETS: circuit_tracer/frontend/assets of the unpacked wheel (pip download --no-deps circuit-tracer). LIBRARIES: a folder in which `npm install
-// d3-jetpack@2.3.0 dagre@0.8.5 pako@2.1.0 dejavu-fonts-ttf@2.37.3` was run: what the page loads from elsewhere, and a font with its circles. The page is served on 127.0.0.1; everything else it asks for
-// is answered from LIBRARIES or with nothing, so no network is needed. GRAPH.json "-" makes a random graph.
+// d3-jetpack@2.3.0 dagre@0.8.5 pako@2.1.0 dejavu-fonts-ttf@2.37.3` was run: what the page loads from elsewhere, and a font with its circles. The page is
+// served on 127.0.0.1; everything else it asks for is answered from LIBRARIES or with nothing, so no network is needed. GRAPH.json "-" makes a random
+// graph; NODE is the node_id that is clicked, by default the graph's own.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { createServer as createVite } from "vite";
 
-const [assets, libraries, graphFile, picture] = process.argv.slice(2);
+const [assets, libraries, graphFile, picture, node] = process.argv.slice(2);
 if (graphFile === undefined) {
-  console.error("usage: node scripts/circuit-tracer-page.mjs ASSETS LIBRARIES GRAPH.json [PICTURE.png]");
+  console.error("usage: node scripts/circuit-tracer-page.mjs ASSETS LIBRARIES GRAPH.json [PICTURE.png] [NODE]");
   process.exit(2);
 }
 
@@ -32,6 +33,7 @@ const { attributionGraph, attributionIndex } = await load("src/circuit/export/at
 const { lintAttributionGraph } = await load("src/circuit/export/lint.ts");
 
 const graph = graphFile === "-" ? await randomGraph() : JSON.parse(readFileSync(graphFile, "utf8"));
+if (node !== undefined) graph.qParams.clickedId = node;
 const { slug } = graph.metadata;
 const types = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json" };
 const server = createServer((request, response) => {
@@ -79,7 +81,7 @@ const feature = {
 
 const started = await startBrowser();
 if (started === null) process.exit(1);
-const page = await started.browser.newPage({ viewport: { width: 1500, height: 950 } });
+const page = await started.browser.newPage({ viewport: { width: 1500, height: 900 } });
 const problems = [];
 page.on("pageerror", (error) => problems.push(error.message));
 await page.route(

@@ -84,8 +84,8 @@ export function graphSvg(
   ].join("\n");
 }
 
-/** The metric's own value is no effect to compare nodes by. */
-const isCause = ({ kind }: GraphNode) => kind !== "metric";
+/** Tokens and the metric have the whole effect, next to which features would have none. */
+const isCause = ({ kind }: GraphNode) => kind !== "metric" && kind !== "token";
 
 function notesOf({ about, nodes, edges }: CircuitGraph, largestEdge: number): string[] {
   const { metric, method, jacobian, slope, thresholds } = about;
