@@ -396,7 +396,11 @@ export async function fitStep(
   for (const [site, dictionary] of dictionaries) {
     if (stopped?.()) throw new StoppedError();
     const share = known[site];
-    shares[site] = share === undefined ? await unexplainedShare(captured, dictionary, codes) : share;
+    if (share !== undefined) {
+      shares[site] = share;
+      continue;
+    }
+    shares[site] = await unexplainedShare(captured, dictionary, codes);
     onProgress?.(Object.keys(shares).length, dictionaries.size);
   }
   return shares;
@@ -481,8 +485,9 @@ export async function analysePairs(
     });
 
     if (options.score !== "gradient") {
-      reporter.begin("fit", sites.length);
-      record.unexplained = await fitStep(input, captured, codes, record.unexplained, watch);
+      const known = record.unexplained ?? {};
+      if (sites.some((site) => known[site] === undefined)) reporter.begin("fit", sites.length);
+      record.unexplained = await fitStep(input, captured, codes, known, watch);
       const line = poorFitLine(record.unexplained);
       if (line !== undefined) warn(line);
     }
