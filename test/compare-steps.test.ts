@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type ComparedThings, type ComparisonPlaces, compareStep } from "../src/analysis/compare.ts";
+import { type ComparisonContext, type ComparisonPlaces, compareStep } from "../src/analysis/compare.ts";
 import { type ComparedInput, type MemoryMeter, type MethodRun, measureStep } from "../src/analysis/compare-measure.ts";
 import { parseMethods } from "../src/analysis/compare-methods.ts";
 import type { MethodResult } from "../src/analysis/compare-results.ts";
@@ -23,13 +23,13 @@ const options = {
 
 let opened: OpenJob;
 let input: ComparedInput;
-let things: ComparedThings;
+let context: ComparisonContext;
 beforeAll(async () => {
   opened = await openJob(options);
   const { model, checkpoint, tokenizer, dictionaries } = opened;
   const pairs = usablePairs(opened.source, opened, options, quiet()).kept;
   input = { loaded: loadedModel(model, await heldWeights(model, checkpoint)), tokenizer, dictionaries, pairs };
-  things = {
+  context = {
     format: 1,
     command: "compare",
     options: {},
@@ -103,7 +103,7 @@ describe("the steps of a comparison, in memory", () => {
     const comparison = await compareStep(
       specsOf("exact,analytic,analytic:3"),
       { ...whole, top: 2 },
-      things,
+      context,
       places,
       quiet(),
     );
@@ -122,7 +122,7 @@ describe("the steps of a comparison, in memory", () => {
 
   it("find again what an interrupted comparison has put into its places", async () => {
     const specs = specsOf("analytic,analytic:3");
-    const untouched = await compareStep(specs, whole, things, placesInMemory().places, quiet());
+    const untouched = await compareStep(specs, whole, context, placesInMemory().places, quiet());
     let stopping = false;
     const { places, results, runs } = placesInMemory(quiet(() => stopping));
     const stop: ComparisonPlaces = {
@@ -132,10 +132,10 @@ describe("the steps of a comparison, in memory", () => {
         return places.measure(run);
       },
     };
-    await expect(compareStep(specs, whole, things, stop, quiet())).rejects.toThrow(StoppedError);
+    await expect(compareStep(specs, whole, context, stop, quiet())).rejects.toThrow(StoppedError);
     expect([...results.keys()]).toEqual(["analytic"]);
     stopping = false;
-    const resumed = await compareStep(specs, whole, things, places, quiet());
+    const resumed = await compareStep(specs, whole, context, places, quiet());
     expect(runs.map(({ spec }) => spec.name)).toEqual(["analytic", "analytic:3", "analytic:3"]);
     expect(resumed.agreement).toEqual(untouched.agreement);
     expect(resumed.scatter).toEqual(untouched.scatter);

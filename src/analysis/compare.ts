@@ -12,7 +12,7 @@ import { checkFits, estimateRun, type Machine, type ModelFiles } from "./estimat
 import type { CompareOptions } from "./options.ts";
 
 /** What is known of a comparison before any method has run. */
-export type ComparedThings = Omit<Comparison, "status" | keyof typeof nothingFound>;
+export type ComparisonContext = Omit<Comparison, "status" | keyof typeof nothingFound>;
 
 const nothingFound = {
   accuracy: null,
@@ -64,25 +64,24 @@ export async function checkMethodsFit(
 export async function compareStep(
   specs: readonly MethodSpec[],
   { top, byPair }: { readonly top: number | null; readonly byPair: boolean },
-  things: ComparedThings,
+  context: ComparisonContext,
   places: ComparisonPlaces,
   reporter: Pick<Reporter, "begin">,
 ): Promise<Comparison> {
-  await places.begin({ ...things, ...nothingFound, status: "running" });
+  await places.begin({ ...context, ...nothingFound, status: "running" });
   const results = new Map<string, MethodResult>();
   const isExact = ({ method }: MethodSpec) => method === "exact";
   for (const spec of [...specs.filter((of) => !isExact(of)), ...specs.filter(isExact)]) {
-    const features = () => (isExact(spec) ? featuresToPatch([...results.values()], top) : null);
-    const result = (await places.stored(spec)) ?? (await places.measure({ spec, byPair, features: features() }));
-    results.set(spec.name, result);
+    const features = isExact(spec) ? featuresToPatch([...results.values()], top) : null;
+    results.set(spec.name, (await places.stored(spec)) ?? (await places.measure({ spec, byPair, features })));
   }
   reporter.begin("comparing", 1);
   const findings = findingsOf(
     specs.map((spec) => ({ spec, result: results.get(spec.name)! })),
     top,
   );
-  const warnings = [...things.warnings, ...findings.warnings];
-  const comparison: Comparison = { ...things, ...findings, status: "finished", warnings };
+  const warnings = [...context.warnings, ...findings.warnings];
+  const comparison: Comparison = { ...context, ...findings, status: "finished", warnings };
   await places.finish(comparison);
   return comparison;
 }

@@ -1,5 +1,5 @@
 import { cpus, totalmem } from "node:os";
-import { type ComparedThings, checkMethodsFit, compareStep } from "../analysis/compare.ts";
+import { type ComparisonContext, checkMethodsFit, compareStep } from "../analysis/compare.ts";
 import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
 import { checkRoom, gemmGflops, workLine } from "../analysis/estimate.ts";
 import { type CompareOptions, taskName } from "../analysis/options.ts";
@@ -51,14 +51,14 @@ export async function compare(request: CompareRequest, reporter: Reporter): Prom
   // Better now than at the end of the work.
   const template = await reportTemplate();
   await checkRuntime(options.device as Device, reporter);
-  const { folder, things, files, width } = await openWork(request, specs, reporter);
+  const { folder, context, files, width } = await openWork(request, specs, reporter);
   if ("comparison" in folder) {
     reporter.end();
     const { comparison } = folder;
     return { comparison, again: true };
   }
   try {
-    const comparison = await work({ request, specs, folder, things, files, width, template, reporter });
+    const comparison = await work({ request, specs, folder, context, files, width, template, reporter });
     return { comparison, again: false };
   } catch (error) {
     throw jobProblem(files.reasonOf(error), request.folder);
@@ -93,7 +93,7 @@ async function openWork(
     const sha256 = await identityOf(opened, dictionaries, kept);
     if (folder.state === "finished") checkSameInputs(path, folder.manifest.sha256, sha256);
     else for (const warning of warnings) reporter.line(warning);
-    const things: ComparedThings = {
+    const context: ComparisonContext = {
       format: 1,
       command,
       options: recorded,
@@ -118,7 +118,7 @@ async function openWork(
     opened.inputs.check();
     return {
       folder: folder.state === "finished" ? { comparison: folder.manifest } : folder,
-      things,
+      context,
       files: opened.inputs,
       width: opened.model.width,
     };
@@ -152,11 +152,11 @@ function checkSameInputs(path: string, then: Comparison["sha256"], now: Comparis
   );
 }
 
-interface Work {
+interface OpenComparison {
   readonly request: CompareRequest;
   readonly specs: readonly MethodSpec[];
   readonly folder: OpenFolder<Comparison>;
-  readonly things: ComparedThings;
+  readonly context: ComparisonContext;
   /** The files that the methods read. */
   readonly files: InputFiles;
   /** D, the model's. */
@@ -166,7 +166,16 @@ interface Work {
 }
 
 /** Runs each method in a process of its own, and compares them in the folder. */
-async function work({ request, specs, folder, things, files, width, template, reporter }: Work): Promise<Comparison> {
+async function work({
+  request,
+  specs,
+  folder,
+  context,
+  files,
+  width,
+  template,
+  reporter,
+}: OpenComparison): Promise<Comparison> {
   if (folder.state === "resume") reporter.line(`Resuming the interrupted comparison in ${folder.path}.`);
   const { methods: _, steps: __, rule: ___, top, by_pair: byPair, weights, ...options } = request.options;
   const places = comparisonPlaces(folder, {
@@ -183,7 +192,7 @@ async function work({ request, specs, folder, things, files, width, template, re
       await measureInProcess(asked, reporter, ({ patches, flops }) => reporter.line(workLine(patches, flops, gflops)));
     },
   });
-  const comparison = await compareStep(specs, { top, byPair }, things, places, reporter);
+  const comparison = await compareStep(specs, { top, byPair }, context, places, reporter);
   reporter.end();
   return comparison;
 }
