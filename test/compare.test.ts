@@ -6,9 +6,9 @@ import { type MethodSpec, methodFolder, namesIn, parseMethods } from "../src/ana
 import type { MethodResult } from "../src/analysis/compare-results.ts";
 import { featuresToPatch, findingsOf } from "../src/analysis/compare-results.ts";
 import { workLine } from "../src/analysis/estimate.ts";
-import { comparisonText } from "../src/cli/compare-text.ts";
 import { UsageError } from "../src/errors.ts";
 import { type Comparison, comparisonSchema } from "../src/report/comparison.ts";
+import { comparisonText } from "../src/report/comparison-text.ts";
 import { peakBytes, resetPeak, residentBytes } from "../src/storage/resident.ts";
 
 const tenMiddle = { steps: 10, rule: "midpoint" } as const;
@@ -213,7 +213,7 @@ describe("what methods found, side by side", () => {
       ...findingsOf([one, two, { ...exact, result: { ...exact.result, seconds: 90, peak_bytes: 9e8 } }], 1),
       warnings: ["Something."],
     });
-    expect(comparisonText("outputs/there", comparison)).toMatchInlineSnapshot(`
+    expect(comparisonText("outputs/there", "outputs/there/report.html", comparison)).toMatchInlineSnapshot(`
       "2 pairs, accuracy 100.0 %; 2 sites, 80 features.
 
       method    time        ×      memory above the model  ×          peak

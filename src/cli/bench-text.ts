@@ -1,5 +1,5 @@
 import type { BenchResult, ForestBench } from "../commands/bench.ts";
-import { table } from "./table.ts";
+import { textTable } from "../report/text-table.ts";
 /** The result as text for a terminal. */
 export function benchText(result: BenchResult): string {
   const n = (value: number, digits = 0) => value.toFixed(digits);
@@ -9,7 +9,7 @@ export function benchText(result: BenchResult): string {
       .join(", ")}; model ${result.model}`,
     `matrix products: ${n(result.gemm_peak)} GFLOP/s at best, ${n(result.gemm_own_shapes)} in the model's own shapes`,
     "",
-    ...table([
+    ...textTable([
       ["pass", "nodes", "floor, GFLOP", "ms", "GFLOP/s", "of own shapes", "of best"],
       ...result.passes.map((p) => [
         p.pass,
@@ -28,7 +28,7 @@ export function benchText(result: BenchResult): string {
 }
 
 function forestTable(forest: readonly ForestBench[]): string[] {
-  return table([
+  return textTable([
     ["pairs", "number", "tokens", "nodes", "ratio", "examples, s", "forest, s", "ratio", "time/node ratio"],
     ...forest.map((f) => [
       f.set,

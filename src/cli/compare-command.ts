@@ -1,8 +1,10 @@
+import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
 import type { CompareOptions } from "../analysis/options.ts";
 import { defaultSteps, isIntegrated, type Rule, rules } from "../effects/method.ts";
 import { UsageError } from "../errors.ts";
+import { reportFile } from "../results/report.ts";
 import { compareFolder } from "./default-folder.ts";
 import {
   defaultMethods,
@@ -111,8 +113,8 @@ export function addCompareCommand(program: Command): void {
       const request = { command: "compare", options, folder, force: flags.force === true };
       const { comparison, again } = await runJob("compare", request, { quiet: flags.quiet });
       if (flags.json) return printJson(comparison);
-      const { comparisonText } = await import("./compare-text.ts");
-      print(comparisonText(folder, comparison, { again }));
+      const { comparisonText } = await import("../report/comparison-text.ts");
+      print(comparisonText(folder, join(folder, reportFile), comparison, { again }));
     });
 }
 

@@ -1,11 +1,11 @@
 import { bytesText, duration } from "../amounts.ts";
 import { type EstimateResult, totalSeconds } from "../analysis/estimate.ts";
-import { table } from "./table.ts";
+import { textTable } from "../report/text-table.ts";
 /** An estimate as text for a terminal. */
 export function estimateText(e: EstimateResult): string {
   const phases = Object.entries(e.seconds).map(([phase, seconds]) => `${phase} ${duration(seconds)}`);
   const where = e.weights === "held" ? "held in memory" : "streamed, block by block";
-  return table([
+  return textTable([
     ["model", `${e.model.name}: ${count(e.model.parameters)} parameters, ${bytesText(e.model.bytes)}`],
     ["SAEs", `${e.saes.sites} sites, ${count(e.saes.features)} features`],
     [

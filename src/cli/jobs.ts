@@ -2,11 +2,12 @@ import { bench } from "../commands/bench.ts";
 import { pairs } from "../commands/check-pairs.ts";
 import { compare } from "../commands/compare.ts";
 import { estimate } from "../commands/estimate.ts";
+import { evaluate } from "../commands/evaluate.ts";
 import { pullNames } from "../commands/pull.ts";
 import { run } from "../commands/run.ts";
 
 /** The jobs that a worker can do, by name. */
-export const jobs = { run, compare, pairs, bench, estimate, pull: pullNames };
+export const jobs = { run, compare, pairs, bench, estimate, evaluate, pull: pullNames };
 
 export type JobName = keyof typeof jobs;
 

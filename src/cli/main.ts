@@ -22,6 +22,7 @@ import { packageRoot } from "../storage/package.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { runFolder } from "./default-folder.ts";
+import { addEvaluateCommand } from "./evaluate-command.ts";
 import {
   defaultTop,
   deviceFlags,
@@ -175,6 +176,7 @@ function program(): Command {
     });
 
   addCompareCommand(sfc);
+  addEvaluateCommand(sfc);
   addTrainCommands(sfc);
   addCompletionCommand(
     sfc,

@@ -1,13 +1,13 @@
 import { bytesText } from "../amounts.ts";
 import type { KnownModels } from "../commands/known-models.ts";
 import { modelTypes } from "../models/architectures.ts";
-import { table } from "./table.ts";
+import { textTable } from "../report/text-table.ts";
 
 /** The same as text: tables of models and of SAEs, and what else can be named. */
 export function knownModelsText({ cache, models, saes, others }: KnownModels): string {
   const defaults = new Set(models.map((model) => model.saes));
   return [
-    ...table([
+    ...textTable([
       ["--model_name", "parameters", "on the hub", "cached"],
       ...models.map(({ name, repo, parameters, gated, cached, bytes }) => [
         name,
@@ -18,7 +18,7 @@ export function knownModelsText({ cache, models, saes, others }: KnownModels): s
       ...others.map(({ name, model_type }) => [name, model_type, name, "yes"]),
     ]),
     "",
-    ...table([
+    ...textTable([
       ["--sae_source", "of model", "sites", "features", "SAEs", "total", "cached"],
       ...saes.map(({ name, model, kinds, features, count, bytes, cached }) => [
         `${name}${defaults.has(name) ? " *" : ""}`,

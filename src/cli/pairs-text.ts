@@ -2,10 +2,10 @@ import { countText, percentText } from "../amounts.ts";
 import type { PairsResult, RejectedPair } from "../commands/check-pairs.ts";
 import { shownRejected } from "../commands/check-pairs.ts";
 import { excerpt } from "../prompts/excerpt.ts";
-import { table } from "./table.ts";
+import { textTable } from "../report/text-table.ts";
 /** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
 export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {
-  const lines = table([
+  const lines = textTable([
     ["split", "case", "pairs", "accuracy", "margin", "for example"],
     ...cases.map(({ split, case: name, pairs: n, accuracy, margin, example }) => [
       split,

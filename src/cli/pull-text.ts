@@ -1,7 +1,7 @@
 import { bytesText, countText } from "../amounts.ts";
 import { embeddedModel } from "../analysis/options.ts";
 import type { PullOutcome } from "../commands/pull.ts";
-import { table } from "./table.ts";
+import { textTable } from "../report/text-table.ts";
 /** What `sfc pull` did, or would do: where everything is, or what there is to fetch. */
 export function pullText({ embedded, planned, fetched, saes }: PullOutcome): string {
   return [
@@ -19,7 +19,7 @@ function plannedLines({ files, cache }: NonNullable<PullOutcome["planned"]>): st
   const rows = files.map(({ path, bytes, cached }) => [path, bytesText(bytes), cached ? "cached" : "to fetch"]);
   const bytes = wanted.reduce((sum, file) => sum + file.bytes, 0);
   return [
-    ...table([["file", "size", "state"], ...rows]),
+    ...textTable([["file", "size", "state"], ...rows]),
     "",
     `To fetch: ${countText(wanted.length, "file")}, ${bytesText(bytes)}, into ${cache}.`,
   ];

@@ -2,10 +2,10 @@ import { join } from "node:path";
 import { duration } from "../amounts.ts";
 import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
+import { textTable } from "../report/text-table.ts";
 import { type Manifest, manifestFile } from "../results/manifest.ts";
 import { reportFile } from "../results/report.ts";
 import { readJsonFile } from "../storage/files.ts";
-import { table } from "./table.ts";
 
 /** Features named per site. */
 const named = 3;
@@ -115,7 +115,7 @@ function topLines(ranking: Ranking): string[] {
     "top-10 overlap",
     `top features on ${shown} (${unit}${patched ? "; exact: patched alone" : ""})`,
   ];
-  return table([head, ...rows]);
+  return textTable([head, ...rows]);
 }
 
 /** How the numbers of the table are to be read: what kind of effect they are, and what they account for. */

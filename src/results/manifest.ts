@@ -14,6 +14,9 @@ const optionValue = z.union([
   z.array(z.union([z.string(), z.number()])),
 ]);
 
+export const optionsSchema = z.record(z.string(), optionValue);
+export const versionsSchema = z.record(z.string(), z.string());
+
 const split = z.enum(["train", "test"]);
 const count = z.int().min(0);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -76,7 +79,7 @@ const estimateSchema = z.strictObject({
 export const manifestSchema = z
   .strictObject({
     command: z.string().describe("the command, e.g. run"),
-    options: z.record(z.string(), optionValue).describe("every option that bears on the results, by flag name"),
+    options: optionsSchema.describe("every option that bears on the results, by flag name"),
     seed: z.int(),
     status: z
       .enum(["running", "finished", "failed"])
@@ -86,7 +89,7 @@ export const manifestSchema = z
     error: z.string().nullable().describe("why it failed"),
     started: z.iso.datetime(),
     finished: z.iso.datetime().nullable(),
-    versions: z.record(z.string(), z.string()).describe("of this program, its runtime and the packages that compute"),
+    versions: versionsSchema.describe("of this program, its runtime and the packages that compute"),
     model: modelSchema.nullable().describe("null until it has been read"),
     dictionaries: z.array(dictionarySchema),
     counts: z.strictObject({

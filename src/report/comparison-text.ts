@@ -1,15 +1,13 @@
-import { join } from "node:path";
 import { bytesText, duration } from "../amounts.ts";
-import type { Comparison } from "../report/comparison.ts";
-import { reportFile } from "../results/report.ts";
-import { table } from "./table.ts";
+import type { Comparison } from "./comparison.ts";
+import { textTable } from "./text-table.ts";
 
 /**
  * A comparison as text for a terminal.
  *
  * @param again whether it had been finished before and nothing was computed
  */
-export function comparisonText(folder: string, comparison: Comparison, { again = false } = {}): string {
+export function comparisonText(folder: string, report: string, comparison: Comparison, { again = false } = {}): string {
   const { accuracy, pairs, dictionaries, agreement, exactness, sums, warnings } = comparison;
   const right = accuracy === null ? "–" : (100 * accuracy).toFixed(1);
   const sections = [
@@ -22,7 +20,7 @@ export function comparisonText(folder: string, comparison: Comparison, { again =
     exactness.length > 0 ? exactnessLines(exactness) : [],
     sums.length > 0 ? sumLines(sums) : [],
     warnings.map((warning) => `warning  ${warning}`),
-    [`Report: ${join(folder, reportFile)}`],
+    [`Report: ${report}`],
   ];
   return sections
     .filter((lines) => lines.length > 0)
@@ -33,7 +31,7 @@ export function comparisonText(folder: string, comparison: Comparison, { again =
 /** What each method took, and how many times the first one's. */
 function methodLines({ methods }: Comparison): string[] {
   const [first] = methods;
-  return table([
+  return textTable([
     ["method", "time", "×", "memory above the model", "×", "peak"],
     ...methods.map((m) => [
       m.name,
@@ -47,7 +45,7 @@ function methodLines({ methods }: Comparison): string[] {
 }
 
 function agreementLines(agreement: Comparison["agreement"]): string[] {
-  return table([
+  return textTable([
     [
       "all sites together",
       "features",
@@ -76,7 +74,7 @@ function agreementLines(agreement: Comparison["agreement"]): string[] {
 }
 
 function exactnessLines(exactness: Comparison["exactness"]): string[] {
-  return table([
+  return textTable([
     ["against exact", "patched features", "Pearson", "Spearman", "sign", "Σ|difference| / Σ|exact|"],
     ...exactness
       .filter(({ site }) => site === "")
@@ -108,7 +106,7 @@ function sumLines(sums: Comparison["sums"]): string[] {
       ...(byPair ? [medianGap] : []),
     ];
   });
-  return table([
+  return textTable([
     [
       "effects and error",
       "sum",

@@ -1,0 +1,433 @@
+import {
+  type AblationValue,
+  type Activations,
+  ablationBase,
+  type ErrorTreatment,
+  evaluationForest,
+  type Features,
+  readActivations,
+} from "../circuit/ablation.ts";
+import { bySite, chooseCovering, chooseTop, rankScores, type ScoresBySite, sizeOf } from "../circuit/choose.ts";
+import { clusterPairs, eachPair, ratioInterval, sumByCluster } from "../circuit/clusters.ts";
+import { type EvaluationSetting, evaluateSubsets, meanMetric, type Subset } from "../circuit/evaluate.ts";
+import {
+  areas,
+  type Curve,
+  type CurvePoint,
+  type Evaluation,
+  featuresJson,
+  featuresOf,
+  type GroupEvaluation,
+} from "../circuit/evaluation.ts";
+import { chooseByMasks, learnMasks } from "../circuit/masks.ts";
+import { groupsOf } from "../circuit/meaning.ts";
+import { type ClusterScores, scoresOf, stability } from "../circuit/scores.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { codeReader } from "../dictionaries/encode.ts";
+import { type MethodName, methodNames } from "../effects/method.ts";
+import { UserError } from "../errors.ts";
+import type { LoadedModel } from "../models/weights.ts";
+import type { Reporter } from "../progress.ts";
+import type { OutsideText } from "../prompts/outside.ts";
+import type { Split, TokenPair } from "../prompts/pairs.ts";
+import type { SiteName } from "../site.ts";
+
+/** For which pairs one circuit is chosen: all of them, those of a construction (cases that differ in the subject's number alone), or of a case. */
+export const groupings = ["set", "construction", "case"] as const;
+export type Grouping = (typeof groupings)[number];
+
+/**
+ * How the features of a circuit are chosen: by a method's effects, the largest first (`secant`), those that help alone (`secant-signed`), or every site
+ * covered alike (`secant-covering`); or by learned masks.
+ */
+export type Way = "masks" | MethodName | `${MethodName}-signed` | `${MethodName}-covering`;
+
+/** Reads the name of a way. @throws UserError if it is none */
+export function parseWay(text: string): Way {
+  const method = text.replace(/-(signed|covering)$/, "");
+  if (text === "masks" || (methodNames as readonly string[]).includes(method)) return text as Way;
+  throw new UserError(
+    `way: expected masks or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
+  );
+}
+
+const methodOf = (way: Way): MethodName => way.replace(/-(signed|covering)$/, "") as MethodName;
+
+/** What is evaluated. */
+export interface EvaluateOptions {
+  readonly by: Grouping;
+  readonly ways: readonly Way[];
+  readonly sizes: readonly number[];
+  readonly ablations: readonly AblationValue[];
+  readonly errors: ErrorTreatment;
+  /** The size of the circuits whose transfer between groups is measured; null for none. */
+  readonly transfer: number | null;
+  /** A circuit from elsewhere, to be measured as it is, beside the ways. */
+  readonly given?: Features | null;
+}
+
+export interface EvaluateInput {
+  readonly loaded: LoadedModel;
+  /** The sites at which everything outside a circuit is ablated. */
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly outside: OutsideText;
+  readonly pairs: readonly TokenPair[];
+}
+
+/** Where the results of groups are kept, so that an interrupted evaluation goes on. */
+export interface EvaluationPlaces {
+  read(group: string): Promise<GroupEvaluation | undefined>;
+  write(group: string, found: GroupEvaluation): Promise<void>;
+}
+
+/** Candidates of learned masks: the strongest by secant effects. */
+const maskCandidates = 150;
+const transferWay = (ways: readonly Way[]): Way => (ways.includes("masks") ? "masks" : ways[0]!);
+
+/**
+ * Chooses circuits on train pairs and measures them on train and test: faithfulness and completeness over sizes, for each group of pairs, way of choosing
+ * and kind of ablation.
+ *
+ * @throws UserError if there are no train pairs; StoppedError if asked to stop, finished groups stay in their places
+ */
+export async function evaluateCircuits(
+  input: EvaluateInput,
+  options: EvaluateOptions,
+  places: EvaluationPlaces,
+  reporter: Reporter,
+): Promise<Evaluation> {
+  const groups = groupsOfPairs(input.pairs, options.by);
+  const found: GroupEvaluation[] = [];
+  for (const [name, pairs] of groups) {
+    const known = await places.read(name);
+    const own = known ?? (await evaluateGroup(input, name, pairs, options, reporter));
+    if (!known) await places.write(name, own);
+    found.push(own);
+  }
+  return {
+    format: 1,
+    sites: [...input.dictionaries.keys()],
+    pairs: found.flatMap(({ pairs }) => pairs),
+    candidates: Object.fromEntries([...groups.keys()].map((name, i) => [name, found[i]!.candidates])),
+    circuits: found.flatMap(({ circuits }) => circuits),
+    curves: found.flatMap(({ curves }) => curves),
+    transfer: await transferOf(input, groups, found, options, reporter),
+  };
+}
+
+/** The construction of each case: what is left of its name without the group that `groupsOf` finds in it. */
+export function constructionsOf(cases: readonly string[]): (name: string) => string {
+  const groupOf = groupsOf(cases);
+  return (name) => {
+    const ending = `_${groupOf(name)}`;
+    return name.endsWith(ending) && name.length > ending.length ? name.slice(0, -ending.length) : name;
+  };
+}
+
+function groupsOfPairs(pairs: readonly TokenPair[], by: Grouping): Map<string, TokenPair[]> {
+  const construction = constructionsOf(pairs.map(({ pair }) => pair.case));
+  const nameOf = ({ pair }: TokenPair) => (by === "set" ? "all" : by === "case" ? pair.case : construction(pair.case));
+  const groups = new Map<string, TokenPair[]>();
+  for (const pair of pairs) groups.set(nameOf(pair), [...(groups.get(nameOf(pair)) ?? []), pair]);
+  return groups;
+}
+
+/** The pairs of one split of a group, and what the plain model makes of them. */
+interface Measured {
+  readonly split: Split;
+  readonly pairs: readonly TokenPair[];
+  readonly setting: EvaluationSetting;
+  readonly activations: Activations;
+}
+
+async function measure(
+  { loaded, dictionaries, outside }: EvaluateInput,
+  split: Split,
+  pairs: readonly TokenPair[],
+  reporter: Reporter,
+): Promise<Measured> {
+  const construction = constructionsOf(pairs.map(({ pair }) => pair.case));
+  const forest = evaluationForest(pairs, ({ case: name }) => construction(name));
+  reporter.begin("capture", 1);
+  const activations = await readActivations(loaded, forest, [...dictionaries.keys()], watchOf(reporter));
+  return { split, pairs, setting: { loaded, forest, dictionaries, outside }, activations };
+}
+
+const watchOf = ({ set, stopped }: Reporter) => ({
+  onProgress: (done: number, total: number) => set(done, total),
+  stopped,
+});
+
+const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filter(({ pair }) => pair.split === split);
+
+/** A circuit that was chosen, and how. */
+interface Chosen {
+  readonly way: string;
+  readonly features: Features;
+  readonly ablation: AblationValue | null;
+  readonly stability: number | null;
+}
+
+async function evaluateGroup(
+  input: EvaluateInput,
+  group: string,
+  pairs: readonly TokenPair[],
+  options: EvaluateOptions,
+  reporter: Reporter,
+): Promise<GroupEvaluation> {
+  const train = ofSplit(pairs, "train");
+  if (train.length === 0) {
+    throw new UserError(
+      `pairs: expected train pairs, on which circuits are chosen, got only test pairs of ${group}. Name them train, or give a circuit with --circuit.`,
+    );
+  }
+  const test = ofSplit(pairs, "test");
+  const measured = [await measure(input, "train", train, reporter)];
+  if (test.length > 0) measured.push(await measure(input, "test", test, reporter));
+
+  reporter.begin("scores", 1);
+  const methods = new Set(options.ways.map((way) => (way === "masks" ? "secant" : methodOf(way))));
+  const scores = new Map<MethodName, ClusterScores>();
+  for (const method of methods) {
+    scores.set(method, await scoresOf(method, input, train, watchOf(reporter)));
+  }
+  const byScores = options.ways
+    .filter((way) => way !== "masks")
+    .flatMap((way) => options.sizes.map((n) => chosenByScores(way, scores.get(methodOf(way))!, n)));
+  const given: Chosen[] = options.given
+    ? [{ way: "given", features: options.given, ablation: null, stability: null }]
+    : [];
+
+  const circuits: Chosen[] = [...given, ...byScores];
+  const curves: Curve[] = [];
+  const candidates = Math.max(0, ...[...scores.values()].map(({ scores: of }) => rankScores(of).length));
+  for (const ablation of options.ablations) {
+    const masked = options.ways.includes("masks")
+      ? await chosenByMasks(measured[0]!, input, scores.get("secant")!.scores, ablation, options, reporter)
+      : [];
+    circuits.push(...masked);
+    for (const one of measured) {
+      curves.push(
+        ...(await curvesOf(
+          one,
+          input,
+          group,
+          [...given, ...byScores, ...masked],
+          ablation,
+          candidates,
+          options,
+          reporter,
+        )),
+      );
+    }
+  }
+  return {
+    pairs: measured.map(({ split, pairs: own }) => ({
+      group,
+      split,
+      cases: [...new Set(own.map(({ pair }) => pair.case))],
+      pairs: own.length,
+      words: clusterPairs(own).count,
+    })),
+    candidates,
+    circuits: circuits.map(({ way, features, ablation, stability: overlap }) => ({
+      group,
+      way,
+      ablation,
+      seed: null,
+      size: sizeOf(features),
+      features: featuresJson(features),
+      stability: overlap,
+    })),
+    curves,
+  };
+}
+
+function chosenByScores(way: Way, scores: ClusterScores, n: number): Chosen {
+  const choose = (of: ScoresBySite) => {
+    if (way.endsWith("-covering")) return chooseCovering(of, n);
+    return way.endsWith("-signed") ? chooseTop(positive(of), n) : chooseTop(of, n);
+  };
+  return { way, features: choose(scores.scores), ablation: null, stability: stability(scores, choose) };
+}
+
+/** Scores of the features that support the clean answer, 0 for the others. */
+const positive = (scores: ScoresBySite): ScoresBySite =>
+  new Map(
+    [...scores].map(([site, of]) => [site, { ...of, scores: Array.from(of.scores, (score) => Math.max(0, score)) }]),
+  );
+
+async function chosenByMasks(
+  { setting, activations }: Measured,
+  { loaded, dictionaries }: EvaluateInput,
+  scores: ScoresBySite,
+  ablation: AblationValue,
+  { sizes, errors }: EvaluateOptions,
+  reporter: Reporter,
+): Promise<Chosen[]> {
+  const codes = codeReader(loaded);
+  try {
+    const features = chooseTop(scores, maskCandidates);
+    // Errors that are kept would take the whole dictionary at each step.
+    const kind = { values: ablation, errors: errors === "kept" ? "ablated" : errors } as const;
+    const base = await ablationBase(activations, dictionaries, codes, features, kind);
+    reporter.begin("masks", 1);
+    const target = activations.cleanMetric;
+    const stages = await learnMasks(setting, base, target, {}, watchOf(reporter));
+    reporter.begin("choosing", 1);
+    const fitting = sizes.filter((n) => n <= sizeOf(features));
+    const chosen = await chooseByMasks(setting, base, stages, target, fitting, watchOf(reporter));
+    return chosen.map((own) => ({ way: "masks", features: own, ablation, stability: null }));
+  } finally {
+    await codes.release();
+  }
+}
+
+/** The curves of all ways on the pairs of one split. */
+async function curvesOf(
+  { split, pairs, setting, activations }: Measured,
+  { loaded, dictionaries }: EvaluateInput,
+  group: string,
+  chosen: readonly Chosen[],
+  ablation: AblationValue,
+  candidates: number,
+  { errors }: EvaluateOptions,
+  reporter: Reporter,
+): Promise<Curve[]> {
+  reporter.begin("evaluation", 1);
+  const codes = codeReader(loaded);
+  try {
+    const all = union(chosen.map(({ features }) => features));
+    const base = await ablationBase(
+      activations,
+      dictionaries,
+      codes,
+      all,
+      { values: ablation, errors },
+      { whole: true },
+    );
+    const subsets: Subset[] = [
+      { kind: "circuit", features: new Map() },
+      { kind: "whole" },
+      ...chosen.flatMap(({ features }): Subset[] => [
+        { kind: "circuit", features },
+        { kind: "complement", features },
+      ]),
+    ];
+    const metrics = await evaluateSubsets(setting, base, subsets, watchOf(reporter));
+    const faith = faithfulness(pairs, setting.forest, activations.cleanMetric, metrics[0]!);
+    const whole = faith.of(metrics[1]!);
+    const pointOf = (i: number): CurvePoint => {
+      const m = metrics[2 + 2 * i]!;
+      return {
+        size: sizeOf(chosen[i]!.features),
+        f: meanMetric(setting.forest, m),
+        faithfulness: faith.of(m),
+        by_words: faith.interval(m, "words"),
+        by_pairs: faith.interval(m, "pairs"),
+        completeness: faith.of(metrics[3 + 2 * i]!),
+        cases: faith.byCase(m),
+      };
+    };
+    return [...new Set(chosen.map(({ way }) => way))].map((way): Curve => {
+      const points = chosen.flatMap((one, i) => (one.way === way ? [pointOf(i)] : []));
+      return {
+        group,
+        split,
+        ablation,
+        errors,
+        way,
+        seed: null,
+        f_model: meanMetric(setting.forest, activations.cleanMetric),
+        f_empty: meanMetric(setting.forest, metrics[0]!),
+        whole,
+        points,
+        ...areas(points, Math.max(candidates, ...points.map(({ size }) => size)), whole),
+      };
+    });
+  } finally {
+    await codes.release();
+  }
+}
+
+/** Faithfulness of metrics by end, as a ratio of means over pairs: (F(C) − F(∅))/(F(M) − F(∅)). */
+function faithfulness(
+  pairs: readonly TokenPair[],
+  { endIndexOfPair }: EvaluationSetting["forest"],
+  model: Float64Array,
+  empty: Float64Array,
+) {
+  const gain = (m: Float64Array) => Float64Array.from(endIndexOfPair, (end) => m[end]! - empty[end]!);
+  const whole = gain(model);
+  const clusters = { words: clusterPairs(pairs), pairs: eachPair(pairs.length) };
+  const ratio = (top: Float64Array, members: (p: number) => boolean = () => true) => {
+    let [a, b] = [0, 0];
+    top.forEach((value, p) => {
+      if (!members(p)) return;
+      a += value;
+      b += whole[p]!;
+    });
+    return a / b;
+  };
+  return {
+    of: (m: Float64Array) => ratio(gain(m)),
+    interval: (m: Float64Array, over: keyof typeof clusters) =>
+      ratioInterval(sumByCluster(clusters[over], gain(m)), sumByCluster(clusters[over], whole)),
+    byCase(m: Float64Array): Record<string, number> {
+      const top = gain(m);
+      const cases = [...new Set(pairs.map(({ pair }) => pair.case))];
+      return Object.fromEntries(cases.map((name) => [name, ratio(top, (p) => pairs[p]!.pair.case === name)]));
+    },
+  };
+}
+
+/** Faithfulness of each group's circuit on every other group's test pairs. */
+async function transferOf(
+  input: EvaluateInput,
+  groups: ReadonlyMap<string, readonly TokenPair[]>,
+  found: readonly GroupEvaluation[],
+  { transfer: size, ways, ablations, errors }: EvaluateOptions,
+  reporter: Reporter,
+): Promise<Evaluation["transfer"]> {
+  if (size === null) return null;
+  const way = transferWay(ways);
+  const ablation = ablations[0]!;
+  const names = [...groups.keys()];
+  const circuits = found.map(({ circuits: of }) => {
+    const own = of.filter((one) => one.way === way && (one.ablation === null || one.ablation === ablation));
+    const nearest = own.reduce((a, b) => (Math.abs(b.size - size) < Math.abs(a.size - size) ? b : a));
+    return featuresOf(nearest.features);
+  });
+  const columns: number[][] = [];
+  for (const pairs of groups.values()) {
+    const test = ofSplit(pairs, "test");
+    const one = await measure(input, "test", test.length > 0 ? test : pairs, reporter);
+    reporter.begin("transfer", 1);
+    const codes = codeReader(input.loaded);
+    try {
+      const base = await ablationBase(one.activations, input.dictionaries, codes, union(circuits), {
+        values: ablation,
+        errors,
+      });
+      const subsets = [new Map(), ...circuits].map((features): Subset => ({ kind: "circuit", features }));
+      const metrics = await evaluateSubsets(one.setting, base, subsets, watchOf(reporter));
+      const faith = faithfulness(one.pairs, one.setting.forest, one.activations.cleanMetric, metrics[0]!);
+      columns.push(metrics.slice(1).map((m) => faith.of(m)));
+    } finally {
+      await codes.release();
+    }
+  }
+  return { way, size, ablation, groups: names, faithfulness: names.map((_, i) => columns.map((column) => column[i]!)) };
+}
+
+/** All features of some circuits. */
+function union(all: readonly Features[]): Features {
+  const keys = new Map(
+    all.flatMap((features) =>
+      [...features].flatMap(([site, list]) =>
+        list.map((feature) => [`${site}/${feature}`, { site, feature }] as const),
+      ),
+    ),
+  );
+  return bySite([...keys.values()]);
+}

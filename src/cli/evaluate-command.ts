@@ -1,0 +1,126 @@
+import { join } from "node:path";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Grouping, groupings, parseWay } from "../analysis/evaluate.ts";
+import type { AblationValue, ErrorTreatment } from "../circuit/ablation.ts";
+import { folded, wholeNumber } from "./flags.ts";
+import { runJob } from "./host.ts";
+import { print, printJson } from "./terminal.ts";
+
+interface Flags {
+  readonly by: Grouping;
+  readonly ways: string;
+  readonly sizes: number[];
+  readonly ablation: AblationValue[];
+  readonly errors: ErrorTreatment;
+  readonly transfer?: number;
+  readonly circuit?: string;
+  readonly cases?: string;
+  readonly sites?: string;
+  readonly layers?: string;
+  readonly output_dir?: string;
+  readonly force?: boolean;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+const help = `A circuit is a set of features. It is faithful if the model still shows the behaviour when everything else at the sites looked at is ablated:
+faithfulness is 1 for the whole model and 0 for none of it. It is complete if the model without it no longer shows the behaviour: completeness near 0.
+
+Ways to choose features, on train pairs alone, with commas between them:
+  masks            learned: the features that come closest to the whole model, by gradient descent on masks
+  secant, analytic, … by a method's effects, the largest first
+  secant-covering  every site covered alike
+  secant-signed    only features that support the clean answer
+
+Examples:
+  sfc evaluate outputs/demo-agreement-0
+  sfc evaluate outputs/demo-agreement-0 --by construction --sizes 20,40,60,100 --transfer 60
+  sfc evaluate outputs/demo-agreement-0 --ablation mean,patch,zero --ways masks,secant --cases nounpp_singular,nounpp_plural
+  sfc evaluate outputs/demo-agreement-0 --circuit outputs/demo-agreement-0/circuit/circuit.json`;
+
+/** Adds `evaluate`. */
+export function addEvaluateCommand(program: Command): void {
+  program
+    .command("evaluate")
+    .description("what circuits of a run's features are worth: faithfulness and completeness over sizes, and transfer")
+    .argument("<run>", "the folder of a finished run")
+    .addHelpText("after", folded(help))
+    .addOption(
+      new Option("--by <what>", "one circuit for all pairs, for each construction, or for each case")
+        .choices(groupings)
+        .default("set"),
+    )
+    .option("--ways <names>", "how features are chosen; see below", "secant,secant-covering,masks")
+    .option("--sizes <list>", "features in a circuit, as 20,40,60", listOf(wholeNumber), [20, 40, 60, 100, 150])
+    .option(
+      "--ablation <kinds>",
+      "what the rest is set to: mean, patch, zero, or several with commas",
+      listOf(oneOf(["mean", "patch", "zero"])),
+      ["mean"],
+    )
+    .addOption(
+      new Option("--errors <what>", "what becomes of SAE errors")
+        .choices(["ablated", "clean", "removed", "kept"])
+        .default("ablated"),
+    )
+    .option("--transfer <n>", "measure circuits of n features on every other group's pairs too", wholeNumber)
+    .option("--circuit <file>", "a circuit.json to measure as it is, beside the ways")
+    .option("--cases <names>", "cases of the run, with commas between them (default: all)")
+    .option("--layers <blocks>", "blocks of the run's SAEs, as 0-3,5 (default: all)")
+    .option(
+      "--sites <kinds>",
+      "kinds of sites at which everything else is ablated (default: resid_post where the run has it, else all)",
+    )
+    .option("--output_dir <folder>", "the evaluation's folder (default: evaluation in the run's folder)")
+    .option("--force", "replace an evaluation with other options in that folder")
+    .option("--json", "print JSON: what evaluation.json holds")
+    .option("--quiet", "show no progress")
+    .action(async (run: string, flags: Flags) => {
+      const {
+        by,
+        sizes,
+        ablation: ablations,
+        errors,
+        transfer = null,
+        circuit = null,
+        sites = null,
+        layers = null,
+      } = flags;
+      const request = {
+        run,
+        folder: flags.output_dir ?? join(run, "evaluation"),
+        force: flags.force === true,
+        cases: flags.cases?.split(",").map((name) => name.trim()) ?? null,
+        circuit,
+        sites,
+        layers,
+        evaluate: {
+          by,
+          ways: flags.ways.split(",").map((name) => parseWay(name.trim())),
+          sizes,
+          ablations,
+          errors,
+          transfer,
+        },
+      };
+      const { file, again } = await runJob("evaluate", request, { quiet: flags.quiet });
+      if (flags.json) return printJson(file);
+      const { evaluationText } = await import("../report/evaluation-text.ts");
+      print(
+        `${evaluationText(file.evaluation!)}\n\n${again ? "Already there" : "Written"}: ${join(request.folder, "evaluation.json")}`,
+      );
+    });
+}
+
+/** Reads values with commas between them, each once, in their order. */
+const listOf =
+  <T>(read: (text: string) => T) =>
+  (text: string): T[] => [...new Set(text.split(",").map((part) => read(part.trim())))];
+
+const oneOf =
+  <T extends string>(choices: readonly T[]) =>
+  (text: string): T => {
+    const found = choices.find((one) => one === text);
+    if (found === undefined) throw new InvalidArgumentError(`Expected some of ${choices.join(", ")}.`);
+    return found;
+  };

@@ -1,0 +1,141 @@
+import { type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
+import { sha256OfText } from "../bytes/sha256.ts";
+import { featuresOf } from "../circuit/evaluation.ts";
+import { UserError } from "../errors.ts";
+import type { Reporter } from "../progress.ts";
+import {
+  type EvaluationFile,
+  evaluationPlaces,
+  finishEvaluation,
+  openEvaluationFolder,
+  readCircuit,
+  writeEvaluation,
+} from "../results/evaluation.ts";
+import { jobProblem } from "../storage/files.ts";
+import { versions } from "../storage/package.ts";
+import { type OpenRun, openRun, type SiteFlags } from "./open-run.ts";
+
+/** What `sfc evaluate` is asked. */
+export interface EvaluateRequest extends SiteFlags {
+  /** The folder of a finished run. */
+  readonly run: string;
+  /** The evaluation's folder. */
+  readonly folder: string;
+  readonly force: boolean;
+  /** Cases that are looked at; null for all. */
+  readonly cases: readonly string[] | null;
+  /** A circuit.json to measure beside the ways; null for none. */
+  readonly circuit: string | null;
+  readonly evaluate: Omit<EvaluateOptions, "given">;
+}
+
+export interface EvaluateOutcome {
+  readonly file: EvaluationFile;
+  /** Whether it had been finished before and nothing was computed. */
+  readonly again: boolean;
+}
+
+/**
+ * Measures circuits of a run's features: faithfulness, completeness and transfer (`sfc evaluate`).
+ *
+ * @throws UserError for bad input; StoppedError if asked to stop, finished groups stay for the next call
+ */
+export async function evaluate(request: EvaluateRequest, reporter: Reporter): Promise<EvaluateOutcome> {
+  const { folder: path, force, sites, layers } = request;
+  await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
+  const pairs = pairsOf(open, request);
+  const given = request.circuit === null ? null : await circuitFor(open, request.circuit);
+  const { by, ways, sizes, ablations, errors, transfer } = request.evaluate;
+  const options: EvaluationFile["options"] = {
+    run: request.run,
+    by,
+    ways: [...ways],
+    sizes: [...sizes],
+    ablation: [...ablations],
+    errors,
+    transfer,
+    sites,
+    layers,
+    cases: request.cases === null ? null : [...request.cases],
+    circuit: request.circuit,
+  };
+  const folder = await openEvaluationFolder(path, options, force);
+  const madeOf = { run: identityOf(open), versions: await versions() };
+  if (folder.state === "finished") {
+    if (folder.manifest.run !== madeOf.run) {
+      throw new UserError(
+        `output folder: expected an evaluation of this run, got one of another by the same name in ${path}. Give --force to replace it.`,
+        { code: "changed_input" },
+      );
+    }
+    reporter.end();
+    return { file: folder.manifest, again: true };
+  }
+  try {
+    if (folder.state === "resume") reporter.line(`Resuming the interrupted evaluation in ${path}.`);
+    const file: EvaluationFile = { command: "evaluate", status: "running", options, evaluation: null, ...madeOf };
+    await writeEvaluation(path, file);
+    const places = await evaluationPlaces(folder, [madeOf, given && [...given]], () =>
+      reporter.line(
+        "The run, the circuit or this program changed since the interruption, so the evaluation starts over.",
+      ),
+    );
+    const { loaded, dictionaries, opened } = open;
+    const { outside } = opened.tokenizer;
+    const evaluation = await evaluateCircuits(
+      { loaded, dictionaries, outside, pairs },
+      { ...request.evaluate, given },
+      places,
+      reporter,
+    );
+    opened.inputs.check();
+    reporter.end();
+    const finished: EvaluationFile = { ...file, status: "finished", evaluation };
+    await writeEvaluation(path, finished);
+    await finishEvaluation(folder);
+    return { file: finished, again: false };
+  } catch (error) {
+    throw jobProblem(open.opened.inputs.reasonOf(error), path);
+  } finally {
+    await folder.release();
+  }
+}
+
+/** The pairs of the cases that were named. @throws UserError if the run has none of a case, or a pair without a patch prompt */
+function pairsOf({ pairs }: OpenRun, { cases, run }: EvaluateRequest): OpenRun["pairs"] {
+  const there = [...new Set(pairs.map(({ pair }) => pair.case))];
+  const missing = cases?.find((name) => !there.includes(name));
+  if (missing !== undefined) {
+    throw new UserError(`--cases: expected some of ${there.join(", ")}, got "${missing}" for ${run}.`);
+  }
+  return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
+}
+
+/** The features of a circuit.json. @throws UserError if it was made for another model, other SAEs, or sites that are not looked at */
+async function circuitFor({ run, dictionaries }: OpenRun, path: string) {
+  const circuit = await readCircuit(path);
+  const refuse = (expected: string, got: string) =>
+    new UserError(`circuit: expected ${expected}, got ${got} in ${path}. Make one from this run with sfc circuit.`);
+  if (circuit.model.sha256 !== run.manifest.model?.sha256) throw refuse("one of the run's model", circuit.model.name);
+  const there = new Map(run.manifest.dictionaries.map((d) => [d.site, d]));
+  for (const { site, sha256 } of circuit.dictionaries) {
+    if (there.get(site)?.sha256 !== sha256) throw refuse("one of the run's SAEs", `another SAE at ${site}`);
+  }
+  const sites = [...dictionaries.keys()];
+  if (circuit.sites.length !== sites.length || circuit.sites.some((site) => !dictionaries.has(site))) {
+    throw refuse(`one over ${sites.join(", ")}`, `one over ${circuit.sites.join(", ")}; name its --sites and --layers`);
+  }
+  for (const [site, features] of Object.entries(circuit.features)) {
+    const count = dictionaries.get(site)?.featureCount;
+    if (count === undefined) throw refuse(`features at ${sites.join(", ")}`, `some at ${site}`);
+    const wrong = features.find((feature) => feature >= count);
+    if (wrong !== undefined) throw refuse(`features below ${count} at ${site}`, String(wrong));
+  }
+  return featuresOf(circuit.features);
+}
+
+/** What results depend on besides the options: the run's model, SAEs and pairs. */
+function identityOf({ run }: OpenRun): string {
+  const { model, dictionaries } = run.manifest;
+  return sha256OfText(JSON.stringify([model?.sha256, dictionaries, run.pairs]));
+}

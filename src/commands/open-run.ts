@@ -1,0 +1,120 @@
+import type { JobOptions } from "../analysis/options.ts";
+import { parseLayers } from "../analysis/sites.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { closeDictionaries } from "../dictionaries/open.ts";
+import { UserError } from "../errors.ts";
+import type { Device } from "../graph/runtime.ts";
+import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../models/weights.ts";
+import { checkRuntime } from "../open/device.ts";
+import { type OpenModel, openModel, openSaes } from "../open/open.ts";
+import type { Reporter } from "../progress.ts";
+import { tokenizePairs } from "../prompts/check.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { type Run, readRun } from "../results/read-run.ts";
+import { parseKinds, parseSite, type SiteKind, type SiteName } from "../site.ts";
+
+/** A finished run with what it was made of, opened again. */
+export interface OpenRun extends AsyncDisposable {
+  readonly run: Run;
+  readonly options: JobOptions;
+  readonly opened: OpenModel;
+  /** Those of the run's sites that were asked for. */
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly pairs: readonly TokenPair[];
+  readonly loaded: LoadedModel;
+}
+
+/** Which of a run's sites are asked for; null for all. */
+export interface SiteFlags {
+  readonly sites: string | null;
+  readonly layers: string | null;
+  /** The kind that is looked at where no sites are named and the run has it. */
+  readonly defaultKind?: SiteKind;
+}
+
+/**
+ * Opens the model, the SAEs and the pairs of a finished run again.
+ *
+ * @throws UserError if it is no finished run, or one of them is another than then
+ */
+export async function openRun(folder: string, asked: SiteFlags, reporter: Reporter): Promise<OpenRun> {
+  reporter.begin("reading", 1);
+  const run = await readRun(folder);
+  const options = run.manifest.options as unknown as JobOptions;
+  if (options.score !== "effect") {
+    throw new UserError(
+      `run: expected one of effects, got one of the score ${options.score} in ${folder}. Run it with --score effect.`,
+    );
+  }
+  await checkRuntime(options.device as Device, reporter);
+  const { model_name, allow_config_field, bos, sae_source, seed } = options;
+  const opened = await openModel(model_name, reporter, undefined, allow_config_field, bos);
+  try {
+    const changed = () =>
+      new UserError(
+        `run: expected the model and SAEs that ${folder} was made of, got others by the same names. Run it again.`,
+        { code: "changed_input" },
+      );
+    const { model, checkpoint, tokenizer } = opened;
+    if (run.manifest.model?.sha256 !== (await checkpoint.sha256())) throw changed();
+    const wanted = chosenSites(
+      run.manifest.dictionaries.map((d) => d.site),
+      asked,
+      model,
+      folder,
+    );
+    const all = await openSaes(opened, { sae_source, layers: options.layers, sites: options.sites, seed }, reporter);
+    const dictionaries = new Map([...all].filter(([site]) => wanted.includes(site)));
+    await closeDictionaries(new Map([...all].filter(([site]) => !wanted.includes(site))));
+    const close = async () => {
+      await closeDictionaries(dictionaries);
+      await opened.close();
+    };
+    try {
+      for (const { site, sha256, dummy } of run.manifest.dictionaries) {
+        if (!wanted.includes(site)) continue;
+        const dictionary = dictionaries.get(site);
+        if (!dictionary || (!dummy && sha256 !== (await dictionary.sha256()))) throw changed();
+      }
+      const { kept } = tokenizePairs(run.pairs, tokenizer, model.maxLength, model.vocabulary, {
+        ...(options.answer_tokens && { answers: options.answer_tokens }),
+        stopped: reporter.stopped,
+      });
+      if (kept.length !== run.pairs.length) throw changed();
+      const weights =
+        run.manifest.estimate?.weights === "streamed"
+          ? streamedWeights(checkpoint)
+          : await heldWeights(model, checkpoint, options.precision);
+      const loaded = loadedModel(model, weights, { dtype: options.precision, device: options.device as Device });
+      return { run, options, opened, dictionaries, pairs: kept, loaded, [Symbol.asyncDispose]: close };
+    } catch (error) {
+      await closeDictionaries(dictionaries);
+      throw error;
+    }
+  } catch (error) {
+    await opened.close();
+    throw error;
+  }
+}
+
+/** The sites of a run that flags name. @throws UserError if it has none of them */
+function chosenSites(
+  there: readonly SiteName[],
+  { sites, layers, defaultKind }: SiteFlags,
+  model: OpenModel["model"],
+  folder: string,
+): SiteName[] {
+  const kinds = sites === null ? null : parseKinds(sites, model.sites);
+  const blocks = layers === null ? null : parseLayers(layers, model.layers);
+  if (kinds === null && defaultKind !== undefined && there.some((site) => parseSite(site).kind === defaultKind)) {
+    return chosenSites(there, { sites: defaultKind, layers }, model, folder);
+  }
+  const chosen = there.filter((site) => {
+    const { kind, layer } = parseSite(site);
+    return (kinds?.includes(kind) ?? true) && (blocks?.has(layer) ?? true);
+  });
+  if (chosen.length > 0) return chosen;
+  throw new UserError(
+    `--sites: expected some that the run has, ${there.join(", ")}, got ${[sites, layers].filter((s) => s !== null).join(" in layers ")} for ${folder}.`,
+  );
+}

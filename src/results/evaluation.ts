@@ -1,0 +1,86 @@
+import { join } from "node:path";
+import { z } from "zod";
+import type { EvaluationPlaces } from "../analysis/evaluate.ts";
+import { sha256OfText } from "../bytes/sha256.ts";
+import { type Circuit, circuitSchema } from "../circuit/circuit.ts";
+import { evaluationSchema, groupEvaluationSchema } from "../circuit/evaluation.ts";
+import { UserError } from "../errors.ts";
+import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
+import {
+  closeFinished,
+  type FinishedFolder,
+  type FolderKind,
+  type OpenFolder,
+  openWorkFolder,
+  partialFor,
+} from "./folder.ts";
+import { optionsSchema, versionsSchema } from "./manifest.ts";
+
+/** The manifest's name in the folder of an evaluation. */
+export const evaluationFile = "evaluation.json";
+
+/** `evaluation.json`: what was evaluated, and once it is finished what was found. */
+export const evaluationFileSchema = z.strictObject({
+  command: z.literal("evaluate"),
+  status: z.enum(["running", "finished"]),
+  options: optionsSchema,
+  versions: versionsSchema,
+  run: z.string().describe("SHA-256 of what the run was made of and of its pairs"),
+  evaluation: evaluationSchema.nullable(),
+});
+
+/** The contents of an evaluation's folder. */
+export type EvaluationFile = z.infer<typeof evaluationFileSchema>;
+
+const evaluationFolder: FolderKind<EvaluationFile> = {
+  noun: "evaluation",
+  manifestFile: evaluationFile,
+  schema: evaluationFileSchema,
+  files: () => [],
+};
+
+/** Opens `path` as an evaluation's folder, see `openWorkFolder`. */
+export const openEvaluationFolder = (
+  path: string,
+  options: EvaluationFile["options"],
+  force: boolean,
+): Promise<OpenFolder<EvaluationFile> | FinishedFolder<EvaluationFile>> =>
+  openWorkFolder(evaluationFolder, path, options, force);
+
+export const writeEvaluation = (path: string, file: EvaluationFile): Promise<void> =>
+  writeFileAtomic(join(path, evaluationFile), `${JSON.stringify(evaluationFileSchema.parse(file), null, 1)}\n`);
+
+/**
+ * Where groups are kept that are finished.
+ *
+ * @param identity what results depend on; what was made of other things is removed
+ */
+export async function evaluationPlaces(
+  folder: OpenFolder<EvaluationFile>,
+  identity: unknown,
+  startOver: () => void,
+): Promise<EvaluationPlaces> {
+  const partial = await partialFor(folder, [identity], startOver);
+  const path = (group: string) => join(partial, `${sha256OfText(group).slice(0, 16)}.json`);
+  return {
+    async read(group) {
+      const stored = await readJsonFile(path(group)).catch(() => null);
+      return groupEvaluationSchema.safeParse(stored).data;
+    },
+    write: (group, found) => writeFileAtomic(path(group), JSON.stringify(found)),
+  };
+}
+
+/** Takes what is not needed any more out of a finished evaluation's folder. */
+export const finishEvaluation = (folder: OpenFolder<EvaluationFile>): Promise<void> => closeFinished(folder);
+
+/** Reads the circuit of a circuit.json. @throws UserError if there is none */
+export async function readCircuit(path: string): Promise<Circuit> {
+  const stored = await readJsonFile(path);
+  const parsed = circuitSchema.safeParse(Object(stored).circuit ?? stored);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0]!;
+  throw new UserError(
+    `circuit: expected a circuit.json of this version, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make one with sfc circuit.`,
+  );
+}
