@@ -23,6 +23,7 @@ export function randomDictionary(
     relu: () => ({ kind: "relu" }),
     jumprelu: () => ({ kind: "jumprelu", threshold: normal(F, threshold).map((t) => Math.abs(t)) }),
     topk: () => ({ kind: "topk", k: F >> 3 }),
+    identity: () => ({ kind: "identity" }),
   };
   const activation = activations[kind]();
   return {

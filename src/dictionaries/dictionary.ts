@@ -7,11 +7,13 @@ import type { SiteName } from "../site.ts";
  * - `jumprelu`: z where z > θ, else 0 (arXiv:2407.14435). θ[F] is never negative: files may hold negative ones, but their libraries apply a ReLU
  *   as well, which is the same as max(θ, 0).
  * - `topk`: max(z, 0) of the k largest z of a token, the others 0
+ * - `identity`: z itself, signed; no file has it, see `identityDictionary`
  */
 export type Activation =
   | { readonly kind: "relu" }
   | { readonly kind: "jumprelu"; readonly threshold: Float32Array }
-  | { readonly kind: "topk"; readonly k: number };
+  | { readonly kind: "topk"; readonly k: number }
+  | { readonly kind: "identity" };
 
 /**
  * How an SAE brings each token to a common scale σ before it encodes it, and back after decoding, for x of a token with D numbers:
@@ -61,7 +63,7 @@ export interface TrainedOn {
 }
 
 /**
- * A sparse dictionary: with f = encoder(x) ≥ 0 and mostly 0, x at the site that it reads, it gives y ≈ f W_dec + b_dec, y at the site that it writes;
+ * A sparse dictionary: with f = encoder(x) ≥ 0 and mostly 0 (but for `identity`), x at the site that it reads, it gives y ≈ f W_dec + b_dec, y at the site that it writes;
  * with a normalisation y ≈ f W_dec + σ·b_dec, plus the mean of x for `layer_norm`. Of a sparse autoencoder the two sites are one and y is x. Of a
  * transcoder they are two: `fitDictionary` refuses it. So what is computed with fitted dictionaries may take x from the site that is written, and
  * effects, rankings and maps of dictionaries name that site.

@@ -69,6 +69,8 @@ export function traceCodes(x: Tensor, w: EncoderTensors, { kind, k, normalizatio
       return where(z.greater(w.threshold!), z, zero);
     case "topk":
       return where(z.greaterOrEqual(z.kthLargest(k)), z.relu(), zero);
+    case "identity":
+      return z;
   }
 }
 
@@ -164,9 +166,10 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
   const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes> => {
     const encoder = await dictionary.encoder();
     const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
-    const inPlace = dtype === "float32" && F % 16 === 0;
     const form = encoderForm(encoder);
     const { rule } = form;
+    // The loops look for what is above a threshold, of which signed codes have none.
+    const inPlace = dtype === "float32" && F % 16 === 0 && rule.kind !== "identity";
     const values = encoderValues(encoder, dtype);
     const key = JSON.stringify([form, D, F]);
     let session = sessions.get(key);
@@ -208,7 +211,7 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
 
 /** Whether codes are the pre-activations above a threshold, so that comparing can be left to the loop that looks for what is not 0. */
 function isCompared({ kind, normalization }: CodeRule): boolean {
-  return kind !== "topk" && normalization === "none";
+  return (kind === "relu" || kind === "jumprelu") && normalization === "none";
 }
 
 /** Dense codes, or what is compared with thresholds to give them, in the memory of the loops that find those above. */

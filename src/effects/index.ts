@@ -4,6 +4,7 @@
  * @module
  */
 
+export { identityDictionary } from "../dictionaries/basis.ts";
 export type { Activation, Dictionary, Encoder, Normalization, TrainedOn } from "../dictionaries/dictionary.ts";
 export { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
 export { fitDictionary, type Host } from "../dictionaries/fit.ts";
