@@ -8,7 +8,7 @@ export interface Applied {
 }
 
 /** By the definitions, in float64: what a dictionary's parts are documented to mean. */
-export async function apply(dictionary: Dictionary, x: Float32Array): Promise<Applied> {
+export async function apply(dictionary: Dictionary, x: Float32Array | Float64Array): Promise<Applied> {
   const { inputWidth: D, featureCount: F } = dictionary;
   const { weight, bias, inputBias, activation, normalization } = await dictionary.encoder();
   const [decoder, decoderBias] = [await dictionary.decoder(), await dictionary.decoderBias()];

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { Capture } from "../src/capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../src/capture/forest-check.ts";
+import { intervenedMetrics } from "../src/circuit/intervene.ts";
 import type { CodeReader } from "../src/dictionaries/encode.ts";
-import { ablatedMetric } from "../src/effects/ablation.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { shareFrom } from "../src/effects/estimate.ts";
 import { gradientActivation, gradientSums } from "../src/effects/scores.ts";
@@ -244,7 +244,9 @@ describe("the metric without a feature", () => {
     const forest = prefixForest([tokenPair(prompt, prompt, [20, 21])]);
     const left = { first: new Set(outside.first), padding: new Set(outside.padding) };
     const dictionaries = new Map([[site, coordinates(site, 2)]]);
-    return (await ablatedMetric(toy.loaded, forest, dictionaries, new Map([[site, [0]]]), left))[0];
+    const without = [{ site, feature: 0, factor: 0, value: 0 }];
+    const [m] = await intervenedMetrics({ loaded: toy.loaded, forest, dictionaries, outside: left }, [without]);
+    return m![0];
   };
 
   it("is that of the plain model where the prompt ends with padding, or is BOS alone", async () => {

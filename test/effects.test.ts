@@ -3,11 +3,12 @@ import { openFolder } from "../src/bytes/file.node.ts";
 import { type Capture, capture } from "../src/capture/capture.ts";
 import type { Floats, Hook } from "../src/capture/hooks.ts";
 import { reads } from "../src/capture/hooks.ts";
+import { areaUnderCurve, firing } from "../src/circuit/firing.ts";
+import { intervenedMetrics } from "../src/circuit/intervene.ts";
 import { groupsOf } from "../src/circuit/meaning.ts";
 import { rankFeatures } from "../src/circuit/ranking.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
-import { ablatedMetric, areaUnderCurve, firing } from "../src/effects/ablation.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
 import { gradientActivation, gradientSums } from "../src/effects/scores.ts";
@@ -190,17 +191,18 @@ describe("taking features out", () => {
   it("changes nothing when there are none, and equals subtracting f·d by hand otherwise", async () => {
     const site = "resid_post.0";
     const dictionary = dictionaries.get(site)!;
-    const plain = await ablatedMetric(loadedModel(model, weights32), plan.forest, dictionaries, new Map(), {
-      first: new Set(),
-      padding: new Set(),
-    });
-    plain.forEach((m, e) => {
-      expect(m).toBeCloseTo(captured.cleanMetric[e]!, 3);
-    });
     const cut = [3, 11, 30];
-    const got = await ablatedMetric(loadedModel(model, weights32), plan.forest, dictionaries, new Map([[site, cut]]), {
-      first: new Set([1]),
-      padding: new Set(),
+    const [plain, got] = await intervenedMetrics(
+      {
+        loaded: loadedModel(model, weights32),
+        forest: plan.forest,
+        dictionaries,
+        outside: { first: new Set([1]), padding: new Set() },
+      },
+      [[], cut.map((feature) => ({ site, feature, factor: 0, value: 0 }))],
+    );
+    plain!.forEach((m, e) => {
+      expect(m).toBeCloseTo(captured.cleanMetric[e]!, 3);
     });
     // By hand: every row of the pack loses f_i·d_i of the clean activations there.
     const [pack] = plan.packs as [Pack];
@@ -216,8 +218,8 @@ describe("taking features out", () => {
       for (const i of cut) for (let d = 0; d < D; d++) change[row * D + d]! -= f[i]! * decoder[i * D + d]!;
     }
     const expected = await totalMetric(pack, site, change);
-    const total = plan.forest.ends.reduce((sum, { weight }, e) => sum + weight * got[e]!, 0);
-    const before = plan.forest.ends.reduce((sum, { weight }, e) => sum + weight * plain[e]!, 0);
+    const total = plan.forest.ends.reduce((sum, { weight }, e) => sum + weight * got![e]!, 0);
+    const before = plan.forest.ends.reduce((sum, { weight }, e) => sum + weight * plain![e]!, 0);
     expect(Math.abs(total - before)).toBeGreaterThan(0.1);
     expect(total).toBeCloseTo(expected, 2);
   });

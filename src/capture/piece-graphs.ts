@@ -137,7 +137,7 @@ export function pieceGraphs(
 }
 
 /** Weights as inputs of the type in which they lie in the file, cast to the one that is computed in; see `PieceGraph` for their names. */
-function weightInputs(model: Model, typeOf: (name: string) => StoredType, dtype: "float32" | "float64") {
+export function weightInputs(model: Model, typeOf: (name: string) => StoredType, dtype: "float32" | "float64") {
   const names: string[] = [];
   const tables: string[] = [];
   const made = new Map<string, Tensor>();

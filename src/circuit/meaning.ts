@@ -3,12 +3,13 @@ import type { Capture } from "../capture/capture.ts";
 import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
-import { ablatedMetric, type Firing, firing } from "../effects/ablation.ts";
 import { prefixForest } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import { groupPairs, type TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import { type Firing, firing } from "./firing.ts";
+import { intervenedMetrics } from "./intervene.ts";
 import type { Ranking } from "./ranking.ts";
 
 const share = z.number().min(0).max(1);
@@ -139,12 +140,16 @@ export async function measureMeaning(
   const held = prefixForest(tested.map((p) => forest.pairs[p]!));
   const before = tested.map((p) => captured.cleanMetric[forest.endIndexOfPair[p]!]!);
   const ablations: Ablation["ablations"] = [];
-  for (const [group, bySite] of [...byTold].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const metric = await ablatedMetric(loaded, held, dictionaries, bySite, outside, watch);
-    const after = tested.map((_, i) => metric[held.endIndexOfPair[i]!]!);
+  const told = [...byTold].sort(([a], [b]) => (a < b ? -1 : 1));
+  const without = told.map(([, bySite]) =>
+    [...bySite].flatMap(([site, list]) => list.map((feature) => ({ site, feature, factor: 0, value: 0 }))),
+  );
+  const metrics = await intervenedMetrics({ loaded, forest: held, dictionaries, outside }, without, watch);
+  for (const [i, [group]] of told.entries()) {
+    const after = tested.map((_, p) => metrics[i]![held.endIndexOfPair[p]!]!);
     ablations.push({
       label: `the ${group} features`,
-      features: [...bySite].flatMap(([site, list]) => list.map((feature) => `${site}/${feature}`)),
+      features: without[i]!.map(({ site, feature }) => `${site}/${feature}`),
       value: "zero",
       accuracy: changeByCase(held.pairs, before, after),
     });

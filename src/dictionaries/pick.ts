@@ -9,7 +9,7 @@ export interface Picked {
   /** With the S columns alone: weight[D,S], bias[S], threshold[S]. */
   readonly encoder: Encoder;
   /** [S,D] */
-  readonly rows: Float32Array;
+  readonly rows: Float32Array | Float64Array;
   /** D, and S. */
   readonly width: number;
   readonly count: number;

@@ -1,0 +1,95 @@
+import { compile, type Value } from "../graph/session.ts";
+import { input } from "../graph/tensor.ts";
+import { isStreamed, type LoadedModel } from "../models/weights.ts";
+import { BlockReader } from "./block-reader.ts";
+import { type Floats, floatValue, newFloats } from "./hooks.ts";
+import { weightInputs } from "./piece-graphs.ts";
+
+/** The logits of some of the rows that were asked for. */
+export interface LogitRows {
+  /** The first of the rows. */
+  readonly from: number;
+  /** [n,V] */
+  readonly logits: Floats;
+}
+
+export interface LogitOptions {
+  /** Rows that stay together: each part has a multiple of so many, the last one perhaps fewer. 1 by default. */
+  readonly together?: number;
+  /** Logits that are in memory at a time; by default 2²⁶, which are 256 MB in float32. */
+  readonly numbers?: number;
+  /** Of streamed weights: tokens whose rows of the unembedding are read at a time; 2¹⁴ by default. */
+  readonly tokens?: number;
+}
+
+/**
+ * The logits of the whole vocabulary at x[P,D], the residual stream after the last layer: final norm, unembedding, and soft-cap where there is one. They
+ * come for some rows at a time; streamed weights are read once for each of these parts.
+ *
+ * @throws UserError if weights cannot be read
+ */
+export async function* logitsOf(
+  loaded: LoadedModel,
+  x: Floats,
+  { together = 1, numbers = 2 ** 26, tokens = 2 ** 14 }: LogitOptions = {},
+): AsyncGenerator<LogitRows> {
+  const { model } = loaded;
+  const [D, V] = [model.width, model.vocabulary];
+  const size = together * Math.max(1, Math.floor(numbers / (V * together)));
+  const unembed = await openUnembedding(loaded, tokens);
+  try {
+    for (let from = 0; from * D < x.length; from += size) {
+      const part = x.subarray(from * D, (from + size) * D);
+      yield { from, logits: await unembed.logits(part) };
+    }
+  } finally {
+    await unembed.release();
+  }
+}
+
+interface Unembedding {
+  /** x[n,D] → logits[n,V] */
+  logits(x: Floats): Promise<Floats>;
+  release(): Promise<void>;
+}
+
+async function openUnembedding(loaded: LoadedModel, tokens: number): Promise<Unembedding> {
+  const { model, weights, dtype } = loaded;
+  const [D, V] = [model.width, model.vocabulary];
+  const x = input("x", dtype, ["P", D]);
+  const asValue = (rows: Floats): Value => floatValue(rows, rows.length / D, D);
+  if (!isStreamed(weights)) {
+    const session = await compile({ logits: model.logits(weights, x) }, loaded);
+    return {
+      logits: async (rows) => (await session.run({ x: asValue(rows) })).logits.data as Floats,
+      release: () => session.release(),
+    };
+  }
+  const { checkpoint } = weights;
+  const asked = weightInputs(model, checkpoint.storedType, dtype);
+  const session = await compile({ logits: model.logits(asked.weights, x) }, loaded);
+  const reader = new BlockReader(model, checkpoint);
+  return {
+    async logits(rows) {
+      const n = rows.length / D;
+      const out = newFloats(dtype, n * V);
+      const norm = await reader.read(asked.names, 0);
+      for (let first = 0; first < V; first += tokens) {
+        const T = Math.min(tokens, V - first);
+        const tables = await reader.readTables(
+          asked.tables,
+          Int32Array.from({ length: T }, (_, i) => first + i),
+        );
+        const { logits } = await session.run({ ...norm, ...tables, x: asValue(rows) });
+        for (let row = 0; row < n; row++) {
+          out.set((logits.data as Floats).subarray(row * T, (row + 1) * T), row * V + first);
+        }
+      }
+      return out;
+    },
+    async release() {
+      await session.release();
+      reader.release();
+    },
+  };
+}
