@@ -193,6 +193,42 @@ describe("the dependency rule", () => {
   });
 });
 
+/** Lines of the source files, by folder; those at the root of src count as a folder "". */
+function linesByFolder(sizes: Iterable<readonly [file: string, lines: number]>): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const [file, lines] of sizes) {
+    const folder = file.split("/").length === 2 ? "" : folderOf(file);
+    found.set(folder, (found.get(folder) ?? 0) + lines);
+  }
+  return found;
+}
+
+/** Folders that have grown beyond what the design allows, one line each. */
+function oversized(lines: ReadonlyMap<string, number>): string[] {
+  const all = [...lines.values()].reduce((a, b) => a + b, 0);
+  return [...lines].flatMap(([folder, own]) => [
+    ...(folder === "cli" && own > 2000 ? [`src/cli has ${own} lines, more than 2000`] : []),
+    ...(own > 0.15 * all ? [`src/${folder} has ${own} of ${all} lines, more than 15 %`] : []),
+  ]);
+}
+
+describe("the sizes of folders", () => {
+  const linesOf = (file: string) => readFileSync(root + file, "utf8").split("\n").length - 1;
+
+  it("cli has at most 2,000 lines, and no folder has more than 15 % of src", () => {
+    expect(oversized(linesByFolder([...readTree().keys()].map((file) => [file, linesOf(file)])))).toEqual([]);
+  });
+
+  it("would be seen exceeded", () => {
+    const even = folders.slice(0, 18).map((folder) => [`src/${folder}/a.ts`, 1500] as const);
+    const more = [["src/cli/a.ts", 1900] as const, ["src/cli/b.ts", 101] as const, ["src/errors.ts", 10] as const];
+    expect(oversized(linesByFolder([...even, ...more.slice(0, 1), ...more.slice(2)]))).toEqual([]);
+    expect(oversized(linesByFolder([...even, ...more]))).toEqual(["src/cli has 2001 lines, more than 2000"]);
+    const large = linesByFolder([...even, ["src/graph/b.ts", 3800]]);
+    expect(oversized(large)).toEqual(["src/graph has 5300 of 30800 lines, more than 15 %"]);
+  });
+});
+
 /** Bundles these entries for a browser; gives the imports that no browser has, and the code. */
 async function bundle(entry: Record<string, string>, sources: Readonly<Record<string, string>> = {}) {
   const builtins: string[] = [];
