@@ -2,7 +2,9 @@ import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { floatValue } from "../src/capture/hooks.ts";
 import { type Intervention, intervene, intervenedMetrics, type NextToken } from "../src/circuit/intervene.ts";
+import { type InterventionTexts, readInterventions } from "../src/circuit/read-interventions.ts";
 import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
+import { UsageError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { compile, int64, type Value } from "../src/graph/session.ts";
 import { input, type Tensor } from "../src/graph/tensor.ts";
@@ -197,3 +199,78 @@ function softmax(logits: Float64Array): number[] {
   const total = exp.reduce((a, b) => a + b);
   return exp.map((value) => value / total);
 }
+
+describe("interventions as they are typed", () => {
+  const model = { layers: 4, sites: { embed: 8, attn_out: 8, mlp_out: 8, resid_post: 8 } };
+  const dictionaries = new Map(
+    ["mlp_out.0", "resid_post.2", "resid_post.3"].map((site) => [site, randomDictionary(site, 8, F, seed)]),
+  );
+  const read = (texts: InterventionTexts) => readInterventions(texts, model, dictionaries);
+
+  it("are read from lists with commas, by site and feature", () => {
+    expect(
+      read({
+        ablate: ["resid_post.3/39, mlp_out.0/0", "resid_post.2/5"],
+        scale: ["resid_post.2/3=-.5"],
+        set: ["mlp_out.0/12=2.5,resid_post.3/1=1e-2"],
+      }),
+    ).toEqual([
+      { site: "mlp_out.0", feature: 0, factor: 0, value: 0 },
+      { site: "mlp_out.0", feature: 12, factor: 0, value: 2.5 },
+      { site: "resid_post.2", feature: 3, factor: -0.5, value: 0 },
+      { site: "resid_post.2", feature: 5, factor: 0, value: 0 },
+      { site: "resid_post.3", feature: 1, factor: 0, value: 0.01 },
+      { site: "resid_post.3", feature: 39, factor: 0, value: 0 },
+    ]);
+  });
+
+  it.each<[InterventionTexts, string]>([
+    [{}, "interventions: expected at least one, got none. Name features, as --ablate resid_post.2/1035."],
+    [
+      { ablate: ["resid_post.2"] },
+      '--ablate: expected features, as resid_post.2/1035, got "resid_post.2". Put commas between them.',
+    ],
+    [
+      { ablate: ["resid_post.2/1,"] },
+      '--ablate: expected features, as resid_post.2/1035, got "". Put commas between them.',
+    ],
+    [
+      { ablate: ["resid_post.2/-1"] },
+      '--ablate: expected features, as resid_post.2/1035, got "resid_post.2/-1". Put commas between them.',
+    ],
+    [
+      { ablate: ["resid_post.2/1=2"] },
+      '--ablate: expected features, as resid_post.2/1035, got "resid_post.2/1=2". Put commas between them.',
+    ],
+    [
+      { scale: ["resid_post.2/1"] },
+      '--scale: expected features with a number each, as resid_post.2/1035=0.5, got "resid_post.2/1". Put commas between them.',
+    ],
+    ...["", "x", "0x10", "Infinity", "1e999", "2=3", "1 2"].map((number): [InterventionTexts, string] => [
+      { set: [`resid_post.2/1=${number}`] },
+      `--set: expected a number behind =, got "${number}" in "resid_post.2/1=${number}". Write it as in resid_post.3/43=2.5.`,
+    ]),
+    ...["resid_post.4", "attn_z.0", "embed.0", "resid.1", ""].map((site): [InterventionTexts, string] => [
+      { set: [`${site}/1=2`] },
+      `--set: expected a site of the model, which are embed and attn_out, mlp_out, resid_post with layers 0 to 3, got "${site}". There are SAEs at mlp_out.0, resid_post.2, resid_post.3.`,
+    ]),
+    ...["embed", "resid_post.1"].map((site): [InterventionTexts, string] => [
+      { ablate: [`${site}/1`] },
+      `--ablate: expected a site with an SAE, got ${site}. There are SAEs at mlp_out.0, resid_post.2, resid_post.3.`,
+    ]),
+    [
+      { ablate: ["resid_post.2/40"] },
+      "--ablate: expected a feature from 0 to 39, got 40 at resid_post.2. Its SAE has 40.",
+    ],
+    [
+      { ablate: ["resid_post.2/1,resid_post.2/01"] },
+      "--ablate: expected each feature once, got resid_post.2/1 twice. Leave one of them out.",
+    ],
+    [
+      { ablate: ["resid_post.2/1"], set: ["resid_post.2/1=1"] },
+      "--set: expected each feature once, got resid_post.2/1 also with --ablate. Leave one of them out.",
+    ],
+  ])("%o: one line says what is wrong", (texts, message) => {
+    expect(() => read(texts)).toThrow(new UsageError(message));
+  });
+});
