@@ -18,6 +18,8 @@ export interface NodeCodes {
   readonly feature: Int32Array;
   readonly fClean: Float64Array;
   readonly fPatch: Float64Array;
+  /** fPatch − fClean */
+  readonly difference: Float64Array;
   /** Every feature that has an entry, ascending. */
   readonly live: Int32Array;
   /** Of each entry its feature's place in `live`. */
@@ -62,6 +64,7 @@ export async function nodeCodes(captured: Capture, dictionary: Dictionary, reade
     feature: Int32Array.from(feature),
     fClean: Float64Array.from(fClean),
     fPatch: Float64Array.from(fPatch),
+    difference: Float64Array.from(fPatch, (patch, at) => patch - fClean[at]!),
     live: Int32Array.from(live),
     liveAt: Int32Array.from(feature, (at) => liveOf[at]!),
   };

@@ -3,7 +3,7 @@ import type { Floats } from "../capture/hooks.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dot, placeDirections, strideOf } from "../effects/directions.ts";
 import { isChanged } from "../forest/forest.ts";
-import type { Loops } from "../graph/loops/loops.ts";
+import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import type { SiteName } from "../site.ts";
 import { changesAt, type NodeCodes } from "./edges-codes.ts";
 import type { CotangentRows } from "./edges-pullback.ts";
@@ -21,8 +21,6 @@ export interface Source {
   /** Of a site with a dictionary. */
   readonly features?: {
     readonly codes: NodeCodes;
-    /** Δf of each entry of the codes. */
-    readonly differences: Float64Array;
     /** Δε[nodes,D] */
     readonly errors: Float64Array;
     readonly directions: PlacedDirections;
@@ -33,41 +31,44 @@ export interface Source {
 class PlacedDirections {
   readonly #loops: Loops;
   readonly #D: number;
-  readonly #room: Room;
   /** The byte at which the direction of each live feature begins. */
   readonly #start: Int32Array;
+  readonly #room: Room;
+  readonly #g: Float64Array;
+  readonly #products: Float64Array;
+  readonly #places: Int32Array;
 
   constructor(loops: Loops, D: number, room: Room, start: Int32Array) {
+    const { buffer } = loops.memory;
     this.#loops = loops;
     this.#D = D;
-    this.#room = room;
     this.#start = start;
+    this.#room = room;
+    this.#g = new Float64Array(buffer, room.g, strideOf(D));
+    this.#products = new Float64Array(buffer, room.list, 2 * room.entries);
+    this.#places = new Int32Array(buffer, room.list, 4 * room.entries);
+    new Float64Array(buffer, 0, room.list / 8).fill(0);
   }
 
-  /** All numbers in the memory, and where among them each live feature's direction begins; until memory is reserved again. */
-  view(): { readonly numbers: Float32Array; readonly start: Int32Array } {
-    return { numbers: new Float32Array(this.#loops.memory.buffer), start: this.#start.map((byte) => byte / 4) };
+  /** Takes Σ difference·d_i out of to[at…at + D), i by their places in `live`. */
+  takeOut(to: Float64Array, at: number, live: number, difference: number): void {
+    const direction = new Float32Array(this.#loops.memory.buffer, this.#start[live]!, this.#D);
+    for (let d = 0; d < this.#D; d++) to[at + d]! -= difference * direction[d]!;
   }
 
-  /** ⟨v[row], d_i⟩ of some live features, by their places in `lives`. */
-  products(v: Floats, row: number, lives: Int32Array, count: number): (i: number) => number {
-    const { memory, takeOut } = this.#loops;
+  /** to[live] += factor·⟨v[row], d_live⟩ for `count` live features and their factors. */
+  addProducts(to: Float64Array, v: Floats, row: number, lives: Int32Array, factors: Float64Array, count: number): void {
+    if (count === 0) return;
     const { g, error, list, zeros } = this.#room;
-    const stride = strideOf(this.#D);
-    const to = new Float64Array(memory.buffer, g, stride);
-    for (let d = 0, at = row * this.#D; d < this.#D; d++) to[d] = v[at + d]!;
+    for (let d = 0, at = row * this.#D; d < this.#D; d++) this.#g[d] = v[at + d]!;
     const padded = Math.ceil(count / 4) * 4;
-    const [products, places] = [
-      new Float64Array(memory.buffer, list, 2 * padded),
-      new Int32Array(memory.buffer, list, 4 * padded),
-    ];
     for (let i = 0; i < padded; i++) {
       // Nothing is taken out: the products alone are wanted.
-      products[2 * i] = 0;
-      places[4 * i + 2] = i < count ? this.#start[lives[i]!]! : zeros;
+      this.#products[2 * i] = 0;
+      this.#places[4 * i + 2] = i < count ? this.#start[lives[i]!]! : zeros;
     }
-    if (count > 0) takeOut(error, g, stride, list, padded);
-    return (i) => products[2 * i]!;
+    this.#loops.takeOut(error, g, this.#g.length, list, padded);
+    for (let i = 0; i < count; i++) to[lives[i]!]! += factors[i]! * this.#products[2 * i]!;
   }
 }
 
@@ -77,48 +78,64 @@ interface Room {
   readonly error: number;
   readonly zeros: number;
   readonly list: number;
+  /** Entries of the list. */
+  readonly entries: number;
   readonly bytes: number;
 }
 
-function roomFor(D: number, entries: number): Room {
+function roomFor(D: number, features: number): Room {
   const vector = 8 * strideOf(D);
-  return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, bytes: 3 * vector + 16 * (entries + 4) };
+  const entries = features + 4;
+  return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, entries, bytes: 3 * vector + 16 * entries };
 }
 
-/** The features and the error of a site. Replaces what the loops held of another source. */
-export async function featureSource(
+/** Sources whose changes are kept: those that the targets of one layer have. */
+const keptSources = 4;
+
+/** Gives the sources of edges, one at a time: each replaces what the loops held of the one before. */
+export function sourceReader(
   captured: Capture,
-  dictionary: Dictionary,
-  codes: NodeCodes,
-  loops: Loops,
-): Promise<Source> {
-  const { writes: site, outputWidth: D } = dictionary;
-  const changes = await changesAt(captured, site, codes.nodes);
-  const room = roomFor(D, codes.live.length);
-  const start = await placeDirections(dictionary, codes.live, loops, room.bytes);
-  new Float32Array(loops.memory.buffer, 0, room.list / 4).fill(0);
-  const directions = new PlacedDirections(
-    loops,
-    D,
-    room,
-    codes.live.map((feature) => start[feature]!),
-  );
-  const differences = codes.fPatch.map((patch, at) => patch - codes.fClean[at]!);
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  codesOf: (dictionary: Dictionary) => Promise<NodeCodes>,
+): (site: SiteName) => Promise<Source> {
+  const loops = openLoops();
+  const kept = new Map<SiteName, { changes: Float64Array; errors: Float64Array }>();
+  return async (site) => {
+    const dictionary = dictionaries.get(site);
+    if (!dictionary) return tokenSource(captured, site);
+    const D = dictionary.outputWidth;
+    const codes = await codesOf(dictionary);
+    const room = roomFor(D, codes.live.length);
+    const start = await placeDirections(dictionary, codes.live, loops, room.bytes);
+    const directions = new PlacedDirections(
+      loops,
+      D,
+      room,
+      codes.live.map((feature) => start[feature]!),
+    );
+    const known = kept.get(site) ?? (await changesAndErrors(captured, codes, directions, D));
+    kept.delete(site);
+    kept.set(site, known);
+    if (kept.size > keptSources) kept.delete([...kept.keys()][0]!);
+    const { changes, errors } = known;
+    return { site, width: D, placeOf: codes.placeOf, changes, features: { codes, errors, directions } };
+  };
+}
+
+async function changesAndErrors(captured: Capture, codes: NodeCodes, directions: PlacedDirections, D: number) {
+  const changes = await changesAt(captured, codes.site, codes.nodes);
   const errors = changes.slice();
-  const { numbers, start: first } = directions.view();
   codes.nodes.forEach((_, place) => {
     for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-      const difference = differences[at]!;
-      if (difference === 0) continue;
-      const from = first[codes.liveAt[at]!]!;
-      for (let d = 0; d < D; d++) errors[place * D + d]! -= difference * numbers[from + d]!;
+      const difference = codes.difference[at]!;
+      if (difference !== 0) directions.takeOut(errors, place * D, codes.liveAt[at]!, difference);
     }
   });
-  return { site, width: D, placeOf: codes.placeOf, changes, features: { codes, differences, errors, directions } };
+  return { changes, errors };
 }
 
 /** A site's whole change, where it has no dictionary: the tokens. */
-export async function tokenSource(captured: Capture, site: SiteName): Promise<Source> {
+async function tokenSource(captured: Capture, site: SiteName): Promise<Source> {
   const { backward } = captured.plan.forest;
   const nodes: number[] = [];
   const placeOf = Int32Array.from({ length: backward.size }, (_, node) =>
@@ -160,16 +177,15 @@ export function contract(
       if (place < 0) continue;
       total += dot(v, row * D, changes, place * D, D);
       if (!features) continue;
-      const { codes, differences, errors, directions } = features;
+      const { codes, errors, directions } = features;
       error += dot(v, row * D, errors, place * D, D);
       let count = 0;
       for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-        if (differences[at] === 0) continue;
-        moved[count] = differences[at]!;
+        if (codes.difference[at] === 0) continue;
+        moved[count] = codes.difference[at]!;
         lives[count++] = codes.liveAt[at]!;
       }
-      const product = directions.products(v, row, lives, count);
-      for (let i = 0; i < count; i++) values[lives[i]!]! += moved[i]! * product(i);
+      directions.addProducts(values, v, row, lives, moved, count);
     }
     const sum = features ? values.reduce((a, b) => a + b, error) : total;
     visit(c, { values, error, total, sum });
@@ -188,7 +204,7 @@ export function contractIdentity(
   visit: Visit,
 ): void {
   const values = new Float64Array(features?.codes.live.length ?? 0);
-  const lives = new Int32Array(values.length);
+  const [lives, factored] = [new Int32Array(values.length), new Float64Array(values.length)];
   const [movedError, moved] = [new Float64Array(D), new Float64Array(D)];
   for (const [c, { nodes, factors, direction }] of columns.entries()) {
     for (const sums of [values, moved, movedError]) sums.fill(0);
@@ -198,18 +214,20 @@ export function contractIdentity(
       const factor = factors[i]!;
       for (let d = 0; d < D; d++) moved[d]! += factor * changes[place * D + d]!;
       if (!features) return;
-      const { codes, differences, errors } = features;
+      const { codes, errors } = features;
       for (let d = 0; d < D; d++) movedError[d]! += factor * errors[place * D + d]!;
       for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-        values[codes.liveAt[at]!]! += factor * differences[at]!;
+        values[codes.liveAt[at]!]! += factor * codes.difference[at]!;
       }
     });
     let count = 0;
-    values.forEach((value, live) => {
-      if (value !== 0) lives[count++] = live;
-    });
-    const product = features?.directions.products(direction!, 0, lives, count);
-    for (let i = 0; i < count; i++) values[lives[i]!]! *= product!(i);
+    for (let live = 0; live < values.length; live++) {
+      if (values[live] === 0) continue;
+      factored[count] = values[live]!;
+      lives[count++] = live;
+    }
+    values.fill(0);
+    features?.directions.addProducts(values, direction!, 0, lives, factored, count);
     const [error, total] = [dot(movedError, 0, direction!, 0, D), dot(moved, 0, direction!, 0, D)];
     const sum = features ? values.reduce((a, b) => a + b, error) : total;
     visit(c, { values, error, total, sum });

@@ -8,19 +8,11 @@ import { pointsOf } from "../effects/integrated.ts";
 import type { MethodInput } from "../effects/method.ts";
 import { secantGradients, secantSteps, sitesOfSecant } from "../effects/secant.ts";
 import { isChanged, type PrefixForest } from "../forest/forest.ts";
-import { openLoops } from "../graph/loops/loops.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { type Check, check } from "./checks.ts";
 import { type NodeCodes, nodeCodes } from "./edges-codes.ts";
 import { type CotangentRows, openPullback, type Pullback } from "./edges-pullback.ts";
-import {
-  type Contraction,
-  contract,
-  contractIdentity,
-  featureSource,
-  type Source,
-  tokenSource,
-} from "./edges-sources.ts";
+import { type Contraction, contract, contractIdentity, type Source, sourceReader } from "./edges-sources.ts";
 import { type Column, metricTarget, type Slope, type TargetOf, type Targets, targetsAt } from "./edges-targets.ts";
 import { pathShape, type Route, routeTo, routeToMetric, type Through, throughOf } from "./paths.ts";
 
@@ -119,12 +111,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
     known.set(dictionary.writes, codes);
     return codes;
   };
-  const sourceAt = async (site: SiteName) => {
-    const dictionary = dictionaries.get(site);
-    if (!dictionary) return tokenSource(captured, site);
-    return featureSource(captured, dictionary, await codesOf(dictionary), loops);
-  };
-  const loops = openLoops();
+  const sourceAt = sourceReader(captured, dictionaries, codesOf);
   const [flows, sums] = [new Flows(), new Sums()];
   const edgesInto = async function* (target: SiteName, route: Route, { columns, cotangents }: Targets) {
     const isIdentity = route.sources.every(({ of }) => throughOf(route, of) === "identity");
@@ -143,6 +130,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
       const into = of.map(() => ({ inflow: 0, expected: 0 }));
       for (const path of route.sources) {
         const source = await sourceAt(path.site);
+        await flows.expect(source, linear);
         const blocks: EdgeBlock[] = [];
         const visit = (c: number, found: Contraction) => {
           const column = of[c]!;
@@ -167,7 +155,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
       yield* edgesInto(site, routeTo(site, chosen, shape), targets);
     }
     yield* edgesInto("metric", routeToMetric(model.layers, chosen, shape), await metricTarget(linear, last));
-    options.onChecks?.([...sums.checks(slope), ...(await flows.checks(linear, sourceAt))]);
+    options.onChecks?.([...sums.checks(slope), ...flows.checks()]);
   } finally {
     await reader.release();
   }
@@ -251,9 +239,7 @@ function blockOf(
   { values, error, total }: Contraction,
 ): EdgeBlock {
   const places: number[] = [];
-  values.forEach((value, live) => {
-    if (value !== 0) places.push(live);
-  });
+  for (let live = 0; live < values.length; live++) if (values[live] !== 0) places.push(live);
   return {
     target: { site: target, feature: feature as Exclude<TargetOf, "site"> },
     ...(node !== undefined && { node }),
@@ -306,41 +292,52 @@ class Sums {
   }
 }
 
+/** What edges from a source add up to. */
+interface Flow {
+  readonly values: Float64Array;
+  error: number;
+  total: number;
+}
+
 /** What flows out of sources into all targets, against the sources' effects. */
 class Flows {
-  readonly #found = new Map<SiteName, { readonly values: Float64Array; error: number; total: number }>();
+  readonly #found = new Map<SiteName, Flow>();
+  readonly #expected = new Map<SiteName, Flow>();
 
   add(source: SiteName, { values, error, total }: Contraction): void {
     const sums = this.#found.get(source) ?? { values: new Float64Array(values.length), error: 0, total: 0 };
     this.#found.set(source, sums);
-    values.forEach((value, live) => {
-      sums.values[live]! += value;
-    });
+    for (let live = 0; live < values.length; live++) sums.values[live]! += values[live]!;
     sums.error += error;
     sums.total += total;
   }
 
+  /** Finds a source's effects, once. */
+  async expect(source: Source, linear: Capture): Promise<void> {
+    if (this.#expected.has(source.site)) return;
+    const { g, width: D } = await linear.site(source.site);
+    const node = Int32Array.from(source.placeOf.keys()).filter((one) => source.placeOf[one]! >= 0);
+    const q = new Float64Array(node.length * D);
+    node.forEach((one, i) => {
+      for (let d = 0; d < D; d++) q[i * D + d] = g[one * D + d]!;
+    });
+    contract(source, { column: new Int32Array(node.length), node }, q, (_, { values, error, total }) => {
+      this.#expected.set(source.site, { values: values.slice(), error, total });
+    });
+  }
+
   /** One check for each source. */
-  async checks(linear: Capture, sourceOf: (site: SiteName) => Promise<Source>): Promise<Check[]> {
-    const checks: Check[] = [];
-    for (const [site, { values, error, total }] of this.#found) {
-      const source = await sourceOf(site);
-      const { g, width: D } = await linear.site(site);
-      const nodes = Int32Array.from(source.placeOf.keys()).filter((node) => source.placeOf[node]! >= 0);
-      const q = new Float64Array(nodes.length * D);
-      nodes.forEach((node, i) => {
-        for (let d = 0; d < D; d++) q[i * D + d] = g[node * D + d]!;
+  checks(): Check[] {
+    return [...this.#found].map(([site, { values, error, total }]) => {
+      const effects = this.#expected.get(site)!;
+      // Of tokens there is no error, and the total is all there is.
+      let [gap, scale] = [Math.abs(error - effects.error), Math.abs(effects.error)];
+      if (values.length === 0) [gap, scale] = [Math.abs(total - effects.total), Math.abs(effects.total)];
+      effects.values.forEach((effect, live) => {
+        gap = Math.max(gap, Math.abs(effect - values[live]!));
+        scale = Math.max(scale, Math.abs(effect));
       });
-      contract(source, { column: new Int32Array(nodes.length), node: nodes }, q, (_, effects) => {
-        let [gap, scale] = [Math.abs(error - effects.error), Math.abs(effects.error)];
-        if (!source.features) [gap, scale] = [Math.abs(total - effects.total), Math.abs(effects.total)];
-        effects.values.forEach((effect, live) => {
-          gap = Math.max(gap, Math.abs(effect - values[live]!));
-          scale = Math.max(scale, Math.abs(effect));
-        });
-        checks.push(check("edges out of a source add up to its effect", site, gap, scale, tolerance));
-      });
-    }
-    return checks;
+      return check("edges out of a source add up to its effect", site, gap, scale, tolerance);
+    });
   }
 }
