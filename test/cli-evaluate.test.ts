@@ -1,0 +1,163 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { evaluationFileSchema } from "../src/results/evaluation.ts";
+import { expectError, filesUnder, sfc, start, succeeds } from "./cli-harness.ts";
+
+let home: string;
+let run: string;
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), "sfc-evaluate-"));
+  run = join(home, "run");
+  await succeeds([
+    "run",
+    "--sites",
+    "resid_post",
+    "--layers",
+    "1-3",
+    "--num_examples",
+    "2",
+    "--quiet",
+    "--output_dir",
+    run,
+  ]);
+});
+afterAll(() => rm(home, { recursive: true, force: true }));
+
+const small = ["--sizes", "5,20", "--ways", "secant,secant-covering,masks", "--cases", "nounpp_singular,nounpp_plural"];
+const fileIn = async (folder: string) =>
+  evaluationFileSchema.parse(JSON.parse(await readFile(join(folder, "evaluation.json"), "utf8")));
+
+it("evaluates a run: curves of every way on both splits, the same again, and shown again without work", async () => {
+  const { stdout } = await succeeds(["evaluate", run, ...small]);
+  expect(stdout).toContain("Faithfulness of circuits on test pairs");
+  const { evaluation, status } = await fileIn(join(run, "evaluation"));
+  expect(status).toBe("finished");
+  const { curves, circuits } = evaluation!;
+  expect(curves.map(({ way, split }) => `${way} ${split}`).sort()).toEqual(
+    ["masks", "secant", "secant-covering"].flatMap((way) => [`${way} test`, `${way} train`]),
+  );
+  for (const { points, f_empty, f_model } of curves) {
+    expect(points.map(({ size }) => size)).toEqual([5, 20]);
+    for (const { f, faithfulness } of points) {
+      expect(faithfulness).toBeCloseTo((f - f_empty) / (f_model - f_empty), 6);
+    }
+  }
+  expect(circuits.every(({ size, features }) => size === Object.values(features).flat().length)).toBe(true);
+  expect((await succeeds(["evaluate", run, ...small])).stdout).toContain("Already there");
+  const again = join(home, "again");
+  await succeeds(["evaluate", run, ...small, "--output_dir", again]);
+  expect((await fileIn(again)).evaluation).toEqual(evaluation);
+}, 120_000);
+
+it("goes on after kill -9 from the groups that were done, to the same numbers", async () => {
+  const cases = ["simple", "nounpp", "subject_rc"].flatMap((name) => [`${name}_singular`, `${name}_plural`]).join(",");
+  const flags = [
+    "evaluate",
+    run,
+    "--by",
+    "construction",
+    "--sizes",
+    "5",
+    "--ways",
+    "secant",
+    "--transfer",
+    "5",
+    "--cases",
+    cases,
+  ];
+  const whole = join(home, "whole");
+  await succeeds([...flags, "--output_dir", whole]);
+  const cut = join(home, "cut");
+  const { child, ended } = start([...flags, "--output_dir", cut]);
+  const groups = () => filesUnder(cut).filter((file) => /\.partial.*\.json$/.test(file)).length;
+  while (groups() < 1 && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 20));
+  child.kill("SIGKILL");
+  await ended;
+  expect((await fileIn(cut)).status).toBe("running");
+  const { stderr } = await succeeds([...flags, "--output_dir", cut]);
+  expect(stderr).toContain(`Resuming the interrupted evaluation in ${cut}.`);
+  expect((await fileIn(cut)).evaluation).toEqual((await fileIn(whole)).evaluation);
+  expect((await readdir(cut)).sort()).toEqual(["evaluation.json"]);
+}, 240_000);
+
+it.each([
+  [["--ways", "guess"], /way: expected masks or one of/],
+  [["--sizes", "0"], /whole number from 1/],
+  [["--sizes", "many"], /whole number from 1/],
+  [["--ablation", "median"], /mean, patch, zero/],
+  [["--errors", "lost"], /ablated, clean, removed, kept/],
+  [["--cases", "nounpp_dual"], /--cases: expected some of/],
+  [["--sites", "mlp_out"], /--sites: expected some that the run has/],
+  [["--layers", "9"], /--layers: expected blocks 0 to 5/],
+  [["--circuit", "nowhere.json"], /expected a file that can be read/],
+])("refuses %s in one line", async (flags, reason) => {
+  const { code, stdout, stderr } = await sfc("evaluate", run, ...flags, "--output_dir", join(home, "refused"));
+  expect(code).toBeGreaterThan(0);
+  expect(stdout).toBe("");
+  expect(stderr.trim().split("\n")).toHaveLength(1);
+  expect(stderr).toMatch(reason);
+});
+
+it("refuses folders that hold no finished run, another evaluation, and circuits of other models, SAEs or sites", async () => {
+  expectError(await sfc("evaluate", home), 1, "run.json", home);
+  const folder = join(home, "other-options");
+  await succeeds([
+    "evaluate",
+    run,
+    "--sizes",
+    "5",
+    "--ways",
+    "secant",
+    "--cases",
+    "simple_singular",
+    "--output_dir",
+    folder,
+  ]);
+  expectError(await sfc("evaluate", run, "--sizes", "6", "--output_dir", folder), 1, "--force", folder);
+
+  const { model, dictionaries } = JSON.parse(await readFile(join(run, "run.json"), "utf8"));
+  const circuit = {
+    format: 1,
+    features: { "resid_post.1": [226, 1374] },
+    sites: ["resid_post.1", "resid_post.2", "resid_post.3"],
+    way: "secant",
+    ablation: null,
+    errors: "ablated",
+    cases: ["simple_singular"],
+    pairs: 2,
+    model: { name: model.name, sha256: model.sha256 },
+    dictionaries: dictionaries.map(({ site, sha256 }: { site: string; sha256: string }) => ({ site, sha256 })),
+  };
+  const path = join(home, "circuit.json");
+  const evaluateIt = async (changed: object) => {
+    await writeFile(path, JSON.stringify({ ...circuit, ...changed }));
+    return sfc(
+      "evaluate",
+      run,
+      "--ways",
+      "secant",
+      "--sizes",
+      "5",
+      "--cases",
+      "simple_singular",
+      "--circuit",
+      path,
+      "--output_dir",
+      join(home, "given"),
+    );
+  };
+  expectError(await evaluateIt({ model: { name: "other", sha256: "0".repeat(64) } }), 1, "the run's model", path);
+  expectError(await evaluateIt({ dictionaries: [{ site: "resid_post.1", sha256: "0".repeat(64) }] }), 1, "SAE", path);
+  expectError(await evaluateIt({ sites: ["resid_post.1"] }), 1, "--sites", path);
+  expectError(await evaluateIt({ features: { "resid_post.1": [1536] } }), 1, "1536", path);
+  expectError(await evaluateIt({ features: { "resid_post.5": [1] } }), 1, "resid_post.5", path);
+  expectError(await evaluateIt({ features: 3 }), 1, "features", path);
+  expect((await evaluateIt({})).code).toBe(0);
+  const { curves } = (await fileIn(join(home, "given"))).evaluation!;
+  expect(curves.filter(({ way }) => way === "given").map(({ points }) => points.map(({ size }) => size))).toEqual([
+    [2],
+    [2],
+  ]);
+}, 120_000);
