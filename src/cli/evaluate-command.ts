@@ -15,6 +15,9 @@ interface Flags {
   readonly transfer?: number;
   readonly circuit?: string;
   readonly cases?: string;
+  readonly ablate?: string[];
+  readonly scale?: string[];
+  readonly set?: string[];
   readonly sites?: string;
   readonly layers?: string;
   readonly output_dir?: string;
@@ -32,11 +35,15 @@ Ways to choose features, on train pairs alone, with commas between them:
   secant-covering  every site covered alike
   secant-signed    only features that support the clean answer
 
+With --ablate, --scale or --set no circuit is measured: these features are changed at every token of the clean prompts, all else left as the model
+computes it, and the metric and the most probable next tokens are shown before and after.
+
 Examples:
   sfc evaluate outputs/demo-agreement-0
   sfc evaluate outputs/demo-agreement-0 --by construction --sizes 20,40,60,100 --transfer 60
   sfc evaluate outputs/demo-agreement-0 --ablation mean,patch,zero --ways masks,secant --cases nounpp_singular,nounpp_plural
-  sfc evaluate outputs/demo-agreement-0 --circuit outputs/demo-agreement-0/circuit/circuit.json`;
+  sfc evaluate outputs/demo-agreement-0 --circuit outputs/demo-agreement-0/circuit/circuit.json
+  sfc evaluate outputs/demo-agreement-0 --ablate resid_post.2/1035 --set resid_post.3/43=2.5`;
 
 /** Adds `evaluate`. */
 export function addEvaluateCommand(program: Command): void {
@@ -66,6 +73,9 @@ export function addEvaluateCommand(program: Command): void {
     .option("--transfer <n>", "measure circuits of n features on every other group's pairs too", wholeNumber)
     .option("--circuit <file>", "a circuit.json to measure as it is, beside the ways")
     .option("--cases <names>", "cases of the run, with commas between them (default: all)")
+    .option("--ablate <features>", "features whose codes become 0, as resid_post.2/1035, with commas", repeated)
+    .option("--scale <features>", "features whose codes are multiplied, as resid_post.2/1035=0.5", repeated)
+    .option("--set <features>", "features whose codes become a value, as resid_post.3/43=2.5", repeated)
     .option("--layers <blocks>", "blocks of the run's SAEs, as 0-3,5 (default: all)")
     .option(
       "--sites <kinds>",
@@ -73,9 +83,18 @@ export function addEvaluateCommand(program: Command): void {
     )
     .option("--output_dir <folder>", "the evaluation's folder (default: evaluation in the run's folder)")
     .option("--force", "replace an evaluation with other options in that folder")
-    .option("--json", "print JSON: what evaluation.json holds")
+    .option("--json", "print JSON: what evaluation.json holds, or what changed features do")
     .option("--quiet", "show no progress")
     .action(async (run: string, flags: Flags) => {
+      const cases = flags.cases?.split(",").map((name) => name.trim()) ?? null;
+      const { ablate, scale, set } = flags;
+      if (ablate ?? scale ?? set) {
+        const request = { run, cases, ...(ablate && { ablate }), ...(scale && { scale }), ...(set && { set }) };
+        const found = await runJob("intervene", request, { quiet: flags.quiet });
+        if (flags.json) return printJson(found);
+        const { interventionText } = await import("../report/intervention-text.ts");
+        return print(interventionText(found));
+      }
       const {
         by,
         sizes,
@@ -90,7 +109,7 @@ export function addEvaluateCommand(program: Command): void {
         run,
         folder: flags.output_dir ?? join(run, "evaluation"),
         force: flags.force === true,
-        cases: flags.cases?.split(",").map((name) => name.trim()) ?? null,
+        cases,
         circuit,
         sites,
         layers,
@@ -111,6 +130,9 @@ export function addEvaluateCommand(program: Command): void {
       );
     });
 }
+
+/** All lists of a flag that may be given several times. */
+const repeated = (text: string, before: string[] = []) => [...before, text];
 
 /** Reads values with commas between them, each once, in their order. */
 const listOf =

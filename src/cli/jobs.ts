@@ -3,11 +3,12 @@ import { pairs } from "../commands/check-pairs.ts";
 import { compare } from "../commands/compare.ts";
 import { estimate } from "../commands/estimate.ts";
 import { evaluate } from "../commands/evaluate.ts";
+import { intervene } from "../commands/intervene.ts";
 import { pullNames } from "../commands/pull.ts";
 import { run } from "../commands/run.ts";
 
 /** The jobs that a worker can do, by name. */
-export const jobs = { run, compare, pairs, bench, estimate, evaluate, pull: pullNames };
+export const jobs = { run, compare, pairs, bench, estimate, evaluate, intervene, pull: pullNames };
 
 export type JobName = keyof typeof jobs;
 

@@ -13,7 +13,7 @@ import {
 } from "../results/evaluation.ts";
 import { jobProblem } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
-import { type OpenRun, openRun, type SiteFlags } from "./open-run.ts";
+import { type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
 
 /** What `sfc evaluate` is asked. */
 export interface EvaluateRequest extends SiteFlags {
@@ -43,7 +43,7 @@ export interface EvaluateOutcome {
 export async function evaluate(request: EvaluateRequest, reporter: Reporter): Promise<EvaluateOutcome> {
   const { folder: path, force, sites, layers } = request;
   await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
-  const pairs = pairsOf(open, request);
+  const pairs = pairsOfCases(open, request.cases);
   const given = request.circuit === null ? null : await circuitFor(open, request.circuit);
   const { by, ways, sizes, ablations, errors, transfer } = request.evaluate;
   const options: EvaluationFile["options"] = {
@@ -99,16 +99,6 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
   } finally {
     await folder.release();
   }
-}
-
-/** The pairs of the cases that were named. @throws UserError if the run has none of a case, or a pair without a patch prompt */
-function pairsOf({ pairs }: OpenRun, { cases, run }: EvaluateRequest): OpenRun["pairs"] {
-  const there = [...new Set(pairs.map(({ pair }) => pair.case))];
-  const missing = cases?.find((name) => !there.includes(name));
-  if (missing !== undefined) {
-    throw new UserError(`--cases: expected some of ${there.join(", ")}, got "${missing}" for ${run}.`);
-  }
-  return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
 }
 
 /** The features of a circuit.json. @throws UserError if it was made for another model, other SAEs, or sites that are not looked at */

@@ -97,6 +97,16 @@ export async function openRun(folder: string, asked: SiteFlags, reporter: Report
   }
 }
 
+/** The pairs of the cases that are named; null for all. @throws UserError if the run has none of a case */
+export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] | null): readonly TokenPair[] {
+  const there = [...new Set(pairs.map(({ pair }) => pair.case))];
+  const missing = cases?.find((name) => !there.includes(name));
+  if (missing !== undefined) {
+    throw new UserError(`--cases: expected some of ${there.join(", ")}, got "${missing}" for ${run.folder}.`);
+  }
+  return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
+}
+
 /** The sites of a run that flags name. @throws UserError if it has none of them */
 function chosenSites(
   there: readonly SiteName[],
