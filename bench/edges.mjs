@@ -23,7 +23,7 @@ const sites = sitesOfEdges([...dictionaries.keys()], model.layers);
 const captured = await capture(loaded, planCapture(forest, { wanted: "both" }), { sites });
 console.log(`${kept.length} pairs, ${forest.backward.size} nodes; captured in ${seconds(begun)} s`);
 
-for (const jacobian of ["gradient", "secant"]) {
+for (const jacobian of (process.env.J ?? "gradient,secant").split(",")) {
   const given = { ...loaded, forest, dictionaries, captured };
   const targets = new Map();
   for await (const { rows } of effectsOf(jacobian === "secant" ? "secant" : "analytic", given)) {

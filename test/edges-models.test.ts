@@ -1,11 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
+import { memoryFolder } from "../src/bytes/folder.ts";
+import { writeSafetensors } from "../src/bytes/safetensors.ts";
 import { captureAll } from "../src/capture/capture.ts";
 import { type Floats, floatValue, type Hook } from "../src/capture/hooks.ts";
 import { edges, type Jacobian } from "../src/circuit/edges.ts";
 import { pathShape, pathsBetween } from "../src/circuit/paths.ts";
-import type { Activation, Normalization } from "../src/dictionaries/dictionary.ts";
+import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { codeReader, codeRow } from "../src/dictionaries/encode.ts";
+import { openDictionary } from "../src/dictionaries/open.ts";
 import { dot } from "../src/effects/directions.ts";
 import type { MethodInput } from "../src/effects/method.ts";
 import { cleanRow, patchRow } from "../src/effects/rest.ts";
@@ -221,6 +224,7 @@ function expectSame(a: Found, b: Found, tolerance: number): void {
  */
 async function differences(
   given: MethodInput,
+  codesOf: (dictionary: Dictionary, x: Floats) => Float64Array | undefined = () => undefined,
 ): Promise<{ source: SiteName; feature: number | "error" | "token"; target: string; edge: number }[]> {
   const { model, dictionaries, forest, dtype } = given;
   const chosen = [...dictionaries.keys()];
@@ -228,6 +232,7 @@ async function differences(
   const [captured] = await captureAll(given, [planCapture(forest, { wanted: "both" })], { sites });
   const pack = { ...captured!.plan.packs.find(({ kind }) => kind === "backward")!, kind: "forward" as const };
   const reader = codeReader(given);
+  const encode = async (dictionary: Dictionary, x: Floats) => codesOf(dictionary, x) ?? dense(reader, dictionary, x);
   const clean = new Map<SiteName, Floats>();
   const change = new Map<SiteName, Float64Array>();
   const codes = new Map<SiteName, { clean: Float64Array; patch: Float64Array }>();
@@ -247,8 +252,7 @@ async function differences(
       p.map((v, i) => v - c[i]!),
     );
     const dictionary = dictionaries.get(site);
-    if (dictionary)
-      codes.set(site, { clean: await dense(reader, dictionary, c), patch: await dense(reader, dictionary, p) });
+    if (dictionary) codes.set(site, { clean: await encode(dictionary, c), patch: await encode(dictionary, p) });
   }
   const hooks = new Map<SiteName, Hook>(
     sites.map((site) => [
@@ -299,7 +303,7 @@ async function differences(
           target,
         ),
       ];
-      const [fUp, fDown] = [await dense(reader, dictionary, up), await dense(reader, dictionary, down)];
+      const [fUp, fDown] = [await encode(dictionary, up), await encode(dictionary, down)];
       const live = [...Array(F).keys()].filter((j) =>
         pack.node.some(
           (node, row) => node >= 0 && f[row * F + j] !== 0 && patchRow(captured!, node) !== cleanRow(captured!, node),
@@ -318,6 +322,45 @@ async function differences(
   await reader.release();
   expect(dtype).toBe("float64");
   return truth;
+}
+
+/** A gated SAE as SAELens saves it, and its codes by its formula: 1[z + b_gate > 0]·max(e^r·z + b_mag, 0) of z = (x − b_dec) W_enc. */
+async function gated(site: SiteName, D: number) {
+  const { kind, layer } = parseSite(site);
+  const hooks: Record<string, string> = { attn_out: "attn_out", mlp_out: "mlp_out", resid_post: "resid_post" };
+  const random = new Random(`${seed}/${site}/gated`);
+  const normal = (n: number, scale: number) => Float32Array.from({ length: n }, () => scale * random.normal());
+  const [encoder, decoder, decoderBias] = [normal(D * F, D ** -0.5), normal(F * D, D ** -0.5), normal(D, 0.2)];
+  const [gate, magnitude, scale] = [normal(F, 0.3), normal(F, 0.3), normal(F, 0.5)];
+  const config = {
+    architecture: "gated",
+    d_in: D,
+    d_sae: F,
+    dtype: "float32",
+    apply_b_dec_to_input: true,
+    normalize_activations: "none",
+    metadata: { sae_lens_version: "6.54.12", hook_name: `blocks.${layer}.hook_${hooks[kind]}` },
+  };
+  const tensors = {
+    W_enc: { shape: [D, F], data: encoder },
+    W_dec: { shape: [F, D], data: decoder },
+    b_dec: { shape: [D], data: decoderBias },
+    b_gate: { shape: [F], data: gate },
+    b_mag: { shape: [F], data: magnitude },
+    r_mag: { shape: [F], data: scale },
+  };
+  const folder = memoryFolder("gated", {
+    "cfg.json": new TextEncoder().encode(JSON.stringify(config)),
+    "sae_weights.safetensors": writeSafetensors(new Map(Object.entries(tensors))),
+  });
+  const codes = (x: Floats) =>
+    Float64Array.from({ length: (x.length / D) * F }, (_, at) => {
+      const [row, i] = [Math.floor(at / F), at % F];
+      let z = 0;
+      for (let d = 0; d < D; d++) z += (x[row * D + d]! - decoderBias[d]!) * encoder[d * F + i]!;
+      return z + gate[i]! > 0 ? Math.max(Math.exp(scale[i]!) * z + magnitude[i]!, 0) : 0;
+    });
+  return { dictionary: await openDictionary(folder, "sae_weights.safetensors"), codes };
 }
 
 /** Codes [rows,F]. */
@@ -348,6 +391,27 @@ describe(`edges by kind of dictionary (seed ${seed})`, () => {
     for (const { source, feature, target, edge } of truth) {
       const got = found.get(target)?.get(source)?.get(feature) ?? 0;
       expect(Math.abs(got - edge) / largest, `${source}/${feature} → ${target}`).toBeLessThan(1e-6);
+    }
+    await given.close();
+  });
+
+  it("of gated SAEs are what central differences give of their formula", async () => {
+    const given = await open("gpt2", sites, { pairs: somePairs().slice(2, 3) });
+    const opened = new Map<Dictionary, (x: Floats) => Float64Array>();
+    const dictionaries = new Map<SiteName, Dictionary>();
+    for (const site of sites) {
+      const { dictionary, codes } = await gated(site, given.model.width);
+      opened.set(dictionary, codes);
+      dictionaries.set(site, dictionary);
+    }
+    const withGated = { ...given, dictionaries };
+    const { found } = await edgesOf(withGated, { targets: everything(sites), jacobian: "gradient" });
+    const truth = await differences(withGated, (dictionary, x) => opened.get(dictionary)?.(x));
+    const largest = Math.max(...truth.map(({ edge }) => Math.abs(edge)));
+    for (const { source, feature, target, edge } of truth) {
+      const got = found.get(target)?.get(source)?.get(feature) ?? 0;
+      // Weights that are folded are rounded to float32.
+      expect(Math.abs(got - edge) / largest, `${source}/${feature} → ${target}`).toBeLessThan(1e-5);
     }
     await given.close();
   });

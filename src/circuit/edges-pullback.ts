@@ -150,7 +150,7 @@ const isZero = (v: Floats, row: number, D: number) => {
 
 /** Rows by themselves, as an MLP takes them. */
 function tilesOfRows({ node }: CotangentRows, v: Floats, D: number): { n: number; tiles: RowTile[] } {
-  const n = 64;
+  const n = 16;
   const used: number[] = [];
   node.forEach((_, row) => {
     if (!isZero(v, row, D)) used.push(row);
