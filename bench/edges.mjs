@@ -1,5 +1,5 @@
-// Times edges of the embedded model's default run (1,024 pairs, 18 SAEs) into the strongest features of each site, and counts the work that this takes at
-// least: node bench/edges.mjs [targets per site, 100] [float32] ; wants `npm run build` before.
+// Times edges of the embedded model's default run (1,024 pairs, 18 SAEs) into the strongest features of each site, beside the least work that their
+// products with Jacobians take: node bench/edges.mjs [targets per site, 100] [float32|float64] [gradient,secant] ; wants `npm run build` before.
 import { fileURLToPath } from "node:url";
 import { agreementPairs } from "analytic-sfc";
 import { capture, loadTokenizer, planCapture, prefixForest, tokenizePairs } from "analytic-sfc/capture";
@@ -7,7 +7,7 @@ import { edges, sitesOfEdges } from "analytic-sfc/circuit";
 import { closeDictionaries, effectsOf, openDictionaries } from "analytic-sfc/effects";
 import { fittedModel, heldWeights, loadedModel, openCheckpoint, openFolder, subfolder } from "analytic-sfc/models";
 
-const [count = "100", dtype = "float32"] = process.argv.slice(2);
+const [count = "100", dtype = "float32", kinds = "gradient,secant"] = process.argv.slice(2);
 const folder = await openFolder(fileURLToPath(new URL("../models/demo", import.meta.url)));
 const checkpoint = await openCheckpoint(folder);
 const { model } = await fittedModel(checkpoint);
@@ -23,9 +23,36 @@ const sites = sitesOfEdges([...dictionaries.keys()], model.layers);
 const captured = await capture(loaded, planCapture(forest, { wanted: "both" }), { sites });
 console.log(`${kept.length} pairs, ${forest.backward.size} nodes; captured in ${seconds(begun)} s`);
 
-for (const jacobian of (process.env.J ?? "gradient,secant").split(",")) {
+/**
+ * Floating-point operations of taking the cotangents back, K times, without any forward pass: for an MLP three products at each node where a target is
+ * alive, for attention those with W_O and W_Q there, and with W_K and W_V there and at all changed nodes before.
+ */
+function floor({ site, node, feature, fClean }, chosen, jacobian, K) {
+  const {
+    hidden_size: D,
+    intermediate_size: M,
+    num_attention_heads: H,
+    num_key_value_heads: KV,
+    head_dim: E,
+  } = checkpoint.config;
+  const { parent, clean, patch } = forest.backward;
+  const wanted = new Set(chosen);
+  let alive = 0;
+  const reached = new Set();
+  feature.forEach((one, i) => {
+    if (!wanted.has(one) || (jacobian === "gradient" && fClean[i] === 0)) return;
+    alive++;
+    for (let at = node[i]; at >= 0 && clean[at] !== patch[at]; at = parent[at])
+      reached.add(one * forest.backward.size + at);
+  });
+  if (site.startsWith("mlp_out")) return K * alive * 3 * 2 * D * M;
+  return site.startsWith("attn_out") ? K * (alive * 2 * 2 * D * H * E + reached.size * 2 * 2 * D * KV * E) : 0;
+}
+
+for (const jacobian of kinds.split(",")) {
   const given = { ...loaded, forest, dictionaries, captured };
   const targets = new Map();
+  let flops = 0;
   for await (const { rows } of effectsOf(jacobian === "secant" ? "secant" : "analytic", given)) {
     const sums = new Map();
     rows.feature.forEach((feature, i) => {
@@ -36,7 +63,9 @@ for (const jacobian of (process.env.J ?? "gradient,secant").split(",")) {
       rows.site,
       strongest.map(([feature]) => feature),
     );
+    flops += floor(rows, targets.get(rows.site), jacobian, jacobian === "secant" ? 4 : 1);
   }
+  console.log(`${jacobian}: at least ${(flops / 1e9).toFixed(0)} GFLOP`);
   const start = performance.now();
   const cpu = process.cpuUsage();
   const bySite = new Map();
@@ -48,9 +77,7 @@ for (const jacobian of (process.env.J ?? "gradient,secant").split(",")) {
     last = performance.now();
   }
   const { user, system } = process.cpuUsage(cpu);
-  console.log(
-    `${jacobian}: ${found} edges in ${seconds(start)} s, ${((user + system) / 1e6).toFixed(2)} s of processor time`,
-  );
+  console.log(`  ${found} edges in ${seconds(start)} s, ${((user + system) / 1e6).toFixed(2)} s of processor time`);
   for (const [kind, ms] of bySite) console.log(`  ${kind}: ${(ms / 1000).toFixed(2)} s`);
 }
 await closeDictionaries(dictionaries);

@@ -488,6 +488,23 @@ async function effectsBySource(given: MethodInput): Promise<Map<string, number>>
   return effects;
 }
 
+it("into what is no target are refused", async () => {
+  const given = await open("gpt2", ["embed", "resid_post.0"]);
+  const refused = async (targets: [SiteName, (number | "error")[]][]) => {
+    for await (const _ of edges(given, { targets: new Map(targets) })) break;
+  };
+  await expect(refused([["mlp_out.0", [1]]])).rejects.toThrow(
+    "targets of edges: expected sites with a dictionary (embed, resid_post.0), got mlp_out.0. Leave it out.",
+  );
+  await expect(refused([["embed", [1]]])).rejects.toThrow("expected sites that others lead to, got embed.");
+  for (const wrong of [F, -1, 1.5]) {
+    await expect(refused([["resid_post.0", ["error", wrong]]])).rejects.toThrow(
+      `targets of edges: expected features 0 to ${F - 1} of resid_post.0, or error, got ${wrong}. Choose one of them.`,
+    );
+  }
+  await given.close();
+});
+
 describe("paths", () => {
   const sfc = ["attn_out.0", "mlp_out.0", "resid_post.0", "attn_out.1", "mlp_out.1", "resid_post.1"];
   const text = (sites: readonly SiteName[], parallel: boolean) =>

@@ -7,6 +7,7 @@ import { captureFor } from "../effects/capture-for.ts";
 import { pointsOf } from "../effects/integrated.ts";
 import type { MethodInput } from "../effects/method.ts";
 import { secantGradients, secantSteps, sitesOfSecant } from "../effects/secant.ts";
+import { UserError } from "../errors.ts";
 import { isChanged, type PrefixForest } from "../forest/forest.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { type Check, check } from "./checks.ts";
@@ -87,10 +88,11 @@ export function sitesOfEdges(sites: readonly SiteName[], layers: number): SiteNa
  * Nodes are those of the given forest: all data, or one case, or one pair, by what it was made from. Activations are captured unless they are given, at
  * `sitesOfEdges`, of a plan that wants `both`.
  *
- * @throws StoppedError if asked to stop
+ * @throws UserError if a target is no feature of a dictionary; StoppedError if asked to stop
  */
 export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGenerator<SiteEdges> {
   const { model, dictionaries, stopped } = given;
+  checkTargets(options.targets, dictionaries);
   const { jacobian = "secant", slope = jacobian === "secant" ? "secant" : "clean", cap = 3, byNode = false } = options;
   const chosen = new Set(dictionaries.keys());
   const captured = await captureFor(given, "both", sitesOfEdges([...chosen], model.layers));
@@ -158,6 +160,25 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
     options.onChecks?.([...sums.checks(slope), ...flows.checks()]);
   } finally {
     await reader.release();
+  }
+}
+
+function checkTargets(targets: EdgeOptions["targets"], dictionaries: MethodInput["dictionaries"]): void {
+  for (const [site, features] of targets) {
+    const dictionary = dictionaries.get(site);
+    if (!dictionary) {
+      const known = [...dictionaries.keys()].join(", ");
+      throw new UserError(`targets of edges: expected sites with a dictionary (${known}), got ${site}. Leave it out.`);
+    }
+    if (site === "embed") {
+      throw new UserError("targets of edges: expected sites that others lead to, got embed. Leave it out.");
+    }
+    const F = dictionary.featureCount;
+    const wrong = features.find((one) => one !== "error" && !(Number.isInteger(one) && one >= 0 && one < F));
+    if (wrong === undefined) continue;
+    throw new UserError(
+      `targets of edges: expected features 0 to ${F - 1} of ${site}, or error, got ${wrong}. Choose one of them.`,
+    );
   }
 }
 
