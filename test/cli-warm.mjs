@@ -1,8 +1,11 @@
 // Runs commands one after another in one process, so that their modules are loaded and compiled once: six commands take the time of two that each
 // have a process. The parent sends arguments and what differs in the environment, and gets exit code, standard output and standard error. The job,
-// which a user's command has in a worker thread of its own, runs in this thread, with the runtime as all tests have it (runtime.mjs).
+// which a user's command has in a worker thread of its own, runs in this thread, with the runtime as all tests have it (runtime.mjs). So does each
+// method of a comparison, which a user's command gives a process of its own.
+import processes from "node:child_process";
 import { EventEmitter } from "node:events";
 import { syncBuiltinESMExports } from "node:module";
+import { fileURLToPath } from "node:url";
 import workers from "node:worker_threads";
 import { forTests } from "./runtime.mjs";
 
@@ -44,6 +47,50 @@ class HereWorker extends EventEmitter {
     await this.work?.catch(() => {});
   }
 }
+
+/** What the process of a comparison's method does, here: dist/commands/compare-child.js without the process. */
+class HereProcess extends EventEmitter {
+  stderr = { setEncoding: () => ({ on() {} }) };
+  ended = new Promise((resolve) => {
+    this.end = resolve;
+  });
+
+  constructor() {
+    super();
+    this.ready = this.serve();
+    this.ended.then(() => this.emit("close", 0, null));
+  }
+
+  async serve() {
+    const { serve } = await import(new URL("../jobs/serve.js", folder).href);
+    const { measureMethod } = await import(new URL("../commands/compare-measure.js", folder).href);
+    serve(
+      {
+        send: (message) => this.emit("message", structuredClone(message)),
+        listen: (hear) => {
+          this.hear = hear;
+        },
+        close: () => this.end(),
+      },
+      async (request, { reporter, tell }) => {
+        await measureMethod(request, reporter, tell);
+        return null;
+      },
+    );
+  }
+
+  send(call) {
+    this.ready.then(() => this.hear(structuredClone(call)));
+  }
+
+  kill() {
+    this.end();
+  }
+}
+
+const compareChild = fileURLToPath(new URL("../commands/compare-child.js", folder));
+const { fork } = processes;
+processes.fork = (path, ...more) => (path === compareChild ? new HereProcess() : fork(path, ...more));
 
 const Thread = workers.Worker;
 workers.Worker = function Worker(url, options) {
