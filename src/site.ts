@@ -6,9 +6,10 @@ import { UsageError, UserError } from "./errors.ts";
  * - `embed`: the input of block 0
  * - `attn_z`: the heads' outputs side by side, before the output projection
  * - `attn_out`, `mlp_out`: what is added to the residual stream
+ * - `mlp_act`: the MLP's neurons, behind nonlinearity and gate, before the output projection (`mlp.hook_post` in TransformerLens)
  * - `resid_post`: the residual stream after a block
  */
-export const siteKinds = ["embed", "attn_z", "attn_out", "mlp_out", "resid_post"] as const;
+export const siteKinds = ["embed", "attn_z", "attn_out", "mlp_act", "mlp_out", "resid_post"] as const;
 
 /** One of `siteKinds`. */
 export type SiteKind = (typeof siteKinds)[number];

@@ -4,6 +4,7 @@ import { runMetric } from "../src/capture/capture.ts";
 import type { Hook } from "../src/capture/hooks.ts";
 import { ablationBase, evaluationForest, type Features, readActivations } from "../src/circuit/ablation.ts";
 import { activityOf, matchedByActivity } from "../src/circuit/baselines.ts";
+import { edges } from "../src/circuit/edges.ts";
 import { evaluateSubsets } from "../src/circuit/evaluate.ts";
 import { evenMasks, openMaskLoss } from "../src/circuit/masks.ts";
 import { identityDictionary } from "../src/dictionaries/basis.ts";
@@ -192,6 +193,19 @@ describe(`the basis as a dictionary (seed ${seed})`, () => {
       await close();
     },
   );
+});
+
+it("edges of neurons are refused by name", async () => {
+  const { loaded, width, close } = await open("gpt2");
+  const given: MethodInput = {
+    ...loaded,
+    forest: prefixForest(somePairs()),
+    dictionaries: basis(["mlp_act.1", "resid_post.1"], width),
+  };
+  await expect(edges(given, { targets: new Map() }).next()).rejects.toThrow(
+    "expected sites without mlp_act, got mlp_act.1",
+  );
+  await close();
 });
 
 describe(`random circuits matched by activity (seed ${seed})`, () => {

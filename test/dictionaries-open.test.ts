@@ -252,7 +252,7 @@ describe("what cannot be used is refused by name:", () => {
 
 describe("hook names", () => {
   test("of every site lead back to it", () => {
-    for (const site of ["embed", "attn_z.3", "attn_out.0", "mlp_out.12", "resid_post.25"]) {
+    for (const site of ["embed", "attn_z.3", "attn_out.0", "mlp_act.2", "mlp_out.12", "resid_post.25"]) {
       expect(siteOfHook(hookOfSite(site))).toBe(site);
     }
   });

@@ -53,7 +53,7 @@ describe("the cost of a capture", () => {
     };
   });
   const plan = planCapture(prefixForest(pairs), { wanted: "changed", nodes: 64 });
-  const sites = ["embed", "attn_z.1", "resid_post.0", "resid_post.2"];
+  const sites = ["embed", "attn_z.1", "mlp_act.1", "resid_post.0", "resid_post.2"];
 
   it.each(["held", "streamed"] as const)(
     "%s: what is stored is told to the byte at the end, and near the peak before",

@@ -32,7 +32,7 @@ const seed = "20261124/methods";
 const F = 96;
 const shapes = ["llama-gqa", "qwen3", "gemma2", "gpt2", "gpt_neox"];
 /** Several sites at once, one of every kind. */
-const sites = ["attn_out.0", "resid_post.0", "attn_z.1", "mlp_out.1", "resid_post.1"];
+const sites = ["attn_out.0", "resid_post.0", "attn_z.1", "mlp_act.1", "mlp_out.1", "resid_post.1"];
 
 type Precision = "float32" | "float64";
 
@@ -121,7 +121,7 @@ function summed(found: ReadonlyMap<SiteName, EffectRows>): Map<SiteName, EffectR
 
 const exactGelu = (config: Readonly<Record<string, unknown>>) => config.hidden_act === "gelu";
 
-describe.each(shapes)(`%s, five sites at once (seed ${seed})`, (name) => {
+describe.each(shapes)(`%s, six sites at once (seed ${seed})`, (name) => {
   it.each([
     ["analytic", "sfc"],
     ["analytic-ig", "sfc-ig"],

@@ -163,6 +163,7 @@ describe("rankRun", () => {
     expect(of(["attn_z.0", 1], ["attn_out.0", 2], ["mlp_out.0", 4], ["mlp_out.1", 16])).toEqual([6, 16]);
     expect(of(["attn_z.0", 1], ["mlp_out.0", 4])).toEqual([5]);
     expect(of(["attn_z.0", 1], ["attn_out.0", 2])).toEqual([2]);
+    expect(of(["attn_z.0", 1], ["mlp_act.0", 4], ["mlp_act.1", 8], ["mlp_out.1", 16])).toEqual([5, 16]);
   });
 
   it("puts sites in the order of computation, and tells layers apart, embed left out", () => {

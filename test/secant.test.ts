@@ -51,7 +51,15 @@ function somePairs(): TokenPair[] {
 
 /** Sequential, post-norms, layer norms, parallel blocks. */
 describe.each(["llama-gqa", "gemma2", "gpt2", "gpt_neox"])(`secant effects on %s (seed ${seed})`, (name) => {
-  const sites: SiteName[] = ["embed", "attn_z.0", "attn_out.0", "mlp_out.0", "resid_post.0", "resid_post.1"];
+  const sites: SiteName[] = [
+    "embed",
+    "attn_z.0",
+    "attn_out.0",
+    "mlp_act.0",
+    "mlp_out.0",
+    "resid_post.0",
+    "resid_post.1",
+  ];
   const open = async (steps: number, weights: "held" | "streamed" = "held") => {
     const checkpoint = await openCheckpoint(await openFolder(new URL(`fixtures/${name}`, import.meta.url).pathname));
     const { model } = await fittedModel(checkpoint);
@@ -94,6 +102,14 @@ describe.each(["llama-gqa", "gemma2", "gpt2", "gpt_neox"])(`secant effects on %s
     const total = (site: SiteName) => effects.get(site)!.total;
     const scale = Math.max(...sites.map((site) => Math.abs(total(site))));
     expect(Math.abs(total("attn_z.0") - total("attn_out.0"))).toBeLessThan(1e-4 * scale);
+  });
+
+  it("at mlp_act add up to those of mlp_out, also where a norm comes behind the MLP", async () => {
+    const { effects } = await open(64);
+    const total = (site: SiteName) => effects.get(site)!.total;
+    const scale = Math.max(...sites.map((site) => Math.abs(total(site))));
+    expect(Math.abs(total("mlp_out.0"))).toBeGreaterThan(1e-2 * scale);
+    expect(Math.abs(total("mlp_act.0") - total("mlp_out.0"))).toBeLessThan(1e-4 * scale);
   });
 
   it("are the same with streamed weights", async () => {

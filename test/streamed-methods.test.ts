@@ -18,7 +18,7 @@ import { randomDictionary } from "./random-dictionary.ts";
 
 const seed = "20261126/streamed-methods";
 const F = 40;
-const sites: SiteName[] = ["embed", "attn_out.0", "resid_post.0", "attn_z.1", "mlp_out.1", "resid_post.1"];
+const sites: SiteName[] = ["embed", "attn_out.0", "resid_post.0", "attn_z.1", "mlp_act.1", "mlp_out.1", "resid_post.1"];
 
 const opened: Checkpoint[] = [];
 afterAll(async () => {

@@ -9,7 +9,7 @@ import type { MethodInput } from "../effects/method.ts";
 import { secantGradients, secantSteps, sitesOfSecant } from "../effects/secant.ts";
 import { UserError } from "../errors.ts";
 import { isChanged, type PrefixForest } from "../forest/forest.ts";
-import { compareSites, type SiteName } from "../site.ts";
+import { compareSites, parseSite, type SiteName } from "../site.ts";
 import { type Check, check } from "./checks.ts";
 import { type NodeCodes, nodeCodes } from "./edges-codes.ts";
 import { type CotangentRows, openPullback, type Pullback } from "./edges-pullback.ts";
@@ -88,13 +88,17 @@ export function sitesOfEdges(sites: readonly SiteName[], layers: number): SiteNa
  * Nodes are those of the given forest: all data, or one case, or one pair, by what it was made from. Activations are captured unless they are given, at
  * `sitesOfEdges`, of a plan that wants `both`.
  *
- * @throws UserError if a target is no feature of a dictionary; StoppedError if asked to stop
+ * @throws UserError if a target is no feature of a dictionary, or neurons are among the sites; StoppedError if asked to stop
  */
 export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGenerator<SiteEdges> {
   const { model, dictionaries, stopped } = given;
   checkTargets(options.targets, dictionaries);
   const { jacobian = "secant", slope = jacobian === "secant" ? "secant" : "clean", cap = 3, byNode = false } = options;
   const chosen = new Set(dictionaries.keys());
+  const neurons = [...chosen].find((site) => parseSite(site).kind === "mlp_act");
+  if (neurons !== undefined) {
+    throw new UserError(`edges: expected sites without mlp_act, got ${neurons}. Use mlp_out of that layer.`);
+  }
   const captured = await captureFor(given, "both", sitesOfEdges([...chosen], model.layers));
   const last = streamSite(model.layers);
   const steps = given.steps ?? secantSteps([...chosen]);

@@ -63,7 +63,7 @@ const agreement = z.strictObject({
 const layerSplit = z.strictObject({
   importance: z
     .number()
-    .describe("that of the layer's resid_post; without one, of attn_out (or attn_z) and mlp_out together"),
+    .describe("that of the layer's resid_post; without one, of attn_out (or attn_z) and mlp_out (or mlp_act) together"),
   error_share: share.describe("Σ |error| / (Σ |error| + importance) over the same sites"),
 });
 
@@ -330,14 +330,14 @@ export function rankRun(
 
 /**
  * Sites of a layer of which none is part of another, so that no effect counts twice: its residual stream, which holds what attention and MLP add to
- * it; else what they add, attention's before its output matrix only where that is all there is.
+ * it; else what they add, before the output matrix only where that is all there is.
  */
 function separate(sites: readonly SiteRanking[]): readonly SiteRanking[] {
   const of = (wanted: SiteKind) => sites.filter(({ site }) => parseSite(site).kind === wanted);
   const stream = of("resid_post");
   if (stream.length > 0) return stream;
-  const attention = of("attn_out");
-  return [...(attention.length > 0 ? attention : of("attn_z")), ...of("mlp_out")];
+  const either = (wanted: SiteKind, before: SiteKind) => (of(wanted).length > 0 ? of(wanted) : of(before));
+  return [...either("attn_out", "attn_z"), ...either("mlp_out", "mlp_act")];
 }
 
 function sumLayer(sites: readonly SiteRanking[]): Ranking["layers"][number]["splits"] {

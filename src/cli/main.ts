@@ -222,7 +222,7 @@ Examples:
 const runHelp = `${pairsHelp}
 
 Effects are changes of logit(patch answer) − logit(clean answer): a feature with a positive effect moves the model to the patch answer when it
-takes its value at the patch prompt. Layers are counted from 0. Sites: attn_z, attn_out, mlp_out, resid_post, and embed by name only.
+takes its value at the patch prompt. Layers are counted from 0. Sites: attn_z, attn_out, mlp_act, mlp_out, resid_post, and embed by name only.
 The same command resumes an interrupted run; a finished one with the same options is shown again.
 
 Examples:

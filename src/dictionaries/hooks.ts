@@ -27,6 +27,8 @@ export function siteOfHook(hook: string): SiteName | undefined {
       return siteName({ kind: "attn_out", layer });
     case "hook_mlp_out":
       return siteName({ kind: "mlp_out", layer });
+    case "mlp.hook_post":
+      return siteName({ kind: "mlp_act", layer });
     case "attn.hook_z":
       return siteName({ kind: "attn_z", layer });
     default:
@@ -72,6 +74,7 @@ export function hookOfSite(site: SiteName): string {
     embed: "hook_resid_pre",
     attn_z: "attn.hook_z",
     attn_out: "hook_attn_out",
+    mlp_act: "mlp.hook_post",
     mlp_out: "hook_mlp_out",
     resid_post: "hook_resid_post",
   };

@@ -22,7 +22,7 @@ export const secantSteps = (sites: readonly SiteName[]) => (sites.includes("embe
  *     ḡ after the last block = J̄ of final norm and metric;  ḡ_h = ḡ_l + J̄_mlpᵀ ḡ_l;  ḡ_(l−1) = ḡ_h + J̄_attnᵀ ḡ_h
  *
  * with ḡ_l at resid_post.l and mlp_out.l, ḡ_h at attn_out.l (parallel blocks: both sublayers read the same input); attention is two sublayers where
- * attn_z is asked for, which lies between them. Features and error of every residual site then add up to m(patch) − m(clean), up to the error of K
+ * attn_z is asked for, which lies between them, and so is an MLP where mlp_act is. Features and error of every residual site then add up to m(patch) − m(clean), up to the error of K
  * midpoints. No SAE takes part; one backward pass of K points serves all sites.
  */
 export const secantMethod: Method = async function* (given) {
@@ -62,8 +62,8 @@ export async function secantGradients(
   for (let layer = low; layer < model.layers; layer++) {
     averaged.push(siteName({ kind: "attn_out", layer }), siteName({ kind: "resid_post", layer }));
   }
-  // What comes behind the heads, a norm perhaps, is a sublayer by itself where their outputs are asked for.
-  averaged.push(...sites.filter((site) => parseSite(site).kind === "attn_z"));
+  // What comes behind heads and neurons, a norm perhaps, is a sublayer by itself where their outputs are asked for.
+  averaged.push(...sites.filter((site) => ["attn_z", "mlp_act"].includes(parseSite(site).kind)));
   const hooks = new Map<SiteName, Hook>(averaged.map((site) => [site, averagingHook(K)]));
   const points = pointsOf(K, "midpoint");
   // Every pack needs all of these sites: kept without the gradients at the clean prompts, which nobody asks for here.

@@ -54,7 +54,7 @@ export function gemma2(c: ConfigReader): Model {
     width: D,
     vocabulary: V,
     maxLength,
-    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
+    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_act: F, mlp_out: D, resid_post: D },
     // Before transformers 5 the embedding's module left the factor √D out; the others are followed by norms.
     moduleSites: ["resid_post"],
     ignoresMean: false,
@@ -100,8 +100,8 @@ export function gemma2(c: ConfigReader): Model {
       const middle = x.add(site("attn_out", norm(w, "post_attention_layernorm", linear(w, "self_attn.o_proj", z))));
 
       const m = norm(w, "pre_feedforward_layernorm", middle);
-      const gated = geluTanh(linear(w, "mlp.gate_proj", m)).mul(linear(w, "mlp.up_proj", m));
-      const mlp = norm(w, "post_feedforward_layernorm", linear(w, "mlp.down_proj", gated));
+      const neurons = site("mlp_act", geluTanh(linear(w, "mlp.gate_proj", m)).mul(linear(w, "mlp.up_proj", m)));
+      const mlp = norm(w, "post_feedforward_layernorm", linear(w, "mlp.down_proj", neurons));
       return site("resid_post", middle.add(site("mlp_out", mlp)));
     },
 

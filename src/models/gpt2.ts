@@ -36,7 +36,7 @@ export function gpt2(c: ConfigReader): Model {
     width: D,
     vocabulary: V,
     maxLength,
-    sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
+    sites: { embed: D, attn_z: D, attn_out: D, mlp_act: F, mlp_out: D, resid_post: D },
     // Positions are added behind the embedding's module.
     moduleSites: ["attn_out", "mlp_out", "resid_post"],
     ignoresMean: true,
@@ -86,8 +86,9 @@ export function gpt2(c: ConfigReader): Model {
       );
       const middle = x.add(site("attn_out", projection(w, "attn.c_proj", z)));
 
-      const h = activation(projection(w, "mlp.c_fc", layerNorm(w, "ln_2", middle, epsilon)));
-      return site("resid_post", middle.add(site("mlp_out", projection(w, "mlp.c_proj", h))));
+      const m = layerNorm(w, "ln_2", middle, epsilon);
+      const neurons = site("mlp_act", activation(projection(w, "mlp.c_fc", m)));
+      return site("resid_post", middle.add(site("mlp_out", projection(w, "mlp.c_proj", neurons))));
     },
 
     ...unembedding(tied ? "transformer.wte.weight" : "lm_head.weight", (w, x) =>

@@ -41,7 +41,7 @@ export function gptNeox(c: ConfigReader): Model {
     width: D,
     vocabulary: V,
     maxLength,
-    sites: { embed: D, attn_z: D, attn_out: D, mlp_out: D, resid_post: D },
+    sites: { embed: D, attn_z: D, attn_out: D, mlp_act: F, mlp_out: D, resid_post: D },
     moduleSites: ["embed", "attn_out", "mlp_out", "resid_post"],
     ignoresMean: true,
     valueBias: true,
@@ -91,8 +91,8 @@ export function gptNeox(c: ConfigReader): Model {
       const middle = x.add(site("attn_out", linear(w, "attention.dense", z, { bias: true })));
 
       const m = layerNorm(w, "post_attention_layernorm", parallel ? x : middle, epsilon);
-      const a = activation(linear(w, "mlp.dense_h_to_4h", m, { bias: true }));
-      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.dense_4h_to_h", a, { bias: true }))));
+      const neurons = site("mlp_act", activation(linear(w, "mlp.dense_h_to_4h", m, { bias: true })));
+      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.dense_4h_to_h", neurons, { bias: true }))));
     },
 
     ...unembedding(tied ? "gpt_neox.embed_in.weight" : "embed_out.weight", (w, x) =>

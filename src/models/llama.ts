@@ -34,7 +34,7 @@ export function llama(c: ConfigReader): Model {
     width: D,
     vocabulary: V,
     maxLength,
-    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
+    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_act: F, mlp_out: D, resid_post: D },
     moduleSites: ["embed", "attn_out", "mlp_out", "resid_post"],
     ignoresMean: false,
     valueBias: attentionBias,
@@ -85,10 +85,9 @@ export function llama(c: ConfigReader): Model {
       const middle = x.add(site("attn_out", linear(w, "self_attn.o_proj", z, { bias: attentionBias })));
 
       const m = rmsNorm(middle, w("post_attention_layernorm.weight"), epsilon);
-      const gated = silu(linear(w, "mlp.gate_proj", m, { bias: mlpBias })).mul(
-        linear(w, "mlp.up_proj", m, { bias: mlpBias }),
-      );
-      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", gated, { bias: mlpBias }))));
+      const gate = silu(linear(w, "mlp.gate_proj", m, { bias: mlpBias }));
+      const neurons = site("mlp_act", gate.mul(linear(w, "mlp.up_proj", m, { bias: mlpBias })));
+      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", neurons, { bias: mlpBias }))));
     },
 
     ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) =>

@@ -43,7 +43,7 @@ export function qwen3(c: ConfigReader): Model {
     width: D,
     vocabulary: V,
     maxLength,
-    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_out: D, resid_post: D },
+    sites: { embed: D, attn_z: H * E, attn_out: D, mlp_act: F, mlp_out: D, resid_post: D },
     moduleSites: ["embed", "attn_out", "mlp_out", "resid_post"],
     ignoresMean: false,
     valueBias: bias,
@@ -96,8 +96,8 @@ export function qwen3(c: ConfigReader): Model {
       const middle = x.add(site("attn_out", linear(w, "self_attn.o_proj", z, { bias })));
 
       const m = rmsNorm(middle, w("post_attention_layernorm.weight"), epsilon);
-      const gated = silu(linear(w, "mlp.gate_proj", m)).mul(linear(w, "mlp.up_proj", m));
-      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", gated))));
+      const neurons = site("mlp_act", silu(linear(w, "mlp.gate_proj", m)).mul(linear(w, "mlp.up_proj", m)));
+      return site("resid_post", middle.add(site("mlp_out", linear(w, "mlp.down_proj", neurons))));
     },
 
     ...unembedding(tied ? "model.embed_tokens.weight" : "lm_head.weight", (w, x) =>

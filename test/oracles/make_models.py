@@ -445,16 +445,17 @@ def float64(model):
 
 
 def blocks(model):
-    """The blocks of a model, and of each: the output projection of attention, and the modules whose outputs are added to the residual stream."""
+    """The blocks of a model, and of each: the output projections of attention and MLP, and the modules whose outputs are added to the residual stream."""
     kind = model.config.model_type
     if kind == "gpt2":
-        return [(b, b.attn.c_proj, b.attn.c_proj, b.mlp) for b in model.transformer.h]
+        return [(b, b.attn.c_proj, b.mlp.c_proj, b.attn.c_proj, b.mlp) for b in model.transformer.h]
     if kind == "gpt_neox":
-        return [(b, b.attention.dense, b.attention.dense, b.mlp) for b in model.gpt_neox.layers]
+        return [(b, b.attention.dense, b.mlp.dense_4h_to_h, b.attention.dense, b.mlp) for b in model.gpt_neox.layers]
     if kind in ("gemma2", "gemma3_text", "gemma3"):
         text = model.model.language_model if kind == "gemma3" else model.model
-        return [(b, b.self_attn.o_proj, b.post_attention_layernorm, b.post_feedforward_layernorm) for b in text.layers]
-    return [(b, b.self_attn.o_proj, b.self_attn.o_proj, b.mlp) for b in model.model.layers]
+        norms = [(b.post_attention_layernorm, b.post_feedforward_layernorm) for b in text.layers]
+        return [(b, b.self_attn.o_proj, b.mlp.down_proj, *of) for b, of in zip(text.layers, norms)]
+    return [(b, b.self_attn.o_proj, b.mlp.down_proj, b.self_attn.o_proj, b.mlp) for b in model.model.layers]
 
 
 def vocabulary_of(model):
@@ -476,11 +477,12 @@ def sites(model):
     def keep_input(name):
         return lambda _module, inputs: keep(name)(None, None, inputs[0])
 
-    for l, (block, projection, attention, mlp) in enumerate(blocks(model)):
+    for l, (block, heads, neurons, attention, mlp) in enumerate(blocks(model)):
         if l == 0:
             block.register_forward_pre_hook(keep_input("embed"))
-        projection.register_forward_pre_hook(keep_input(f"attn_z.{l}"))
+        heads.register_forward_pre_hook(keep_input(f"attn_z.{l}"))
         attention.register_forward_hook(keep(f"attn_out.{l}"))
+        neurons.register_forward_pre_hook(keep_input(f"mlp_act.{l}"))
         mlp.register_forward_hook(keep(f"mlp_out.{l}"))
         block.register_forward_hook(keep(f"resid_post.{l}"))
     return seen

@@ -122,7 +122,8 @@ function settingsOf(
   }
   const layer = parseSite(fileSite).layer;
   const site = siteOfHook(`blocks.${layer}.${input}`);
-  if (!site) settings.refuse("feature_input_hook", "a residual stream, attn_out, mlp_out or attn z of a block", input);
+  if (!site)
+    settings.refuse("feature_input_hook", "a residual stream, attn_out, mlp_out, attn z or mlp post of a block", input);
   const activation = settings.get("activation");
   if (isJump) settings.only("activation", "jump_relu", "jumprelu");
   else settings.only("activation", "relu", "topk");

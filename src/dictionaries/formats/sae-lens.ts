@@ -272,6 +272,8 @@ function modelOptions(config: SettingsReader, site: SiteName, isLens: boolean): 
   }
   const byDefault = isLens && isEarlyTraining(config);
   if (isHeads) return byDefault && folded === undefined ? { foldedValueBiases: "byDefault" } : {};
+  // Neurons are the same whether what they read lost its mean.
+  if (parseSite(site).kind === "mlp_act") return {};
   if (centred ?? byDefault) return { centredWeights: centred ? "asked" : "byDefault" };
   return {};
 }
@@ -354,7 +356,7 @@ function placeOf(config: SettingsReader, folder: string): { site: SiteName; modu
   const named = folder.split("/").at(-1) ?? "";
   if (typeof hook === "string" && !site) {
     throw new UserError(
-      `hook_name: expected a residual stream, attn_out, mlp_out or attn z of a block, got "${hook}" in ${where}. SAEs of that place are not supported.`,
+      `hook_name: expected a residual stream, attn_out, mlp_out, attn z or mlp post of a block, got "${hook}" in ${where}. SAEs of that place are not supported.`,
     );
   }
   const isSite = named === "embed" || (isSiteKind(named.split(".")[0] ?? "") && /^[a-z_]+\.\d+$/.test(named));
