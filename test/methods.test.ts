@@ -369,11 +369,13 @@ describe("the strongest features patched by themselves", () => {
   const outside = { first: new Set([1]), padding: new Set<number>() };
   const rankedBy = (found: ReadonlyMap<SiteName, EffectRows>) =>
     new Map([...found].map(([site, rows]) => [site, rankFeatures(rows)]));
+  type SumsBySite = ReturnType<typeof summed>;
 
-  it("have the means of exact and of the run's method over the same pairs", async () => {
-    for (const method of ["analytic", "analytic-ig"] as const) {
+  it("have the means of exact, of the run's method, of analytic and of secant over the same pairs", async () => {
+    for (const method of ["analytic", "analytic-ig", "secant"] as const) {
       const of = await inputOf("llama-gqa", "float64");
       const [own, exact] = [await all(method, of), await all("exact", of)];
+      const [first, secant] = [await all("analytic", of), await all("secant", of)];
       const ranked = rankedBy(own);
       const sample = await patchStrongest(of, method, of.forest.pairs, ranked, outside, Number.POSITIVE_INFINITY);
       expect(sample?.pairs).toBe(14);
@@ -385,17 +387,20 @@ describe("the strongest features patched by themselves", () => {
           .map(({ feature }) => `${site}/${feature}`),
       );
       expect(sample?.features.map(({ site, feature }) => `${site}/${feature}`).sort()).toEqual(strong.sort());
-      const [ownSums, exactSums] = [summed(own), summed(exact)];
-      const mean = (sums: typeof ownSums, site: SiteName, feature: number) => {
-        const { feature: features, effect } = sums.get(site)!;
+      const [ownSums, exactSums, firstSums, secantSums] = [own, exact, first, secant].map(summed) as SumsBySite[];
+      const mean = (sums: SumsBySite | undefined, site: SiteName, feature: number) => {
+        const { feature: features, effect } = sums!.get(site)!;
         return effect[features.indexOf(feature)]! / 14;
       };
-      for (const { site, feature, exact: patched, method: said } of sample!.features) {
-        expect(patched).toBeCloseTo(mean(exactSums, site, feature), 9);
-        expect(said).toBeCloseTo(mean(ownSums, site, feature), 9);
+      for (const { site, feature, ...found } of sample!.features) {
+        expect(found.exact).toBeCloseTo(mean(exactSums, site, feature), 9);
+        expect(found.method).toBeCloseTo(mean(ownSums, site, feature), 9);
+        expect(found.firstOrder).toBeCloseTo(mean(firstSums, site, feature), 9);
+        expect(found.secant).toBeCloseTo(mean(secantSums, site, feature), 9);
       }
       // Otherwise the two columns could be swapped.
       expect(sample!.features.some(({ exact: a, method: b }) => Math.abs(a - b) > 1e-3)).toBe(true);
+      expect(sample!.features.some(({ firstOrder: a, secant: b }) => Math.abs(a - b!) > 1e-3)).toBe(true);
     }
   });
 
@@ -452,14 +457,19 @@ describe("the strongest features patched by themselves", () => {
     expect(whole.features.some((one) => Math.abs(one.method - meanOf(elsewhere, one)) > 1e-3)).toBe(true);
     expect(await within(0)).toBeUndefined();
     let least = { pairs: 64, features: whole.features.length };
+    let withoutSecant = false;
     for (let budget = 1e9; budget > 1e4; budget /= 4) {
       const sample = await within(budget);
       if (!sample) break;
       expect(sample.pairs).toBeLessThanOrEqual(least.pairs);
       expect(sample.features.length).toBeLessThanOrEqual(least.features);
       least = { pairs: sample.pairs, features: sample.features.length };
+      withoutSecant ||= sample.features.every(({ secant }) => secant === null);
     }
     expect(least.pairs).toBeLessThan(64);
+    // Secant takes more than patching few features on few pairs.
+    expect(whole.features.every(({ secant }) => secant !== null)).toBe(true);
+    expect(withoutSecant).toBe(true);
   });
 });
 

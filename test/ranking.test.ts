@@ -113,22 +113,36 @@ describe("exact values", () => {
   const effectsOf = { train: effects([[4, -3], [2, 1], [9, 0.5]], -1.5) }; // biome-ignore format: one row
   const ranking = rankRun("effect", 3, [rankSite("resid_post.1", effectsOf, 3)], { train: 2 });
   const features = [
-    { site: "resid_post.1", feature: 4, exact: -6, method: -2 },
-    { site: "resid_post.1", feature: 9, exact: 1, method: 1.5 },
+    { site: "resid_post.1", feature: 4, exact: -6, method: -2, firstOrder: -3, secant: -5 },
+    { site: "resid_post.1", feature: 9, exact: 1, method: 1.5, firstOrder: 2, secant: null },
   ];
 
   it("stand beside the features that were patched, and say how far the effects are off", () => {
     const patched = withExact(ranking, "train", 40, { pairs: 8, patches: 99, features });
     expect(patched.exact).toEqual({ split: "train", pairs: 8, of: 40, patches: 99 });
     expect(patched.sites[0]?.splits.train?.top.map(({ exact }) => exact)).toEqual([
-      { effect: -6, method: -2 },
+      { effect: -6, method: -2, first_order: -3, secant: -5 },
       null,
-      { effect: 1, method: 1.5 },
+      { effect: 1, method: 1.5, first_order: 2, secant: null },
     ]);
     // |−2 − −6| + |1.5 − 1| over 6 + 1.
     const worst = { site: "resid_post.1", feature: 4, effect: -2, exact: -6 };
     expect(exactMiss(patched)).toEqual({ distance: 4.5 / 7, worst });
     expect(rankingSchema.parse(JSON.parse(JSON.stringify(patched)))).toEqual(patched);
+  });
+
+  it("of a run of before are read without what the other methods say", () => {
+    const patched = JSON.parse(JSON.stringify(withExact(ranking, "train", 40, { pairs: 8, patches: 99, features })));
+    for (const { exact } of patched.sites[0].splits.train.top) {
+      delete exact?.first_order;
+      delete exact?.secant;
+    }
+    expect(rankingSchema.parse(patched).sites[0]?.splits.train?.top[0]?.exact).toEqual({
+      effect: -6,
+      method: -2,
+      first_order: null,
+      secant: null,
+    });
   });
 
   it("are not there in rankings of before", () => {

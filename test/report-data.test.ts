@@ -129,6 +129,7 @@ test("features, importance and agreement are those of the run", async () => {
     nodes: [2, 1],
     error: 0.25,
     exact: [null, null],
+    beside: [],
   });
   expect(of("test", "simple")).toMatchObject({ feature: [9, 7], effect: [-2, 1], error: 0.1 });
   expect(data.importance).toEqual([

@@ -185,6 +185,9 @@ function topOf(
     nodes: top.map((i) => 40 + (i % 7) * 31),
     error,
     exact: top.map((i, rank) => (patched && rank < 3 ? 1.8 * (values[i] as number) : null)),
+    beside: patched
+      ? [{ kind: "secant", effect: top.map((i, rank) => (rank < 3 ? 1.6 * (values[i] as number) : null)) }]
+      : [],
   };
 }
 

@@ -24,6 +24,12 @@ const rankedFeature = z.strictObject({
     .strictObject({
       effect: z.number().describe("the metric's change when this feature alone takes its patch value, node by node"),
       method: z.number().describe("what the run's method says on the same pairs"),
+      first_order: z.number().nullable().default(null).describe("what `analytic` says on them"),
+      secant: z
+        .number()
+        .nullable()
+        .default(null)
+        .describe("what `secant` says on them; null where that takes too long, and in runs of before"),
     })
     .nullable()
     .default(null)
@@ -218,11 +224,19 @@ export function withExact(ranking: Ranking, split: Split, pairs: number, sample:
       if (!ranked) return site;
       const top = ranked.top.map((row) => {
         const one = found.get(`${site.site}/${row.feature}`);
-        return one ? { ...row, exact: { effect: one.exact, method: one.method } } : row;
+        if (!one) return row;
+        const { exact: effect, method, firstOrder: first_order, secant } = one;
+        return { ...row, exact: { effect, method, first_order, secant } };
       });
       return { ...site, splits: { ...site.splits, [split]: { ...ranked, top } } };
     }),
   };
+}
+
+/** What stands beside a method's own effects of the strongest features, besides the exact ones: what they are first-order and secant. */
+export function kindsBeside(method: string): readonly ("first_order" | "secant")[] {
+  const own = method === "analytic" ? "first_order" : method;
+  return (["first_order", "secant"] as const).filter((kind) => kind !== own);
 }
 
 /** How far a method's effects are from the exact ones, over the features that were patched by themselves; both on the same pairs. */

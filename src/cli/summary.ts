@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { duration } from "../amounts.ts";
-import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { exactMiss, kindsBeside, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
 import { textTable } from "../report/text-table.ts";
 import { type Manifest, manifestFile } from "../results/manifest.ts";
@@ -76,7 +76,7 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
     ...(options.method === "analytic" || options.method === undefined ? [] : [`Method: ${options.method}.`, ""]),
     `${counts.pairs} ${counts.pairs === 1 ? "pair" : "pairs"}, accuracy ${pairs > 0 ? ((100 * correct) / pairs).toFixed(1) : "–"} %; ${nodes} forest nodes for ${counts.tokens} tokens; ${counts.rows} effects; ${duration(total)}.`,
     "",
-    ...topLines(ranking),
+    ...topLines(ranking, String(options.method ?? "analytic")),
     "",
     ...readingLines(ranking, manifest),
     "",
@@ -89,15 +89,20 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
 }
 
 /** The strongest features of every site, in the ranking's order, that of computation. */
-function topLines(ranking: Ranking): string[] {
+function topLines(ranking: Ranking, method: string): string[] {
   const { score, sites } = ranking;
   const unit = score === "effect" ? "effect in logits, mean per pair" : `score ${score}, mean per pair`;
   const shown = shownSplit(ranking);
-  const patched = ranking.exact !== null;
+  const kinds = ranking.exact === null ? [] : kindsBeside(method);
   const rows = sites.map(({ site, splits, train_test }) => {
     const split = splits[shown];
     const features = (split?.top ?? []).slice(0, named).map(({ feature, effect, exact }) => {
-      return `${feature} (${signed(effect)}${exact === null ? "" : `, exact ${signed(exact.effect)}`})`;
+      if (exact === null) return `${feature} (${signed(effect)})`;
+      const beside = kinds.flatMap((kind) => {
+        const value = exact[kind];
+        return value === null ? [] : [`${kindNames[kind]} ${signed(value)}`];
+      });
+      return `${feature} (${[signed(effect), ...beside, `exact ${signed(exact.effect)}`].join(", ")})`;
     });
     const overlap = train_test?.overlap_10;
     return [
@@ -113,10 +118,12 @@ function topLines(ranking: Ranking): string[] {
     `Σ|${score}|`,
     ...(score === "effect" ? ["explained"] : []),
     "top-10 overlap",
-    `top features on ${shown} (${unit}${patched ? "; exact: patched alone" : ""})`,
+    `top features on ${shown} (${unit}${ranking.exact === null ? "" : "; exact: patched alone"})`,
   ];
   return textTable([head, ...rows]);
 }
+
+const kindNames = { first_order: "first-order", secant: "secant" } as const;
 
 /** How the numbers of the table are to be read: what kind of effect they are, and what they account for. */
 function readingLines(ranking: Ranking, { options, unexplained }: Manifest): string[] {
@@ -136,9 +143,17 @@ function readingLines(ranking: Ranking, { options, unexplained }: Manifest): str
     ...(exact === null
       ? []
       : [
-          `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} ${exact.of === 1 ? "pair" : "pairs"}. ${missLine(ranking)}`,
+          `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} ${exact.of === 1 ? "pair" : "pairs"}${besideText(ranking, method)}. ${missLine(ranking)}`,
         ]),
   ];
+}
+
+/** Which other numbers of the same features and pairs the table has. */
+function besideText({ sites }: Ranking, method: string): string {
+  const rows = sites.flatMap(({ splits }) => Object.values(splits).flatMap(({ top }) => top.map(({ exact }) => exact)));
+  const known = kindsBeside(method).filter((kind) => rows.some((exact) => exact !== null && exact[kind] !== null));
+  if (known.length === 0) return "";
+  return `, ${known.map((kind) => kindNames[kind]).join(" and ")} on the same pairs`;
 }
 
 /** How much of what the model computes there the SAEs give back. */

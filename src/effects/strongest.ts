@@ -2,13 +2,15 @@ import { capture } from "../capture/capture.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { planCapture } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
+import { isStreamed } from "../models/weights.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
-import type { SiteName } from "../site.ts";
+import { compareSites, type SiteName } from "../site.ts";
 import { effectsOf, needsOf } from "./dispatch.ts";
-import { changedNodes, shareFrom, subtreeRows } from "./estimate.ts";
+import { changedNodes, methodCost, shareFrom, subtreeRows } from "./estimate.ts";
 import type { MethodInput, MethodName } from "./method.ts";
 import type { EffectRows } from "./rows.ts";
+import { secantSteps } from "./secant.ts";
 
 /** What may be patched, the most first: so many features of each of the strongest sites, on so many pairs. */
 const choices = [
@@ -22,7 +24,7 @@ const choices = [
   { perSite: 1, sites: 3, pairs: 8 },
 ] as const;
 
-/** A feature's effect by two methods: means over the same pairs, signed, in logits. */
+/** A feature's effect by several methods: means over the same pairs, signed, in logits. */
 export interface PatchedFeature {
   readonly site: SiteName;
   readonly feature: number;
@@ -30,6 +32,10 @@ export interface PatchedFeature {
   readonly exact: number;
   /** By the run's own method. */
   readonly method: number;
+  /** By `analytic`. */
+  readonly firstOrder: number;
+  /** By `secant`; null if that is not the run's method and takes more than the budget. */
+  readonly secant: number | null;
 }
 
 /** A feature with its effect, summed or averaged over whatever its rows were summed over; signed, in logits. */
@@ -47,12 +53,12 @@ export interface PatchedSample {
 }
 
 /**
- * What the strongest features do when each takes its patch value by itself (the method `exact`), beside what another method says of them, on a sample
- * of pairs spread over all of them. The budget decides how many features and pairs.
+ * What the strongest features do when each takes its patch value by itself (the method `exact`), beside what the run's method, `analytic` and `secant`
+ * say of them, on a sample of pairs spread over all of them. The budget decides how many features and pairs.
  *
  * @param ranked the strongest features of each site, with their effects
  * @param outside nodes of these tokens do not count
- * @param budget floating-point operations that the patches may take
+ * @param budget floating-point operations that the patches may take, and `secant` once more
  * @returns undefined if the budget allows none
  */
 export async function patchStrongest(
@@ -68,7 +74,7 @@ export async function patchStrongest(
     if (features.size === 0) return undefined;
     const forest = sampleOf(pairs, choice.pairs);
     if (patchFlops(given.model, forest, features) > budget) continue;
-    return await patchFeatures({ ...given, forest }, method, features, outside);
+    return await patchFeatures({ ...given, forest }, method, features, outside, budget);
   }
   return undefined;
 }
@@ -110,20 +116,28 @@ function patchFlops(
   return flops;
 }
 
-/** Each feature's effect by `exact` and by another method on the pairs of a forest. */
+/** Each feature's effect by `exact` and by the other methods on the pairs of a forest. */
 async function patchFeatures(
   given: MethodInput,
   method: MethodName,
   features: ReadonlyMap<SiteName, readonly number[]>,
   outside: OutsideText,
+  budget: number,
 ): Promise<PatchedSample> {
-  const { forest } = given;
+  const { forest, model, weights } = given;
   const dictionaries = new Map([...given.dictionaries].filter(([site]) => features.has(site)));
-  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], given.model.layers);
-  const captured = await capture(given, planCapture(forest, { wanted }), {
+  const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], model.layers);
+  const plan = planCapture(forest, { wanted });
+  const steps = (method === "secant" ? given.steps : undefined) ?? secantSteps([...given.dictionaries.keys()]);
+  const number = given.dtype === "float64" ? 8 : 4;
+  const held = isStreamed(weights) ? "streamed" : "held";
+  const work = methodCost("secant", model, plan, dictionaries, steps, number, held).flops;
+  const withSecant = method === "secant" || work <= budget;
+  const more = withSecant ? needsOf("secant", [...dictionaries.keys()], model.layers).sites : [];
+  const captured = await capture(given, plan, {
     onProgress: given.onProgress,
     stopped: given.stopped,
-    sites,
+    sites: [...new Set([...sites, ...more])].sort(compareSites),
   });
   const sample: MethodInput = { ...given, dictionaries };
   let patches = 0;
@@ -131,7 +145,11 @@ async function patchFeatures(
     patches = work.patches;
   };
   const exact = await meansOf("exact", { ...sample, captured, features, patchErrors: false, onWork }, outside);
-  const other = await meansOf(method, method === "analytic" ? { ...sample, captured } : sample, outside);
+  const firstOrder = await meansOf("analytic", { ...sample, captured }, outside);
+  const secant = withSecant ? await meansOf("secant", { ...sample, captured, steps }, outside) : null;
+  const own =
+    method === "analytic" ? firstOrder : method === "secant" ? secant! : await meansOf(method, sample, outside);
+  const of = (means: typeof own, site: SiteName, feature: number) => means.get(site)?.get(feature) ?? 0;
   return {
     pairs: forest.pairs.length,
     patches,
@@ -139,8 +157,10 @@ async function patchFeatures(
       list.map((feature) => ({
         site,
         feature,
-        exact: exact.get(site)?.get(feature) ?? 0,
-        method: other.get(site)?.get(feature) ?? 0,
+        exact: of(exact, site, feature),
+        method: of(own, site, feature),
+        firstOrder: of(firstOrder, site, feature),
+        secant: secant && of(secant, site, feature),
       })),
     ),
   };

@@ -138,6 +138,8 @@ export interface TopFeatures {
   readonly error: number | null;
   /** What a feature does when patched by itself, on the pairs of `ReportData.exact`, mean per pair; null where it was not patched. */
   readonly exact: readonly (number | null)[];
+  /** What it is first-order and secant on the same pairs, whichever the run's method is not; null where that was not measured. */
+  readonly beside: readonly { readonly kind: "first-order" | "secant"; readonly effect: readonly (number | null)[] }[];
 }
 
 /** Train against test at one site; points as columns of equal length, the strongest first. */

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { percentText } from "../amounts.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { ablationSchema } from "../circuit/meaning.ts";
-import { exactMiss, type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { exactMiss, kindsBeside, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
@@ -80,7 +80,7 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
       accuracy,
       checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
       importance: importanceOf(ranking),
-      features: withExactValues(await tables.topFeatures(limits.features), ranking),
+      features: withExactValues(await tables.topFeatures(limits.features), ranking, manifest),
       change: roundAll(ranking.change),
       unexplained: roundAll(knownShares(manifest.unexplained)),
       exact: exactSample(ranking),
@@ -225,20 +225,36 @@ function importanceOf(ranking: Ranking): SiteImportance[] {
   );
 }
 
-/** The features with what they do when patched by themselves, which is known over all cases together. */
-function withExactValues(features: readonly TopFeatures[], ranking: Ranking): TopFeatures[] {
-  const values = new Map<string, number>();
+/** The strongest features as the tables have them. */
+type FoundFeatures = Omit<TopFeatures, "exact" | "beside">;
+
+/** The features with what they do when patched by themselves, which is known over all cases together, and what they are first-order and secant. */
+function withExactValues(features: readonly FoundFeatures[], ranking: Ranking, { options }: Manifest): TopFeatures[] {
+  type Exact = NonNullable<Ranking["sites"][number]["splits"]["train"]>["top"][number]["exact"];
+  const found = new Map<string, NonNullable<Exact>>();
   for (const { site, splits } of ranking.sites) {
     for (const [split, { top }] of Object.entries(splits)) {
-      for (const { feature, exact } of top) if (exact) values.set(`${split} ${site}/${feature}`, rounded(exact.effect));
+      for (const { feature, exact } of top) if (exact) found.set(`${split} ${site}/${feature}`, exact);
     }
   }
-  return features.map((group) => ({
-    ...group,
-    exact: group.feature.map((feature) =>
-      group.case === "" ? (values.get(`${group.split} ${group.site}/${feature}`) ?? null) : null,
-    ),
-  }));
+  const kinds = kindsBeside(String(options.method ?? "analytic"));
+  return features.map((group) => {
+    const column = (kind: "effect" | "first_order" | "secant") =>
+      group.feature.map((feature) => {
+        const exact = group.case === "" ? found.get(`${group.split} ${group.site}/${feature}`) : undefined;
+        const value = exact?.[kind] ?? null;
+        return value === null ? null : rounded(value);
+      });
+    const beside = kinds.map((kind) => ({
+      kind: kind === "secant" ? ("secant" as const) : ("first-order" as const),
+      effect: column(kind),
+    }));
+    return {
+      ...group,
+      exact: column("effect"),
+      beside: beside.filter(({ effect }) => effect.some((value) => value !== null)),
+    };
+  });
 }
 
 function exactSample(ranking: Ranking): ExactSample | null {
@@ -552,7 +568,7 @@ class Tables {
   }
 
   /** The strongest features of every split, case and site, with the error beside them. */
-  async topFeatures(limit: number): Promise<TopFeatures[]> {
+  async topFeatures(limit: number): Promise<FoundFeatures[]> {
     const rows = await this.#query<{
       split: Split;
       case: string;
@@ -565,7 +581,7 @@ class Tables {
       `SELECT split, "case", site, feature, effect, nodes_active::INTEGER AS nodes FROM features
        WHERE rank <= ${limit} OR feature = ${errorFeature} ORDER BY split DESC, "case", site, rank NULLS FIRST`,
     );
-    type Group = TopFeatures & { feature: number[]; effect: number[]; nodes: number[]; error: number | null };
+    type Group = FoundFeatures & { feature: number[]; effect: number[]; nodes: number[]; error: number | null };
     const groups = new Map<string, Group>();
     for (const row of rows) {
       const key = `${row.split} ${row.case} ${row.site}`;
@@ -578,7 +594,6 @@ class Tables {
         effect: [],
         nodes: [],
         error: null,
-        exact: [],
       };
       groups.set(key, group);
       if (row.feature === errorFeature) {

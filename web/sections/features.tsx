@@ -30,7 +30,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
         scale.
         {patched &&
           data.exact !== null &&
-          ` The second number is exact: the feature patched by itself, on ${whole(data.exact.pairs)} of ${whole(data.exact.of)} pairs.`}
+          ` ${besideText(groups)} exact is what the feature does when it is patched by itself, on ${whole(data.exact.pairs)} of ${whole(data.exact.of)} pairs.`}
         {known.size > 0 && " An underlined feature leads to the tokens that drive it."}
       </p>
       <div class="controls">
@@ -47,7 +47,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
       {groups.length === 0 ? (
         <p class="empty">No feature has a row for this choice.</p>
       ) : (
-        <div class="multiples features">
+        <div class={patched ? "multiples features exact" : "multiples features"}>
           {groups.map((group) => (
             <Site
               key={group.site}
@@ -89,6 +89,11 @@ function Site(props: {
             <span class="unseen">bar</span>
           </th>
           <th scope="col">{column}</th>
+          {group.beside.map(({ kind }) => (
+            <th key={kind} scope="col">
+              {kind}
+            </th>
+          ))}
           {patched && <th scope="col">exact</th>}
         </tr>
       </thead>
@@ -111,7 +116,10 @@ function Site(props: {
                 <Bar value={effect} range={range} />
               </td>
               <td class="value">{signed(effect)}</td>
-              {patched && <Exact value={group.exact[i] ?? null} />}
+              {group.beside.map(({ kind, effect: beside }) => (
+                <Known key={kind} value={beside[i] ?? null} />
+              ))}
+              {patched && <Known value={group.exact[i] ?? null} />}
             </tr>
           );
         })}
@@ -122,6 +130,9 @@ function Site(props: {
               <Bar value={group.error} range={range} />
             </td>
             <td class="value">{signed(group.error)}</td>
+            {group.beside.map(({ kind }) => (
+              <td key={kind} />
+            ))}
             {patched && <td />}
           </tr>
         )}
@@ -133,11 +144,23 @@ function Site(props: {
 /** What the numbers are, in a word. */
 function numberOf({ run }: ReportData): string {
   if (run.score !== "effect") return "score";
-  return run.method.endsWith("-ig") ? "integrated" : run.method === "exact" ? "exact" : "first-order";
+  if (run.method === "secant" || run.method === "exact") return run.method;
+  return run.method.endsWith("-ig") ? "integrated" : "first-order";
 }
 
-/** What a feature does when patched by itself, if that is known. */
-function Exact({ value }: { value: number | null }) {
+/** What the numbers beside the run's own are, as the beginning of a sentence. */
+function besideText(groups: readonly TopFeatures[]): string {
+  const kinds = [...new Set(groups.flatMap(({ beside }) => beside.map(({ kind }) => kind)))];
+  if (kinds.length === 0) return "Beside the bars,";
+  const texts = {
+    "first-order": "first-order is the slope at the clean prompt times the feature's change",
+    secant: "secant takes each sublayer's mean slope between its clean and its patch input",
+  };
+  return `Beside the bars, ${kinds.map((kind) => texts[kind]).join(", ")};`;
+}
+
+/** A number of a feature, if it was measured. */
+function Known({ value }: { value: number | null }) {
   return <td class="value">{value === null ? "" : signed(value)}</td>;
 }
 
