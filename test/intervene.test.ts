@@ -1,16 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
-import { floatValue } from "../src/capture/hooks.ts";
 import { type Intervention, intervene, intervenedMetrics, type NextToken } from "../src/circuit/intervene.ts";
 import { type InterventionTexts, readInterventions } from "../src/circuit/read-interventions.ts";
 import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { UsageError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
-import { compile, int64, type Value } from "../src/graph/session.ts";
-import { input, type Tensor } from "../src/graph/tensor.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
-import { contextInputs, forward, type Model, type Weights } from "../src/models/model.ts";
+import type { Model } from "../src/models/model.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import { isOutside } from "../src/prompts/outside.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
@@ -18,6 +15,7 @@ import { Random } from "../src/random.ts";
 import { parseSite, type SiteName } from "../src/site.ts";
 import { apply } from "./apply-dictionary.ts";
 import { randomDictionary } from "./random-dictionary.ts";
+import { type HandRunner, handRunner } from "./run-by-hand.ts";
 import { tokenPair } from "./toy-model.ts";
 
 const seed = "interventions";
@@ -84,12 +82,15 @@ describe.each(kinds)(`interventions on %s with %s, normalised: %s (seed ${seed})
     const [plain, changed] = await intervenedMetrics(setting, [[], interventions]);
     await checkpoint.close();
 
-    const expected = await Promise.all(
-      pairs.map(async ({ clean }) => ({
-        before: softmax((await runByHand(model, weights, clean, new Map())).logits),
-        after: softmax(await changedLogits(model, weights, dictionaries, interventions, clean)),
-      })),
-    );
+    const hand = handRunner(model, weights);
+    const expected: { before: number[]; after: number[] }[] = [];
+    for (const { clean } of pairs) {
+      expected.push({
+        before: softmax((await hand.run(clean)).logits),
+        after: softmax(await changedLogits(hand, dictionaries, interventions, clean)),
+      });
+    }
+    await hand.release();
     const right = { before: [] as number[], after: [] as number[] };
     for (const [p, { cleanAnswer, patchAnswer }] of pairs.entries()) {
       const end = forest.endIndexOfPair[p]!;
@@ -140,15 +141,14 @@ function expectNext(next: readonly NextToken[], before: readonly number[], after
 
 /** The logits after a prompt when interventions are done by hand, site after site. */
 async function changedLogits(
-  model: Model,
-  weights: Weights,
+  hand: HandRunner,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   interventions: readonly Intervention[],
   tokens: readonly number[],
 ): Promise<Float64Array> {
   const replaced = new Map<SiteName, Float64Array>();
   for (const [site, dictionary] of dictionaries) {
-    const x = (await runByHand(model, weights, tokens, replaced)).x.get(site)!;
+    const x = (await hand.run(tokens, replaced)).x.get(site)!;
     const [{ codes }, rows, D] = [await apply(dictionary, x), await dictionary.decoder(), dictionary.inputWidth];
     const changed = x.slice();
     tokens.forEach((token, t) => {
@@ -161,37 +161,7 @@ async function changedLogits(
     });
     replaced.set(site, changed);
   }
-  return (await runByHand(model, weights, tokens, replaced)).logits;
-}
-
-/** Runs a model on one prompt with some activations put in place: x[T,D] of every site, and the logits at the last token. */
-async function runByHand(
-  model: Model,
-  weights: Weights,
-  tokens: readonly number[],
-  replaced: ReadonlyMap<SiteName, Float64Array>,
-): Promise<{ x: Map<SiteName, Float64Array>; logits: Float64Array }> {
-  const T = tokens.length;
-  const seen = new Map<SiteName, Tensor>();
-  const last = forward(model, weights, contextInputs(T, "float64"), (site, x) => {
-    seen.set(site, x);
-    return replaced.has(site) ? input(`y/${site}`, "float64", x.shape) : x;
-  });
-  const outputs: Record<string, Tensor> = { ...Object.fromEntries(seen), logits: model.logits(weights, last) };
-  const session = await compile(outputs);
-  const given = [...replaced].map(([site, y]): [string, Value] => [`y/${site}`, floatValue(y, T, y.length / T)]);
-  const mask = Float64Array.from({ length: T * T }, (_, i) => (i % T <= Math.floor(i / T) ? 0 : -Infinity));
-  const { logits, ...x } = await session.run({
-    tokens: int64(tokens, T),
-    positions: int64([...tokens.keys()], T),
-    mask: { dtype: "float64", data: mask, shape: [1, T, T] },
-    ...Object.fromEntries(given),
-  });
-  await session.release();
-  return {
-    x: new Map(Object.entries(x).map(([site, { data }]) => [site, data as Float64Array])),
-    logits: (logits!.data as Float64Array).slice((T - 1) * model.vocabulary),
-  };
+  return (await hand.run(tokens, replaced)).logits;
 }
 
 function softmax(logits: Float64Array): number[] {

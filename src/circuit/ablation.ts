@@ -234,7 +234,7 @@ function meanKeys({ backward }: PrefixForest) {
 }
 
 /** The codes of rows: of all features where `all`, else of the picked ones alone. */
-async function encodeRows(dictionary: Dictionary, codes: CodeReader, x: Floats, picked: Picked, all: boolean) {
+export async function encodeRows(dictionary: Dictionary, codes: CodeReader, x: Floats, picked: Picked, all = false) {
   const isTopK = picked.encoder.activation.kind === "topk";
   const own = !all && !isTopK;
   const empty = own && picked.features.length === 0;

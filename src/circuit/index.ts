@@ -1,11 +1,12 @@
 /**
- * Experimental: rankings of features, how far two of them agree, edges between features, and circuits as graphs.
+ * Experimental: rankings of features, how far two of them agree, edges between features, interventions, and circuits as graphs.
  *
  * @module
  */
 
 export type { RankedFeature } from "../effects/strongest.ts";
 export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
+export { type CheckEdgesOptions, checkEdges, type EdgeEnds, type MeasuredEdge } from "./check-edges.ts";
 export { type CaseAccuracy, type Check, check } from "./checks.ts";
 export {
   type EdgeBlock,
@@ -40,6 +41,16 @@ export {
 } from "./graph.ts";
 export { type GraphOptions, graphOf } from "./graph-of.ts";
 export { type Influence, influenceOf, type PruneOptions, prune } from "./influence.ts";
+export {
+  type Behaviour,
+  type Intervened,
+  type IntervenedGroup,
+  type Intervention,
+  type InterventionSetting,
+  intervene,
+  intervenedMetrics,
+  type NextToken,
+} from "./intervene.ts";
 export { type Ablation, ablationSchema } from "./meaning.ts";
 export { type Path, type PathShape, pathShape, pathsBetween, type Through } from "./paths.ts";
 export {
@@ -53,4 +64,5 @@ export {
   type SiteRanking,
   spearman,
 } from "./ranking.ts";
+export { type InterventionTexts, readInterventions } from "./read-interventions.ts";
 export type { FeatureRow, FeatureSums, RankOptions, Tables } from "./tables.ts";
