@@ -5,6 +5,7 @@ import { checkEdges, type EdgeEnds } from "../src/circuit/check-edges.ts";
 import { type Jacobian, sitesOfEdges } from "../src/circuit/edges.ts";
 import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { secantGradients } from "../src/effects/secant.ts";
+import { UserError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
@@ -198,3 +199,25 @@ async function measuredByHand(
   }
   return measured;
 }
+
+it("edges from or into what there is not are refused", async () => {
+  const checkpoint = await openCheckpoint(await openFolder(new URL("fixtures/llama-gqa", import.meta.url).pathname));
+  const { model } = await fittedModel(checkpoint);
+  const loaded = loadedModel(model, await heldWeights(model, checkpoint));
+  await checkpoint.close();
+  const dictionaries = new Map(
+    layers("resid_post").map((site) => [site, randomDictionary(site, model.width, F, seed)] as const),
+  );
+  const given = { ...loaded, forest: prefixForest(somePairs()), dictionaries };
+  const refused = async (source: EdgeEnds["source"], target: EdgeEnds["target"]) =>
+    expect(checkEdges(given, [{ source, target }])).rejects.toThrow(UserError);
+  const [source, target] = [
+    { site: "resid_post.0", feature: 1 },
+    { site: "resid_post.1", feature: 2 },
+  ];
+  expect(await checkEdges(given, [{ source, target }])).toMatchObject([{ source, target }]);
+  await refused({ site: "mlp_out.0", feature: 1 }, target);
+  await refused({ site: "mlp_out.0", feature: "error" }, target);
+  await refused(source, { site: "mlp_out.1", feature: 1 });
+  await refused(source, { site: "resid_post.1", feature: F });
+});

@@ -3,7 +3,7 @@ import { openFolder } from "../src/bytes/file.node.ts";
 import { type Intervention, intervene, intervenedMetrics, type NextToken } from "../src/circuit/intervene.ts";
 import { type InterventionTexts, readInterventions } from "../src/circuit/read-interventions.ts";
 import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
-import { UsageError } from "../src/errors.ts";
+import { UsageError, UserError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
@@ -126,6 +126,23 @@ describe.each(kinds)(`interventions on %s with %s, normalised: %s (seed ${seed})
       expectNext(next, before!, after!);
     }
   });
+});
+
+it("features and sites that there are not are refused", async () => {
+  const checkpoint = await openCheckpoint(await openFolder(new URL("fixtures/llama-gqa", import.meta.url).pathname));
+  const { model } = await fittedModel(checkpoint);
+  const loaded = loadedModel(model, await heldWeights(model, checkpoint));
+  await checkpoint.close();
+  const dictionaries = new Map([["resid_post.0", randomDictionary("resid_post.0", model.width, F, seed)]]);
+  const setting = { loaded, forest: prefixForest(somePairs()), dictionaries, outside };
+  for (const [site, feature] of [
+    ["resid_post.1", 1],
+    ["resid_post.0", F],
+    ["resid_post.0", -1],
+    ["resid_post.0", 0.5],
+  ] as const) {
+    await expect(intervene(setting, [{ site, feature, factor: 0, value: 0 }])).rejects.toThrow(UserError);
+  }
 });
 
 function expectNext(next: readonly NextToken[], before: readonly number[], after: readonly number[]): void {

@@ -3,7 +3,7 @@ import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capt
 import { openRunner } from "../capture/run.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
-import { type Picked, pickFeatures } from "../dictionaries/pick.ts";
+import { dictionaryAt, type Picked, pickFeatures } from "../dictionaries/pick.ts";
 import { captureFor } from "../effects/capture-for.ts";
 import { dot } from "../effects/directions.ts";
 import type { MethodInput } from "../effects/method.ts";
@@ -47,7 +47,7 @@ export interface CheckEdgesOptions {
  * For each distinct source two forward passes of the forest serve all of its edges.
  *
  * @param edges as many as wanted; whatever else they hold, the predicted value say, is given back with what was measured
- * @throws StoppedError if asked to stop
+ * @throws UserError if there is no SAE at one of their sites, or no such feature; StoppedError if asked to stop
  */
 export async function checkEdges<E extends EdgeEnds>(
   given: MethodInput,
@@ -119,9 +119,10 @@ async function targetSite(
   site: SiteName,
   edges: readonly EdgeEnds[],
 ): Promise<TargetSite> {
-  const dictionary = dictionaries.get(site)!;
+  const dictionary = dictionaryAt(dictionaries, site);
   const own = edges.flatMap(({ target }) => (target.site === site ? [target.feature as number] : []));
   const features = [...new Set(own)];
+  const picked = await pickFeatures(dictionary, features);
   const rows = await dictionary.decoderRows(features);
   const { g, width: D } = await linear.site(site);
   const nodes = linear.activeNodes(site);
@@ -130,7 +131,7 @@ async function targetSite(
   nodes.forEach((node, place) => {
     for (let u = 0; u < U; u++) left[place * U + u] = dot(g, node * D, rows, u * D, D);
   });
-  return { nodes, picked: await pickFeatures(dictionary, features), left };
+  return { nodes, picked, left };
 }
 
 /** What a source adds to its site when it goes from its clean to its patch value. */
@@ -145,8 +146,9 @@ async function moveOf(
   { site, width: D, placeOf, changes, features }: Source,
   feature: number | "error" | "token",
 ): Promise<Move> {
-  if (typeof feature !== "number") {
-    const moved = feature === "error" ? features!.errors : changes;
+  const dictionary = feature === "token" ? undefined : dictionaryAt(dictionaries, site);
+  if (!dictionary || typeof feature !== "number") {
+    const moved = dictionary ? features!.errors : changes;
     return {
       site,
       add(node, sign, to, at) {
@@ -156,7 +158,7 @@ async function moveOf(
       },
     };
   }
-  const direction = await dictionaries.get(site)!.decoderRows([feature]);
+  const direction = await dictionary.decoderRows([feature]);
   const differences = differencesOf(features!.codes, feature);
   return {
     site,

@@ -4,7 +4,7 @@ import { runModel } from "../capture/run.ts";
 import type { Watch } from "../capture/runner.ts";
 import { streamSite } from "../capture/stream-sites.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { type Picked, pickFeatures } from "../dictionaries/pick.ts";
+import { dictionaryAt, type Picked, pickFeatures } from "../dictionaries/pick.ts";
 import type { PrefixForest } from "../forest/forest.ts";
 import { type Pack, planMetric } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
@@ -39,7 +39,7 @@ export interface InterventionSetting {
  * else.
  *
  * @returns m by end for each set, in logits
- * @throws StoppedError if asked to stop
+ * @throws UserError if there is no SAE at a site, or no such feature; StoppedError if asked to stop
  */
 export async function intervenedMetrics(
   setting: InterventionSetting,
@@ -100,7 +100,7 @@ export interface Intervened {
  * The metric and the next-token distribution at the end of every pair's clean prompt, before and after interventions: see `intervenedMetrics`.
  *
  * @param options top: how many of the most probable tokens are told, of either distribution; 10 by default
- * @throws StoppedError if asked to stop; UserError if weights cannot be read
+ * @throws UserError if there is no SAE at a site, or no such feature, or weights cannot be read; StoppedError if asked to stop
  */
 export async function intervene(
   setting: InterventionSetting,
@@ -175,7 +175,7 @@ async function changedRuns(
   const { dtype } = loaded;
   const hooks = new Map<SiteName, Hook>();
   for (const { site } of sets.flat()) {
-    if (!hooks.has(site)) hooks.set(site, await replacingHook(dictionaries.get(site)!, dtype));
+    if (!hooks.has(site)) hooks.set(site, await replacingHook(dictionaryAt(dictionaries, site), dtype));
   }
   const changes: ReadonlyMap<SiteName, Change>[] = [];
   for (const set of sets) {

@@ -1,3 +1,5 @@
+import { UserError } from "../errors.ts";
+import type { SiteName } from "../site.ts";
 import type { Dictionary, Encoder } from "./dictionary.ts";
 
 /**
@@ -17,10 +19,24 @@ export interface Picked {
   readonly column: readonly number[];
 }
 
-/** Picks features of a dictionary: decoder rows of these alone are read. */
+/** The dictionary at a site. @throws UserError if there is none */
+export function dictionaryAt(dictionaries: ReadonlyMap<SiteName, Dictionary>, site: SiteName): Dictionary {
+  const dictionary = dictionaries.get(site);
+  if (dictionary) return dictionary;
+  const there = [...dictionaries.keys()].join(", ");
+  throw new UserError(`site: expected one with an SAE, got ${site}. There are SAEs at ${there}.`, {
+    code: "not_found",
+  });
+}
+
+/** Picks features of a dictionary: decoder rows of these alone are read. @throws UserError if it has no such feature */
 export async function pickFeatures(dictionary: Dictionary, features: readonly number[]): Promise<Picked> {
   const encoder = await dictionary.encoder();
-  const { outputWidth: D, featureCount: F } = dictionary;
+  const { outputWidth: D, featureCount: F, writes: site } = dictionary;
+  const missing = features.find((feature) => !(Number.isInteger(feature) && feature >= 0 && feature < F));
+  if (missing !== undefined) {
+    throw new UserError(`feature: expected one from 0 to ${F - 1}, got ${missing} at ${site}.`, { code: "not_found" });
+  }
   const rows = features.length === 0 ? new Float32Array(0) : await dictionary.decoderRows(features);
   if (encoder.activation.kind !== "topk") {
     return { features, encoder: columnsOf(encoder, features), rows, width: D, ...countOf(features.length) };
