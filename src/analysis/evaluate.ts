@@ -7,6 +7,7 @@ import {
   type Features,
   readActivations,
 } from "../circuit/ablation.ts";
+import { activityOf, matchedByActivity } from "../circuit/baselines.ts";
 import { bySite, chooseCovering, chooseTop, rankScores, type ScoresBySite, sizeOf } from "../circuit/choose.ts";
 import { clusterPairs, eachPair, ratioInterval, sumByCluster } from "../circuit/clusters.ts";
 import { type EvaluationSetting, evaluateSubsets, meanMetric, type Subset } from "../circuit/evaluate.ts";
@@ -22,6 +23,7 @@ import {
 import { chooseByMasks, learnMasks } from "../circuit/masks.ts";
 import { groupsOf } from "../circuit/meaning.ts";
 import { type ClusterScores, scoresOf, stability } from "../circuit/scores.ts";
+import { identityDictionary } from "../dictionaries/basis.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { type MethodName, methodNames } from "../effects/method.ts";
@@ -38,20 +40,32 @@ export type Grouping = (typeof groupings)[number];
 
 /**
  * How the features of a circuit are chosen: by a method's effects, the largest first (`secant`), those that help alone (`secant-signed`), or every site
- * covered alike (`secant-covering`); or by learned masks.
+ * covered alike (`secant-covering`); or by learned masks. Beside them to measure them by: `random`, features that are active as often as those of the
+ * first way, and `basis`, single numbers of the activations by their secant effects.
  */
-export type Way = "masks" | MethodName | `${MethodName}-signed` | `${MethodName}-covering`;
+export type Way = "masks" | Baseline | MethodName | `${MethodName}-signed` | `${MethodName}-covering`;
+
+const baselines = ["random", "basis"] as const;
+type Baseline = (typeof baselines)[number];
 
 /** Reads the name of a way. @throws UserError if it is none */
 export function parseWay(text: string): Way {
-  const method = text.replace(/-(signed|covering)$/, "");
-  if (text === "masks" || (methodNames as readonly string[]).includes(method)) return text as Way;
+  const known: readonly string[] = [
+    "masks",
+    ...baselines,
+    ...methodNames.flatMap((m) => [m, `${m}-signed`, `${m}-covering`]),
+  ];
+  if (known.includes(text)) return text as Way;
   throw new UserError(
-    `way: expected masks or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
+    `way: expected masks, random, basis or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
   );
 }
 
-const methodOf = (way: Way): MethodName => way.replace(/-(signed|covering)$/, "") as MethodName;
+/** Ways that follow from effects alone. */
+const isByScores = (way: Way) => way !== "masks" && !(baselines as readonly string[]).includes(way);
+/** The method whose effects a way needs; masks choose among the strongest by `secant`. */
+const methodOf = (way: Way): MethodName =>
+  isByScores(way) ? (way.replace(/-(signed|covering)$/, "") as MethodName) : "secant";
 
 /** What is evaluated. */
 export interface EvaluateOptions {
@@ -82,7 +96,10 @@ export interface EvaluationPlaces {
 
 /** Candidates of learned masks: the strongest by secant effects. */
 const maskCandidates = 150;
-const transferWay = (ways: readonly Way[]): Way => (ways.includes("masks") ? "masks" : ways[0]!);
+/** Random circuits of each size. */
+const randomSeeds = [0, 1, 2];
+const transferWay = (ways: readonly Way[]): Way =>
+  ways.includes("masks") ? "masks" : (ways.find(isByScores) ?? ways[0]!);
 
 /**
  * Chooses circuits on train pairs and measures them on train and test: faithfulness and completeness over sizes, for each group of pairs, way of choosing
@@ -164,8 +181,9 @@ const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filter(({ p
 interface Chosen {
   readonly way: string;
   readonly features: Features;
-  readonly ablation: AblationValue | null;
-  readonly stability: number | null;
+  readonly ablation?: AblationValue;
+  readonly stability?: number | null;
+  readonly seed?: number;
 }
 
 async function evaluateGroup(
@@ -186,17 +204,15 @@ async function evaluateGroup(
   if (test.length > 0) measured.push(await measure(input, "test", test, reporter));
 
   reporter.begin("scores", 1);
-  const methods = new Set(options.ways.map((way) => (way === "masks" ? "secant" : methodOf(way))));
+  const methods = new Set(options.ways.filter((way) => way !== "basis" && way !== "random").map(methodOf));
   const scores = new Map<MethodName, ClusterScores>();
   for (const method of methods) {
     scores.set(method, await scoresOf(method, input, train, watchOf(reporter)));
   }
   const byScores = options.ways
-    .filter((way) => way !== "masks")
+    .filter(isByScores)
     .flatMap((way) => options.sizes.map((n) => chosenByScores(way, scores.get(methodOf(way))!, n)));
-  const given: Chosen[] = options.given
-    ? [{ way: "given", features: options.given, ablation: null, stability: null }]
-    : [];
+  const given: Chosen[] = options.given ? [{ way: "given", features: options.given }] : [];
 
   const circuits: Chosen[] = [...given, ...byScores];
   const curves: Curve[] = [];
@@ -205,21 +221,19 @@ async function evaluateGroup(
     const masked = options.ways.includes("masks")
       ? await chosenByMasks(measured[0]!, input, scores.get("secant")!.scores, ablation, options, reporter)
       : [];
-    circuits.push(...masked);
+    const chosen = [...given, ...byScores, ...masked];
+    const random = options.ways.includes("random") ? await randomLike(chosen, measured[0]!, input) : [];
+    circuits.push(...masked, ...random);
     for (const one of measured) {
       curves.push(
-        ...(await curvesOf(
-          one,
-          input,
-          group,
-          [...given, ...byScores, ...masked],
-          ablation,
-          candidates,
-          options,
-          reporter,
-        )),
+        ...(await curvesOf(one, input, group, [...chosen, ...random], ablation, candidates, options, reporter)),
       );
     }
+  }
+  if (options.ways.includes("basis")) {
+    const basis = await evaluateBasis(input, group, measured, options, reporter);
+    circuits.push(...basis.circuits);
+    curves.push(...basis.curves);
   }
   return {
     pairs: measured.map(({ split, pairs: own }) => ({
@@ -230,11 +244,11 @@ async function evaluateGroup(
       words: clusterPairs(own).count,
     })),
     candidates,
-    circuits: circuits.map(({ way, features, ablation, stability: overlap }) => ({
+    circuits: circuits.map(({ way, features, ablation = null, stability: overlap = null, seed = null }) => ({
       group,
       way,
       ablation,
-      seed: null,
+      seed,
       size: sizeOf(features),
       features: featuresJson(features),
       stability: overlap,
@@ -248,7 +262,53 @@ function chosenByScores(way: Way, scores: ClusterScores, n: number): Chosen {
     if (way.endsWith("-covering")) return chooseCovering(of, n);
     return way.endsWith("-signed") ? chooseTop(positive(of), n) : chooseTop(of, n);
   };
-  return { way, features: choose(scores.scores), ablation: null, stability: stability(scores, choose) };
+  return { way, features: choose(scores.scores), stability: stability(scores, choose) };
+}
+
+/** Random circuits that are active as often as those of the first way, on train. */
+async function randomLike(
+  chosen: readonly Chosen[],
+  { activations }: Measured,
+  { loaded, dictionaries, outside }: EvaluateInput,
+): Promise<Chosen[]> {
+  const codes = codeReader(loaded);
+  try {
+    const activity = await activityOf(activations, dictionaries, codes, outside);
+    const first = chosen.filter(({ way }) => way === chosen[0]?.way);
+    return randomSeeds.flatMap((seed) =>
+      first.map(
+        ({ features }): Chosen => ({ way: "random", seed, features: matchedByActivity(features, activity, seed) }),
+      ),
+    );
+  } finally {
+    await codes.release();
+  }
+}
+
+/** Single numbers of the activations in place of features, by their secant effects, the largest first. */
+async function evaluateBasis(
+  input: EvaluateInput,
+  group: string,
+  measured: readonly Measured[],
+  options: EvaluateOptions,
+  reporter: Reporter,
+): Promise<{ circuits: Chosen[]; curves: Curve[] }> {
+  const dictionaries = new Map(
+    [...input.dictionaries].map(([site, d]) => [site, identityDictionary(site, d.outputWidth)]),
+  );
+  const own = { ...input, dictionaries };
+  const { scores } = await scoresOf("secant", own, measured[0]!.pairs, watchOf(reporter));
+  const circuits = options.sizes.map((n): Chosen => ({ way: "basis", features: chooseTop(scores, n) }));
+  const curves: Curve[] = [];
+  for (const ablation of options.ablations) {
+    for (const one of measured) {
+      const at = { ...one, setting: { ...one.setting, dictionaries } };
+      curves.push(
+        ...(await curvesOf(at, own, group, circuits, ablation, rankScores(scores).length, options, reporter)),
+      );
+    }
+  }
+  return { circuits, curves };
 }
 
 /** Scores of the features that support the clean answer, 0 for the others. */
@@ -277,7 +337,7 @@ async function chosenByMasks(
     reporter.begin("choosing", 1);
     const fitting = sizes.filter((n) => n <= sizeOf(features));
     const chosen = await chooseByMasks(setting, base, stages, target, fitting, watchOf(reporter));
-    return chosen.map((own) => ({ way: "masks", features: own, ablation, stability: null }));
+    return chosen.map((own) => ({ way: "masks", features: own, ablation }));
   } finally {
     await codes.release();
   }
@@ -329,15 +389,16 @@ async function curvesOf(
         cases: faith.byCase(m),
       };
     };
-    return [...new Set(chosen.map(({ way }) => way))].map((way): Curve => {
-      const points = chosen.flatMap((one, i) => (one.way === way ? [pointOf(i)] : []));
+    const kinds = new Map(chosen.map((one) => [`${one.way} ${one.seed}`, one]));
+    return [...kinds.values()].map(({ way, seed }): Curve => {
+      const points = chosen.flatMap((one, i) => (one.way === way && one.seed === seed ? [pointOf(i)] : []));
       return {
         group,
         split,
         ablation,
         errors,
         way,
-        seed: null,
+        seed: seed ?? null,
         f_model: meanMetric(setting.forest, activations.cleanMetric),
         f_empty: meanMetric(setting.forest, metrics[0]!),
         whole,

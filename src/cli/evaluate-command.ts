@@ -34,6 +34,9 @@ Ways to choose features, on train pairs alone, with commas between them:
   secant, analytic, … by a method's effects, the largest first
   secant-covering  every site covered alike
   secant-signed    only features that support the clean answer
+To measure them by:
+  random           three random circuits of features that are active as often as those of the first way
+  basis            single numbers of the activations instead of features, by their secant effects
 
 With --ablate, --scale or --set no circuit is measured: these features are changed at every token of the clean prompts, all else left as the model
 computes it, and the metric and the most probable next tokens are shown before and after.
@@ -57,8 +60,8 @@ export function addEvaluateCommand(program: Command): void {
         .choices(groupings)
         .default("set"),
     )
-    .option("--ways <names>", "how features are chosen; see below", "secant,secant-covering,masks")
-    .option("--sizes <list>", "features in a circuit, as 20,40,60", listOf(wholeNumber), [20, 40, 60, 100, 150])
+    .option("--ways <names>", "how features are chosen; see below", "masks,secant,secant-covering,random,basis")
+    .option("--sizes <list>", "features in a circuit, as 20,40,60", listOf(wholeNumber), [20, 40, 60, 100, 150, 250])
     .option(
       "--ablation <kinds>",
       "what the rest is set to: mean, patch, zero, or several with commas",
