@@ -10,7 +10,9 @@ import {
   type Features,
   readActivations,
 } from "../src/circuit/ablation.ts";
+import { rankScores } from "../src/circuit/choose.ts";
 import { evaluateSubsets, meanMetric, type Subset } from "../src/circuit/evaluate.ts";
+import { activeFeatures, maskScores } from "../src/circuit/mask-scores.ts";
 import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
@@ -34,6 +36,7 @@ interface Expected {
   readonly effects: Record<SiteName, { features: { feature: number; analytic: number }[] }>;
   readonly evaluation: {
     readonly sets: ExpectedSet[];
+    readonly mask_ig_10: Record<"resid" | "all", { node: string; score: number }[]>;
     readonly circuits_by_analytic: Record<"resid" | "all", Record<string, Record<SiteName, number[]>>>;
   };
 }
@@ -129,6 +132,31 @@ describe.skipIf(!existsSync(data))("evaluations of the embedded model (SFC_TEST_
     "%s: in float32 with streamed weights to 1e-4",
     async (_, set) => {
       await expectSet(set, await open("float32", "streamed"), 1e-4);
+    },
+  );
+
+  it.each(["resid", "all"] as const)(
+    "scores by ablation at 10 points, %s: those of PyTorch in float64",
+    async (sites) => {
+      const loaded = await open("float64", "held");
+      const own = new Map(
+        [...dictionaries].filter(([site]) => sites === "all" || parseSite(site).kind === "resid_post"),
+      );
+      const forest = evaluationForest(pairs, () => "all");
+      const setting = { loaded, forest, dictionaries: own, outside: tokenizer.outside };
+      const codes = codeReader(loaded);
+      const activations = await readActivations(loaded, forest, [...own.keys()]);
+      const active = await activeFeatures(activations, own, codes);
+      const base = await ablationBase(activations, own, codes, active, { values: "mean", errors: "ablated" });
+      const scores = await maskScores(setting, base, codes, { points: 10 });
+      const right = expected!.evaluation.mask_ig_10[sites];
+      const ranked = rankScores(scores);
+      right.forEach(({ node, score }, i) => {
+        const got = ranked[i]!;
+        expect(`${got.site}/${got.feature}`, `rank ${i}`).toBe(node);
+        expect(Math.abs(got.score - score) / Math.abs(right[0]!.score), node).toBeLessThan(1e-6);
+      });
+      await codes.release();
     },
   );
 });

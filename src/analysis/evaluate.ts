@@ -8,7 +8,15 @@ import {
   readActivations,
 } from "../circuit/ablation.ts";
 import { activityOf, matchedByActivity } from "../circuit/baselines.ts";
-import { bySite, chooseCovering, chooseTop, rankScores, type ScoresBySite, sizeOf } from "../circuit/choose.ts";
+import {
+  bySite,
+  chooseCovering,
+  chooseStrongest,
+  chooseTop,
+  rankScores,
+  type ScoresBySite,
+  sizeOf,
+} from "../circuit/choose.ts";
 import { clusterPairs, eachPair, ratioInterval, sumByCluster } from "../circuit/clusters.ts";
 import { type EvaluationSetting, evaluateSubsets, meanMetric, type Subset } from "../circuit/evaluate.ts";
 import {
@@ -20,6 +28,7 @@ import {
   featuresOf,
   type GroupEvaluation,
 } from "../circuit/evaluation.ts";
+import { activeFeatures, maskScores } from "../circuit/mask-scores.ts";
 import { chooseByMasks, learnMasks } from "../circuit/masks.ts";
 import { groupsOf } from "../circuit/meaning.ts";
 import { type ClusterScores, scoresOf, stability } from "../circuit/scores.ts";
@@ -40,10 +49,10 @@ export type Grouping = (typeof groupings)[number];
 
 /**
  * How the features of a circuit are chosen: by a method's effects, the largest first (`secant`), those that help alone (`secant-signed`), or every site
- * covered alike (`secant-covering`); or by learned masks. Beside them to measure them by: `random`, features that are active as often as those of the
+ * covered alike (`secant-covering`); by effects on the way from the ablated to the whole model (`mask-ig`); or by learned masks. Beside them to measure them by: `random`, features that are active as often as those of the
  * first way, and `basis`, single numbers of the activations by their secant effects.
  */
-export type Way = "masks" | Baseline | MethodName | `${MethodName}-signed` | `${MethodName}-covering`;
+export type Way = "masks" | "mask-ig" | Baseline | MethodName | `${MethodName}-signed` | `${MethodName}-covering`;
 
 const baselines = ["random", "basis"] as const;
 type Baseline = (typeof baselines)[number];
@@ -52,17 +61,19 @@ type Baseline = (typeof baselines)[number];
 export function parseWay(text: string): Way {
   const known: readonly string[] = [
     "masks",
+    "mask-ig",
     ...baselines,
     ...methodNames.flatMap((m) => [m, `${m}-signed`, `${m}-covering`]),
   ];
   if (known.includes(text)) return text as Way;
   throw new UserError(
-    `way: expected masks, random, basis or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
+    `way: expected masks, mask-ig, random, basis or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
   );
 }
 
 /** Ways that follow from effects alone. */
-const isByScores = (way: Way) => way !== "masks" && !(baselines as readonly string[]).includes(way);
+const isByScores = (way: Way) =>
+  way !== "masks" && way !== "mask-ig" && !(baselines as readonly string[]).includes(way);
 /** The method whose effects a way needs; masks choose among the strongest by `secant`. */
 const methodOf = (way: Way): MethodName =>
   isByScores(way) ? (way.replace(/-(signed|covering)$/, "") as MethodName) : "secant";
@@ -94,7 +105,7 @@ export interface EvaluationPlaces {
   write(group: string, found: GroupEvaluation): Promise<void>;
 }
 
-/** Candidates of learned masks: the strongest by secant effects. */
+/** Candidates of learned masks: the strongest on the way from the ablated model, and the strongest by secant effects. */
 const maskCandidates = 150;
 /** Random circuits of each size. */
 const randomSeeds = [0, 1, 2];
@@ -204,7 +215,7 @@ async function evaluateGroup(
   if (test.length > 0) measured.push(await measure(input, "test", test, reporter));
 
   reporter.begin("scores", 1);
-  const methods = new Set(options.ways.filter((way) => way !== "basis" && way !== "random").map(methodOf));
+  const methods = new Set(options.ways.filter((way) => isByScores(way) || way === "masks").map(methodOf));
   const scores = new Map<MethodName, ClusterScores>();
   for (const method of methods) {
     scores.set(method, await scoresOf(method, input, train, watchOf(reporter)));
@@ -218,9 +229,8 @@ async function evaluateGroup(
   const curves: Curve[] = [];
   const candidates = Math.max(0, ...[...scores.values()].map(({ scores: of }) => rankScores(of).length));
   for (const ablation of options.ablations) {
-    const masked = options.ways.includes("masks")
-      ? await chosenByMasks(measured[0]!, input, scores.get("secant")!.scores, ablation, options, reporter)
-      : [];
+    const secant = scores.get("secant")?.scores;
+    const masked = await chosenByAblation(measured[0]!, input, secant, ablation, options, reporter);
     const chosen = [...given, ...byScores, ...masked];
     const random = options.ways.includes("random") ? await randomLike(chosen, measured[0]!, input) : [];
     circuits.push(...masked, ...random);
@@ -317,17 +327,27 @@ const positive = (scores: ScoresBySite): ScoresBySite =>
     [...scores].map(([site, of]) => [site, { ...of, scores: Array.from(of.scores, (score) => Math.max(0, score)) }]),
   );
 
-async function chosenByMasks(
+/** Circuits that depend on the ablation: by effects on the way from the ablated model, and by learned masks. */
+async function chosenByAblation(
   { setting, activations }: Measured,
   { loaded, dictionaries }: EvaluateInput,
-  scores: ScoresBySite,
+  secant: ScoresBySite | undefined,
   ablation: AblationValue,
-  { sizes, errors }: EvaluateOptions,
+  { ways, sizes, errors }: EvaluateOptions,
   reporter: Reporter,
 ): Promise<Chosen[]> {
+  if (!ways.includes("masks") && !ways.includes("mask-ig")) return [];
   const codes = codeReader(loaded);
   try {
-    const features = chooseTop(scores, maskCandidates);
+    reporter.begin("mask scores", 1);
+    const active = await activeFeatures(activations, dictionaries, codes);
+    const whole = await ablationBase(activations, dictionaries, codes, active, { values: ablation, errors: "ablated" });
+    const scores = await maskScores(setting, whole, codes, watchOf(reporter));
+    const byScores = ways.includes("mask-ig")
+      ? sizes.map((n): Chosen => ({ way: "mask-ig", ablation, features: chooseTop(scores, n) }))
+      : [];
+    if (!ways.includes("masks") || secant === undefined) return byScores;
+    const features = chooseStrongest([scores, secant], maskCandidates);
     // Errors that are kept would take the whole dictionary at each step.
     const kind = { values: ablation, errors: errors === "kept" ? "ablated" : errors } as const;
     const base = await ablationBase(activations, dictionaries, codes, features, kind);
@@ -337,7 +357,7 @@ async function chosenByMasks(
     reporter.begin("choosing", 1);
     const fitting = sizes.filter((n) => n <= sizeOf(features));
     const chosen = await chooseByMasks(setting, base, stages, target, fitting, watchOf(reporter));
-    return chosen.map((own) => ({ way: "masks", features: own, ablation }));
+    return [...byScores, ...chosen.map((own) => ({ way: "masks", features: own, ablation }))];
   } finally {
     await codes.release();
   }

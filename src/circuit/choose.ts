@@ -28,6 +28,19 @@ export function chooseTop(scores: ScoresBySite, n: number): Features {
   return bySite(rankScores(scores).slice(0, n));
 }
 
+/** n features, in turns the largest of one list of scores and of the next. */
+export function chooseStrongest(lists: readonly ScoresBySite[], n: number): Features {
+  const ranked = lists.map(rankScores);
+  const chosen = new Map<string, Scored>();
+  for (let i = 0; chosen.size < n && ranked.some((list) => i < list.length); i++) {
+    for (const list of ranked) {
+      const one = list[i];
+      if (one && chosen.size < n) chosen.set(`${one.site}/${one.feature}`, one);
+    }
+  }
+  return bySite([...chosen.values()]);
+}
+
 /** Those whose |score| is at least a threshold. */
 export function chooseAbove(scores: ScoresBySite, threshold: number): Features {
   return bySite(rankScores(scores).filter(({ score }) => Math.abs(score) >= threshold));

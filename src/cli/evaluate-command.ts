@@ -30,6 +30,7 @@ const help = `A circuit is a set of features. It is faithful if the model still 
 faithfulness is 1 for the whole model and 0 for none of it. It is complete if the model without it no longer shows the behaviour: completeness near 0.
 
 Ways to choose features, on train pairs alone, with commas between them:
+  mask-ig          by effects on the way from everything ablated to the whole model
   masks            learned: the features that come closest to the whole model, by gradient descent on masks
   secant, analytic, … by a method's effects, the largest first
   secant-covering  every site covered alike
