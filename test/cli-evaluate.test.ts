@@ -25,7 +25,14 @@ beforeAll(async () => {
 });
 afterAll(() => rm(home, { recursive: true, force: true }));
 
-const small = ["--sizes", "5,20", "--ways", "secant,secant-covering,masks", "--cases", "nounpp_singular,nounpp_plural"];
+const small = [
+  "--sizes",
+  "5,20",
+  "--ways",
+  "secant,secant-covering,mask-ig,masks,random,basis",
+  "--cases",
+  "nounpp_singular,nounpp_plural",
+];
 const fileIn = async (folder: string) =>
   evaluationFileSchema.parse(JSON.parse(await readFile(join(folder, "evaluation.json"), "utf8")));
 
@@ -35,8 +42,13 @@ it("evaluates a run: curves of every way on both splits, the same again, and sho
   const { evaluation, status } = await fileIn(join(run, "evaluation"));
   expect(status).toBe("finished");
   const { curves, circuits } = evaluation!;
-  expect(curves.map(({ way, split }) => `${way} ${split}`).sort()).toEqual(
-    ["masks", "secant", "secant-covering"].flatMap((way) => [`${way} test`, `${way} train`]),
+  const named = new Set(curves.map(({ way, split, seed }) => `${way} ${split} ${seed ?? ""}`.trim()));
+  const ways = ["basis", "mask-ig", "masks", "secant", "secant-covering"];
+  expect([...named].sort()).toEqual(
+    [
+      ...ways.flatMap((way) => [`${way} test`, `${way} train`]),
+      ...["test", "train"].flatMap((split) => [0, 1, 2].map((seed) => `random ${split} ${seed}`)),
+    ].sort(),
   );
   for (const { points, f_empty, f_model } of curves) {
     expect(points.map(({ size }) => size)).toEqual([5, 20]);
@@ -83,7 +95,7 @@ it("goes on after kill -9 from the groups that were done, to the same numbers", 
 }, 240_000);
 
 it.each([
-  [["--ways", "guess"], /way: expected masks or one of/],
+  [["--ways", "guess"], /way: expected masks, mask-ig/],
   [["--sizes", "0"], /whole number from 1/],
   [["--sizes", "many"], /whole number from 1/],
   [["--ablation", "median"], /mean, patch, zero/],
@@ -91,6 +103,7 @@ it.each([
   [["--cases", "nounpp_dual"], /--cases: expected some of/],
   [["--sites", "mlp_out"], /--sites: expected some that the run has/],
   [["--layers", "9"], /--layers: expected blocks 0 to 5/],
+  [["--ways", "neurons"], /--ways neurons: expected --sites mlp_out/],
   [["--circuit", "nowhere.json"], /expected a file that can be read/],
 ])("refuses %s in one line", async (flags, reason) => {
   const { code, stdout, stderr } = await sfc("evaluate", run, ...flags, "--output_dir", join(home, "refused"));

@@ -41,7 +41,7 @@ import type { LoadedModel } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { Split, TokenPair } from "../prompts/pairs.ts";
-import type { SiteName } from "../site.ts";
+import { parseSite, type SiteName, siteName } from "../site.ts";
 
 /** For which pairs one circuit is chosen: all of them, those of a construction (cases that differ in the subject's number alone), or of a case. */
 export const groupings = ["set", "construction", "case"] as const;
@@ -50,11 +50,11 @@ export type Grouping = (typeof groupings)[number];
 /**
  * How the features of a circuit are chosen: by a method's effects, the largest first (`secant`), those that help alone (`secant-signed`), or every site
  * covered alike (`secant-covering`); by effects on the way from the ablated to the whole model (`mask-ig`); or by learned masks. Beside them to measure them by: `random`, features that are active as often as those of the
- * first way, and `basis`, single numbers of the activations by their secant effects.
+ * first way; `basis`, single numbers of the activations, and `neurons`, those that MLP outputs are made of, both by their secant effects.
  */
 export type Way = "masks" | "mask-ig" | Baseline | MethodName | `${MethodName}-signed` | `${MethodName}-covering`;
 
-const baselines = ["random", "basis"] as const;
+const baselines = ["random", "basis", "neurons"] as const;
 type Baseline = (typeof baselines)[number];
 
 /** Reads the name of a way. @throws UserError if it is none */
@@ -67,7 +67,7 @@ export function parseWay(text: string): Way {
   ];
   if (known.includes(text)) return text as Way;
   throw new UserError(
-    `way: expected masks, mask-ig, random, basis or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
+    `way: expected masks, mask-ig, random, basis, neurons or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
   );
 }
 
@@ -106,7 +106,7 @@ export interface EvaluationPlaces {
 }
 
 /** Candidates of learned masks: the strongest on the way from the ablated model, and the strongest by secant effects. */
-const maskCandidates = 150;
+const maskCandidates = 300;
 /** Random circuits of each size. */
 const randomSeeds = [0, 1, 2];
 const transferWay = (ways: readonly Way[]): Way =>
@@ -116,7 +116,7 @@ const transferWay = (ways: readonly Way[]): Way =>
  * Chooses circuits on train pairs and measures them on train and test: faithfulness and completeness over sizes, for each group of pairs, way of choosing
  * and kind of ablation.
  *
- * @throws UserError if there are no train pairs; StoppedError if asked to stop, finished groups stay in their places
+ * @throws UserError if there are no train pairs, or neurons are asked for where more than MLP outputs is ablated; StoppedError if asked to stop, finished groups stay in their places
  */
 export async function evaluateCircuits(
   input: EvaluateInput,
@@ -124,6 +124,12 @@ export async function evaluateCircuits(
   places: EvaluationPlaces,
   reporter: Reporter,
 ): Promise<Evaluation> {
+  const other = [...input.dictionaries.keys()].find((site) => parseSite(site).kind !== "mlp_out");
+  if (options.ways.includes("neurons") && other !== undefined) {
+    throw new UserError(
+      `--ways neurons: expected --sites mlp_out with it, got ${other}. Neurons are what MLP outputs are made of.`,
+    );
+  }
   const groups = groupsOfPairs(input.pairs, options.by);
   const found: GroupEvaluation[] = [];
   for (const [name, pairs] of groups) {
@@ -240,10 +246,11 @@ async function evaluateGroup(
       );
     }
   }
-  if (options.ways.includes("basis")) {
-    const basis = await evaluateBasis(input, group, measured, options, reporter);
-    circuits.push(...basis.circuits);
-    curves.push(...basis.curves);
+  for (const way of ["basis", "neurons"] as const) {
+    if (!options.ways.includes(way)) continue;
+    const numbers = await evaluateNumbers(way, input, group, measured, options, reporter);
+    circuits.push(...numbers.circuits);
+    curves.push(...numbers.curves);
   }
   return {
     pairs: measured.map(({ split, pairs: own }) => ({
@@ -295,24 +302,33 @@ async function randomLike(
   }
 }
 
-/** Single numbers of the activations in place of features, by their secant effects, the largest first. */
-async function evaluateBasis(
+/**
+ * Single numbers in place of features, by their secant effects, the largest first: those of the activations themselves, or where MLP outputs are looked
+ * at those of the neurons that they are made of.
+ */
+async function evaluateNumbers(
+  way: "basis" | "neurons",
   input: EvaluateInput,
   group: string,
   measured: readonly Measured[],
   options: EvaluateOptions,
   reporter: Reporter,
 ): Promise<{ circuits: Chosen[]; curves: Curve[] }> {
-  const dictionaries = new Map(
-    [...input.dictionaries].map(([site, d]) => [site, identityDictionary(site, d.outputWidth)]),
-  );
+  const { sites } = input.loaded.model;
+  const placeOf = (site: SiteName) =>
+    way === "basis" ? site : siteName({ kind: "mlp_act", layer: parseSite(site).layer });
+  const places = [...input.dictionaries.keys()].map(placeOf);
+  const dictionaries = new Map(places.map((site) => [site, identityDictionary(site, sites[parseSite(site).kind]!)]));
   const own = { ...input, dictionaries };
   const { scores } = await scoresOf("secant", own, measured[0]!.pairs, watchOf(reporter));
-  const circuits = options.sizes.map((n): Chosen => ({ way: "basis", features: chooseTop(scores, n) }));
+  const circuits = options.sizes.map((n): Chosen => ({ way, features: chooseTop(scores, n) }));
   const curves: Curve[] = [];
   for (const ablation of options.ablations) {
     for (const one of measured) {
-      const at = { ...one, setting: { ...one.setting, dictionaries } };
+      const at =
+        way === "basis"
+          ? { ...one, setting: { ...one.setting, dictionaries } }
+          : await measure(own, one.split, one.pairs, reporter);
       curves.push(
         ...(await curvesOf(at, own, group, circuits, ablation, rankScores(scores).length, options, reporter)),
       );

@@ -38,6 +38,7 @@ Ways to choose features, on train pairs alone, with commas between them:
 To measure them by:
   random           three random circuits of features that are active as often as those of the first way
   basis            single numbers of the activations instead of features, by their secant effects
+  neurons          with --sites mlp_out: the neurons that MLP outputs are made of, by their secant effects
 
 With --ablate, --scale or --set no circuit is measured: these features are changed at every token of the clean prompts, all else left as the model
 computes it, and the metric and the most probable next tokens are shown before and after.
