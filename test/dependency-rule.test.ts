@@ -14,6 +14,7 @@ const tiers = [
   ["forest"],
   ["capture"],
   ["effects", "training"],
+  ["interventions"],
   ["circuit"],
   ["report"],
   ["analysis"],

@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Capture } from "../src/capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../src/capture/forest-check.ts";
-import { intervenedMetrics } from "../src/circuit/intervene.ts";
 import type { CodeReader } from "../src/dictionaries/encode.ts";
 import { analyticEffects } from "../src/effects/analytic.ts";
 import { shareFrom } from "../src/effects/estimate.ts";
@@ -9,6 +8,7 @@ import { gradientActivation, gradientSums } from "../src/effects/scores.ts";
 import { indexNodes, nodesTable, sumRows } from "../src/effects/sums.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Plan, planCapture } from "../src/forest/packs.ts";
+import { intervenedMetrics } from "../src/interventions/intervene.ts";
 import type { SiteName } from "../src/site.ts";
 import { coordinates, handDictionary, tokenPair, toyModel } from "./toy-model.ts";
 

@@ -2,6 +2,11 @@ import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { floatValue, type Hook, type Job } from "../src/capture/hooks.ts";
 import { openRunner } from "../src/capture/run.ts";
+import type { Dictionary } from "../src/dictionaries/dictionary.ts";
+import { codeReader } from "../src/dictionaries/encode.ts";
+import { prefixForest } from "../src/forest/forest.ts";
+import { times } from "../src/graph/shape.ts";
+import { input } from "../src/graph/tensor.ts";
 import {
   type AblationKind,
   type AblationValue,
@@ -10,15 +15,10 @@ import {
   evaluationForest,
   type Features,
   readActivations,
-} from "../src/circuit/ablation.ts";
-import { clusterNodes, clusterPairs, percentiles, ratioInterval, sumByCluster } from "../src/circuit/clusters.ts";
-import { evaluateSubsets, forwardPacks, type Subset } from "../src/circuit/evaluate.ts";
-import { areas } from "../src/circuit/evaluation.ts";
-import type { Dictionary } from "../src/dictionaries/dictionary.ts";
-import { codeReader } from "../src/dictionaries/encode.ts";
-import { prefixForest } from "../src/forest/forest.ts";
-import { times } from "../src/graph/shape.ts";
-import { input } from "../src/graph/tensor.ts";
+} from "../src/interventions/ablation.ts";
+import { clusterNodes, clusterPairs, percentiles, ratioInterval, sumByCluster } from "../src/interventions/clusters.ts";
+import { evaluateSubsets, forwardPacks, type Subset } from "../src/interventions/evaluate.ts";
+import { areas } from "../src/interventions/evaluation.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
 import { heldWeights, type LoadedModel, loadedModel } from "../src/models/weights.ts";

@@ -3,19 +3,19 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { subfolder } from "../src/bytes/folder.ts";
+import type { Dictionary } from "../src/dictionaries/dictionary.ts";
+import { codeReader } from "../src/dictionaries/encode.ts";
+import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
 import {
   type AblationKind,
   ablationBase,
   evaluationForest,
   type Features,
   readActivations,
-} from "../src/circuit/ablation.ts";
-import { rankScores } from "../src/circuit/choose.ts";
-import { evaluateSubsets, meanMetric, type Subset } from "../src/circuit/evaluate.ts";
-import { activeFeatures, maskScores } from "../src/circuit/mask-scores.ts";
-import type { Dictionary } from "../src/dictionaries/dictionary.ts";
-import { codeReader } from "../src/dictionaries/encode.ts";
-import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
+} from "../src/interventions/ablation.ts";
+import { rankScores } from "../src/interventions/choose.ts";
+import { evaluateSubsets, meanMetric, type Subset } from "../src/interventions/evaluate.ts";
+import { activeFeatures, maskScores } from "../src/interventions/mask-scores.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
 import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../src/models/weights.ts";

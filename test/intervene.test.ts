@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
-import { type Intervention, intervene, intervenedMetrics, type NextToken } from "../src/circuit/intervene.ts";
-import { type InterventionTexts, readInterventions } from "../src/circuit/read-interventions.ts";
 import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { UsageError, UserError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
+import { type Intervention, intervene, intervenedMetrics, type NextToken } from "../src/interventions/intervene.ts";
+import { type InterventionTexts, readInterventions } from "../src/interventions/read-interventions.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
 import type { Model } from "../src/models/model.ts";

@@ -1,10 +1,17 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
-import { ablationBase, evaluationForest, type Features, readActivations } from "../src/circuit/ablation.ts";
-import { bySite, chooseAbove, chooseCovering, chooseTop, type ScoresBySite, sizeOf } from "../src/circuit/choose.ts";
-import { evaluateSubsets } from "../src/circuit/evaluate.ts";
-import { chooseByMasks, evenMasks, learnMasks, type Masks, openMaskLoss } from "../src/circuit/masks.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
+import { ablationBase, evaluationForest, type Features, readActivations } from "../src/interventions/ablation.ts";
+import {
+  bySite,
+  chooseAbove,
+  chooseCovering,
+  chooseTop,
+  type ScoresBySite,
+  sizeOf,
+} from "../src/interventions/choose.ts";
+import { evaluateSubsets } from "../src/interventions/evaluate.ts";
+import { chooseByMasks, evenMasks, learnMasks, type Masks, openMaskLoss } from "../src/interventions/masks.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";

@@ -1,3 +1,9 @@
+import { groupsOf } from "../circuit/meaning.ts";
+import { identityDictionary } from "../dictionaries/basis.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { codeReader } from "../dictionaries/encode.ts";
+import { type MethodName, methodNames } from "../effects/method.ts";
+import { UserError } from "../errors.ts";
 import {
   type AblationValue,
   type Activations,
@@ -6,8 +12,8 @@ import {
   evaluationForest,
   type Features,
   readActivations,
-} from "../circuit/ablation.ts";
-import { activityOf, matchedByActivity } from "../circuit/baselines.ts";
+} from "../interventions/ablation.ts";
+import { activityOf, matchedByActivity } from "../interventions/baselines.ts";
 import {
   bySite,
   chooseCovering,
@@ -16,9 +22,9 @@ import {
   rankScores,
   type ScoresBySite,
   sizeOf,
-} from "../circuit/choose.ts";
-import { clusterPairs, eachPair, ratioInterval, sumByCluster } from "../circuit/clusters.ts";
-import { type EvaluationSetting, evaluateSubsets, meanMetric, type Subset } from "../circuit/evaluate.ts";
+} from "../interventions/choose.ts";
+import { clusterPairs, eachPair, ratioInterval, sumByCluster } from "../interventions/clusters.ts";
+import { type EvaluationSetting, evaluateSubsets, meanMetric, type Subset } from "../interventions/evaluate.ts";
 import {
   areas,
   type Curve,
@@ -27,16 +33,10 @@ import {
   featuresJson,
   featuresOf,
   type GroupEvaluation,
-} from "../circuit/evaluation.ts";
-import { activeFeatures, maskScores } from "../circuit/mask-scores.ts";
-import { chooseByMasks, learnMasks } from "../circuit/masks.ts";
-import { groupsOf } from "../circuit/meaning.ts";
-import { type ClusterScores, scoresOf, stability } from "../circuit/scores.ts";
-import { identityDictionary } from "../dictionaries/basis.ts";
-import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { codeReader } from "../dictionaries/encode.ts";
-import { type MethodName, methodNames } from "../effects/method.ts";
-import { UserError } from "../errors.ts";
+} from "../interventions/evaluation.ts";
+import { activeFeatures, maskScores } from "../interventions/mask-scores.ts";
+import { chooseByMasks, learnMasks } from "../interventions/masks.ts";
+import { type ClusterScores, scoresOf, stability } from "../interventions/scores.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
 import type { OutsideText } from "../prompts/outside.ts";

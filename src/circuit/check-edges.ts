@@ -11,12 +11,12 @@ import { cleanRow, patchRow } from "../effects/rest.ts";
 import { secantGradients, secantSteps } from "../effects/secant.ts";
 import type { Pack } from "../forest/packs.ts";
 import { input } from "../graph/tensor.ts";
+import { encodeRows } from "../interventions/ablation.ts";
+import { forwardPacks } from "../interventions/evaluate.ts";
 import type { SiteName } from "../site.ts";
-import { encodeRows } from "./ablation.ts";
 import { type Jacobian, sitesOfEdges } from "./edges.ts";
 import { type NodeCodes, nodeCodes } from "./edges-codes.ts";
 import { type Source, sourceReader } from "./edges-sources.ts";
-import { forwardPacks } from "./evaluate.ts";
 
 /** An edge by its ends. Of the metric both parts of the target are `metric`; of the tokens the source is `embed` and `token`. */
 export interface EdgeEnds {

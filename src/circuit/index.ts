@@ -6,6 +6,17 @@
 
 export type { RankedFeature } from "../effects/strongest.ts";
 export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
+export {
+  type Behaviour,
+  type Intervened,
+  type IntervenedGroup,
+  type Intervention,
+  type InterventionSetting,
+  intervene,
+  intervenedMetrics,
+  type NextToken,
+} from "../interventions/intervene.ts";
+export { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";
 export { type CheckEdgesOptions, checkEdges, type EdgeEnds, type MeasuredEdge } from "./check-edges.ts";
 export { type CaseAccuracy, type Check, check } from "./checks.ts";
 export {
@@ -41,16 +52,6 @@ export {
 } from "./graph.ts";
 export { type GraphOptions, graphOf } from "./graph-of.ts";
 export { type Influence, influenceOf, type PruneOptions, prune } from "./influence.ts";
-export {
-  type Behaviour,
-  type Intervened,
-  type IntervenedGroup,
-  type Intervention,
-  type InterventionSetting,
-  intervene,
-  intervenedMetrics,
-  type NextToken,
-} from "./intervene.ts";
 export { type Ablation, ablationSchema } from "./meaning.ts";
 export { type Path, type PathShape, pathShape, pathsBetween, type Through } from "./paths.ts";
 export {
@@ -64,5 +65,4 @@ export {
   type SiteRanking,
   spearman,
 } from "./ranking.ts";
-export { type InterventionTexts, readInterventions } from "./read-interventions.ts";
 export type { FeatureRow, FeatureSums, RankOptions, Tables } from "./tables.ts";

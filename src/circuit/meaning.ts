@@ -4,12 +4,12 @@ import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
 import { prefixForest } from "../forest/forest.ts";
+import { intervenedMetrics } from "../interventions/intervene.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import { groupPairs, type TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { type Firing, firing } from "./firing.ts";
-import { intervenedMetrics } from "./intervene.ts";
 import type { Ranking } from "./ranking.ts";
 
 const share = z.number().min(0).max(1);

@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Grouping, groupings, parseWay } from "../analysis/evaluate.ts";
-import type { AblationValue, ErrorTreatment } from "../circuit/ablation.ts";
+import { UsageError } from "../errors.ts";
+import type { AblationValue, ErrorTreatment } from "../interventions/ablation.ts";
 import { folded, wholeNumber } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { print, printJson } from "./terminal.ts";
@@ -90,10 +91,11 @@ export function addEvaluateCommand(program: Command): void {
     .option("--force", "replace an evaluation with other options in that folder")
     .option("--json", "print JSON: what evaluation.json holds, or what changed features do")
     .option("--quiet", "show no progress")
-    .action(async (run: string, flags: Flags) => {
+    .action(async (run: string, flags: Flags, command: Command) => {
       const cases = flags.cases?.split(",").map((name) => name.trim()) ?? null;
       const { ablate, scale, set } = flags;
       if (ablate ?? scale ?? set) {
+        refuseUnused(command);
         const request = { run, cases, ...(ablate && { ablate }), ...(scale && { scale }), ...(set && { set }) };
         const found = await runJob("intervene", request, { quiet: flags.quiet });
         if (flags.json) return printJson(found);
@@ -134,6 +136,22 @@ export function addEvaluateCommand(program: Command): void {
         `${evaluationText(file.evaluation!)}\n\n${again ? "Already there" : "Written"}: ${join(request.folder, "evaluation.json")}`,
       );
     });
+}
+
+/** Flags that bear on changed features. */
+const ofInterventions = ["ablate", "scale", "set", "cases", "json", "quiet"];
+
+/** Refuses flags of circuits beside changed features. */
+function refuseUnused(command: Command): void {
+  const other = command.options.find(
+    (option) =>
+      command.getOptionValueSource(option.attributeName()) === "cli" &&
+      !ofInterventions.includes(option.attributeName()),
+  );
+  if (other === undefined) return;
+  throw new UsageError(
+    `${other.long}: expected no --ablate, --scale or --set with it, which measure no circuit. Leave one of them out.`,
+  );
 }
 
 /** All lists of a flag that may be given several times. */

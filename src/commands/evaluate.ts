@@ -1,7 +1,7 @@
 import { type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
-import { featuresOf } from "../circuit/evaluation.ts";
 import { UserError } from "../errors.ts";
+import { featuresOf } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
 import {
   type EvaluationFile,

@@ -1,6 +1,6 @@
-import { intervene as changeFeatures, type NextToken } from "../circuit/intervene.ts";
-import { type InterventionTexts, readInterventions } from "../circuit/read-interventions.ts";
 import { prefixForest } from "../forest/forest.ts";
+import { intervene as changeFeatures, type NextToken } from "../interventions/intervene.ts";
+import { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";
 import type { Reporter } from "../progress.ts";
 import type { InterventionResult } from "../report/intervention-text.ts";
 import { openRun, pairsOfCases } from "./open-run.ts";

@@ -1,4 +1,4 @@
-import type { Curve, CurvePoint, Evaluation } from "../circuit/evaluation.ts";
+import type { Curve, CurvePoint, Evaluation } from "../interventions/evaluation.ts";
 import { textTable } from "./text-table.ts";
 
 const two = (value: number) => value.toFixed(2);

@@ -1,5 +1,5 @@
 import { percentText } from "../amounts.ts";
-import type { IntervenedGroup, Intervention, NextToken } from "../circuit/intervene.ts";
+import type { IntervenedGroup, Intervention, NextToken } from "../interventions/intervene.ts";
 import { visible } from "../prompts/excerpt.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
 import { textTable } from "./text-table.ts";

@@ -3,8 +3,8 @@ import { z } from "zod";
 import type { EvaluationPlaces } from "../analysis/evaluate.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { type Circuit, circuitSchema } from "../circuit/circuit.ts";
-import { evaluationSchema, groupEvaluationSchema } from "../circuit/evaluation.ts";
 import { UserError } from "../errors.ts";
+import { evaluationSchema, groupEvaluationSchema } from "../interventions/evaluation.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import {
   closeFinished,
