@@ -43,7 +43,7 @@ let pairs: string;
 let plain: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), "sfc-places-"));
-  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(40));
+  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(16));
   plain = join(home, "plain");
   await succeeds(flagsTo(plain));
 });
@@ -66,7 +66,7 @@ describe("a run whose folder has any name", () => {
         const bytes = await readFile(join(folder, `${table}.parquet`));
         expect(bytes.equals(await readFile(join(plain, `${table}.parquet`)))).toBe(true);
       }
-      const killed = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 10, flagsTo, `${folder} killed`);
+      const killed = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 6, flagsTo, `${folder} killed`);
       await succeeds(flagsTo(killed.folder));
       await expectSameRun(killed.folder, plain);
     },
@@ -123,7 +123,7 @@ describe("sfc report of something else", () => {
 
 describe("what an interruption left, damaged", () => {
   const kinds: [what: string, file: RegExp, reached: (files: string[]) => boolean, more: string[]][] = [
-    ["packs", /pack-[^/]*\.safetensors$/, (files) => packsIn(files) >= 20, []],
+    ["packs", /pack-[^/]*\.safetensors$/, (files) => packsIn(files) >= 8, []],
     ["effects", /effects\.[^/]*\.parquet$/, (files) => files.some((f) => /resid_post\.0[^/]*\.seal$/.test(f)), []],
     ["sums", /sums\.[^/]*\.parquet$/, (files) => files.some((f) => /resid_post\.0[^/]*\.seal$/.test(f)), []],
     ["seals", /\.seal$/, (files) => files.some((f) => /resid_post\.0[^/]*\.seal$/.test(f)), []],
@@ -180,7 +180,7 @@ describe("an input that changes while it is in use", () => {
     await cp(llama, model, { recursive: true });
     const saes = join(home, `${name} saes`);
     for (const site of ["resid_post.0", "resid_post.1"]) await writeSae(saes, site);
-    const own = await writeExamples(join(home, `${name}.jsonl`), examples(90));
+    const own = await writeExamples(join(home, `${name}.jsonl`), examples(30));
     const flags = (folder: string) => [
       "run",
       "--model_name",
