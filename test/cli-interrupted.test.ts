@@ -28,7 +28,7 @@ let pairs: string;
 let undisturbed: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), "sfc-interrupted-"));
-  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(60));
+  pairs = await writeExamples(join(home, "pairs.jsonl"), examples(24));
   undisturbed = join(home, "undisturbed");
   await succeeds(flagsTo(undisturbed));
 });
@@ -38,8 +38,8 @@ afterAll(() => rm(home, { recursive: true, force: true }));
 const flagsTo = (folder: string) => runFlags(pairs, folder, "--batch_size", "1");
 
 it("Ctrl-C among the packs: exit 130, and the same command goes on from the packs that were done", async () => {
-  const tenPacks = (files: string[]) => packsIn(files) >= 10;
-  const { folder, run } = await signalAmidst("SIGINT", tenPacks, flagsTo, join(home, "ctrl-c"));
+  const somePacks = (files: string[]) => packsIn(files) >= 6;
+  const { folder, run } = await signalAmidst("SIGINT", somePacks, flagsTo, join(home, "ctrl-c"));
   const { code, stdout, stderr } = await run.ended;
   expect({ code, stdout }).toEqual({ code: 130, stdout: "" });
   expect(stderr.trimEnd().split("\n").at(-1)).toBe("Stopped. The same command resumes it.");
@@ -108,7 +108,7 @@ it.each([
 });
 
 const middles: [where: string, reached: (files: string[]) => boolean][] = [
-  ["among the packs", (files) => packsIn(files) >= 20],
+  ["among the packs", (files) => packsIn(files) >= 8],
   ["among the sites", (files) => files.some((file) => /effects\.\w+\.\d\..*\.parquet$/.test(file))],
   ["while the tables are put together", (files) => files.includes("nodes.parquet")],
 ];
@@ -142,13 +142,13 @@ it("work that another version of the program did is not taken up, and run.json n
 });
 
 it("of work on other pairs no result stays that the new ones do not have", async () => {
-  const file = await writeExamples(join(home, "some.jsonl"), examples(60));
+  const file = await writeExamples(join(home, "some.jsonl"), examples(24));
   const flags = (folder: string) => runFlags(file, folder, "--batch_size", "1");
   const { folder } = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 5, flags, join(home, "only train"));
   await writeFile(join(folder, "ablation.json"), "{}");
   await writeExamples(
     file,
-    examples(30).map((example) => ({ ...example, split: "train" })),
+    examples(12).map((example) => ({ ...example, split: "train" })),
   );
   await succeeds(flags(folder));
   expect(filesUnder(folder)).toEqual(completeRun.filter((name) => name !== "ablation.json"));
@@ -159,7 +159,7 @@ it("work that was done on other pairs is not taken up", async () => {
   const { folder } = await signalAmidst("SIGKILL", oneSite, flagsTo, join(home, "changed"));
   const own = await readFile(pairs);
   // The prompts stay, so that the nodes are the same: only answers differ.
-  const swapped = examples(60).map((e) => ({ ...e, clean_answer: e.patch_answer, patch_answer: e.clean_answer }));
+  const swapped = examples(24).map((e) => ({ ...e, clean_answer: e.patch_answer, patch_answer: e.clean_answer }));
   try {
     await writeExamples(pairs, swapped);
     const { stderr } = await succeeds(flagsTo(folder));
