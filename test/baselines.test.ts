@@ -1,10 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
+import { subfolder } from "../src/bytes/folder.ts";
 import { runMetric } from "../src/capture/capture.ts";
 import type { Hook } from "../src/capture/hooks.ts";
 import { edges } from "../src/circuit/edges.ts";
 import { identityDictionary } from "../src/dictionaries/basis.ts";
+import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader, codeRow } from "../src/dictionaries/encode.ts";
+import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
 import { pickFeatures } from "../src/dictionaries/pick.ts";
 import { analyticMethod } from "../src/effects/analytic.ts";
 import { captureFor } from "../src/effects/capture-for.ts";
@@ -16,14 +19,19 @@ import { planMetric } from "../src/forest/packs.ts";
 import { constant } from "../src/graph/tensor.ts";
 import { ablationBase, evaluationForest, type Features, readActivations } from "../src/interventions/ablation.ts";
 import { activityOf, matchedByActivity } from "../src/interventions/baselines.ts";
-import { evaluateSubsets } from "../src/interventions/evaluate.ts";
+import { chooseTop } from "../src/interventions/choose.ts";
+import { evaluateSubsets, meanMetric } from "../src/interventions/evaluate.ts";
 import { evenMasks, openMaskLoss } from "../src/interventions/masks.ts";
+import { scoresOf } from "../src/interventions/scores.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../src/models/weights.ts";
-import type { TokenPair } from "../src/prompts/pairs.ts";
+import { tokenizePairs } from "../src/prompts/check.ts";
+import { agreementPairs } from "../src/prompts/english/agreement.ts";
+import type { Split, TokenPair } from "../src/prompts/pairs.ts";
+import { loadTokenizer } from "../src/prompts/tokenizer.ts";
 import { Random } from "../src/random.ts";
-import { parseSite, type SiteName } from "../src/site.ts";
+import { parseSite, type SiteName, siteName } from "../src/site.ts";
 import { randomDictionary } from "./random-dictionary.ts";
 
 const seed = "baselines";
@@ -87,7 +95,7 @@ describe(`the basis as a dictionary (seed ${seed})`, () => {
     ["gpt_neox", "streamed"],
     ["llama-gqa", "held"],
   ] as const)("of %s (%s): circuits keep their numbers, all others become means by position", async (name, weights) => {
-    const sites: SiteName[] = ["resid_post.0", "mlp_out.1", "resid_post.1"];
+    const sites: SiteName[] = ["mlp_act.0", "resid_post.0", "mlp_out.1", "resid_post.1"];
     const { loaded, width, close } = await open(name, weights, name === "gpt_neox" ? "float32" : "float64");
     const dictionaries = basis(sites, width);
     const pairs = somePairs();
@@ -164,7 +172,7 @@ describe(`the basis as a dictionary (seed ${seed})`, () => {
   it.each(["analytic", "secant"] as const)(
     "%s: the effect of a number is its change times its gradient, and no error is left",
     async (method) => {
-      const sites: SiteName[] = ["attn_z.0", "mlp_out.0", "resid_post.0"];
+      const sites: SiteName[] = ["attn_z.0", "mlp_act.0", "mlp_out.0", "resid_post.0"];
       const { loaded, width, close } = await open("llama-gqa");
       const forest = prefixForest(somePairs());
       const given: MethodInput = { ...loaded, forest, dictionaries: basis(sites, width), steps: 2 };
@@ -288,4 +296,62 @@ describe(`random circuits matched by activity (seed ${seed})`, () => {
     }
     await close();
   });
+});
+
+/** bench/baselines.mjs has the least numbers: 13 neurons by analytic, 14 by secant. */
+it("of the embedded model's MLPs 20 neurons keep most of agreement, ten times as many random ones or features nothing", async () => {
+  const folder = await openFolder(new URL("../models/demo", import.meta.url).pathname);
+  const checkpoint = await openCheckpoint(folder);
+  const { model } = await fittedModel(checkpoint);
+  const loaded = loadedModel(model, await heldWeights(model, checkpoint));
+  const tokenizer = loadTokenizer(checkpoint.tokenizer, checkpoint.tokenizerConfig);
+  const cases = ["nounpp_singular", "nounpp_plural"] as const;
+  const { kept } = tokenizePairs(agreementPairs({ cases, perCase: 30 }), tokenizer);
+  const of = (split: Split) => kept.filter(({ pair }) => pair.split === split);
+  const forest = evaluationForest(of("test"), () => "nounpp");
+  const codes = codeReader();
+  const worth = async (dictionaries: ReadonlyMap<SiteName, Dictionary>, circuits: readonly Features[]) => {
+    const activations = await readActivations(loaded, forest, [...dictionaries.keys()]);
+    const all = new Map(
+      [...dictionaries.keys()].map((site) => [site, [...new Set(circuits.flatMap((c) => c.get(site) ?? []))]]),
+    );
+    const base = await ablationBase(activations, dictionaries, codes, all, { values: "mean", errors: "ablated" });
+    const found = await evaluateSubsets(
+      { loaded, forest, dictionaries, outside: tokenizer.outside },
+      base,
+      [new Map(), ...circuits].map((features) => ({ kind: "circuit", features })),
+    );
+    const [empty, ...values] = found.map((m) => meanMetric(forest, m));
+    const whole = meanMetric(forest, activations.cleanMetric);
+    return values.map((f) => (f - empty!) / (whole - empty!));
+  };
+  const layers = Array.from({ length: model.layers }, (_, layer) => layer);
+  const neurons = basis(
+    layers.map((layer) => siteName({ kind: "mlp_act", layer })),
+    (site) => model.sites[parseSite(site).kind]!,
+  );
+  const given = { loaded, dictionaries: neurons, outside: tokenizer.outside };
+  const { scores } = await scoresOf("secant", given, of("train"));
+  const activity = (dictionaries: ReadonlyMap<SiteName, Dictionary>) =>
+    readActivations(
+      loaded,
+      evaluationForest(of("train"), () => "nounpp"),
+      [...dictionaries.keys()],
+    ).then((found) => activityOf(found, dictionaries, codes, tokenizer.outside));
+  const matched = async (circuit: Features, dictionaries: ReadonlyMap<SiteName, Dictionary>) =>
+    matchedByActivity(circuit, await activity(dictionaries), seed);
+  const [few, random] = await worth(neurons, [chooseTop(scores, 20), await matched(chooseTop(scores, 200), neurons)]);
+  expect(few).toBeGreaterThan(0.8);
+  expect(Math.abs(random!)).toBeLessThan(0.1);
+
+  const all = await openDictionaries(subfolder(folder, "saes"));
+  const saes = new Map([...all].filter(([site]) => parseSite(site).kind === "mlp_out"));
+  const features = (await scoresOf("secant", { ...given, dictionaries: saes }, of("train"))).scores;
+  const circuit = chooseTop(features, 200);
+  const [strong, weak] = await worth(saes, [circuit, await matched(circuit, saes)]);
+  expect(strong).toBeGreaterThan(0.8);
+  expect(Math.abs(weak!)).toBeLessThan(0.1);
+  await codes.release();
+  await closeDictionaries(all);
+  await checkpoint.close();
 });
