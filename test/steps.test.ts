@@ -100,6 +100,22 @@ describe("the steps of an analysis, in memory", () => {
     }
   });
 
+  it("of secant say how far a residual site is from the whole change: one point does not pass, four do, eight come nearer", async () => {
+    const gaps: number[] = [];
+    for (const steps of [1, 4, 8]) {
+      const record = emptyRecord();
+      const secant = { ...input, options: { ...options, method: "secant" as const, steps } };
+      await analysePairs(secant, prepare(pairs(), secant.options), memoryPlaces(), record, quiet());
+      const own = record.checks.filter(({ name }) => name === "secant effects are the whole change");
+      expect(own.map(({ site }) => site).sort()).toEqual(["resid_post.2", "resid_post.5"]);
+      expect(own.every(({ passed }) => passed)).toBe(steps > 1);
+      gaps.push(Math.max(...own.map(({ gap, scale }) => gap / scale)));
+    }
+    expect(gaps[0]).toBeGreaterThan(0.5);
+    expect(gaps[1]).toBeLessThan(0.035);
+    expect(gaps[2]).toBeLessThan(0.01);
+  });
+
   it("read each SAE once for its effects and its fit", async () => {
     const reads: string[] = [];
     const counted = [...input.dictionaries].map(([site, dictionary]): [string, Dictionary] => [

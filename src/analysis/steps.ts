@@ -24,12 +24,14 @@ import type { Reporter } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { PromptPair, Split, TokenPair } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
-import type { SiteName } from "../site.ts";
+import { parseSite, type SiteName } from "../site.ts";
 
 /** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
 const sumTolerance = 1e-4;
 /** The forest and example by example must agree to this share of the largest Σ|g·Δx| of a node. */
 const forestTolerance = 1e-5;
+/** The effects of a residual site by `secant` and the metric's change must agree to this share: what four points leave is 3 %. */
+const secantTolerance = 0.1;
 /** Share of Σ|effect| left out that one is warned of. */
 const worthSaying = 0.01;
 /** Accuracy below which a behaviour is hardly one. */
@@ -501,6 +503,7 @@ export async function analysePairs(
     const ranked = await rankStep(input, prepared, captured, places.tables);
     let { ranking } = ranked;
     record.counts.rows = ranked.rows;
+    if (options.method === "secant") for (const line of secantSums(ranking)) addCheck(line);
     const leftOut = leftOutLine(ranking);
     if (leftOut !== undefined) warn(leftOut);
 
@@ -556,6 +559,21 @@ function lowAccuracy(cases: readonly CaseAccuracy[]): string | undefined {
   if (low.length === 0) return undefined;
   const { split, case: name, accuracy } = low[0]!;
   return `Accuracy below 80 % in ${low.length} of ${cases.length} cases (lowest: ${(100 * accuracy).toFixed(0)} % on ${split} ${name}): their effects explain a behaviour that the model hardly has.`;
+}
+
+/** How far a residual site's secant effects and error are from adding up to the metric's change; of more points, the nearer. */
+function secantSums({ change, sites }: Ranking): Check[] {
+  const residual = sites.filter(({ site }) => ["embed", "resid_post"].includes(parseSite(site).kind));
+  return residual.flatMap(({ site, splits }) => {
+    const gaps = (["train", "test"] as const).flatMap((split) => {
+      const [explained, total] = [splits[split]?.explained ?? null, change[split]];
+      if (explained === null || total === undefined) return [];
+      return [{ gap: Math.abs((explained - 1) * total), scale: Math.abs(total) }];
+    });
+    if (gaps.length === 0) return [];
+    const { gap, scale } = gaps.reduce((a, b) => (b.gap * a.scale > a.gap * b.scale ? b : a));
+    return [check("secant effects are the whole change", site, gap, scale, secantTolerance)];
+  });
 }
 
 /** Says how much of Σ|effect| is not in the ranking; undefined where that is a trace. */

@@ -29,7 +29,7 @@ const checkSchema = z.strictObject({
     .number()
     .min(0)
     .describe(
-      "what the gap is measured against. sum of effects: Σ|effects| at the node where it was found; forest equals example by example: the largest Σ_d|g_d·Δx_d| of a node, with a score Σ_d|g_d·x_d|",
+      "what the gap is measured against. sum of effects: Σ|effects| at the node where it was found; forest equals example by example: the largest Σ_d|g_d·Δx_d| of a node, with a score Σ_d|g_d·x_d|; secant effects are the whole change: the metric's mean change, of the split where it was found",
     ),
   tolerance: z.number().min(0).describe("passed means gap ≤ tolerance · scale"),
   passed: z.boolean(),
