@@ -7,6 +7,38 @@
 export type { RankedFeature } from "../effects/strongest.ts";
 export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
 export {
+  type AblationBase,
+  type AblationKind,
+  type AblationValue,
+  type Activations,
+  ablationBase,
+  type ErrorTreatment,
+  evaluationForest,
+  type Features,
+  readActivations,
+  type SiteBase,
+} from "../interventions/ablation.ts";
+export { type Activity, activityOf, matchedByActivity } from "../interventions/baselines.ts";
+export {
+  bySite,
+  chooseAbove,
+  chooseCovering,
+  chooseTop,
+  rankScores,
+  type Scored,
+  type Scores,
+  type ScoresBySite,
+  sizeOf,
+} from "../interventions/choose.ts";
+export {
+  type Clusters,
+  clusterPairs,
+  type Interval,
+  type ResampleOptions,
+  ratioInterval,
+} from "../interventions/clusters.ts";
+export { type EvaluationSetting, evaluateSubsets, meanMetric, type Subset } from "../interventions/evaluate.ts";
+export {
   type Behaviour,
   type Intervened,
   type IntervenedGroup,
@@ -16,6 +48,8 @@ export {
   intervenedMetrics,
   type NextToken,
 } from "../interventions/intervene.ts";
+export { activeFeatures, maskScores } from "../interventions/mask-scores.ts";
+export { chooseByMasks, learnMasks, type MaskOptions, type MaskStage, type Masks } from "../interventions/masks.ts";
 export { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";
 export { type CheckEdgesOptions, checkEdges, type EdgeEnds, type MeasuredEdge } from "./check-edges.ts";
 export { type CaseAccuracy, type Check, check } from "./checks.ts";

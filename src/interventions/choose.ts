@@ -9,7 +9,8 @@ export interface Scores {
 
 export type ScoresBySite = ReadonlyMap<SiteName, Scores>;
 
-interface Scored {
+/** A feature with its score. */
+export interface Scored {
   readonly site: SiteName;
   readonly feature: number;
   readonly score: number;

@@ -95,7 +95,7 @@ export function resample(
 /**
  * The interval of a ratio of sums over clusters, by percentiles of resampled clusters.
  *
- * @param top, bottom sums by cluster
+ * @param top sums by cluster, and so is `bottom`
  * @returns null with fewer than two clusters
  */
 export function ratioInterval(
