@@ -47,5 +47,5 @@ export {
   type Tensors,
 } from "./hooks.ts";
 export { openRunner, runModel } from "./run.ts";
-export type { Results, Runner, RunOptions, Watch } from "./runner.ts";
+export type { Objective, Results, Runner, RunOptions, Watch } from "./runner.ts";
 export { memoryStore, type Store } from "./store.ts";

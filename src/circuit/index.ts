@@ -4,6 +4,7 @@
  * @module
  */
 
+export { type Picked, pickFeatures } from "../dictionaries/pick.ts";
 export type { RankedFeature } from "../effects/strongest.ts";
 export { allCases, type NodesTable, type PairCount } from "../effects/sums.ts";
 export {
