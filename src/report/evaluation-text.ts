@@ -1,3 +1,4 @@
+import { countText } from "../amounts.ts";
 import type { Curve, CurvePoint, Evaluation } from "../interventions/evaluation.ts";
 import { textTable } from "./text-table.ts";
 
@@ -20,7 +21,7 @@ export function evaluationText({ pairs, curves, sites, transfer, circuits }: Eva
       const reconstruction = whole === null ? "" : `, all features ${two(whole)}`;
       lines.push(
         "",
-        `${group}, ${ablation} ablation, errors ${errors}: ${own.pairs} pairs of ${own.words} words; F(M) ${two(f_model)}, F(∅) ${two(f_empty)} logits${reconstruction}`,
+        `${group}, ${ablation} ablation, errors ${errors}: ${countText(own.pairs, "pair")} of ${countText(own.words, "word")}; F(M) ${two(f_model)}, F(∅) ${two(f_empty)} logits${reconstruction}`,
         ...curveTable(of),
       );
     }
