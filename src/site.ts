@@ -38,6 +38,7 @@ export function parseSite(name: SiteName): Site {
   return { kind, layer: Number(layer) };
 }
 
+/** Whether this names a kind of site. */
 export function isSiteKind(kind: string): kind is SiteKind {
   return (siteKinds as readonly string[]).includes(kind);
 }

@@ -224,6 +224,7 @@ export function checkFits(
   );
 }
 
+/** The seconds of all parts of an estimate. */
 export function totalSeconds({ seconds }: Estimate): number {
   return sum(Object.values(seconds));
 }

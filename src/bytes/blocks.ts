@@ -150,6 +150,7 @@ function minimumOf(b: Uint8Array, s: number, j: number): number {
 /** How the numbers of a tensor are stored: one by one, or in blocks. */
 export type Stored = DType | keyof typeof blockFormats;
 
+/** Whether this names a format that numbers may be stored in: a plain one, or blocks of quantised numbers. */
 export function isStored(name: string): name is Stored {
   return Object.hasOwn(bytesOf, name) || Object.hasOwn(blockFormats, name);
 }

@@ -14,6 +14,7 @@ export const bytesOf = {
 
 export type DType = keyof typeof bytesOf;
 
+/** Whether this names a plain number format. */
 export function isDType(name: unknown): name is DType {
   return typeof name === "string" && Object.hasOwn(bytesOf, name);
 }

@@ -62,6 +62,7 @@ export function joined(parts: readonly PairedEffects[]): PairedEffects {
   };
 }
 
+/** How alike two sets of effects are, x[i] and y[i] those of the same feature. */
 export function likenessOf({ x, y }: PairedEffects): Likeness {
   let [both, agreeing, difference, scale] = [0, 0, 0, 0];
   for (let i = 0; i < x.length; i++) {

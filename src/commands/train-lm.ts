@@ -262,6 +262,7 @@ function weightsIn(model: Model, flat: Float32Array): Weights {
   return (name) => tensors.get(name)!;
 }
 
+/** A value as the text of a JSON file. */
 export function json(value: unknown): string {
   return `${JSON.stringify(value, null, 2)}\n`;
 }

@@ -18,6 +18,7 @@ export interface CodeRow {
   readonly values: Float32Array | Float64Array;
 }
 
+/** The active features of one row and their codes; views, no copies. */
 export function codeRow({ offsets, features, values }: SparseCodes, row: number): CodeRow {
   const [from, to] = [offsets[row]!, offsets[row + 1]!];
   return { features: features.subarray(from, to), values: values.subarray(from, to) };
@@ -49,6 +50,7 @@ export interface CodeRule {
   readonly normalization: Normalization | "none";
 }
 
+/** The part of an encoder that a graph of codes depends on, besides its sizes and weights. */
 export function codeRule({ activation, normalization }: Encoder): CodeRule {
   const k = activation.kind === "topk" ? activation.k : 0;
   return { kind: activation.kind, k, normalization: normalization ?? "none" };
@@ -101,6 +103,7 @@ export interface EncoderForm {
   readonly hasInputBias: boolean;
 }
 
+/** What encoders have in common that share a graph: the rule, and whether they have an input bias. */
 export function encoderForm(encoder: Encoder): EncoderForm {
   return { rule: codeRule(encoder), hasInputBias: encoder.inputBias !== undefined };
 }

@@ -177,6 +177,11 @@ const rules: { readonly [O in Op]: Rule<O> } = {
   },
 };
 
+/**
+ * Type and shape of an operation's result.
+ *
+ * @throws an error if the inputs do not fit it
+ */
 export function outputType<O extends Op>(op: O, attributes: OpAttributes[O], inputs: readonly Typed[]): Typed {
   return rules[op](attributes, ...inputs);
 }

@@ -50,6 +50,7 @@ export interface SessionPool {
   release(): Promise<void>;
 }
 
+/** A pool in which graphs that are equal share a session. */
 export function sessionPool(options: SessionOptions = {}): SessionPool {
   const made: { readonly file: Uint8Array; readonly session: Promise<Session> }[] = [];
   return {
@@ -76,6 +77,7 @@ export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return true;
 }
 
+/** Numbers as a session's float32 input or output. */
 export function float32(data: Float32Array, ...shape: number[]): Value {
   return { dtype: "float32", data, shape };
 }

@@ -1,6 +1,7 @@
 import * as ort from "onnxruntime-web";
 import { openSession, type RuntimeOptions, type Session } from "./runtime.ts";
 
+/** What computes here: the WebAssembly build, which also drives WebGPU. */
 export async function runtimeName(): Promise<"onnxruntime-web"> {
   return "onnxruntime-web";
 }

@@ -7,10 +7,12 @@ export type Shape = readonly Dim[];
 /** `bfloat16` and `float16` are forms in which weights come in; they can be cast to float32 or float64, nothing else is computed in them. */
 export type DType = "float32" | "float64" | "int64" | "bool" | "bfloat16" | "float16";
 
+/** Whether two shapes have the same axes, named ones by their names. */
 export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((d, i) => d === b[i]);
 }
 
+/** A shape as text: `[N, 192]`. */
 export function shapeText(shape: Shape): string {
   return `[${shape.join(", ")}]`;
 }
@@ -26,6 +28,7 @@ export function broadcastShapes(a: Shape, b: Shape): Dim[] {
   });
 }
 
+/** Shape of a reduction that keeps its axes, with size 1. */
 export function reducedShape(shape: Shape, axes: readonly number[]): Dim[] {
   return shape.map((d, i) => (axes.includes(i) ? 1 : d));
 }

@@ -19,6 +19,7 @@ export function streamedWeights(checkpoint: Checkpoint): StreamedWeights {
   return { checkpoint };
 }
 
+/** Whether weights are read from their files block by block instead of held in memory. */
 export function isStreamed(weights: ModelWeights): weights is StreamedWeights {
   return typeof weights !== "function";
 }

@@ -47,6 +47,7 @@ export const openEvaluationFolder = (
 ): Promise<OpenFolder<EvaluationFile> | FinishedFolder<EvaluationFile>> =>
   openWorkFolder(evaluationFolder, path, options, force);
 
+/** Writes the file of an evaluation, whole or not at all; `path` is its folder. */
 export const writeEvaluation = (path: string, file: EvaluationFile): Promise<void> =>
   writeFileAtomic(join(path, evaluationFile), `${JSON.stringify(evaluationFileSchema.parse(file), null, 1)}\n`);
 
