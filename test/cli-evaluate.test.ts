@@ -57,6 +57,13 @@ it("evaluates a run: curves of every way on both splits, the same again, and sho
     }
   }
   expect(circuits.every(({ size, features }) => size === Object.values(features).flat().length)).toBe(true);
+  // The run's report has it, without the features themselves.
+  const page = await readFile(join(run, "report.html"), "utf8");
+  const data = JSON.parse(/id="sfc-report">(.*?)<\/script>/s.exec(page)![1]!);
+  expect(data.circuit).toBeNull();
+  expect(data.evaluation.curves.length).toBe(curves.length);
+  expect(data.evaluation.curves[0].cpr).toBeCloseTo(curves[0]!.cpr, 4);
+  expect(data.evaluation.circuits[0]).not.toHaveProperty("features");
   expect((await succeeds(["evaluate", run, ...small])).stdout).toContain("Already there");
   const again = join(home, "again");
   await succeeds(["evaluate", run, ...small, "--output_dir", again]);

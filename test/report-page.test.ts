@@ -1,8 +1,12 @@
 import { afterAll, describe, expect, test } from "vitest";
+import { evaluationSchema } from "../src/circuit/evaluation.ts";
+import { prune } from "../src/circuit/influence.ts";
 import { ablationSchema } from "../src/circuit/meaning.ts";
+import { graphOfReport } from "../src/report/circuit.ts";
 import type { ReportData } from "../src/report/data.ts";
 import { reportPage } from "../src/report/page.ts";
 import { sampleReport } from "../web/sample.ts";
+import { sampleCircuit } from "../web/sample-circuit.ts";
 import { lowContrast, type PageHarness, pageHarness } from "./page-harness.ts";
 
 const seed = 7;
@@ -33,6 +37,11 @@ describe("reportPage", () => {
 
   test("a sample has the ablation's own schema", () => {
     expect(ablationSchema.parse(data.meaning)).toEqual(data.meaning);
+  });
+
+  test("a sample has the evaluation's own schema, but for the features", () => {
+    const circuits = data.evaluation!.circuits.map((circuit) => ({ ...circuit, features: {} }));
+    expect(() => evaluationSchema.parse({ ...data.evaluation, circuits })).not.toThrow();
   });
 });
 
@@ -71,6 +80,8 @@ describe.skipIf(harness === null)("the page", () => {
       "At which token?",
       "What drives them?",
       "What do they mean?",
+      "How do they work together?",
+      "What are circuits worth?",
       "Do the numbers hold?",
       "What was run",
     ]);
@@ -165,6 +176,95 @@ describe.skipIf(harness === null)("the page", () => {
     await page.close();
   });
 
+  test("the circuit starts legible, and its sliders prune as the command does", async () => {
+    const circuit = sampleCircuit(seed, { perSite: 20, limit: 20_000 });
+    const { page } = await open({ ...sampleReport(seed), circuit });
+    const drawn = async () => [
+      await page.locator(".circuit .node").count(),
+      await page.locator(".circuit .edge").count(),
+    ];
+    const [nodes, edges] = await drawn();
+    expect(nodes).toBeLessThanOrEqual(90);
+    expect(edges).toBeLessThanOrEqual(300);
+    const graph = graphOfReport(circuit);
+    for (const [n, e] of [
+      [0.5, 0.9],
+      [0.9, 0.5],
+    ]) {
+      // biome-ignore format: shares of nodes and edges
+      await page.getByLabel("Nodes: share of influence").fill(String(n));
+      await page.getByLabel("Edges: share of influence").fill(String(e));
+      const kept = prune(graph, { nodes: n!, edges: e! });
+      await page.getByText(`${kept.nodes.length} of ${circuit.nodes.length} nodes`).waitFor();
+      expect(await drawn()).toEqual([kept.nodes.length, kept.edges.length]);
+    }
+    await page.close();
+  });
+
+  test("a node of the circuit shows its flow, by click, by arrow keys and by the links of the table", async () => {
+    const data = sampleReport(seed);
+    const graph = graphOfReport(data.circuit!);
+    const { page } = await open(data);
+    const node = graph.nodes.find(({ kind }) => kind === "metric")!;
+    await page.locator(".circuit .node.metric").click();
+    await page.locator(".flow h3").getByText("metric", { exact: true }).waitFor();
+    const into = graph.edges
+      .filter(({ target }) => target === node.id)
+      .sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+    const named = await page.locator(".flow tbody th button").allTextContents();
+    expect(named).toEqual(into.slice(0, named.length).map(({ source }) => source.replace("/error", " error")));
+    const numbers = (await page.locator(".flow tbody td:nth-child(2)").allTextContents()).map((text) =>
+      Number(text.replace("−", "-")),
+    );
+    // All that comes in, its remainder included, is the effect in the last row.
+    const sum = numbers.slice(0, -1).reduce((a, b) => a + b, 0);
+    expect(sum).toBeCloseTo(numbers.at(-1)!, 1);
+    expect(numbers.at(-1)).toBeCloseTo(node.effect, 1);
+
+    await page.locator(".circuit .node.metric").focus();
+    await page.keyboard.press("ArrowDown");
+    const below = await page.locator('.circuit .node[aria-pressed="true"]:not(.metric)').getAttribute("aria-label");
+    expect(await page.evaluate(() => document.activeElement?.getAttribute("aria-label"))).toBe(below);
+    expect(below).toContain(`${await page.locator(".flow h3").textContent()}, effect`);
+
+    const next = page.locator(".flow tbody th button").first();
+    const name = await next.textContent();
+    await next.click();
+    await page.locator(".flow h3").getByText(name!, { exact: true }).waitFor();
+    await page.close();
+  });
+
+  test("what circuits are worth follows the choice of pairs, split and ablation", async () => {
+    const data = sampleReport(seed);
+    const { page } = await open(data);
+    const worth = page.locator("#worth");
+    const shown = async () => worth.locator("table").first().locator("tbody tr").nth(2).locator("td").allTextContents();
+    const numbersOf = (group: string, split: string, ablation: string) =>
+      data
+        .evaluation!.curves.filter((c) => c.group === group && c.split === split && c.ablation === ablation)
+        .map(({ points }) => points[2]!.faithfulness.toFixed(2));
+    const agree = async (...choice: [string, string, string]) => {
+      const cells = await shown();
+      expect(
+        cells.map((text) =>
+          text
+            .replace("−", "-")
+            .split(" ")[0]!
+            .replace(/^0\.00$/, "-0.00"),
+        ),
+      ).toEqual(numbersOf(...choice).map((text) => text.replace(/^0\.00$/, "-0.00")));
+    };
+    await agree("simple", "test", "mean");
+    await worth.locator("select").first().selectOption("nounpp");
+    await worth.getByText("train", { exact: true }).click();
+    await worth.getByText("patch", { exact: true }).click();
+    await agree("nounpp", "train", "patch");
+    expect(await worth.locator(".heat td.own").allTextContents()).toEqual(["0.93", "0.93", "0.93"]);
+    // Baselines are dashed.
+    expect(await worth.locator(".legend svg path[stroke-dasharray='5 4']").count()).toBe(2);
+    await page.close();
+  });
+
   test("text of a token that looks like markup stays text", async () => {
     const data = sampleReport(seed);
     const bad = " </script><b>";
@@ -193,6 +293,8 @@ describe.skipIf(harness === null)("the page", () => {
       examples: [],
       drivers: [],
       meaning: null,
+      circuit: null,
+      evaluation: null,
     };
     for (const scheme of ["light", "dark"] as const) {
       const { page, problems } = await open(data, { width: 390, scheme });
@@ -204,6 +306,7 @@ describe.skipIf(harness === null)("the page", () => {
       for (const part of ["accuracy", "agreement", "prompts", "drivers", "meaning"]) {
         expect(await page.locator(`#${part} .empty`).count(), part).toBe(1);
       }
+      expect(await page.locator("#circuit, #worth").count()).toBe(0);
       expect(await page.locator("#checks details[open] .verdict").allTextContents()).toEqual(["failed"]);
       await page.close();
     }
@@ -230,7 +333,7 @@ describe.skipIf(harness === null)("the page", () => {
       examples: [],
       drivers: [],
     };
-    const { page, problems } = await open({ ...full, ...nothing, meaning: null });
+    const { page, problems } = await open({ ...full, ...nothing, meaning: null, circuit: null, evaluation: null });
     expect(problems).toEqual([]);
     expect(await page.locator(".section > h2").count()).toBe(9);
     await page.close();

@@ -58,6 +58,36 @@ export function Select(props: {
   );
 }
 
+/** A share between a least one and 1. */
+export function Slider(props: {
+  label: string;
+  value: number;
+  least: number;
+  step: number;
+  show: (value: number) => string;
+  onChange: (value: number) => void;
+}) {
+  const id = useId();
+  return (
+    <div class="slider">
+      <label for={id}>{props.label}</label>
+      <div>
+        <input
+          id={id}
+          type="range"
+          min={props.least}
+          max={1}
+          step={props.step}
+          value={props.value}
+          aria-valuetext={props.show(props.value)}
+          onInput={(event) => props.onChange(Number(event.currentTarget.value))}
+        />
+        <output for={id}>{props.show(props.value)}</output>
+      </div>
+    </div>
+  );
+}
+
 /** A box that scrolls sideways by itself, so that the page never does; reachable by keyboard. */
 export function Scroll(props: { label: string; children: ComponentChildren }) {
   return (

@@ -1,6 +1,6 @@
 import { duration } from "../src/amounts.ts";
 
-const minus = "−";
+export const minus = "−";
 const superscripts = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 /** A number with three significant digits, `0.0421`, `12.3`, `1,284`; a real minus sign. */

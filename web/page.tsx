@@ -1,10 +1,11 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import type { ReportData } from "../src/report/data.ts";
 import { Frame } from "./frame.tsx";
 import { type FeatureName, featureOf } from "./link.ts";
 import { AccuracySection } from "./sections/accuracy.tsx";
 import { AgreementSection } from "./sections/agreement.tsx";
 import { ChecksSection } from "./sections/checks.tsx";
+import { CircuitSection } from "./sections/circuit.tsx";
 import { DriversSection } from "./sections/drivers.tsx";
 import { FeaturesSection } from "./sections/features.tsx";
 import { ImportanceSection } from "./sections/importance.tsx";
@@ -12,6 +13,7 @@ import { MeaningSection } from "./sections/meaning.tsx";
 import { PromptsSection } from "./sections/prompts.tsx";
 import { RunSection } from "./sections/run.tsx";
 import { Summary } from "./sections/summary.tsx";
+import { WorthSection } from "./sections/worth.tsx";
 
 const contents = [
   ["accuracy", "Behaviour"],
@@ -21,6 +23,8 @@ const contents = [
   ["prompts", "Prompts"],
   ["drivers", "Driving tokens"],
   ["meaning", "Meaning"],
+  ["circuit", "Circuit"],
+  ["worth", "Worth"],
   ["checks", "Checks"],
   ["run", "Run"],
 ] as const;
@@ -39,8 +43,13 @@ export function Page({ data }: { data: ReportData }) {
     addEventListener("hashchange", follow);
     return () => removeEventListener("hashchange", follow);
   }, []);
+  const known = useMemo(() => new Set(data.drivers.map((row) => `${row.site}/${row.feature}`)), [data]);
+  const { circuit, evaluation } = data;
+  const there = contents.filter(
+    ([id]) => (id !== "circuit" || circuit !== null) && (id !== "worth" || evaluation !== null),
+  );
   return (
-    <Frame contents={contents}>
+    <Frame contents={there}>
       <Summary data={data} />
       <AccuracySection data={data} />
       <ImportanceSection data={data} />
@@ -49,6 +58,8 @@ export function Page({ data }: { data: ReportData }) {
       <PromptsSection data={data} />
       <DriversSection data={data} shown={shown} />
       <MeaningSection data={data} />
+      {circuit !== null && <CircuitSection circuit={circuit} known={known} />}
+      {evaluation !== null && <WorthSection evaluation={evaluation} />}
       <ChecksSection data={data} />
       <RunSection data={data} />
     </Frame>

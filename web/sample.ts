@@ -13,6 +13,7 @@ import {
   type SiteImportance,
   type TopFeatures,
 } from "../src/report/data.ts";
+import { sampleCircuit, sampleEvaluation } from "./sample-circuit.ts";
 
 const splits = ["train", "test"] as const;
 const kinds = ["attn_out", "mlp_out", "resid_post"];
@@ -161,6 +162,8 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
     examples: cases.map((name) => example(random, name, sites, layers)),
     drivers,
     meaning: meaning(drivers, cases, layers),
+    circuit: sampleCircuit(seed),
+    evaluation: sampleEvaluation(seed),
     limits: reportLimits,
   };
 }

@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { UserError } from "../errors.ts";
@@ -11,6 +12,8 @@ import {
   readCircuit,
   writeEvaluation,
 } from "../results/evaluation.ts";
+import { refreshReport } from "../results/report.ts";
+import { evaluationFolderName } from "../results/report-circuit.ts";
 import { jobProblem } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
 import { type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
@@ -36,7 +39,8 @@ export interface EvaluateOutcome {
 }
 
 /**
- * Measures circuits of a run's features: faithfulness, completeness and transfer (`sfc evaluate`).
+ * Measures circuits of a run's features: faithfulness, completeness and transfer (`sfc evaluate`). Where the evaluation lies in the run's folder, the
+ * run's report gets it too.
  *
  * @throws UserError for bad input; StoppedError if asked to stop, finished groups stay for the next call
  */
@@ -89,10 +93,14 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
       reporter,
     );
     opened.inputs.check();
-    reporter.end();
     const finished: EvaluationFile = { ...file, status: "finished", evaluation };
     await writeEvaluation(path, finished);
     await finishEvaluation(folder);
+    if (resolve(path) === resolve(request.run, evaluationFolderName)) {
+      reporter.begin("report", 1);
+      await refreshReport(request.run, (line) => reporter.line(line));
+    }
+    reporter.end();
     return { file: finished, again: false };
   } catch (error) {
     throw jobProblem(open.opened.inputs.reasonOf(error), path);

@@ -2,6 +2,7 @@ import type { Ablation } from "../circuit/meaning.ts";
 import type { ExactMiss, Score } from "../circuit/ranking.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
+import type { ReportCircuit, ReportEvaluation } from "./circuit.ts";
 
 /**
  * Everything that a report shows, ready to draw: small enough to live inside one HTML file (a few MB at most), and nothing in it has to be
@@ -35,6 +36,10 @@ export interface ReportData {
   readonly drivers: readonly FeatureDrivers[];
   /** What single features stand for, where it was measured (`ablation.json` in the run's folder). */
   readonly meaning: Ablation | null;
+  /** The graph of the circuit, where `sfc circuit` made one. */
+  readonly circuit: ReportCircuit | null;
+  /** What circuits of the run's features are worth, where `sfc evaluate` measured it. */
+  readonly evaluation: ReportEvaluation | null;
   readonly limits: ReportLimits;
 }
 
@@ -218,7 +223,16 @@ export interface ReportLimits {
   /** Features per site for which driving tokens are kept, and tokens per feature. */
   readonly drivers: number;
   readonly contexts: number;
+  /** Edges of the circuit's graph, the strongest. */
+  readonly edges: number;
 }
 
 /** The limits that `sfc report` uses; a run with 100 sites and 12 cases then makes about 3 MB. */
-export const reportLimits: ReportLimits = { features: 20, points: 150, examples: 24, drivers: 5, contexts: 6 };
+export const reportLimits: ReportLimits = {
+  features: 20,
+  points: 150,
+  examples: 24,
+  drivers: 5,
+  contexts: 6,
+  edges: 20_000,
+};

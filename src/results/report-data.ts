@@ -28,6 +28,7 @@ import { mean, rounded } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
+import { readReportCircuit, readReportEvaluation } from "./report-circuit.ts";
 
 /** What the report needs of a line of `pairs.jsonl`. */
 const pairSchema = z.object({
@@ -55,8 +56,8 @@ interface Node {
 }
 
 /**
- * Reads what the report shows from a run's folder: `run.json`, `ranking.json`, `pairs.jsonl`, the Parquet files, and `ablation.json` where there
- * is one. Long lists are cut off at `limits`; numbers keep five significant digits.
+ * Reads what the report shows from a run's folder: `run.json`, `ranking.json`, `pairs.jsonl`, the Parquet files, and where they are there
+ * `ablation.json`, the circuit's graph and the evaluation. Long lists are cut off at `limits`; numbers keep five significant digits.
  *
  * @throws UserError if a file is missing or broken, naming it
  */
@@ -88,6 +89,8 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
       examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
       drivers: ranking.score === "gradient" ? [] : await driversOf(tables, prompts, ranking, limits),
       meaning: meaning === null ? null : roundAll(meaning),
+      circuit: await readReportCircuit(folder, limits.edges),
+      evaluation: roundAll(await readReportEvaluation(folder)),
       limits,
     };
   } finally {

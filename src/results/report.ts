@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { UserError } from "../errors.ts";
+import { messageOf, UserError } from "../errors.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
 import { reportPage } from "../report/page.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
@@ -47,6 +47,21 @@ export async function writeReport(folder: string, status?: string): Promise<stri
     reportPage(template, status === undefined ? data : { ...data, run: { ...data.run, status } }),
   );
   return path;
+}
+
+/**
+ * Writes the report of a run's folder again where it has one, after something was added to the run. The run's results are there without it, so what
+ * is in the way is told, not thrown.
+ *
+ * @param tell takes the one line that says why the report could not be written
+ */
+export async function refreshReport(folder: string, tell: (line: string) => void): Promise<void> {
+  if (!existsSync(join(folder, reportFile))) return;
+  try {
+    await writeReport(folder);
+  } catch (error) {
+    tell(`The report in ${folder} is as it was (${messageOf(error)}) Repeat it with sfc report ${folder}.`);
+  }
 }
 
 /**

@@ -54,9 +54,15 @@ interface Cell {
  * Columns get wider, and cells less high, as long as the drawing stays within `maxWidth` pixels. Within a cell nodes are ordered so that edges cross
  * little (by the mean place of their neighbours, in sweeps); rows are shifted against each other, so that an edge reaches its box between those
  * below.
+ *
+ * @param nameOf what stands in a node's box
  */
-export function layoutOf(graph: CircuitGraph, maxWidth: number): Layout {
-  const names = graph.nodes.map(graphNodeName);
+export function layoutOf(
+  graph: CircuitGraph,
+  maxWidth: number,
+  nameOf: (node: GraphNode) => string = graphNodeName,
+): Layout {
+  const names = graph.nodes.map(nameOf);
   const widths = names.map((name) => 16 + characterWidth * textCells(name));
   const byPosition = graph.nodes.some(({ position }) => position !== undefined);
   const { cells, bandNames, columnNames } = cellsOf(graph, byPosition);
@@ -118,6 +124,20 @@ export function layoutOf(graph: CircuitGraph, maxWidth: number): Layout {
     columns,
   };
 }
+
+/** The path of an edge, as SVG has it: out of the upper side of one box into the lower side of another. */
+export function edgeCurve(from: PlacedNode, to: PlacedNode): string {
+  const [y1, y2] = [from.y - boxHeight / 2, to.y + boxHeight / 2];
+  const pull = Math.max(26, (y1 - y2) / 2);
+  const numbers = (...values: number[]) => values.map((value) => Number(value.toFixed(1))).join(" ");
+  return `M${numbers(from.x, y1)}C${numbers(from.x, y1 - pull, to.x, y2 + pull, to.x, y2)}`;
+}
+
+/** Width in pixels, and opacity, of an edge that is a share of the largest. */
+export const edgeLook = (share: number) => ({ width: 0.7 + 6.3 * share, opacity: 0.22 + 0.6 * Math.sqrt(share) });
+
+/** Whether a node is a cause: tokens and the metric have the whole effect, next to which features would have none. */
+export const isCause = ({ kind }: GraphNode) => kind !== "metric" && kind !== "token";
 
 /** The width of a text in monospaced cells: wide characters (CJK, emoji) take two. */
 export function textCells(text: string): number {

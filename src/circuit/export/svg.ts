@@ -1,6 +1,16 @@
 import { countText } from "../../amounts.ts";
 import { type CircuitGraph, type GraphEdge, type GraphNode, graphNodeName, graphPlaces } from "../graph.ts";
-import { boxHeight, characterWidth, type Layout, layoutOf, type PlacedNode, textCells } from "./layout.ts";
+import {
+  boxHeight,
+  characterWidth,
+  edgeCurve,
+  edgeLook,
+  isCause,
+  type Layout,
+  layoutOf,
+  type PlacedNode,
+  textCells,
+} from "./layout.ts";
 import { subjectText } from "./subject.ts";
 import { element, xmlText } from "./xml.ts";
 
@@ -84,9 +94,6 @@ export function graphSvg(
   ].join("\n");
 }
 
-/** Tokens and the metric have the whole effect, next to which features would have none. */
-const isCause = ({ kind }: GraphNode) => kind !== "metric" && kind !== "token";
-
 function notesOf({ about, nodes, edges }: CircuitGraph, largestEdge: number): string[] {
   const { metric, method, jacobian, slope, thresholds } = about;
   const kept = thresholds === undefined ? "" : `; kept to ${thresholds.nodes} and ${thresholds.edges} of the influence`;
@@ -121,25 +128,17 @@ function bandsOf({ bands, columns, width, height }: Layout): string[] {
 }
 
 function edgePath({ value }: GraphEdge, from: PlacedNode, to: PlacedNode, largest: number): string {
-  const share = largest === 0 ? 0 : Math.abs(value) / largest;
+  const look = edgeLook(largest === 0 ? 0 : Math.abs(value) / largest);
   return element(
     "path",
     {
       class: `edge ${value < 0 ? "negative" : "positive"}`,
-      d: curve(from, to),
-      "stroke-width": round(0.7 + 6.3 * share),
-      "stroke-opacity": round(0.22 + 0.6 * Math.sqrt(share), 2),
+      d: edgeCurve(from, to),
+      "stroke-width": round(look.width),
+      "stroke-opacity": round(look.opacity, 2),
     },
     element("title", {}, xmlText(`${graphNodeName(from.node)} → ${graphNodeName(to.node)}: ${logits(value, true)}`)),
   );
-}
-
-/** Out of the upper side of one box into the lower side of another. */
-function curve(from: PlacedNode, to: PlacedNode): string {
-  const [y1, y2] = [from.y - boxHeight / 2, to.y + boxHeight / 2];
-  const pull = Math.max(26, (y1 - y2) / 2);
-  const points = [from.x, y1 - pull, to.x, y2 + pull, to.x, y2].map((value) => round(value));
-  return `M${round(from.x)} ${round(y1)}C${points.join(" ")}`;
 }
 
 function nodeBox({ node, name, x, y, width }: PlacedNode, largest: number): string {
