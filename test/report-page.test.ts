@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, test } from "vitest";
-import { evaluationSchema } from "../src/circuit/evaluation.ts";
 import { prune } from "../src/circuit/influence.ts";
 import { ablationSchema } from "../src/circuit/meaning.ts";
+import { evaluationSchema } from "../src/interventions/evaluation.ts";
 import { graphOfReport } from "../src/report/circuit.ts";
 import type { ReportData } from "../src/report/data.ts";
 import { reportPage } from "../src/report/page.ts";

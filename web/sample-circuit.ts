@@ -1,5 +1,5 @@
-import { areas, type Curve } from "../src/circuit/evaluation.ts";
 import { type GraphEdge, type GraphNode, graphNodeId } from "../src/circuit/graph.ts";
+import { areas, type Curve } from "../src/interventions/evaluation.ts";
 import { Random } from "../src/random.ts";
 import { type ReportCircuit, type ReportEvaluation, reportCircuit } from "../src/report/circuit.ts";
 

@@ -1,6 +1,6 @@
-import type { Evaluation } from "../circuit/evaluation.ts";
 import type { CircuitGraph, GraphAbout, GraphEdge, GraphNode } from "../circuit/graph.ts";
 import { prune } from "../circuit/influence.ts";
+import type { Evaluation } from "../interventions/evaluation.ts";
 
 /** A circuit's graph as the report has it: what `graph.json` holds, edges as columns of equal length. */
 export interface ReportCircuit {

@@ -1,6 +1,6 @@
 import * as Plot from "@observablehq/plot";
 import { useCallback } from "preact/hooks";
-import type { CurvePoint } from "../../src/circuit/evaluation.ts";
+import type { CurvePoint } from "../../src/interventions/evaluation.ts";
 import { Chart } from "../chart.tsx";
 import { colourOf, LineKey, symbolOf } from "./marks.tsx";
 import { tipStyle } from "./tip.ts";

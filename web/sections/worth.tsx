@@ -1,5 +1,5 @@
 import { useMemo, useState } from "preact/hooks";
-import type { Curve, CurvePoint } from "../../src/circuit/evaluation.ts";
+import type { Curve, CurvePoint } from "../../src/interventions/evaluation.ts";
 import type { ReportEvaluation } from "../../src/report/circuit.ts";
 import { mean } from "../../src/stats.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
