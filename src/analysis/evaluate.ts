@@ -16,6 +16,7 @@ import {
 import { activityOf, matchedByActivity } from "../interventions/baselines.ts";
 import {
   bySite,
+  chooseAbove,
   chooseCovering,
   chooseStrongest,
   chooseTop,
@@ -149,6 +150,8 @@ export async function evaluateCircuits(
   };
 }
 
+export const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filter(({ pair }) => pair.split === split);
+
 /** The construction of each case: what is left of its name without the group that `groupsOf` finds in it. */
 export function constructionsOf(cases: readonly string[]): (name: string) => string {
   const groupOf = groupsOf(cases);
@@ -187,12 +190,10 @@ async function measure(
   return { split, pairs, setting: { loaded, forest, dictionaries, outside }, activations };
 }
 
-const watchOf = ({ set, stopped }: Reporter) => ({
+export const watchOf = ({ set, stopped }: Reporter) => ({
   onProgress: (done: number, total: number) => set(done, total),
   stopped,
 });
-
-const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filter(({ pair }) => pair.split === split);
 
 /** A circuit that was chosen, and how. */
 interface Chosen {
@@ -274,13 +275,71 @@ async function evaluateGroup(
   };
 }
 
-function chosenByScores(way: Way, scores: ClusterScores, n: number): Chosen {
-  const choose = (of: ScoresBySite) => {
-    if (way.endsWith("-covering")) return chooseCovering(of, n);
-    return way.endsWith("-signed") ? chooseTop(positive(of), n) : chooseTop(of, n);
+/** How one circuit is chosen. */
+export interface Choice {
+  readonly way: Way;
+  /** So many features, or those of at least so large a |mean effect per pair| in logits. */
+  readonly size: number | null;
+  readonly threshold: number | null;
+  /** What learned masks and `mask-ig` are fitted to. */
+  readonly ablation: AblationValue;
+}
+
+/** Whether what a way chooses depends on the ablation. */
+export const isByAblation = (way: Way) => way === "masks" || way === "mask-ig";
+
+/**
+ * Chooses one circuit on train pairs, the same as `evaluateCircuits` chooses of that way and size.
+ *
+ * @throws UserError if the way chooses no features of SAEs, there are fewer candidates than asked for, or none reaches the threshold
+ */
+export async function chooseCircuit(
+  input: EvaluateInput,
+  train: readonly TokenPair[],
+  { way, size, threshold, ablation }: Choice,
+  reporter: Reporter,
+): Promise<Features> {
+  if (!isByAblation(way) && !isByScores(way)) {
+    throw new UserError(`--way: expected one that chooses features, got ${way}. Measure it with sfc evaluate.`);
+  }
+  if (threshold !== null && (isByAblation(way) || way.endsWith("-covering"))) {
+    throw new UserError(`--threshold: expected a way by effects alone, got ${way}. Give --size instead.`);
+  }
+  const enough = (features: Features, candidates: number) => {
+    if (size === null || sizeOf(features) === size) return features;
+    throw new UserError(`--size: expected at most ${candidates} candidates of ${way}, got ${size}. Give fewer.`);
   };
+  if (isByAblation(way)) {
+    const one = await measure(input, "train", train, reporter);
+    reporter.begin("scores", 1);
+    const secant = way === "masks" ? await scoresOf("secant", input, train, watchOf(reporter)) : undefined;
+    const options = { by: "set", ways: [way], sizes: [size!], errors: "ablated", ablations: [ablation] } as const;
+    const full = { ...options, transfer: null };
+    const [found] = await chosenByAblation(one, input, secant?.scores, ablation, full, reporter);
+    return enough(found?.features ?? new Map(), found ? sizeOf(found.features) : maskCandidates);
+  }
+  reporter.begin("scores", 1);
+  const { scores } = await scoresOf(methodOf(way), input, train, watchOf(reporter));
+  if (threshold === null) {
+    const features = choiceOf(way, size!)(scores);
+    return enough(features, sizeOf(features));
+  }
+  const features = chooseAbove(way.endsWith("-signed") ? positive(scores) : scores, threshold);
+  if (sizeOf(features) > 0) return features;
+  const largest = Math.abs(rankScores(scores)[0]?.score ?? 0).toPrecision(3);
+  throw new UserError(`--threshold: expected at most ${largest}, the largest |effect|, got ${threshold}. Lower it.`);
+}
+
+function chosenByScores(way: Way, scores: ClusterScores, n: number): Chosen {
+  const choose = choiceOf(way, n);
   return { way, features: choose(scores.scores), stability: stability(scores, choose) };
 }
+
+/** How a way that follows from effects alone chooses n features. */
+const choiceOf = (way: Way, n: number) => (scores: ScoresBySite) => {
+  if (way.endsWith("-covering")) return chooseCovering(scores, n);
+  return way.endsWith("-signed") ? chooseTop(positive(scores), n) : chooseTop(scores, n);
+};
 
 /** Random circuits that are active as often as those of the first way, on train. */
 async function randomLike(

@@ -34,6 +34,8 @@ export interface EdgeOptions {
   readonly cap?: number;
   /** A block for each node of a target instead of their sum. */
   readonly byNode?: boolean;
+  /** Told when all edges into a target site are there, with how well they add up. */
+  readonly onTarget?: (target: SiteName | "metric", checks: readonly Check[]) => void;
   /** Told at the end how well edges add up. */
   readonly onChecks?: (checks: readonly Check[]) => void;
 }
@@ -131,6 +133,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
         model.width,
       ),
     ];
+    const own = new Sums();
     for (const { columns: of, rows } of parts) {
       const registers = rows ? await pulledBack(pullback, route, rows, cotangents(rows, of), given.dtype) : [];
       const into = of.map(() => ({ inflow: 0, expected: 0 }));
@@ -150,7 +153,9 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
         yield { target, source: path.site, through: throughOf(route, path.of), blocks };
       }
       sums.add(target, isIdentity, of, into);
+      own.add(target, isIdentity, of, into);
     }
+    options.onTarget?.(target, own.checks(slope));
   };
   try {
     for (const site of [...chosen].sort(compareSites)) {

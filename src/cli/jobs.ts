@@ -1,5 +1,6 @@
 import { bench } from "../commands/bench.ts";
 import { pairs } from "../commands/check-pairs.ts";
+import { circuit } from "../commands/circuit.ts";
 import { compare } from "../commands/compare.ts";
 import { estimate } from "../commands/estimate.ts";
 import { evaluate } from "../commands/evaluate.ts";
@@ -8,7 +9,7 @@ import { pullNames } from "../commands/pull.ts";
 import { run } from "../commands/run.ts";
 
 /** The jobs that a worker can do, by name. */
-export const jobs = { run, compare, pairs, bench, estimate, evaluate, intervene, pull: pullNames };
+export const jobs = { run, compare, pairs, bench, circuit, estimate, evaluate, intervene, pull: pullNames };
 
 export type JobName = keyof typeof jobs;
 

@@ -19,6 +19,7 @@ import { modelPresets, saePresets } from "../hub/presets.ts";
 import { taskNames } from "../prompts/english/tasks.ts";
 import { systemProblem } from "../storage/files.ts";
 import { packageRoot } from "../storage/package.ts";
+import { addCircuitCommand } from "./circuit-command.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { runFolder } from "./default-folder.ts";
@@ -177,6 +178,7 @@ function program(): Command {
 
   addCompareCommand(sfc);
   addEvaluateCommand(sfc);
+  addCircuitCommand(sfc);
   addTrainCommands(sfc);
   addCompletionCommand(
     sfc,

@@ -1,6 +1,5 @@
 import { resolve } from "node:path";
 import { type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
-import { sha256OfText } from "../bytes/sha256.ts";
 import { UserError } from "../errors.ts";
 import { featuresOf } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
@@ -16,7 +15,7 @@ import { refreshReport } from "../results/report.ts";
 import { evaluationFolderName } from "../results/report-circuit.ts";
 import { jobProblem } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
-import { type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
+import { identityOf, type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
 
 /** What `sfc evaluate` is asked. */
 export interface EvaluateRequest extends SiteFlags {
@@ -130,10 +129,4 @@ async function circuitFor({ run, dictionaries }: OpenRun, path: string) {
     if (wrong !== undefined) throw refuse(`features below ${count} at ${site}`, String(wrong));
   }
   return featuresOf(circuit.features);
-}
-
-/** What results depend on besides the options: the run's model, SAEs and pairs. */
-function identityOf({ run }: OpenRun): string {
-  const { model, dictionaries } = run.manifest;
-  return sha256OfText(JSON.stringify([model?.sha256, dictionaries, run.pairs]));
 }

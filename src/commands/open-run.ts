@@ -1,5 +1,6 @@
 import type { JobOptions } from "../analysis/options.ts";
 import { parseLayers } from "../analysis/sites.ts";
+import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
@@ -105,6 +106,12 @@ export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] |
     throw new UserError(`--cases: expected some of ${there.join(", ")}, got "${missing}" for ${run.folder}.`);
   }
   return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
+}
+
+/** What results depend on besides the options: the run's model, SAEs and pairs. */
+export function identityOf({ run }: OpenRun): string {
+  const { model, dictionaries } = run.manifest;
+  return sha256OfText(JSON.stringify([model?.sha256, dictionaries, run.pairs]));
 }
 
 /** The sites of a run that flags name. @throws UserError if it has none of them */

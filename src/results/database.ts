@@ -1,7 +1,13 @@
 import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import { type DuckDBConnection, DuckDBInstance } from "@duckdb/node-api";
+import {
+  type DuckDBConnection,
+  DuckDBDataChunk,
+  DuckDBInstance,
+  type DuckDBType,
+  type DuckDBValue,
+} from "@duckdb/node-api";
 import { messageOf, UserError } from "../errors.ts";
 import { writeBeside } from "../storage/files.ts";
 
@@ -9,6 +15,15 @@ import { writeBeside } from "../storage/files.ts";
  * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
  */
 const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
+
+/** Rows of a DuckDB vector. */
+const vectorSize = 2048;
+
+type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
+
+/** A column of a table: its type, and a value for each row. */
+export type Column = readonly [DuckDBType, Values];
+type Columns = Readonly<Record<string, Column>>;
 
 /**
  * A DuckDB in memory that never uses the network, for Parquet files in folders of any name.
@@ -61,6 +76,32 @@ export class Database {
     });
   }
 
+  /** Fills a new table from columns. */
+  async load(table: string, columns: Columns): Promise<void> {
+    const described = Object.entries(columns).map(([name, [type]]) => `"${name}" ${type}`);
+    await this.db.run(`CREATE OR REPLACE TEMP TABLE ${table} (${described.join(", ")})`);
+    await this.append(table, Object.values(columns));
+  }
+
+  /** Adds rows to a table: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
+  async append(table: string, columns: readonly Column[]): Promise<void> {
+    const types = columns.map(([type]) => type);
+    const rows = columns[0]?.[1].length ?? 0;
+    const uneven = columns.findIndex(([, values]) => values.length !== rows);
+    if (uneven >= 0) {
+      throw new Error(`internal: column ${uneven} of ${table} has ${columns[uneven]?.[1].length} rows, not ${rows}`);
+    }
+    const appender = await this.db.createAppender(table, "main", "temp");
+    for (let start = 0; start < rows; start += vectorSize) {
+      const chunk = DuckDBDataChunk.create(types);
+      // DuckDB's declaration wants plain arrays; it only reads length and elements.
+      const part = columns.map(([, values]) => values.slice(start, start + vectorSize) as unknown as DuckDBValue[]);
+      chunk.setColumns(part);
+      appender.appendDataChunk(chunk);
+    }
+    appender.closeSync();
+  }
+
   /** The rows of a query, as objects. */
   async rows<Row>(sql: string): Promise<Row[]> {
     return (await this.db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
@@ -80,6 +121,10 @@ export class Database {
 
 /** A text as a literal of SQL. */
 export const text = (value: string) => `'${value.replaceAll("'", "''")}'`;
+
+/** A column of texts, from one that counts them from 0. */
+export const named = (texts: readonly string[], column: string) =>
+  `CAST([${texts.map(text).join(", ")}] AS VARCHAR[])[${column} + 1]`;
 
 /** Whether a path has nothing that could mean more to DuckDB than the path of one file. */
 const isPlain = (path: string) =>

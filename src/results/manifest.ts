@@ -21,7 +21,7 @@ const split = z.enum(["train", "test"]);
 const count = z.int().min(0);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
-const checkSchema = z.strictObject({
+export const checkSchema = z.strictObject({
   name: z.string(),
   site: z.string().nullable().describe("the site it was made at; null for a check of the whole run"),
   gap: z.number().min(0).describe("largest absolute difference found"),

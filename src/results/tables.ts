@@ -1,15 +1,6 @@
 import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  DOUBLE,
-  DuckDBDataChunk,
-  type DuckDBType,
-  type DuckDBValue,
-  FLOAT,
-  INTEGER,
-  USMALLINT,
-  VARCHAR,
-} from "@duckdb/node-api";
+import { DOUBLE, FLOAT, INTEGER, USMALLINT, VARCHAR } from "@duckdb/node-api";
 import { effectsBySplit, type RankedMeans, rankedMeans } from "../circuit/means.ts";
 import { type Ranking, rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
 import { type FeatureRow, type FeatureSums, notFinite, type RankOptions } from "../circuit/tables.ts";
@@ -30,17 +21,10 @@ import { compareSites, type SiteName } from "../site.ts";
 import { rounded } from "../stats.ts";
 import { makeFolder, writeFileAtomic } from "../storage/files.ts";
 import { isSealed, seal } from "../storage/seal.ts";
-import { Database, text } from "./database.ts";
+import { type Column, Database, named, text } from "./database.ts";
 
-/** Rows of a DuckDB vector. */
-const vectorSize = 2048;
-
-type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
 /** The files of a site's checkpoint. */
 type ChunkKind = "effects" | "sums";
-
-type Column = readonly [DuckDBType, Values];
-type Columns = Readonly<Record<string, Column>>;
 
 /**
  * The tables of a run in the making. Each site's rows become a file of their own in the folder for unfinished work, which is that site's
@@ -88,7 +72,7 @@ export class RunTables {
    */
   async writeNodes(nodes: NodesTable, outside: OutsideText): Promise<void> {
     this.takeIndex(indexNodes(nodes, outside));
-    await this.#load("nodes", {
+    await this.#database.load("nodes", {
       node: [INTEGER, nodes.node],
       split: [VARCHAR, nodes.split],
       case: [VARCHAR, nodes.case],
@@ -101,7 +85,7 @@ export class RunTables {
       weight: [DOUBLE, nodes.weight],
     });
     const index = this.#known();
-    await this.#load("outside", { node: [INTEGER, nodes.node.filter((_, row) => index.outside[row] === 1)] });
+    await this.#database.load("outside", { node: [INTEGER, nodes.node.filter((_, row) => index.outside[row] === 1)] });
   }
 
   /** Takes the index of nodes whose table is not wanted: enough for `writeSums` and `writeFeatures`. */
@@ -137,7 +121,7 @@ export class RunTables {
       group[i] = nodes.group[at]!;
       position[i] = nodes.position[at]!;
     }
-    await this.#load("rows", {
+    await this.#database.load("rows", {
       group: [USMALLINT, group],
       node: [INTEGER, rows.node],
       position: [INTEGER, position],
@@ -191,7 +175,7 @@ export class RunTables {
 
   /** Writes sums of a site's features that were taken with the index. */
   async writeSums(site: SiteName, { group, feature, total, nodes }: Sums): Promise<void> {
-    await this.#load("sums", {
+    await this.#database.load("sums", {
       group: [USMALLINT, group],
       feature: [INTEGER, feature],
       total: [DOUBLE, total],
@@ -279,7 +263,7 @@ export class RunTables {
       const means = rankedMeans(await this.#sumsOf(site), this.#known(), counts);
       await take(site, means);
       parts = means;
-      await this.#append("features", columnsOf(place, means));
+      await this.#database.append("features", columnsOf(place, means));
     }
     // The rows lie in the file's order already.
     await this.#copy(
@@ -321,32 +305,6 @@ export class RunTables {
     // DuckDB's threads add in any order; what is kept has the digits that they agree on.
     const shares = new Map(sums.map(({ split, outside, total }) => [split, rounded((outside ?? 0) / (total || 1), 6)]));
     return (split) => shares.get(split) ?? 0;
-  }
-
-  /** Fills a new table from columns. */
-  async #load(table: string, columns: Columns): Promise<void> {
-    const described = Object.entries(columns).map(([name, [type]]) => `"${name}" ${type}`);
-    await this.#db.run(`CREATE OR REPLACE TEMP TABLE ${table} (${described.join(", ")})`);
-    await this.#append(table, Object.values(columns));
-  }
-
-  /** Adds rows to a table: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
-  async #append(table: string, columns: readonly Column[]): Promise<void> {
-    const types = columns.map(([type]) => type);
-    const rows = columns[0]?.[1].length ?? 0;
-    const uneven = columns.findIndex(([, values]) => values.length !== rows);
-    if (uneven >= 0) {
-      throw new Error(`internal: column ${uneven} of ${table} has ${columns[uneven]?.[1].length} rows, not ${rows}`);
-    }
-    const appender = await this.#db.createAppender(table, "main", "temp");
-    for (let start = 0; start < rows; start += vectorSize) {
-      const chunk = DuckDBDataChunk.create(types);
-      // DuckDB's declaration wants plain arrays; it only reads length and elements.
-      const part = columns.map(([, values]) => values.slice(start, start + vectorSize) as unknown as DuckDBValue[]);
-      chunk.setColumns(part);
-      appender.appendDataChunk(chunk);
-    }
-    appender.closeSync();
   }
 
   /** Whether a site's checkpoint is there and whole. */
@@ -417,10 +375,6 @@ function columnsOf(place: number, means: readonly RankedMeans[]): Column[] {
     [INTEGER, rank],
   ];
 }
-
-/** A column of texts, from one that counts them from 0. */
-const named = (texts: readonly string[], column: string) =>
-  `CAST([${texts.map(text).join(", ")}] AS VARCHAR[])[${column} + 1]`;
 
 /** The columns of effects.parquet without a row, for the score that has none. */
 const noEffects = `SELECT ''::VARCHAR AS split, ''::VARCHAR AS "case", ''::VARCHAR AS site, 0::INTEGER AS node, 0::INTEGER AS position,

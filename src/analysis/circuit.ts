@@ -1,0 +1,303 @@
+import { duration } from "../amounts.ts";
+import type { Check } from "../circuit/checks.ts";
+import { type EdgeRows, edgeRows } from "../circuit/edge-rows.ts";
+import { type EdgeSums, edgesOfSums, sumEdges } from "../circuit/edge-sums.ts";
+import { edges, type Jacobian, type SiteEdges } from "../circuit/edges.ts";
+import type { CircuitGraph, GraphAbout } from "../circuit/graph.ts";
+import { graphOf } from "../circuit/graph-of.ts";
+import { prune } from "../circuit/influence.ts";
+import { pathShape, routeTo } from "../circuit/paths.ts";
+import { effectsOf } from "../effects/dispatch.ts";
+import { errorFeature } from "../effects/rows.ts";
+import { secantSteps } from "../effects/secant.ts";
+import { UserError } from "../errors.ts";
+import { isChanged, type PrefixForest, prefixForest } from "../forest/forest.ts";
+import type { Features } from "../interventions/ablation.ts";
+import { parameterCount } from "../models/model.ts";
+import type { Reporter } from "../progress.ts";
+import { groupKey, type TokenPair } from "../prompts/pairs.ts";
+import { compareSites, type SiteName } from "../site.ts";
+import { type Choice, chooseCircuit, type EvaluateInput, ofSplit, watchOf } from "./evaluate.ts";
+
+/** What a circuit is made of, and how. */
+export interface CircuitOptions extends Choice {
+  readonly jacobian: Jacobian;
+  /** Least |edge| in logits, mean over pairs. */
+  readonly edgeThreshold: number;
+  /** Shares of influence that the drawn graph keeps, of nodes and of edges. */
+  readonly influence: number;
+  readonly edgeInfluence: number;
+  /** Whether rows of edges have their target's position. */
+  readonly byPosition: boolean;
+}
+
+export interface CircuitInput extends EvaluateInput {
+  /** The pairs over which edges are taken; `pairs` are those among which it is chosen, on their train pairs. */
+  readonly drawn: readonly TokenPair[];
+  /** All pairs of the run, whose nodes give rows by position their numbers. */
+  readonly all: readonly TokenPair[];
+  readonly about: Omit<GraphAbout, "method" | "jacobian" | "slope" | "slopeCap" | "ablation">;
+}
+
+/** Where parts of a circuit are kept, so that an interrupted command goes on. */
+export interface CircuitPlaces {
+  chosen(): Promise<Features | undefined>;
+  keepChosen(features: Features): Promise<void>;
+  read(target: SiteName | "metric"): Promise<EdgeSums | undefined>;
+  write(sums: EdgeSums, rows: EdgeRows): Promise<void>;
+}
+
+/** What of a site's effects lies where, in logits, mean over pairs. */
+export interface SiteShare {
+  readonly site: SiteName;
+  /** Features of the circuit. */
+  readonly features: number;
+  /** Σ of their effects. */
+  readonly carried: number;
+  readonly error: number;
+  /** Σ of all effects of the site. */
+  readonly total: number;
+  /** What of the circuit's features no edge carries: slopes that were capped, features outside the circuit, edges under the threshold. */
+  readonly remainder: number;
+}
+
+export interface FoundCircuit {
+  readonly features: Features;
+  /** All features, errors and edges; and what is drawn of them. */
+  readonly whole: CircuitGraph;
+  readonly drawn: CircuitGraph;
+  readonly shares: readonly SiteShare[];
+  readonly checks: readonly Check[];
+}
+
+/**
+ * Chooses a circuit on train pairs, and finds the edges between its features, errors and tokens over some pairs.
+ *
+ * @throws UserError if none can be chosen, or thresholds leave nothing; StoppedError if asked to stop, target sites that are finished stay in their places
+ */
+export async function findCircuit(
+  input: CircuitInput,
+  options: CircuitOptions,
+  places: CircuitPlaces,
+  reporter: Reporter,
+): Promise<FoundCircuit> {
+  const features = await chosenFeatures(input, options, places, reporter);
+  const { loaded, dictionaries, drawn } = input;
+  const forest = prefixForest(drawn);
+  const given = { ...loaded, ...watchOf(reporter), forest, dictionaries };
+  const method = options.jacobian === "secant" ? "secant" : "analytic";
+
+  reporter.begin("effects", dictionaries.size);
+  const effects = new Map<SiteName, SiteSums>();
+  for await (const { rows } of effectsOf(method, given)) {
+    const own = new Map<number, { effect: number; nodes: number }>();
+    rows.feature.forEach((feature, i) => {
+      const sum = own.get(feature) ?? { effect: 0, nodes: 0 };
+      sum.effect += rows.effect[i]! / drawn.length;
+      sum.nodes++;
+      own.set(feature, sum);
+    });
+    effects.set(rows.site, own);
+    reporter.set(effects.size);
+  }
+  const sums = await edgeSums(input, forest, features, effects, options, places, reporter);
+  const [parts, flows] = [[...sums.found.values()], sums.flows];
+  const { jacobian, edgeThreshold: least } = options;
+  const about: GraphAbout = {
+    ...input.about,
+    method,
+    jacobian,
+    slope: jacobian === "secant" ? "secant" : "clean",
+    ...(jacobian === "secant" && { slopeCap }),
+    ...(options.way === "masks" || options.way === "mask-ig" ? { ablation: options.ablation } : {}),
+  };
+  const known = new Map([...effects].map(([site, of]) => [site, columnsOf(of)]));
+  const whole = await graphOf(parts.flatMap(edgesOfSums), { pairs: drawn.length, about, effects: known, least });
+  const pruned = prune(whole, { nodes: options.influence, edges: options.edgeInfluence });
+  if (pruned.edges.length === 0) {
+    const largest = Math.max(0, ...whole.edges.map(({ value }) => Math.abs(value)));
+    throw new UserError(
+      `--edge_threshold: expected less than leaves no path from tokens to the metric, got ${least}, where the largest edge left is ${largest.toPrecision(3)}. Lower it, or raise --influence.`,
+    );
+  }
+  const remainders = new Map<SiteName, number>();
+  for (const { kind, site, remainder = 0 } of whole.nodes) {
+    if (kind === "feature") remainders.set(site!, (remainders.get(site!) ?? 0) + remainder);
+  }
+  return {
+    features,
+    whole,
+    drawn: pruned,
+    checks: [...parts.flatMap(({ checks }) => checks as Check[]), ...flows],
+    shares: [...dictionaries.keys()].map((site) => {
+      const of = effects.get(site)!;
+      const list = features.get(site) ?? [];
+      return {
+        site,
+        features: list.length,
+        carried: list.reduce((sum, feature) => sum + (of.get(feature)?.effect ?? 0), 0),
+        error: of.get(errorFeature)?.effect ?? 0,
+        total: [...of.values()].reduce((sum, { effect }) => sum + effect, 0),
+        remainder: remainders.get(site) ?? 0,
+      };
+    }),
+  };
+}
+
+/** Of a site's features and its error: mean effects, and at how many nodes they change. */
+type SiteSums = ReadonlyMap<number, { readonly effect: number; readonly nodes: number }>;
+
+const columnsOf = (of: SiteSums) => {
+  const features = [...of].filter(([feature]) => feature !== errorFeature);
+  return {
+    feature: features.map(([feature]) => feature),
+    effect: features.map(([, { effect }]) => effect),
+    error: of.get(errorFeature)?.effect ?? null,
+  };
+};
+
+/** Slopes Δf/Δz of larger size are taken for this one. */
+const slopeCap = 3;
+
+async function chosenFeatures(
+  input: CircuitInput,
+  options: CircuitOptions,
+  places: CircuitPlaces,
+  reporter: Reporter,
+): Promise<Features> {
+  const known = await places.chosen();
+  if (known) return known;
+  const train = ofSplit(input.pairs, "train");
+  if (train.length === 0) {
+    throw new UserError(
+      "pairs: expected train pairs, on which circuits are chosen, got only test pairs. Name them train.",
+    );
+  }
+  const features = await chooseCircuit(input, train, options, reporter);
+  await places.keepChosen(features);
+  return features;
+}
+
+/** Edges into all targets, from the places where they are kept or computed now. */
+async function edgeSums(
+  input: CircuitInput,
+  forest: PrefixForest,
+  features: Features,
+  effects: ReadonlyMap<SiteName, SiteSums>,
+  { jacobian, byPosition, edgeThreshold }: CircuitOptions,
+  places: CircuitPlaces,
+  reporter: Reporter,
+): Promise<{ found: ReadonlyMap<string, EdgeSums>; flows: readonly Check[] }> {
+  const { loaded, dictionaries, drawn, all } = input;
+  const sites = [...dictionaries.keys()].sort(compareSites);
+  const found = new Map<string, EdgeSums>();
+  for (const target of [...sites, "metric" as const]) {
+    const known = await places.read(target);
+    if (known) found.set(target, known);
+  }
+  const missing = sites.filter((site) => site !== "embed" && !found.has(site));
+  const targets = new Map(missing.map((site) => [site, [...(features.get(site) ?? []), "error" as const]]));
+  const work = edgeWork(input, forest, targets, effects, jacobian);
+  if (work.seconds > longSeconds) {
+    reporter.line(`Edges: about ${Math.round(work.products)} vector–Jacobian products, ${duration(work.seconds)}.`);
+  }
+  const kept = new Map([...features].map(([site, list]) => [site, new Set(list)]));
+  const counts = new Map<string, number>();
+  for (const { pair } of drawn) {
+    const key = groupKey(pair.split, pair.case);
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  const inRun = byPosition ? numbersIn(all, forest) : null;
+  const options = {
+    pairsOf: ({ split, case: name }: { split: TokenPair["pair"]["split"]; case: string }) =>
+      counts.get(groupKey(split, name))!,
+    least: edgeThreshold,
+    placeOf: (node: number) => ({ node: inRun![node]!, position: forest.backward.position[node]! }),
+  };
+  reporter.begin("edges", sites.length + 1);
+  let flows: readonly Check[] = [];
+  const own = new Map<SiteName | "metric", readonly Check[]>();
+  let [target, blocks]: [SiteName | "metric" | undefined, SiteEdges[]] = [undefined, []];
+  let done = 0;
+  const keep = async () => {
+    if (target === undefined) return;
+    reporter.set(++done);
+    if (!found.has(target)) {
+      const isKept = (site: SiteName, feature: number) => site === "embed" || (kept.get(site)?.has(feature) ?? false);
+      const sums = sumEdges(target, blocks, isKept, [...(own.get(target) ?? [])]);
+      await places.write(sums, edgeRows(target, blocks, options));
+      found.set(target, sums);
+    }
+    blocks = [];
+  };
+  const { stopped } = reporter;
+  const generator = edges(
+    { ...loaded, stopped, forest, dictionaries },
+    {
+      targets,
+      jacobian,
+      cap: slopeCap,
+      byNode: byPosition,
+      onTarget: (of, checks) => own.set(of, checks),
+      onChecks: (checks) => {
+        flows = checks.filter(({ name }) => name.startsWith("edges out of"));
+      },
+    },
+  );
+  for await (const one of generator) {
+    if (one.target !== target) {
+      await keep();
+      target = one.target;
+    }
+    blocks.push(one);
+  }
+  await keep();
+  // In order of computation, which graphs want.
+  return { found: new Map([...sites, "metric"].flatMap((of) => (found.has(of) ? [[of, found.get(of)!]] : []))), flows };
+}
+
+/** Seconds of work from which on it is told beforehand. */
+const longSeconds = 5;
+/** Floating-point operations per second that products with Jacobians reach. */
+const rate = 60e9;
+
+/** How many products with sublayers' Jacobians edges take, of vectors, and about how long. */
+function edgeWork(
+  { loaded: { model }, dictionaries }: CircuitInput,
+  { backward }: PrefixForest,
+  targets: ReadonlyMap<SiteName, readonly (number | "error")[]>,
+  effects: ReadonlyMap<SiteName, SiteSums>,
+  jacobian: Jacobian,
+): { products: number; seconds: number } {
+  const chosen = new Set(dictionaries.keys());
+  const changed = backward.token.reduce((sum, _, node) => sum + (isChanged(backward, node) ? 1 : 0), 0);
+  const points = jacobian === "secant" ? secantSteps([...chosen]) : 1;
+  let products = 0;
+  for (const [site, list] of targets) {
+    const { steps } = routeTo(site, chosen, pathShape(model));
+    const nodes = list.reduce<number>(
+      (sum, one) => sum + (one === "error" ? changed : (effects.get(site)?.get(one)?.nodes ?? 0)),
+      0,
+    );
+    products += nodes * steps.length * points;
+  }
+  // Forward and backward through half of a layer's weights.
+  const perProduct = (4 * (parameterCount(model) / model.layers)) / 2;
+  return { products, seconds: (products * perProduct) / rate };
+}
+
+/** For each backward node of a forest its number in that of all pairs, which the run's tables have. */
+function numbersIn(all: readonly TokenPair[], { backward }: PrefixForest): Int32Array {
+  const key = (of: PrefixForest["backward"], node: number, parent: number) => {
+    const { split, case: name } = of.groups[of.group[node]!]!;
+    return `${parent} ${split} ${name} ${of.token[node]} ${of.patchToken[node]}`;
+  };
+  const whole = prefixForest(all).backward;
+  const numbers = new Map(Array.from({ length: whole.size }, (_, n) => [key(whole, n, whole.parent[n]!), n]));
+  const found = new Int32Array(backward.size);
+  for (let node = 0; node < backward.size; node++) {
+    const parent = backward.parent[node]!;
+    found[node] = numbers.get(key(backward, node, parent < 0 ? -1 : found[parent]!))!;
+  }
+  return found;
+}

@@ -1,0 +1,245 @@
+import { join } from "node:path";
+import { type CircuitOptions, type FoundCircuit, findCircuit } from "../analysis/circuit.ts";
+import { isByAblation, ofSplit, parseWay } from "../analysis/evaluate.ts";
+import { attributionGraph } from "../circuit/export/attribution.ts";
+import { graphMl } from "../circuit/export/graphml.ts";
+import { graphSvg } from "../circuit/export/svg.ts";
+import { UserError } from "../errors.ts";
+import { featuresJson } from "../interventions/evaluation.ts";
+import type { Reporter } from "../progress.ts";
+import type { Split, TokenPair } from "../prompts/pairs.ts";
+import { type CircuitFile, circuitFiles, circuitParts, openCircuitFolder, writeCircuit } from "../results/circuit.ts";
+import { closeFinished } from "../results/folder.ts";
+import { jobProblem, writeFileAtomic } from "../storage/files.ts";
+import { versions } from "../storage/package.ts";
+import { identityOf, type OpenRun, openRun, pairsOfCases } from "./open-run.ts";
+
+/** The flags of `sfc circuit`, as they come from the command line. */
+export interface CircuitFlags {
+  readonly way: string;
+  readonly size?: number;
+  readonly threshold?: number;
+  readonly ablation: CircuitOptions["ablation"];
+  readonly edges: CircuitOptions["jacobian"];
+  readonly edge_threshold: number;
+  readonly influence: number;
+  readonly edge_influence: number;
+  /** The pairs over which edges are taken. */
+  readonly split: Split | "both";
+  /** One pair of the run instead, counted from 1 as the lines of pairs.jsonl. */
+  readonly pair?: number;
+  readonly by_position?: boolean;
+  readonly cases?: string;
+  readonly layers?: string;
+  readonly sites?: string;
+  readonly output_dir?: string;
+  readonly force?: boolean;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+/** What `sfc circuit` is asked. */
+export interface CircuitRequest {
+  /** The folder of a finished run. */
+  readonly run: string;
+  /** The circuit's folder. */
+  readonly folder: string;
+  readonly flags: CircuitFlags;
+}
+
+export interface CircuitOutcome {
+  readonly file: CircuitFile;
+  /** Whether it had been finished before and nothing was computed. */
+  readonly again: boolean;
+}
+
+/**
+ * Makes a circuit of a run: its features, the edges between them, and drawings (`sfc circuit`).
+ *
+ * @throws UserError for bad input; StoppedError if asked to stop, finished target sites stay for the next call
+ */
+export async function circuit(request: CircuitRequest, reporter: Reporter): Promise<CircuitOutcome> {
+  const { folder: path, flags } = request;
+  const { edge_threshold, influence, edge_influence, split, sites = null, layers = null, pair = null } = flags;
+  const cases = flags.cases?.split(",").map((name) => name.trim()) ?? null;
+  const asked: CircuitOptions = {
+    way: parseWay(flags.way),
+    size: flags.threshold === undefined ? (flags.size ?? defaultSize) : null,
+    threshold: flags.threshold ?? null,
+    ablation: flags.ablation,
+    jacobian: flags.edges,
+    edgeThreshold: edge_threshold,
+    influence,
+    edgeInfluence: edge_influence,
+    byPosition: flags.by_position === true,
+  };
+  checkShare("--influence", influence);
+  checkShare("--edge_influence", edge_influence);
+  await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
+  const pairs = pairsOfCases(open, cases);
+  const drawn = drawnPairs(open, pairs, split, pair);
+  const { way, size, threshold, ablation, byPosition } = asked;
+  const options: CircuitFile["options"] = {
+    run: request.run,
+    way,
+    size,
+    threshold,
+    ablation,
+    edges: asked.jacobian,
+    edge_threshold,
+    influence,
+    edge_influence,
+    by_position: byPosition,
+    split,
+    pair,
+    sites,
+    layers,
+    cases,
+  };
+  const folder = await openCircuitFolder(path, options, flags.force === true);
+  const madeOf = { run: identityOf(open), versions: await versions() };
+  if (folder.state === "finished") {
+    if (folder.manifest.run !== madeOf.run) {
+      throw new UserError(
+        `output folder: expected a circuit of this run, got one of another by the same name in ${path}. Give --force to replace it.`,
+        { code: "changed_input" },
+      );
+    }
+    reporter.end();
+    return { file: folder.manifest, again: true };
+  }
+  try {
+    if (folder.state === "resume") reporter.line(`Resuming the interrupted circuit in ${path}.`);
+    const file: CircuitFile = {
+      command: "circuit",
+      status: "running",
+      options,
+      ...madeOf,
+      circuit: null,
+      pairs: drawn.length,
+      checks: [],
+      scores: null,
+      sites: [],
+      graph: null,
+      strongest: [],
+    };
+    await writeCircuit(path, file);
+    const parts = await circuitParts(folder, madeOf, () =>
+      reporter.line("The run or this program changed since the interruption, so the circuit starts over."),
+    );
+    try {
+      const { loaded, dictionaries, opened, run } = open;
+      const { manifest } = run;
+      const named = [...new Set(drawn.map(({ pair }) => pair.case))];
+      const splits = [...new Set(drawn.map(({ pair }) => pair.split))];
+      const about = {
+        model: manifest.model!.name,
+        layers: loaded.model.layers,
+        dictionaries: manifest.dictionaries.flatMap(({ site, source }) =>
+          dictionaries.has(site) ? [{ site, source }] : [],
+        ),
+        subject: { kind: "pairs", pairs: drawn.length, cases: named, split: splits.length === 1 ? splits[0]! : null },
+        metric: "logit(patch answer) − logit(clean answer)",
+      } as const;
+      const { outside } = opened.tokenizer;
+      const found = await findCircuit(
+        { loaded, dictionaries, outside, pairs, drawn, all: open.pairs, about },
+        asked,
+        parts,
+        reporter,
+      );
+      opened.inputs.check();
+      reporter.begin("writing", 1);
+      await parts.writeEdges(
+        join(path, circuitFiles.edges),
+        [...dictionaries.keys()].filter((site) => site !== "embed").concat("metric"),
+      );
+      await writeGraph(path, found);
+      const finished: CircuitFile = { ...file, ...foundJson(open, pairs, asked, found), status: "finished" };
+      await writeCircuit(path, finished);
+      await closeFinished(folder);
+      reporter.end();
+      return { file: finished, again: false };
+    } finally {
+      parts.close();
+    }
+  } catch (error) {
+    throw jobProblem(open.opened.inputs.reasonOf(error), path);
+  } finally {
+    await folder.release();
+  }
+}
+
+function checkShare(flag: string, value: number): void {
+  if (value > 0 && value <= 1) return;
+  throw new UserError(`${flag}: expected a share over 0 and up to 1, got ${value}. The default keeps most.`);
+}
+
+/** The pairs over which edges are taken. @throws UserError if there are none */
+function drawnPairs(
+  open: OpenRun,
+  pairs: readonly TokenPair[],
+  split: CircuitFlags["split"],
+  pair: number | null,
+): readonly TokenPair[] {
+  if (pair !== null) {
+    const one = open.pairs[pair - 1];
+    if (one) return [one];
+    throw new UserError(`--pair: expected 1 to ${open.pairs.length}, a line of the run's pairs.jsonl, got ${pair}.`);
+  }
+  const own = split === "both" ? pairs : ofSplit(pairs, split);
+  if (own.length > 0) return own;
+  throw new UserError(`--split ${split}: expected some pairs in it, got none. Choose another split or more cases.`);
+}
+
+async function writeGraph(path: string, { drawn }: FoundCircuit): Promise<void> {
+  const write = (name: string, text: string) => writeFileAtomic(join(path, name), text);
+  await write(circuitFiles.svg, graphSvg(drawn));
+  await write(circuitFiles.graphml, graphMl(drawn));
+  const json = attributionGraph(drawn, { slug: "circuit", pinned: 16 });
+  await write(circuitFiles.graph, `${JSON.stringify(json, null, 1)}\n`);
+}
+
+/** Features in a circuit where no size is given. */
+const defaultSize = 60;
+/** How many of the strongest edges the manifest names. */
+const strongestEdges = 10;
+
+function foundJson(
+  { run: { manifest }, dictionaries }: OpenRun,
+  pairs: readonly TokenPair[],
+  { way, ablation }: CircuitOptions,
+  { features, whole, drawn, shares, checks }: FoundCircuit,
+): Pick<CircuitFile, "circuit" | "checks" | "scores" | "sites" | "graph" | "strongest"> {
+  const train = ofSplit(pairs, "train");
+  const { name, sha256 } = manifest.model!;
+  return {
+    circuit: {
+      format: 1,
+      features: featuresJson(features),
+      sites: [...dictionaries.keys()],
+      way,
+      ablation: isByAblation(way) ? ablation : null,
+      errors: "ablated",
+      cases: [...new Set(train.map(({ pair }) => pair.case))],
+      pairs: train.length,
+      model: { name, sha256: sha256! },
+      dictionaries: manifest.dictionaries.flatMap(({ site, sha256: of }) =>
+        dictionaries.has(site) ? [{ site, sha256: of }] : [],
+      ),
+    },
+    checks: [...checks],
+    scores: drawn.about.scores!,
+    sites: [...shares],
+    graph: {
+      nodes: whole.nodes.length,
+      edges: whole.edges.length,
+      drawn_nodes: drawn.nodes.length,
+      drawn_edges: drawn.edges.length,
+    },
+    strongest: whole.edges
+      .toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value))
+      .slice(0, strongestEdges)
+      .map(({ source, target, value }) => ({ source, target, edge: value })),
+  };
+}
