@@ -11,7 +11,7 @@ let [home, run] = ["", ""];
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), "sfc-circuit-"));
   run = join(home, "run");
-  const sites = ["--sites", "resid_post", "--layers", "1-3"];
+  const sites = ["--sites", "attn_out,mlp_out,resid_post", "--layers", "2-3"];
   await succeeds(["run", ...sites, "--num_examples", "2", "--method", "secant", "--quiet", "--output_dir", run]);
 });
 afterAll(() => rm(home, { recursive: true, force: true }));
@@ -21,7 +21,7 @@ const fileIn = async (folder: string) =>
   circuitFileSchema.parse(JSON.parse(await readFile(join(folder, "circuit.json"), "utf8")));
 const table = async (file: string) => parquetReadObjects({ file: await asyncBufferFromFile(file) });
 
-it("makes a circuit whose edges add up to the run's effects, and that sfc evaluate measures as its own", async () => {
+it("makes a circuit whose checks pass and that sfc evaluate measures as its own", async () => {
   const folder = join(run, "circuit");
   const { stdout } = await succeeds(["circuit", run, ...small]);
   expect(stdout).toContain("Circuit of 12 features");
@@ -34,22 +34,6 @@ it("makes a circuit whose edges add up to the run's effects, and that sfc evalua
   );
   expect(lintAttributionGraph(JSON.parse(await readFile(join(folder, "circuit.graph.json"), "utf8")))).toEqual([]);
 
-  const sums = new Map<string, number>();
-  for (const { split, case: name, target_site, target, edge } of await table(join(folder, "edges.parquet"))) {
-    const key = `${split} ${name} ${target_site} ${target}`;
-    sums.set(key, (sums.get(key) ?? 0) + edge);
-  }
-  const features = (await table(join(run, "features.parquet"))).filter(({ effect_abs }) => effect_abs > 0.05);
-  const shared = features.filter(({ split, case: name, site, feature }) =>
-    sums.has(`${split} ${name} ${site} ${feature}`),
-  );
-  expect(shared.length).toBeGreaterThan(10);
-  for (const { split, case: name, site, feature, effect } of shared) {
-    // Ways through a whole layer add up to a few per cent.
-    const sum = sums.get(`${split} ${name} ${site} ${feature}`)!;
-    expect(Math.abs(sum - effect), `${name} ${site}/${feature}`).toBeLessThan(0.1 * Math.abs(effect) + 0.02);
-  }
-
   const evaluation = join(home, "evaluation");
   const flags = ["--ways", "secant", "--sizes", "12", "--cases", "nounpp_singular,nounpp_plural"];
   const given = ["--circuit", join(folder, "circuit.json")];
@@ -58,6 +42,27 @@ it("makes a circuit whose edges add up to the run's effects, and that sfc evalua
   const of = (way: string) => curves.find((one: { way: string }) => one.way === way).points[0].faithfulness;
   expect(of("given")).toBeCloseTo(of("secant"), 10);
   expect(Object.values(circuit!.features).flat()).toHaveLength(12);
+}, 120_000);
+
+it("has edges into residual targets that add up to the run's effects, where every way into them is the stream itself", async () => {
+  const folder = join(home, "all-sites");
+  const sites = ["--sites", "attn_out,mlp_out,resid_post", "--size", "40", "--way", "secant"];
+  await succeeds(["circuit", run, ...sites, "--cases", "nounpp_singular,nounpp_plural", "--output_dir", folder]);
+  const sums = new Map<string, number>();
+  for (const { split, case: name, target_site, target, edge } of await table(join(folder, "edges.parquet"))) {
+    const key = `${split} ${name} ${target_site} ${target}`;
+    sums.set(key, (sums.get(key) ?? 0) + edge);
+  }
+  const own = (await table(join(run, "features.parquet"))).filter(
+    ({ split, case: name, site, feature }) =>
+      site === "resid_post.3" && sums.has(`${split} ${name} ${site} ${feature}`),
+  );
+  expect(own.length).toBeGreaterThan(5);
+  const scale = Math.max(...own.map(({ effect_abs }) => effect_abs));
+  for (const { split, case: name, site, feature, effect } of own) {
+    const gap = Math.abs(sums.get(`${split} ${name} ${site} ${feature}`)! - effect);
+    expect(gap, `${name} ${site}/${feature}`).toBeLessThan(1e-4 * scale);
+  }
 }, 120_000);
 
 it("goes on after kill -9 from the target sites that were done, to the same edges", async () => {

@@ -11,7 +11,8 @@ support the clean answer. What the circuit is worth, sfc evaluate RUN --circuit 
 The circuit's folder has
   circuit.json        the features, shares by site, checks
   edges.parquet       all edges into them: split, case, target_site, target, source_site, source, edge; −1 is a site's error, −2 its tokens,
-                      −4 what no edge carries; a target's rows add up to its effect
+                      −4 what no edge carries; the rows of a residual target add up to its
+                      effect where attn_out, mlp_out and resid_post are all sites, others about so
   circuit.svg         a drawing of what carries most influence; circuit.graphml the same for Gephi, yEd, Cytoscape and NetworkX
   circuit.graph.json  the same for circuit-tracer's page and Neuronpedia
 
