@@ -1,9 +1,10 @@
 import type { CircuitGraph, GraphAbout, GraphEdge, GraphNode } from "../circuit/graph.ts";
-import { prune } from "../circuit/influence.ts";
+import { influenceOf, prune } from "../circuit/influence.ts";
 import type { Evaluation } from "../interventions/evaluation.ts";
 
 /** A circuit's graph as the report has it: what `graph.json` holds, edges as columns of equal length. */
 export interface ReportCircuit {
+  /** With the scores of the whole graph. */
   readonly about: GraphAbout;
   readonly nodes: readonly GraphNode[];
   readonly edges: {
@@ -35,8 +36,13 @@ export function reportCircuit(graph: CircuitGraph, limit: number, round: (value:
   const kept = falling.slice(0, limit);
   const rest = Float64Array.from(graph.nodes, ({ remainder = 0 }) => remainder);
   for (const { target, value } of falling.slice(limit)) rest[places.get(target)!]! += value;
+  const { replacement, completeness } = influenceOf(graph);
+  const scores = {
+    replacement: replacement === null ? null : round(replacement),
+    completeness: completeness === null ? null : round(completeness),
+  };
   const circuit: Omit<ReportCircuit, "start"> = {
-    about: graph.about,
+    about: { ...graph.about, scores },
     nodes: graph.nodes.map(({ remainder: _, ...node }, n) => ({
       ...node,
       effect: round(node.effect),

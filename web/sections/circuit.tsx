@@ -26,7 +26,7 @@ export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; kno
   const drawn = useMemo(() => new Set(shown.nodes.map(({ id }) => id)), [shown]);
   const names = new Map(graph.nodes.map((node) => [node.id, node]));
   const listed = drawn.has(chosen) ? falling : [...falling, ...graph.nodes.filter(({ id }) => id === chosen)];
-  const { replacement, completeness } = shown.about.scores ?? { replacement: null, completeness: null };
+  const { replacement, completeness } = circuit.about.scores ?? { replacement: null, completeness: null };
   return (
     <Section id="circuit" title="How do they work together?">
       <p>
@@ -68,9 +68,10 @@ export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; kno
       <p class="note" role="status">
         {whole(shown.nodes.length)} of {whole(circuit.nodes.length)} nodes and {whole(shown.edges.length)} of{" "}
         {whole(circuit.edges.value.length + circuit.left)} edges are drawn.
-        {replacement !== null && ` Of the influence of tokens and errors, ${percentOf(replacement)} is the tokens'.`}
+        {replacement !== null &&
+          ` In the whole graph, ${percentOf(replacement)} of the influence of tokens and errors is the tokens'.`}
         {completeness !== null &&
-          ` Of what comes to the nodes, ${percentOf(completeness)} comes from no error and is no remainder.`}
+          ` Of all that comes to its nodes, ${percentOf(completeness)} comes from no error and is no remainder.`}
         {circuit.left > 0 &&
           ` The ${whole(circuit.left)} weakest edges are not in this page: they count as remainders.`}
       </p>
