@@ -58,13 +58,13 @@ export async function evaluateSubsets(
     for (const site of base.sites.keys()) {
       hooks.set(site, await replacingHook(dictionaries.get(site)!, loaded.dtype, { whole: all }));
     }
+    const at = replacementsOf(base, loaded.dtype);
     const jobs = some.flatMap((subset) => {
-      const at = replacementsOf(base, subset, loaded.dtype);
       const m = results[subsets.indexOf(subset)]!;
       return packs.map(
         (pack): Job => ({
           pack,
-          inputs: (site) => at(site, pack, outside),
+          inputs: (site) => at(subset, site, pack, outside),
           metric(values) {
             pack.metric.end.forEach((end, i) => {
               m[end] = values[i]!;
@@ -107,12 +107,13 @@ export function cleanMetric({ metric }: Pack): Pack["metric"] {
   };
 }
 
-/** What a subset puts in place at the rows of packs; weights of a site are made once. */
-function replacementsOf(base: AblationBase, subset: Subset, dtype: "float32" | "float64") {
-  const known = new Map<SiteName, SubsetAtSite>();
-  return (site: SiteName, pack: Pack, outside: OutsideText): Inputs => {
-    const at = known.get(site) ?? subsetAt(base.sites.get(site)!, site, base, subset, dtype);
-    known.set(site, at);
+/** What a subset puts in place at the rows of packs. Of each site the last subset's is kept: jobs come subset by subset, and all of them together would take the memory of a base for each. */
+function replacementsOf(base: AblationBase, dtype: "float32" | "float64") {
+  const last = new Map<SiteName, { readonly subset: Subset; readonly at: SubsetAtSite }>();
+  return (subset: Subset, site: SiteName, pack: Pack, outside: OutsideText): Inputs => {
+    const known = last.get(site);
+    const at = known?.subset === subset ? known.at : subsetAt(base.sites.get(site)!, site, base, subset, dtype);
+    last.set(site, { subset, at });
     const D = at.picked.width;
     const floats = (n: number) => newFloats(dtype, n);
     const N = pack.tokens.length;
