@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -111,6 +111,9 @@ it.each([
   [["--sites", "mlp_out"], /--sites: expected some that the run has/],
   [["--layers", "9"], /--layers: expected blocks 0 to 5/],
   [["--ways", "neurons"], /--ways neurons: expected --sites mlp_out/],
+  [["--ways", "random,basis"], /--ways random: expected a way that chooses features/],
+  [["--sizes", "5", "--transfer", "6"], /--transfer: expected one of --sizes 5, got 6/],
+  [["--sizes", "5", "--ways", "basis", "--transfer", "5"], /--transfer: expected a way that chooses features/],
   [["--circuit", "nowhere.json"], /expected a file that can be read/],
 ])("refuses %s in one line", async (flags, reason) => {
   const { code, stdout, stderr } = await sfc("evaluate", run, ...flags, "--output_dir", join(home, "refused"));
@@ -174,10 +177,65 @@ it("refuses folders that hold no finished run, another evaluation, and circuits 
   expectError(await evaluateIt({ features: { "resid_post.1": [1536] } }), 1, "1536", path);
   expectError(await evaluateIt({ features: { "resid_post.5": [1] } }), 1, "resid_post.5", path);
   expectError(await evaluateIt({ features: 3 }), 1, "features", path);
+  expectError(await evaluateIt({ features: { "resid_post.1": [226, 226] } }), 1, "ascending", path);
   expect((await evaluateIt({})).code).toBe(0);
   const { curves } = (await fileIn(join(home, "given"))).evaluation!;
   expect(curves.filter(({ way }) => way === "given").map(({ points }) => points.map(({ size }) => size))).toEqual([
     [2],
     [2],
   ]);
+  expectError(await evaluateIt({ features: { "resid_post.1": [226] } }), 1, "this run and circuit", "--force");
+}, 120_000);
+
+it("knows a finished evaluation again when its run is moved or named in another way, and chooses each way once", async () => {
+  const [before, after] = [join(home, "before"), join(home, "after")];
+  await cp(run, before, { recursive: true });
+  await rm(join(before, "evaluation"), { recursive: true, force: true });
+  const flags = ["--sizes", "5", "--ways", "secant,secant", "--cases", "simple_singular"];
+  await succeeds(["evaluate", before, ...flags]);
+  const { curves } = (await fileIn(join(before, "evaluation"))).evaluation!;
+  expect(curves.map(({ split, points }) => [split, points.length])).toEqual([
+    ["train", 1],
+    ["test", 1],
+  ]);
+  await rename(before, after);
+  expect((await succeeds(["evaluate", `${after}/../after/`, ...flags])).stdout).toContain("Already there");
+}, 120_000);
+
+it("measures a given circuit where there are test pairs alone, and the others' curves on train beside those on test", async () => {
+  const lines = (await readFile(join(run, "pairs.jsonl"), "utf8"))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  const own = lines.filter((pair) => pair.case === "simple_singular").map((pair) => ({ ...pair, split: "test" }));
+  const other = lines.filter((pair) => pair.case === "simple_plural").map((pair) => ({ ...pair, split: "train" }));
+  const path = join(home, "halves.jsonl");
+  await writeFile(
+    path,
+    [...own, ...other].map(({ m_clean, m_patch, end, ...pair }) => `${JSON.stringify(pair)}\n`).join(""),
+  );
+  const halves = join(home, "halves");
+  await succeeds(["run", "--pairs", path, "--sites", "resid_post", "--layers", "2", "--quiet", "--output_dir", halves]);
+  const flags = ["evaluate", halves, "--by", "case", "--sizes", "5", "--ways", "secant"];
+  expectError(await sfc(...flags), 1, "expected train pairs", "simple_singular", "--circuit");
+  const { model, dictionaries } = JSON.parse(await readFile(join(halves, "run.json"), "utf8"));
+  const circuit = join(home, "given.json");
+  await writeFile(
+    circuit,
+    JSON.stringify({
+      format: 1,
+      features: { "resid_post.2": [1035] },
+      sites: ["resid_post.2"],
+      way: "secant",
+      ablation: null,
+      errors: "ablated",
+      cases: ["simple_singular"],
+      pairs: 2,
+      model: { name: model.name, sha256: model.sha256 },
+      dictionaries: dictionaries.map(({ site, sha256 }: { site: string; sha256: string }) => ({ site, sha256 })),
+    }),
+  );
+  const { stdout } = await succeeds([...flags, "--circuit", circuit]);
+  expect(stdout).toMatch(/simple_singular, mean ablation, errors ablated: \d test pairs/);
+  expect(stdout).toMatch(/simple_plural, mean ablation, errors ablated: \d train pairs/);
 }, 120_000);

@@ -110,14 +110,16 @@ export interface EvaluationPlaces {
 const maskCandidates = 300;
 /** Random circuits of each size. */
 const randomSeeds = [0, 1, 2];
-const transferWay = (ways: readonly Way[]): Way =>
-  ways.includes("masks") ? "masks" : (ways.find(isByScores) ?? ways[0]!);
+/** The way whose circuits are transferred; undefined where none chooses features. */
+const transferWay = (ways: readonly Way[]): Way | undefined =>
+  ways.includes("masks") ? "masks" : (ways.find(isByScores) ?? ways.find((way) => way === "mask-ig"));
 
 /**
  * Chooses circuits on train pairs and measures them on train and test: faithfulness and completeness over sizes, for each group of pairs, way of choosing
  * and kind of ablation.
  *
- * @throws UserError if there are no train pairs, or neurons are asked for where more than MLP outputs is ablated; StoppedError if asked to stop, finished groups stay in their places
+ * @throws UserError if there are no train pairs and no circuit is given, neurons are asked for where more than MLP outputs is ablated, random circuits
+ *   beside none, or a transfer of circuits that are not chosen; StoppedError if asked to stop, finished groups stay in their places
  */
 export async function evaluateCircuits(
   input: EvaluateInput,
@@ -125,12 +127,7 @@ export async function evaluateCircuits(
   places: EvaluationPlaces,
   reporter: Reporter,
 ): Promise<Evaluation> {
-  const other = [...input.dictionaries.keys()].find((site) => parseSite(site).kind !== "mlp_out");
-  if (options.ways.includes("neurons") && other !== undefined) {
-    throw new UserError(
-      `--ways neurons: expected --sites mlp_out with it, got ${other}. Neurons are what MLP outputs are made of.`,
-    );
-  }
+  checkEvaluation(input, options);
   const groups = groupsOfPairs(input.pairs, options.by);
   const found: GroupEvaluation[] = [];
   for (const [name, pairs] of groups) {
@@ -151,6 +148,39 @@ export async function evaluateCircuits(
 }
 
 export const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filter(({ pair }) => pair.split === split);
+
+/** Refuses what cannot be evaluated, before any work. @throws UserError as `evaluateCircuits` does */
+export function checkEvaluation(
+  { dictionaries, pairs }: Pick<EvaluateInput, "dictionaries" | "pairs">,
+  { by, ways, sizes, given, transfer }: EvaluateOptions,
+): void {
+  const other = [...dictionaries.keys()].find((site) => parseSite(site).kind !== "mlp_out");
+  if (ways.includes("neurons") && other !== undefined) {
+    throw new UserError(
+      `--ways neurons: expected --sites mlp_out with it, got ${other}. Neurons are what MLP outputs are made of.`,
+    );
+  }
+  const untrained = [...groupsOfPairs(pairs, by)].find(([, own]) => ofSplit(own, "train").length === 0)?.[0];
+  if (untrained !== undefined && (!given || transfer !== null)) {
+    throw new UserError(
+      `pairs: expected train pairs, on which circuits are chosen, got only test pairs of ${untrained}. Name some train, or give a circuit with --circuit and no --transfer.`,
+    );
+  }
+  if (ways.includes("random") && !given && ways.every((way) => (baselines as readonly string[]).includes(way))) {
+    throw new UserError(
+      `--ways random: expected a way that chooses features with it, got ${ways.join(",")}. Random circuits are like those of the first such way: add secant.`,
+    );
+  }
+  if (transfer === null) return;
+  if (!sizes.includes(transfer)) {
+    throw new UserError(`--transfer: expected one of --sizes ${sizes.join(",")}, got ${transfer}. Add it to them.`);
+  }
+  if (transferWay(ways) === undefined) {
+    throw new UserError(
+      `--transfer: expected a way that chooses features, got --ways ${ways.join(",")}. Add secant to them.`,
+    );
+  }
+}
 
 /** The construction of each case: what is left of its name without the group that `groupsOf` finds in it. */
 export function constructionsOf(cases: readonly string[]): (name: string) => string {
@@ -212,13 +242,14 @@ async function evaluateGroup(
   reporter: Reporter,
 ): Promise<GroupEvaluation> {
   const train = ofSplit(pairs, "train");
-  if (train.length === 0) {
-    throw new UserError(
-      `pairs: expected train pairs, on which circuits are chosen, got only test pairs of ${group}. Name them train, or give a circuit with --circuit.`,
+  if (train.length === 0 && options.ways.length > 0) {
+    reporter.line(
+      `There are no train pairs of ${group}, on which circuits are chosen: the given one alone is measured.`,
     );
+    return evaluateGroup(input, group, pairs, { ...options, ways: [] }, reporter);
   }
   const test = ofSplit(pairs, "test");
-  const measured = [await measure(input, "train", train, reporter)];
+  const measured = train.length > 0 ? [await measure(input, "train", train, reporter)] : [];
   if (test.length > 0) measured.push(await measure(input, "test", test, reporter));
 
   reporter.begin("scores", 1);
@@ -430,7 +461,8 @@ async function chosenByAblation(
     const target = activations.cleanMetric;
     const stages = await learnMasks(setting, base, target, {}, watchOf(reporter));
     reporter.begin("choosing", 1);
-    const fitting = sizes.filter((n) => n <= sizeOf(features));
+    // Of all sizes at least the smallest, whatever there is.
+    const fitting = sizes.filter((n) => n <= sizeOf(features) || n === Math.min(...sizes));
     const chosen = await chooseByMasks(setting, base, stages, target, fitting, watchOf(reporter));
     return [...byScores, ...chosen.map((own) => ({ way: "masks", features: own, ablation }))];
   } finally {
@@ -471,6 +503,11 @@ async function curvesOf(
     ];
     const metrics = await evaluateSubsets(setting, base, subsets, watchOf(reporter));
     const faith = faithfulness(pairs, setting.forest, activations.cleanMetric, metrics[0]!);
+    if (!Number.isFinite(faith.of(activations.cleanMetric))) {
+      throw new UserError(
+        `circuits: expected ablation at ${[...dictionaries.keys()].join(", ")} to change the metric, got no change on ${split} pairs of ${group}. Choose other --sites or --layers.`,
+      );
+    }
     const whole = faith.of(metrics[1]!);
     const pointOf = (i: number): CurvePoint => {
       const m = metrics[2 + 2 * i]!;
@@ -532,7 +569,8 @@ function faithfulness(
     byCase(m: Float64Array): Record<string, number> {
       const top = gain(m);
       const cases = [...new Set(pairs.map(({ pair }) => pair.case))];
-      return Object.fromEntries(cases.map((name) => [name, ratio(top, (p) => pairs[p]!.pair.case === name)]));
+      const of = cases.map((name) => [name, ratio(top, (p) => pairs[p]!.pair.case === name)] as const);
+      return Object.fromEntries(of.filter(([, value]) => Number.isFinite(value)));
     },
   };
 }
@@ -546,7 +584,7 @@ async function transferOf(
   reporter: Reporter,
 ): Promise<Evaluation["transfer"]> {
   if (size === null) return null;
-  const way = transferWay(ways);
+  const way = transferWay(ways)!;
   const ablation = ablations[0]!;
   const names = [...groups.keys()];
   const circuits = found.map(({ circuits: of }) => {

@@ -99,7 +99,7 @@ export function addEvaluateCommand(program: Command): void {
         layers,
         evaluate: {
           by,
-          ways: flags.ways.split(",").map((name) => parseWay(name.trim())),
+          ways: listOf(parseWay)(flags.ways),
           sizes,
           ablations,
           errors,

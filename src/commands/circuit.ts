@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { type CircuitOptions, type FoundCircuit, findCircuit } from "../analysis/circuit.ts";
 import { isByAblation, ofSplit, parseWay } from "../analysis/evaluate.ts";
 import { attributionGraph } from "../circuit/export/attribution.ts";
@@ -80,7 +80,8 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
   const drawn = drawnPairs(open, pairs, split, pair);
   const { way, size, threshold, ablation, byPosition } = asked;
   const options: CircuitFile["options"] = {
-    run: request.run,
+    // As in an evaluation, seen from the folder itself.
+    run: relative(path, request.run),
     way,
     size,
     threshold,

@@ -1,5 +1,5 @@
-import { resolve } from "node:path";
-import { type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
+import { relative, resolve } from "node:path";
+import { checkEvaluation, type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
 import { UserError } from "../errors.ts";
 import { featuresOf } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
@@ -50,7 +50,8 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
   const given = request.circuit === null ? null : await circuitFor(open, request.circuit);
   const { by, ways, sizes, ablations, errors, transfer } = request.evaluate;
   const options: EvaluationFile["options"] = {
-    run: request.run,
+    // Seen from the folder itself, so that both can be moved together, or be named in another way.
+    run: relative(path, request.run),
     by,
     ways: [...ways],
     sizes: [...sizes],
@@ -60,14 +61,16 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     sites,
     layers,
     cases: request.cases === null ? null : [...request.cases],
-    circuit: request.circuit,
+    circuit: request.circuit === null ? null : relative(path, request.circuit),
   };
+  // A folder that says it was interrupted would keep the next call, with better flags, out of it.
+  checkEvaluation({ dictionaries: open.dictionaries, pairs }, { ...request.evaluate, given });
   const folder = await openEvaluationFolder(path, options, force);
-  const madeOf = { run: identityOf(open), versions: await versions() };
+  const madeOf = { run: identityOf(open, ...(given ? [[...given]] : [])), versions: await versions() };
   if (folder.state === "finished") {
     if (folder.manifest.run !== madeOf.run) {
       throw new UserError(
-        `output folder: expected an evaluation of this run, got one of another by the same name in ${path}. Give --force to replace it.`,
+        `output folder: expected an evaluation of this run and circuit, got one of others by the same name in ${path}. Give --force to replace it.`,
         { code: "changed_input" },
       );
     }
@@ -78,7 +81,7 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     if (folder.state === "resume") reporter.line(`Resuming the interrupted evaluation in ${path}.`);
     const file: EvaluationFile = { command: "evaluate", status: "running", options, evaluation: null, ...madeOf };
     await writeEvaluation(path, file);
-    const places = await evaluationPlaces(folder, [madeOf, given && [...given]], () =>
+    const places = await evaluationPlaces(folder, [madeOf], () =>
       reporter.line(
         "The run, the circuit or this program changed since the interruption, so the evaluation starts over.",
       ),
@@ -125,6 +128,8 @@ async function circuitFor({ run, dictionaries }: OpenRun, path: string) {
   for (const [site, features] of Object.entries(circuit.features)) {
     const count = dictionaries.get(site)?.featureCount;
     if (count === undefined) throw refuse(`features at ${sites.join(", ")}`, `some at ${site}`);
+    const again = features.find((feature, i) => feature <= features[i - 1]!);
+    if (again !== undefined) throw refuse(`ascending features at ${site}`, `${again} behind another`);
     const wrong = features.find((feature) => feature >= count);
     if (wrong !== undefined) throw refuse(`features below ${count} at ${site}`, String(wrong));
   }

@@ -108,10 +108,10 @@ export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] |
   return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
 }
 
-/** What results depend on besides the options: the run's model, SAEs and pairs. */
-export function identityOf({ run }: OpenRun): string {
+/** What results depend on besides the options: the run's model, SAEs and pairs, and what else is named. */
+export function identityOf({ run }: OpenRun, ...others: readonly unknown[]): string {
   const { model, dictionaries } = run.manifest;
-  return sha256OfText(JSON.stringify([model?.sha256, dictionaries, run.pairs]));
+  return sha256OfText(JSON.stringify([model?.sha256, dictionaries, run.pairs, ...others]));
 }
 
 /** The sites of a run that flags name. @throws UserError if it has none of them */

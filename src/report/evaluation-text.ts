@@ -1,27 +1,31 @@
 import { countText } from "../amounts.ts";
 import type { Curve, CurvePoint, Evaluation } from "../interventions/evaluation.ts";
+import { visible } from "../prompts/excerpt.ts";
 import { textTable } from "./text-table.ts";
 
 const two = (value: number) => value.toFixed(2);
 
 /** What an evaluation has found, as text: curves on test, or train where there is no test, and transfer. */
 export function evaluationText({ pairs, curves, sites, transfer, circuits }: Evaluation): string {
-  const split = curves.some((curve) => curve.split === "test") ? "test" : "train";
-  const shown = curves.filter((curve) => curve.split === split);
+  const tested = new Set(pairs.filter(({ split }) => split === "test").map(({ group }) => group));
+  const splitOf = (group: string) => (tested.has(group) ? "test" : "train");
+  const shown = curves.filter(({ split, group }) => split === splitOf(group));
+  const groups = [...new Set(shown.map(({ group }) => group))];
+  const splits = [...new Set(groups.map(splitOf))];
+  const alone = splits.length === 1 ? splits[0] : undefined;
   const lines = [
-    `Faithfulness of circuits on ${split} pairs, chosen on train. Ablated at ${siteText(sites)}.`,
+    `Faithfulness of circuits on ${alone ?? "test"} pairs${alone ? "" : ", or train pairs where there are no others"}, chosen on train. Ablated at ${siteText(sites)}.`,
     "Behind each number its 95 % interval over the words that pairs share; then completeness, of the model without the circuit.",
   ];
-  const groups = [...new Set(shown.map(({ group }) => group))];
   for (const group of groups) {
-    const own = pairs.find((of) => of.group === group && of.split === split)!;
+    const own = pairs.find((of) => of.group === group && of.split === splitOf(group))!;
     for (const ablation of [...new Set(shown.map((curve) => curve.ablation))]) {
       const of = shown.filter((curve) => curve.group === group && curve.ablation === ablation);
       const { f_model, f_empty, whole, errors } = of[0]!;
       const reconstruction = whole === null ? "" : `, all features ${two(whole)}`;
       lines.push(
         "",
-        `${group}, ${ablation} ablation, errors ${errors}: ${countText(own.pairs, "pair")} of ${countText(own.words, "word")}; F(M) ${two(f_model)}, F(∅) ${two(f_empty)} logits${reconstruction}`,
+        `${visible(group)}, ${ablation} ablation, errors ${errors}: ${countText(own.pairs, alone ? "pair" : `${own.split} pair`)} of ${countText(own.words, "word")}; F(M) ${two(f_model)}, F(∅) ${two(f_empty)} logits${reconstruction}`,
         ...curveTable(of),
       );
     }
@@ -34,7 +38,12 @@ export function evaluationText({ pairs, curves, sites, transfer, circuits }: Eva
       `Chosen again from resampled words, circuits share ${(100 * mean).toFixed(0)} % of their features on average (Jaccard).`,
     );
   }
-  if (transfer) lines.push("", ...transferText(transfer));
+  if (transfer) {
+    const measured = transfer.groups.every((group) => tested.has(group))
+      ? "test pairs"
+      : "test pairs, or train pairs where there are no others";
+    lines.push("", ...transferText(transfer, measured));
+  }
   return lines.join("\n");
 }
 
@@ -63,10 +72,14 @@ function cell({ faithfulness, by_words, completeness }: CurvePoint): string {
   return `${two(faithfulness)}${interval}${completeness === null ? "" : ` ${two(completeness)}`}`;
 }
 
-function transferText({ way, size, ablation, groups, faithfulness }: NonNullable<Evaluation["transfer"]>): string[] {
+function transferText(
+  { way, size, ablation, groups, faithfulness }: NonNullable<Evaluation["transfer"]>,
+  measured: string,
+): string[] {
+  const names = groups.map(visible);
   return [
-    `Transfer: circuits of ${size} features (${way}, ${ablation} ablation), chosen for the row, measured on the column's test pairs`,
-    ...textTable([["", ...groups], ...groups.map((name, i) => [name, ...faithfulness[i]!.map(two)])]).map(
+    `Transfer: circuits of ${size} features (${way}, ${ablation} ablation), chosen for the row, measured on the column's ${measured}`,
+    ...textTable([["", ...names], ...names.map((name, i) => [name, ...faithfulness[i]!.map(two)])]).map(
       (line) => `  ${line}`,
     ),
   ];

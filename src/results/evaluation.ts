@@ -25,7 +25,7 @@ export const evaluationFileSchema = z.strictObject({
   status: z.enum(["running", "finished"]),
   options: optionsSchema,
   versions: versionsSchema,
-  run: z.string().describe("SHA-256 of what the run was made of and of its pairs"),
+  run: z.string().describe("SHA-256 of what the run was made of, of its pairs and of a given circuit"),
   evaluation: evaluationSchema.nullable(),
 });
 
