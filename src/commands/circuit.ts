@@ -1,4 +1,4 @@
-import { join, relative } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { type CircuitOptions, type FoundCircuit, findCircuit } from "../analysis/circuit.ts";
 import { isByAblation, ofSplit, parseWay } from "../analysis/evaluate.ts";
 import { attributionGraph } from "../circuit/export/attribution.ts";
@@ -10,6 +10,8 @@ import type { Reporter } from "../progress.ts";
 import type { Split, TokenPair } from "../prompts/pairs.ts";
 import { type CircuitFile, circuitFiles, circuitParts, openCircuitFolder, writeCircuit } from "../results/circuit.ts";
 import { closeFinished } from "../results/folder.ts";
+import { refreshReport } from "../results/report.ts";
+import { circuitFolderName } from "../results/report-circuit.ts";
 import { jobProblem, writeFileAtomic } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
 import { identityOf, type OpenRun, openRun, pairsOfCases } from "./open-run.ts";
@@ -159,6 +161,10 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       const finished: CircuitFile = { ...file, ...foundJson(open, pairs, asked, found), status: "finished" };
       await writeCircuit(path, finished);
       await closeFinished(folder);
+      if (resolve(path) === resolve(request.run, circuitFolderName)) {
+        reporter.begin("report", 1);
+        await refreshReport(request.run, (line) => reporter.line(line));
+      }
       reporter.end();
       return { file: finished, again: false };
     } finally {
@@ -193,8 +199,9 @@ function drawnPairs(
   throw new UserError(`--split ${split}: expected some pairs in it, got none. Choose another split or more cases.`);
 }
 
-async function writeGraph(path: string, { drawn }: FoundCircuit): Promise<void> {
+async function writeGraph(path: string, { whole, drawn }: FoundCircuit): Promise<void> {
   const write = (name: string, text: string) => writeFileAtomic(join(path, name), text);
+  await write(circuitFiles.whole, JSON.stringify(whole));
   await write(circuitFiles.svg, graphSvg(drawn));
   await write(circuitFiles.graphml, graphMl(drawn));
   const json = attributionGraph(drawn, { slug: "circuit", pinned: 16 });

@@ -12,6 +12,7 @@ import { isSealed, seal } from "../storage/seal.ts";
 import { Database, named, text } from "./database.ts";
 import { type FinishedFolder, type FolderKind, type OpenFolder, openWorkFolder, partialFor } from "./folder.ts";
 import { checkSchema, optionsSchema, versionsSchema } from "./manifest.ts";
+import { graphFile } from "./report-circuit.ts";
 
 /** The manifest's name in the folder of a circuit, and those of its other files. */
 export const circuitFile = "circuit.json";
@@ -20,6 +21,8 @@ export const circuitFiles = {
   svg: "circuit.svg",
   graphml: "circuit.graphml",
   graph: "circuit.graph.json",
+  /** The whole graph, before it was pruned: JSON of a `CircuitGraph`. */
+  whole: graphFile,
 } as const;
 
 const logits = z.number().describe("in logits, mean over the pairs");
