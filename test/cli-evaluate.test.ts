@@ -239,3 +239,13 @@ it("measures a given circuit where there are test pairs alone, and the others' c
   expect(stdout).toMatch(/simple_singular, mean ablation, errors ablated: \d test pairs/);
   expect(stdout).toMatch(/simple_plural, mean ablation, errors ablated: \d train pairs/);
 }, 120_000);
+
+it("counts what mask-ig gives a score as candidates, where it is the only way", async () => {
+  const folder = join(home, "mask-ig");
+  await succeeds([
+    ...["evaluate", run, "--sizes", "5,10", "--ways", "mask-ig", "--layers", "2"],
+    ...["--cases", "simple_singular", "--output_dir", folder],
+  ]);
+  const { candidates } = (await fileIn(folder)).evaluation!;
+  expect(candidates.all).toBeGreaterThan(10);
+}, 120_000);

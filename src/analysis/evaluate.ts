@@ -265,13 +265,15 @@ async function evaluateGroup(
 
   const circuits: Chosen[] = [...given, ...byScores];
   const curves: Curve[] = [];
-  const candidates = Math.max(0, ...[...scores.values()].map(({ scores: of }) => rankScores(of).length));
+  let candidates = Math.max(0, ...[...scores.values()].map(({ scores: of }) => rankScores(of).length));
   for (const ablation of options.ablations) {
     const secant = scores.get("secant")?.scores;
     const masked = await chosenByAblation(measured[0]!, input, secant, ablation, options, reporter);
-    const chosen = [...given, ...byScores, ...masked];
+    // Where no effects are computed circuits are chosen among what mask-ig gives a score.
+    if (scores.size === 0) candidates = Math.max(candidates, masked.candidates);
+    const chosen = [...given, ...byScores, ...masked.chosen];
     const random = options.ways.includes("random") ? await randomLike(chosen, measured[0]!, input) : [];
-    circuits.push(...masked, ...random);
+    circuits.push(...masked.chosen, ...random);
     for (const one of measured) {
       curves.push(
         ...(await curvesOf(one, input, group, [...chosen, ...random], ablation, candidates, options, reporter)),
@@ -346,7 +348,9 @@ export async function chooseCircuit(
     const secant = way === "masks" ? await scoresOf("secant", input, train, watchOf(reporter)) : undefined;
     const options = { by: "set", ways: [way], sizes: [size!], errors: "ablated", ablations: [ablation] } as const;
     const full = { ...options, transfer: null };
-    const [found] = await chosenByAblation(one, input, secant?.scores, ablation, full, reporter);
+    const {
+      chosen: [found],
+    } = await chosenByAblation(one, input, secant?.scores, ablation, full, reporter);
     return enough(found?.features ?? new Map(), found ? sizeOf(found.features) : maskCandidates);
   }
   reporter.begin("scores", 1);
@@ -441,8 +445,8 @@ async function chosenByAblation(
   ablation: AblationValue,
   { ways, sizes, errors }: EvaluateOptions,
   reporter: Reporter,
-): Promise<Chosen[]> {
-  if (!ways.includes("masks") && !ways.includes("mask-ig")) return [];
+): Promise<{ readonly chosen: Chosen[]; readonly candidates: number }> {
+  if (!ways.includes("masks") && !ways.includes("mask-ig")) return { chosen: [], candidates: 0 };
   const codes = codeReader(loaded);
   try {
     reporter.begin("mask scores", 1);
@@ -452,7 +456,8 @@ async function chosenByAblation(
     const byScores = ways.includes("mask-ig")
       ? sizes.map((n): Chosen => ({ way: "mask-ig", ablation, features: chooseTop(scores, n) }))
       : [];
-    if (!ways.includes("masks") || secant === undefined) return byScores;
+    const candidates = rankScores(scores).length;
+    if (!ways.includes("masks") || secant === undefined) return { chosen: byScores, candidates };
     const features = chooseStrongest([scores, secant], maskCandidates);
     // Errors that are kept would take the whole dictionary at each step.
     const kind = { values: ablation, errors: errors === "kept" ? "ablated" : errors } as const;
@@ -464,7 +469,8 @@ async function chosenByAblation(
     // Of all sizes at least the smallest, whatever there is.
     const fitting = sizes.filter((n) => n <= sizeOf(features) || n === Math.min(...sizes));
     const chosen = await chooseByMasks(setting, base, stages, target, fitting, watchOf(reporter));
-    return [...byScores, ...chosen.map((own) => ({ way: "masks", features: own, ablation }))];
+    const learned = chosen.map((own): Chosen => ({ way: "masks", features: own, ablation }));
+    return { chosen: [...byScores, ...learned], candidates };
   } finally {
     await codes.release();
   }
