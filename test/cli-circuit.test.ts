@@ -30,7 +30,7 @@ it("makes a circuit whose checks pass and that sfc evaluate measures as its own"
   expect(checks.length).toBeGreaterThan(0);
   expect(checks.filter(({ passed }) => !passed)).toEqual([]);
   expect((await readdir(folder)).sort()).toEqual(
-    ["circuit.graph.json", "circuit.graphml", "circuit.json", "circuit.svg", "edges.parquet"].sort(),
+    ["circuit.graph.json", "circuit.graphml", "circuit.json", "circuit.svg", "edges.parquet", "graph.json"].sort(),
   );
   expect(lintAttributionGraph(JSON.parse(await readFile(join(folder, "circuit.graph.json"), "utf8")))).toEqual([]);
 
