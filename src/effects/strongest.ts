@@ -6,9 +6,9 @@ import { isStreamed } from "../models/weights.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
-import { effectsOf, needsOf } from "./dispatch.ts";
+import { effectsOf, needsOf, wantedBy } from "./dispatch.ts";
 import { changedNodes, methodCost, shareFrom, subtreeRows } from "./estimate.ts";
-import type { MethodInput, MethodName } from "./method.ts";
+import { defaultSteps, type MethodInput, type MethodName } from "./method.ts";
 import type { EffectRows } from "./rows.ts";
 import { secantSteps } from "./secant.ts";
 
@@ -58,7 +58,7 @@ export interface PatchedSample {
  *
  * @param ranked the strongest features of each site, with their effects
  * @param outside nodes of these tokens do not count
- * @param budget floating-point operations that the patches may take, and `secant` once more
+ * @param budget floating-point operations that the patches and the method's own effects may take, and `secant` once more
  * @returns undefined if the budget allows none
  */
 export async function patchStrongest(
@@ -73,7 +73,8 @@ export async function patchStrongest(
     const features = strongestOf(ranked, choice.sites, choice.perSite);
     if (features.size === 0) return undefined;
     const forest = sampleOf(pairs, choice.pairs);
-    if (patchFlops(given.model, forest, features) > budget) continue;
+    const own = ownFlops({ ...given, forest }, method, features);
+    if (patchFlops(given.model, forest, features) + own > budget) continue;
     return await patchFeatures({ ...given, forest }, method, features, outside, budget);
   }
   return undefined;
@@ -114,6 +115,17 @@ function patchFlops(
   // A node's metric without a patch is computed too.
   for (const [site, list] of features) flops += rows * (list.length + 1) * shareFrom(model, site) * perRow;
   return flops;
+}
+
+/** Floating-point operations of a method's effects at the sites of some features; `analytic` takes hardly any, and the patches' capture serves it. */
+function ownFlops(given: MethodInput, method: MethodName, features: ReadonlyMap<SiteName, readonly number[]>): number {
+  if (method === "analytic") return 0;
+  const dictionaries = new Map([...given.dictionaries].filter(([site]) => features.has(site)));
+  const steps = given.steps ?? (method === "secant" ? secantSteps([...given.dictionaries.keys()]) : defaultSteps);
+  const plan = planCapture(given.forest, { wanted: wantedBy(method) });
+  const number = given.dtype === "float64" ? 8 : 4;
+  const weights = isStreamed(given.weights) ? "streamed" : "held";
+  return methodCost(method, given.model, plan, dictionaries, steps, number, weights).flops;
 }
 
 /** Each feature's effect by `exact` and by the other methods on the pairs of a forest. */
