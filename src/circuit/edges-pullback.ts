@@ -286,12 +286,12 @@ function pathValue(captured: Capture, pack: Pack, { x, width: D }: SiteCapture, 
 /** found[row] += what was found at the row's place in each copy. */
 function addRows(found: Floats, from: Floats, tiles: readonly RowTile[], n: number, K: number, D: number): void {
   tiles.forEach(({ row }, t) => {
-    row.forEach((r, i) => {
-      if (r < 0) return;
-      for (let k = 0; k < K; k++) {
+    for (let i = 0; i < row.length; i++) {
+      if (row[i]! < 0) continue;
+      for (let k = 0, to = row[i]! * D; k < K; k++) {
         const at = rowIn(t, k, K, n, i) * D;
-        for (let d = 0; d < D; d++) found[r * D + d]! += from[at + d]!;
+        for (let d = 0; d < D; d++) found[to + d]! += from[at + d]!;
       }
-    });
+    }
   });
 }

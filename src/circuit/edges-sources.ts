@@ -157,6 +157,13 @@ export interface Contraction {
   readonly sum: number;
 }
 
+/** start + Σ values */
+function sumFrom(start: number, values: Float64Array): number {
+  let sum = start;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum;
+}
+
 type Visit = (column: number, found: Contraction) => void;
 
 /** Contracts a source with the cotangents v[R,D] at it, column by column. */
@@ -175,10 +182,19 @@ export function contract(
     for (; row < node.length && column[row] === c; row++) {
       const place = placeOf[node[row]!]!;
       if (place < 0) continue;
-      total += dot(v, row * D, changes, place * D, D);
-      if (!features) continue;
+      if (!features) {
+        total += dot(v, row * D, changes, place * D, D);
+        continue;
+      }
       const { codes, errors, directions } = features;
-      error += dot(v, row * D, errors, place * D, D);
+      let [ofChange, ofError] = [0, 0];
+      for (let d = 0, from = row * D, at = place * D; d < D; d++) {
+        const one = v[from + d]!;
+        ofChange += one * changes[at + d]!;
+        ofError += one * errors[at + d]!;
+      }
+      total += ofChange;
+      error += ofError;
       let count = 0;
       for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
         if (codes.difference[at] === 0) continue;
@@ -187,7 +203,7 @@ export function contract(
       }
       directions.addProducts(values, v, row, lives, moved, count);
     }
-    const sum = features ? values.reduce((a, b) => a + b, error) : total;
+    const sum = features ? sumFrom(error, values) : total;
     visit(c, { values, error, total, sum });
   }
 }
@@ -208,18 +224,18 @@ export function contractIdentity(
   const [movedError, moved] = [new Float64Array(D), new Float64Array(D)];
   for (const [c, { nodes, factors, direction }] of columns.entries()) {
     for (const sums of [values, moved, movedError]) sums.fill(0);
-    nodes.forEach((node, i) => {
-      const place = placeOf[node]!;
-      if (place < 0) return;
+    for (let i = 0; i < nodes.length; i++) {
+      const place = placeOf[nodes[i]!]!;
+      if (place < 0) continue;
       const factor = factors[i]!;
-      for (let d = 0; d < D; d++) moved[d]! += factor * changes[place * D + d]!;
-      if (!features) return;
+      for (let d = 0, at = place * D; d < D; d++) moved[d]! += factor * changes[at + d]!;
+      if (!features) continue;
       const { codes, errors } = features;
-      for (let d = 0; d < D; d++) movedError[d]! += factor * errors[place * D + d]!;
+      for (let d = 0, at = place * D; d < D; d++) movedError[d]! += factor * errors[at + d]!;
       for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
         values[codes.liveAt[at]!]! += factor * codes.difference[at]!;
       }
-    });
+    }
     let count = 0;
     for (let live = 0; live < values.length; live++) {
       if (values[live] === 0) continue;
@@ -229,7 +245,7 @@ export function contractIdentity(
     values.fill(0);
     features?.directions.addProducts(values, direction!, 0, lives, factored, count);
     const [error, total] = [dot(movedError, 0, direction!, 0, D), dot(moved, 0, direction!, 0, D)];
-    const sum = features ? values.reduce((a, b) => a + b, error) : total;
+    const sum = features ? sumFrom(error, values) : total;
     visit(c, { values, error, total, sum });
   }
 }

@@ -1,4 +1,5 @@
 import type { Capture } from "../capture/capture.ts";
+import { type Floats, newFloats } from "../capture/hooks.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dot } from "../effects/directions.ts";
 import { cleanRow, patchRow } from "../effects/rest.ts";
@@ -34,7 +35,7 @@ export interface Column {
 export interface Targets {
   readonly columns: readonly Column[];
   /** The cotangents q[R,D] at rows: of a feature left·slope·e_j; of the error g − Σ_j left_j slope_j e_j over all features; of a site g. */
-  cotangents(rows: CotangentRows, columns: readonly Column[]): Float64Array;
+  cotangents(rows: CotangentRows, columns: readonly Column[]): Floats;
 }
 
 export interface TargetOptions {
@@ -151,12 +152,10 @@ export async function targetsAt(
   return {
     columns,
     cotangents: (rows, of) =>
-      cotangentsAt(rows, of, D, ({ target, direction }, node, factor, q, to) => {
-        const place = codes.placeOf[node]!;
-        for (let d = 0; d < D; d++) {
-          if (direction) q[to + d] = factor * direction[d]!;
-          else q[to + d] = target === "site" ? g[node * D + d]! : errors[place * D + d]!;
-        }
+      cotangentsAt(rows, of, g, D, ({ target, direction }, node, factor, q, to) => {
+        if (direction) for (let d = 0; d < D; d++) q[to + d] = factor * direction[d]!;
+        else if (target === "site") copyRow(g, node, q, to, D);
+        else copyRow(errors, codes.placeOf[node]!, q, to, D);
       }),
   };
 }
@@ -177,28 +176,30 @@ export async function metricTarget(linear: Capture, site: SiteName): Promise<Tar
   });
   return {
     columns,
-    cotangents: (rows, of) =>
-      cotangentsAt(rows, of, D, (_, node, _factor, q, to) => {
-        for (let d = 0; d < D; d++) q[to + d] = g[node * D + d]!;
-      }),
+    cotangents: (rows, of) => cotangentsAt(rows, of, g, D, (_, node, _factor, q, to) => copyRow(g, node, q, to, D)),
   };
 }
 
-/** q[R,D], written at those rows whose node is the column's own; rows have all of a column's nodes, in order, and perhaps others. */
+/** q[R,D] in the type of g, written at those rows whose node is the column's own; rows have all of a column's nodes, in order, and perhaps others. */
 function cotangentsAt(
   { column, node }: CotangentRows,
   columns: readonly Column[],
+  g: Floats,
   D: number,
-  write: (column: Column, node: number, factor: number, q: Float64Array, to: number) => void,
-): Float64Array {
-  const q = new Float64Array(node.length * D);
+  write: (column: Column, node: number, factor: number, q: Floats, to: number) => void,
+): Floats {
+  const q = newFloats(g instanceof Float64Array ? "float64" : "float32", node.length * D);
   let [last, at] = [-1, 0];
-  node.forEach((one, row) => {
+  for (let row = 0; row < node.length; row++) {
     const of = columns[column[row]!]!;
     if (column[row] !== last) [last, at] = [column[row]!, 0];
-    if (of.nodes[at] === one) write(of, one, of.factors[at++]!, q, row * D);
-  });
+    if (of.nodes[at] === node[row]) write(of, node[row]!, of.factors[at++]!, q, row * D);
+  }
   return q;
+}
+
+function copyRow(from: Floats, row: number, q: Floats, to: number, D: number): void {
+  q.set(from.subarray(row * D, (row + 1) * D), to);
 }
 
 /** A column in the making. */

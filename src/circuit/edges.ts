@@ -135,7 +135,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
     ];
     const own = new Sums();
     for (const { columns: of, rows } of parts) {
-      const registers = rows ? await pulledBack(pullback, route, rows, cotangents(rows, of), given.dtype) : [];
+      const registers = rows ? await pulledBack(pullback, route, rows, cotangents(rows, of)) : [];
       const into = of.map(() => ({ inflow: 0, expected: 0 }));
       for (const path of route.sources) {
         const source = await sourceAt(path.site);
@@ -239,25 +239,19 @@ function* chunksOf(
 }
 
 /** A route's cotangents: the target's own q, then what each step gives. */
-async function pulledBack(
-  pullback: Pullback,
-  { steps }: Route,
-  rows: CotangentRows,
-  q: Float64Array,
-  dtype: "float32" | "float64",
-): Promise<Floats[]> {
+async function pulledBack(pullback: Pullback, { steps }: Route, rows: CotangentRows, q: Floats): Promise<Floats[]> {
   const registers: Floats[] = [q];
   for (const step of steps) {
-    const v = sumOf(registers, step.of);
-    registers.push(await pullback.apply(step, rows, dtype === "float64" ? v : new Float32Array(v)));
+    registers.push(await pullback.apply(step, rows, sumOf(registers, step.of)));
   }
   return registers;
 }
 
 function sumOf(registers: readonly Floats[], of: readonly number[]): Floats {
-  if (of.length === 1) return registers[of[0]!]!;
-  const sum = new Float64Array(registers[of[0]!]!.length);
-  for (const r of of) for (let i = 0; i < sum.length; i++) sum[i]! += registers[r]![i]!;
+  const [first, ...others] = of.map((r) => registers[r]!);
+  if (others.length === 0) return first!;
+  const sum = first!.slice();
+  for (const other of others) for (let i = 0; i < sum.length; i++) sum[i]! += other[i]!;
   return sum;
 }
 
@@ -268,15 +262,21 @@ function blockOf(
   { site, features }: Source,
   { values, error, total }: Contraction,
 ): EdgeBlock {
-  const places: number[] = [];
-  for (let live = 0; live < values.length; live++) if (values[live] !== 0) places.push(live);
+  let edges = 0;
+  for (let live = 0; live < values.length; live++) if (values[live] !== 0) edges++;
+  const [sourceOf, edgeOf] = [new Int32Array(edges), new Float64Array(edges)];
+  for (let live = 0, at = 0; at < edges; live++) {
+    if (values[live] === 0) continue;
+    sourceOf[at] = features!.codes.live[live]!;
+    edgeOf[at++] = values[live]!;
+  }
   return {
     target: { site: target, feature: feature as Exclude<TargetOf, "site"> },
     ...(node !== undefined && { node }),
     group: plan.forest.backward.groups[group]!,
     source: site,
-    features: Int32Array.from(places, (live) => features!.codes.live[live]!),
-    values: Float64Array.from(places, (live) => values[live]!),
+    features: sourceOf,
+    values: edgeOf,
     error,
     ...(!features && { token: total }),
     effect,
