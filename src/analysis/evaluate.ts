@@ -147,6 +147,7 @@ export async function evaluateCircuits(
   };
 }
 
+/** The pairs of a split. */
 export const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filter(({ pair }) => pair.split === split);
 
 /** Refuses what cannot be evaluated, before any work. @throws UserError as `evaluateCircuits` does */
@@ -220,6 +221,7 @@ async function measure(
   return { split, pairs, setting: { loaded, forest, dictionaries, outside }, activations };
 }
 
+/** A reporter as the engine tells of its work. */
 export const watchOf = ({ set, stopped }: Reporter) => ({
   onProgress: (done: number, total: number) => set(done, total),
   stopped,

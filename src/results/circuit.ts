@@ -77,6 +77,7 @@ export const openCircuitFolder = (
 ): Promise<OpenFolder<CircuitFile> | FinishedFolder<CircuitFile>> =>
   openWorkFolder(circuitFolder, path, options, force);
 
+/** Writes circuit.json. @throws UserError if it cannot be written */
 export const writeCircuit = (path: string, file: CircuitFile): Promise<void> =>
   writeFileAtomic(join(path, circuitFile), `${JSON.stringify(circuitFileSchema.parse(file), null, 1)}\n`);
 
