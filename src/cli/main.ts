@@ -70,7 +70,7 @@ function program(): Command {
       const force = flags.force === true;
       const request = { command: "run", options, folder, force };
       const { manifest, again } = await runJob("run", request, { quiet: flags.quiet });
-      const { summaryJson, summaryText } = await import("./summary.ts");
+      const { summaryJson, summaryText } = await import("../commands/run-summary.ts");
       if (flags.json) printJson(await summaryJson(folder, manifest, { again }));
       else print(await summaryText(folder, manifest, { again }));
       if (!manifest.checks.every((check) => check.passed)) process.exitCode = 1;
