@@ -15,7 +15,7 @@ import {
 } from "../src/interventions/ablation.ts";
 import { rankScores } from "../src/interventions/choose.ts";
 import { evaluateSubsets, meanMetric, type Subset } from "../src/interventions/evaluate.ts";
-import { activeFeatures, maskScores } from "../src/interventions/mask-scores.ts";
+import { maskScores } from "../src/interventions/mask-scores.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
 import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../src/models/weights.ts";
@@ -146,9 +146,7 @@ describe.skipIf(!existsSync(data))("evaluations of the embedded model (SFC_TEST_
       const setting = { loaded, forest, dictionaries: own, outside: tokenizer.outside };
       const codes = codeReader(loaded);
       const activations = await readActivations(loaded, forest, [...own.keys()]);
-      const active = await activeFeatures(activations, own, codes);
-      const base = await ablationBase(activations, own, codes, active, { values: "mean", errors: "ablated" });
-      const scores = await maskScores(setting, base, codes, { points: 10 });
+      const scores = await maskScores(setting, activations, "mean", codes, { points: 10 });
       const right = expected!.evaluation.mask_ig_10[sites];
       const ranked = rankScores(scores);
       right.forEach(({ node, score }, i) => {

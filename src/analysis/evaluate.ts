@@ -35,7 +35,7 @@ import {
   featuresOf,
   type GroupEvaluation,
 } from "../interventions/evaluation.ts";
-import { activeFeatures, maskScores } from "../interventions/mask-scores.ts";
+import { maskScores } from "../interventions/mask-scores.ts";
 import { chooseByMasks, learnMasks } from "../interventions/masks.ts";
 import { type ClusterScores, scoresOf, stability } from "../interventions/scores.ts";
 import type { LoadedModel } from "../models/weights.ts";
@@ -452,9 +452,7 @@ async function chosenByAblation(
   const codes = codeReader(loaded);
   try {
     reporter.begin("mask scores", 1);
-    const active = await activeFeatures(activations, dictionaries, codes);
-    const whole = await ablationBase(activations, dictionaries, codes, active, { values: ablation, errors: "ablated" });
-    const scores = await maskScores(setting, whole, codes, watchOf(reporter));
+    const scores = await maskScores(setting, activations, ablation, codes, watchOf(reporter));
     const byScores = ways.includes("mask-ig")
       ? sizes.map((n): Chosen => ({ way: "mask-ig", ablation, features: chooseTop(scores, n) }))
       : [];

@@ -49,7 +49,7 @@ export {
   intervenedMetrics,
   type NextToken,
 } from "../interventions/intervene.ts";
-export { activeFeatures, maskScores } from "../interventions/mask-scores.ts";
+export { maskScores } from "../interventions/mask-scores.ts";
 export { chooseByMasks, learnMasks, type MaskOptions, type MaskStage, type Masks } from "../interventions/masks.ts";
 export { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";
 export { type CheckEdgesOptions, checkEdges, type EdgeEnds, type MeasuredEdge } from "./check-edges.ts";

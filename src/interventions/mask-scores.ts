@@ -3,54 +3,42 @@ import { runModel } from "../capture/run.ts";
 import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRow } from "../dictionaries/encode.ts";
-import { dot } from "../effects/directions.ts";
+import { directionsOf, dot } from "../effects/directions.ts";
 import { pointsOf } from "../effects/integrated.ts";
 import { type Pack, planCapture, tightPacks } from "../forest/packs.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
-import type { AblationBase, Activations, Features, SiteBase } from "./ablation.ts";
+import { type AblationValue, type Activations, ablationBase, type SiteBase } from "./ablation.ts";
 import type { ScoresBySite } from "./choose.ts";
 import { cleanMetric, type EvaluationSetting } from "./evaluate.ts";
 
-/** The features that are active anywhere in the prompts of a forest. */
-export async function activeFeatures(
-  { x }: Activations,
-  dictionaries: ReadonlyMap<SiteName, Dictionary>,
-  codes: CodeReader,
-): Promise<Features> {
-  const found = new Map<SiteName, number[]>();
-  for (const [site, dictionary] of dictionaries) {
-    const { features } = await codes.encode(dictionary, x.get(site)!);
-    found.set(
-      site,
-      [...new Set(features)].sort((a, b) => a - b),
-    );
-  }
-  return found;
-}
-
 /** Points on the way from everything ablated to nothing. */
-const usualPoints = 5;
+export const maskScorePoints = 5;
 
 /**
- * Effects of a base's picked features on the way from the ablated to the whole model, which is what an ablation asks for: with x′ = αx + (1 − α)·base at
- * all sites at once, x being what the changed model computes,
+ * Effects of the features that are active anywhere in a forest's prompts, on the way from the ablated to the whole model, which is what an ablation asks
+ * for: with x′ = αx + (1 − α)·base at all sites at once, x being what the changed model computes,
  *
  *     score_i = mean over α of Σ_nodes ⟨∂F/∂x′, d_i⟩·(f_i(x) − a_i)
  *
- * F being the mean metric. No SAE takes part in a pass. Over all features and errors the scores add up to F(M) − F(∅), but for the error of few points.
+ * F being the mean metric, errors ablated. No SAE takes part in a pass, and the weights of one at a time are in memory. Over all features and errors the
+ * scores add up to F(M) − F(∅), but for the error of few points.
  *
- * @param base with the features that are to have a score, errors ablated
+ * @param activations of the setting's forest at the sites of its dictionaries
+ * @param values what stands for ablated features
  */
 export async function maskScores(
   { loaded, forest, dictionaries, outside }: EvaluationSetting,
-  base: AblationBase,
+  activations: Activations,
+  values: AblationValue,
   codes: CodeReader,
-  { points = usualPoints, ...watch }: Watch & { readonly points?: number } = {},
+  { points = maskScorePoints, ...watch }: Watch & { readonly points?: number } = {},
 ): Promise<ScoresBySite> {
   const { dtype } = loaded;
+  const kind = { values, errors: "ablated" } as const;
+  const base = await ablationBase(activations, dictionaries, codes, new Map(), kind);
   const packs = tightPacks(planCapture(forest, { wanted: "none" })).map(
     (pack): Pack => ({ ...pack, metric: cleanMetric(pack) }),
   );
@@ -64,7 +52,12 @@ export async function maskScores(
   const rows = live.reduce((sum, { length }) => sum + length, 0);
   const firstOf = live.map((_, p) => live.slice(0, p).reduce((sum, { length }) => sum + length, 0));
   const nodes = Int32Array.from(live.flatMap((own, p) => own.map((row) => packs[p]!.node[row]!)));
-  const sums = new Map([...base.sites].map(([site, { picked }]) => [site, new Float64Array(picked.features.length)]));
+  const sums = new Map(
+    [...dictionaries].map(([site, { featureCount }]): [SiteName, Sums] => [
+      site,
+      { score: new Float64Array(featureCount), gradient: new Map() },
+    ]),
+  );
   const hooks = new Map([...base.sites].map(([site, at]) => [site, mixingHook(at.picked.width, dtype)]));
   for (const [k, α] of pointsOf(points, "midpoint").entries()) {
     const x = new Map([...base.sites].map(([site, at]) => [site, newFloats(dtype, rows * at.picked.width)]));
@@ -89,16 +82,27 @@ export async function maskScores(
       onProgress: (done, total) => watch.onProgress?.(k * total + done, points * total),
     });
     for (const [site, at] of base.sites) {
-      const found = await siteScores(dictionaries.get(site)!, at, nodes, x.get(site)!, g.get(site)!, codes);
-      const sum = sums.get(site)!;
-      found.forEach((score, u) => {
-        sum[u]! += score / (points * pairs);
-      });
+      await addPoint(sums.get(site)!, dictionaries.get(site)!, at, nodes, x.get(site)!, g.get(site)!, codes);
     }
   }
-  return new Map(
-    [...base.sites].map(([site, { picked }]) => [site, { features: picked.features, scores: sums.get(site)! }]),
-  );
+  const scores = new Map<SiteName, { features: readonly number[]; scores: Float64Array }>();
+  for (const [site, dictionary] of dictionaries) {
+    const { features: active } = await codes.encode(dictionary, activations.x.get(site)!);
+    const features = [...new Set(active)].sort((a, b) => a - b);
+    const own = new Map([[site, dictionary]]);
+    const at = await ablationBase(activations, own, codes, new Map([[site, features]]), kind);
+    const found = scoresFrom(sums.get(site)!, at.sites.get(site)!);
+    scores.set(site, { features, scores: found.map((score) => score / (points * pairs)) });
+  }
+  return scores;
+}
+
+/** What the points of a site have added up to. */
+interface Sums {
+  /** Σ ⟨g, d_i⟩·f_i(x) [F] */
+  readonly score: Float64Array;
+  /** Σ g [D] over the rows that share what stands for ablated codes, by the base's row. */
+  readonly gradient: Map<number, Float64Array>;
 }
 
 /** Lets stay·x + offset go on, reads x and asks for the gradient of what goes on. */
@@ -124,33 +128,35 @@ function mixed(at: SiteBase, { node }: Pack, live: readonly number[], α: number
   return { stay: floatValue(stay, N, 1), offset: floatValue(offset, N, D) };
 }
 
-/** Σ over rows of ⟨g, d_i⟩·(f_i(x) − a_i) by picked feature. */
-async function siteScores(
+/** Adds what one point gives, x and g[rows,D] at the nodes. */
+async function addPoint(
+  { score, gradient }: Sums,
   dictionary: Dictionary,
-  { picked, codes: a, rowOf }: SiteBase,
+  { picked: { width: D }, rowOf }: SiteBase,
   nodes: Int32Array,
   x: Floats,
   g: Floats,
   codes: CodeReader,
-): Promise<Float64Array> {
-  const [D, U] = [picked.width, picked.features.length];
-  const sum = new Float64Array(U);
-  const placeOf = new Map(picked.features.map((feature, u) => [feature, u]));
+): Promise<void> {
   const sparse = await codes.encode(dictionary, x);
-  /** Gradients added up over the rows that share what stands for ablated codes. */
-  const together = new Map<number, Float64Array>();
+  const { data, start } = await directionsOf(dictionary, sparse.features);
   nodes.forEach((node, row) => {
     const { features, values } = codeRow(sparse, row);
     features.forEach((feature, i) => {
-      const u = placeOf.get(feature);
-      if (u !== undefined) sum[u]! += values[i]! * dot(g, row * D, picked.rows, picked.column[u]! * D, D);
+      score[feature]! += values[i]! * dot(g, row * D, data, start[feature]!, D);
     });
     const key = rowOf(node);
-    const own = together.get(key) ?? new Float64Array(D);
-    together.set(key, own);
+    const own = gradient.get(key) ?? new Float64Array(D);
+    gradient.set(key, own);
     for (let d = 0; d < D; d++) own[d]! += g[row * D + d]!;
   });
-  for (const [key, own] of together) {
+}
+
+/** Σ ⟨g, d_i⟩·(f_i(x) − a_i) by picked feature. */
+function scoresFrom({ score, gradient }: Sums, { picked, codes: a }: SiteBase): Float64Array {
+  const [D, U] = [picked.width, picked.features.length];
+  const sum = Float64Array.from(picked.features, (feature) => score[feature]!);
+  for (const [key, own] of gradient) {
     for (let u = 0; u < U; u++) {
       const ablated = a[key * U + u]!;
       if (ablated !== 0) sum[u]! -= ablated * dot(own, 0, picked.rows, picked.column[u]! * D, D);
