@@ -8,7 +8,7 @@ import {
   chooseTop,
   evaluateSubsets,
   evaluationForest,
-  learnMasks,
+  learnOnHalves,
   readActivations,
 } from "analytic-sfc/circuit";
 import { closeDictionaries, codeReader, openDictionaries } from "analytic-sfc/effects";
@@ -61,10 +61,12 @@ console.log(
   `forward pass ${median(forward).toFixed(1)} ms, evaluation of ${size} features ${median(evaluation).toFixed(1)} ms`,
 );
 console.log(`ratio ${(median(evaluation) / median(forward)).toFixed(2)}`);
-const candidates = await ablationBase(activations, dictionaries, codes, chooseTop(scores, 300), means);
+const candidates = chooseTop(scores, 300);
 const start = performance.now();
-await learnMasks(setting, candidates, activations.cleanMetric);
-console.log(`masks: 60 gradients over ${pairs.length} pairs, 300 candidates: ${(since(start) / 1000).toFixed(1)} s`);
+await learnOnHalves(setting, pairs, candidates, means, codes, { groupOf: () => "nounpp" });
+console.log(
+  `masks: 60 gradients on six halves of ${pairs.length} pairs, 300 candidates: ${(since(start) / 1000).toFixed(1)} s`,
+);
 await plain.release();
 await codes.release();
 await closeDictionaries(saes);

@@ -11,6 +11,7 @@ import {
   sizeOf,
 } from "../src/interventions/choose.ts";
 import { evaluateSubsets } from "../src/interventions/evaluate.ts";
+import { halvesOf, learnOnHalves } from "../src/interventions/mask-halves.ts";
 import { chooseByMasks, evenMasks, learnMasks, type Masks, openMaskLoss } from "../src/interventions/masks.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
@@ -135,6 +136,58 @@ describe(`masks (seed ${seed})`, () => {
     const chosen = await chooseByMasks(setting, base, stages, target, [2, 5]);
     expect(chosen.map(sizeOf)).toEqual([2, 5]);
     await loss.release();
+    await close();
+  });
+});
+
+describe(`masks learned on halves of the words (seed ${seed})`, () => {
+  /** Two pairs of each word. */
+  const manyPairs = (words: number): TokenPair[] =>
+    Array.from({ length: 2 * words }, (_, i) => {
+      const [pair] = somePairs();
+      const rest = [4 + (i % 3)];
+      return { ...pair!, clean: [1, 6 + (i >> 1), ...rest], patch: [1, 6 + words + (i >> 1), ...rest] };
+    });
+
+  it("have both pairs of half of the words, others in each half, the same ones again; few words are not halved", () => {
+    const pairs = manyPairs(9);
+    const halves = halvesOf(pairs, 4);
+    for (const half of halves) {
+      const words = new Map<number, number>();
+      for (const { clean } of half) words.set(clean[1]!, (words.get(clean[1]!) ?? 0) + 1);
+      expect([...words.values()]).toEqual([2, 2, 2, 2, 2]);
+    }
+    expect(new Set(halves.map((half) => half.map(({ clean }) => clean[1]).join())).size).toBe(4);
+    expect(halvesOf(pairs, 4)).toEqual(halves);
+    expect(halvesOf(manyPairs(7), 4)).toEqual([manyPairs(7)]);
+  });
+
+  it("are means over the halves, stage by stage", async () => {
+    const { setting, close } = await open("llama-gqa", "jumprelu");
+    const kind = { values: "mean", errors: "ablated" } as const;
+    const options = { prices: [0, 0.1], stepsPerPrice: 4 };
+    const pairs = manyPairs(8);
+    const codes = codeReader(setting.loaded);
+    const found = await learnOnHalves(setting, pairs, picked, kind, codes, { ...options, halves: 2 });
+    const apart = [];
+    for (const half of halvesOf(pairs, 2)) {
+      const forest = evaluationForest(half);
+      const activations = await readActivations(setting.loaded, forest, sites);
+      const base = await ablationBase(activations, setting.dictionaries, codes, picked, kind);
+      apart.push(await learnMasks({ ...setting, forest }, base, activations.cleanMetric, options));
+    }
+    for (const [stage, { price, loss, masks }] of found.entries()) {
+      const [a, b] = [apart[0]![stage]!, apart[1]![stage]!];
+      expect(price).toBe(a.price);
+      expect(loss).toBeCloseTo((a.loss + b.loss) / 2, 12);
+      for (const [site, w] of masks) {
+        w.forEach((value, i) => {
+          expect(value).toBeCloseTo((a.masks.get(site)![i]! + b.masks.get(site)![i]!) / 2, 12);
+        });
+      }
+    }
+    expect(apart[0]).not.toEqual(apart[1]);
+    await codes.release();
     await close();
   });
 });

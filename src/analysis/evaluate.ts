@@ -35,8 +35,9 @@ import {
   featuresOf,
   type GroupEvaluation,
 } from "../interventions/evaluation.ts";
+import { learnOnHalves } from "../interventions/mask-halves.ts";
 import { maskScores } from "../interventions/mask-scores.ts";
-import { chooseByMasks, learnMasks } from "../interventions/masks.ts";
+import { chooseByMasks } from "../interventions/masks.ts";
 import { type ClusterScores, scoresOf, stability } from "../interventions/scores.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
@@ -200,6 +201,12 @@ function groupsOfPairs(pairs: readonly TokenPair[], by: Grouping): Map<string, T
   return groups;
 }
 
+/** The construction of a pair among some. Pairs of one construction share their means. */
+function constructionOf(pairs: readonly TokenPair[]): (pair: TokenPair["pair"]) => string {
+  const construction = constructionsOf(pairs.map(({ pair }) => pair.case));
+  return ({ case: name }) => construction(name);
+}
+
 /** The pairs of one split of a group, and what the plain model makes of them. */
 interface Measured {
   readonly split: Split;
@@ -214,8 +221,7 @@ async function measure(
   pairs: readonly TokenPair[],
   reporter: Reporter,
 ): Promise<Measured> {
-  const construction = constructionsOf(pairs.map(({ pair }) => pair.case));
-  const forest = evaluationForest(pairs, ({ case: name }) => construction(name));
+  const forest = evaluationForest(pairs, constructionOf(pairs));
   reporter.begin("capture", 1);
   const activations = await readActivations(loaded, forest, [...dictionaries.keys()], watchOf(reporter));
   return { split, pairs, setting: { loaded, forest, dictionaries, outside }, activations };
@@ -441,7 +447,7 @@ const positive = (scores: ScoresBySite): ScoresBySite =>
 
 /** Circuits that depend on the ablation: by effects on the way from the ablated model, and by learned masks. */
 async function chosenByAblation(
-  { setting, activations }: Measured,
+  { setting, activations, pairs }: Measured,
   { loaded, dictionaries }: EvaluateInput,
   secant: ScoresBySite | undefined,
   ablation: AblationValue,
@@ -464,7 +470,8 @@ async function chosenByAblation(
     const base = await ablationBase(activations, dictionaries, codes, features, kind);
     reporter.begin("masks", 1);
     const target = activations.cleanMetric;
-    const stages = await learnMasks(setting, base, target, {}, watchOf(reporter));
+    const options = { groupOf: constructionOf(pairs) };
+    const stages = await learnOnHalves(setting, pairs, features, kind, codes, options, watchOf(reporter));
     reporter.begin("choosing", 1);
     // Of all sizes at least the smallest, whatever there is.
     const fitting = sizes.filter((n) => n <= sizeOf(features) || n === Math.min(...sizes));

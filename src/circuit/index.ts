@@ -49,6 +49,7 @@ export {
   intervenedMetrics,
   type NextToken,
 } from "../interventions/intervene.ts";
+export { type HalvesOptions, learnOnHalves } from "../interventions/mask-halves.ts";
 export { maskScores } from "../interventions/mask-scores.ts";
 export { chooseByMasks, learnMasks, type MaskOptions, type MaskStage, type Masks } from "../interventions/masks.ts";
 export { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";

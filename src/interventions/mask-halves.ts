@@ -1,0 +1,80 @@
+import type { Watch } from "../capture/runner.ts";
+import type { CodeReader } from "../dictionaries/encode.ts";
+import type { TokenPair } from "../prompts/pairs.ts";
+import { Random } from "../random.ts";
+import { type AblationKind, ablationBase, evaluationForest, type Features, readActivations } from "./ablation.ts";
+import { clusterPairs } from "./clusters.ts";
+import type { EvaluationSetting } from "./evaluate.ts";
+import { learnMasks, type MaskOptions, type MaskStage } from "./masks.ts";
+
+/** How many halves masks are learned on. More changed nothing on the embedded model. */
+const usualHalves = 6;
+/** With fewer words, halves of them are too small to learn from. */
+const fewestWords = 8;
+
+export interface HalvesOptions extends MaskOptions {
+  readonly halves?: number;
+  /** Pairs with one answer share their means, as in `evaluationForest`. */
+  readonly groupOf?: (pair: TokenPair["pair"]) => string;
+}
+
+/**
+ * Learns masks of features on several halves of the words that pairs share, and takes the mean over halves at every stage. Masks that are learned on all
+ * words at once keep features that serve a few words of them; those differ from half to half, and what serves all words stays.
+ *
+ * Halves are drawn from a fixed seed. With fewer than eight words masks are learned once, on all pairs.
+ *
+ * @param features the candidates
+ * @throws StoppedError
+ */
+export async function learnOnHalves(
+  { loaded, dictionaries, outside }: Omit<EvaluationSetting, "forest">,
+  pairs: readonly TokenPair[],
+  features: Features,
+  kind: AblationKind,
+  codes: CodeReader,
+  { halves = usualHalves, groupOf, ...options }: HalvesOptions = {},
+  watch: Watch = {},
+): Promise<MaskStage[]> {
+  const parts = halvesOf(pairs, halves);
+  const learned: MaskStage[][] = [];
+  for (const part of parts) {
+    const forest = evaluationForest(part, groupOf);
+    const activations = await readActivations(loaded, forest, [...dictionaries.keys()], { stopped: watch.stopped });
+    const base = await ablationBase(activations, dictionaries, codes, features, kind);
+    const before = learned.length;
+    learned.push(
+      await learnMasks({ loaded, forest, dictionaries, outside }, base, activations.cleanMetric, options, {
+        stopped: watch.stopped,
+        onProgress: (done, total) => watch.onProgress?.(before * total + done, parts.length * total),
+      }),
+    );
+  }
+  return meanStages(learned);
+}
+
+/** The pairs of random halves of the words, or all pairs where there are few words. */
+export function halvesOf(pairs: readonly TokenPair[], halves: number): TokenPair[][] {
+  const { of, count } = clusterPairs(pairs);
+  if (count < fewestWords) return [[...pairs]];
+  const random = new Random("halves");
+  return Array.from({ length: halves }, () => {
+    const words = new Set(random.shuffled([...Array(count).keys()]).slice(0, Math.ceil(count / 2)));
+    return pairs.filter((_, i) => words.has(of[i]!));
+  });
+}
+
+/** The mean of masks and losses over parts, stage by stage. */
+function meanStages(parts: readonly (readonly MaskStage[])[]): MaskStage[] {
+  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  return parts[0]!.map(({ price, masks }, stage) => ({
+    price,
+    loss: mean(parts.map((part) => part[stage]!.loss)),
+    masks: new Map(
+      [...masks].map(([site, w]) => [
+        site,
+        w.map((_, i) => mean(parts.map((part) => part[stage]!.masks.get(site)![i]!))),
+      ]),
+    ),
+  }));
+}
