@@ -57,5 +57,5 @@ export interface EvaluationJob {
 /** What a training thread is started with; gradients and captures are then asked for one at a time, the others once. */
 export type Job = GradientJob | DictionaryJob | CaptureJob | EvaluationJob;
 
-/** How many steps lie between two reports of an SAE's training. */
-export const reportEvery = 20;
+/** Whether a step of an SAE, counted from 1, is reported: every 20th, and the first, which tells that the steps have begun. */
+export const isReported = (step: number) => step === 1 || step % 20 === 0;

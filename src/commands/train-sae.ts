@@ -1,7 +1,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openFolder } from "#file";
-import { percentText } from "../amounts.ts";
+import { countText, percentText } from "../amounts.ts";
 import { type JumpReluWeights, saveSaeLens } from "../dictionaries/formats/sae-lens.ts";
 import { closeDictionaries, openDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
@@ -14,7 +14,6 @@ import { tokensOfBatch } from "../training/activations.ts";
 import type { DictionaryQuality } from "../training/evaluate.ts";
 import type { DictionaryProgress, DictionaryRecipe } from "../training/sae.ts";
 import { json } from "./train-lm.ts";
-import { reportEvery } from "./train-messages.ts";
 import { nameOf, type TextChoice } from "./train-text.ts";
 import { runBySites } from "./train-threads.ts";
 
@@ -58,9 +57,11 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
   }
   await reserveFolder(folder);
   const curve: DictionaryProgress[] = [];
-  let done = 0;
+  /** The last step that each site told of. */
+  const reached = new Map<SiteName, number>();
   const started = performance.now();
-  progress.begin(`training ${sites.length} SAEs`, sites.length * recipe.steps);
+  // Means and deviations of the sites take a while before the first step, which would spoil the estimate of the rest.
+  progress.begin("scales of activations", 1);
   const trained = await runBySites<JumpReluWeights, DictionaryProgress>(
     {
       kind: "dictionaries",
@@ -74,8 +75,9 @@ export async function trainSaes(task: DictionaryTask, recipe: DictionaryRecipe, 
     },
     copies,
     (line) => {
-      done += reportEvery;
-      progress.set(done);
+      if (reached.size === 0) progress.begin(`training ${countText(sites.length, "SAE")}`, sites.length * recipe.steps);
+      reached.set(line.site, line.step);
+      progress.set([...reached.values()].reduce((all, step) => all + step, 0));
       curve.push({ ...line, unexplained: rounded(line.unexplained), activeFeatures: rounded(line.activeFeatures) });
     },
     signal,
@@ -129,7 +131,7 @@ export async function evaluateSaes(
   // Opened first, so that a missing or damaged file is found before the work begins.
   await closeDictionaries(await openDictionaries(await openFolder(folder), sites));
   const done = Array.from({ length: copies }, () => ({ done: 0, total: 0 }));
-  progress.begin(`evaluating ${sites.length} SAEs`, 1);
+  progress.begin(`evaluating ${countText(sites.length, "SAE")}`, 1);
   const found = await runBySites<DictionaryQuality, { done: number; total: number }>(
     {
       kind: "evaluation",

@@ -26,8 +26,8 @@ import {
   type EvaluationJob,
   type GradientJob,
   type GradientRequest,
+  isReported,
   type Job,
-  reportEvery,
 } from "./train-messages.ts";
 import { openText } from "./train-text.ts";
 import { captureThread } from "./train-threads.ts";
@@ -59,7 +59,7 @@ async function dictionaries(
       : readAhead(captureThread({ ...job, kind: "capture", threads: ahead }), piecesOf(job.recipe.steps));
   const source = activationBatches(model, job.sites, reader);
   const report = (progress: DictionaryProgress) => {
-    if (progress.step % reportEvery === 0) tell(progress);
+    if (isReported(progress.step)) tell(progress);
   };
   const trained = await trainDictionaries(source, job.recipe, report, { threads: job.threads - ahead });
   await source.close();
