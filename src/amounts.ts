@@ -17,9 +17,15 @@ export function bytesText(bytes: number): string {
   return `${unit === 0 || value >= 99.5 ? Math.round(value) : value.toPrecision(2)} ${units[unit]}`;
 }
 
+/** A number with so many digits behind the point, zero without a sign. */
+export function fixedText(value: number, digits: number): string {
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? text.replace("-", "") : text;
+}
+
 /** A share in percent: `97.3 %`. */
 export function percentText(share: number, digits = 1): string {
-  return `${(100 * share).toFixed(digits)} %`;
+  return `${fixedText(100 * share, digits)} %`;
 }
 
 /** `1 file`, `2 files`. */

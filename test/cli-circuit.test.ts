@@ -1,11 +1,11 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { lintAttributionGraph } from "../src/circuit/export/lint.ts";
 import { circuitFileSchema } from "../src/results/circuit.ts";
-import { filesUnder, sfc, start, succeeds } from "./cli-harness.ts";
+import { expectError, filesUnder, quoted, sfc, shell, start, succeeds } from "./cli-harness.ts";
 
 let [home, run] = ["", ""];
 beforeAll(async () => {
@@ -79,13 +79,19 @@ it("goes on after kill -9 from the target sites that were done, to the same edge
 }, 120_000);
 
 it.each([
-  [["--way", "guess"], /way: expected/],
+  [["--way", "guess"], /--way: expected masks/],
   [["--way", "random"], /--way: expected one that chooses features/],
   [["--size", "9999999", "--way", "secant"], /--size: expected at most/],
   [["--threshold", "99", "--way", "secant"], /--threshold: expected at most/],
   [["--threshold", "1", "--way", "masks"], /--threshold: expected a way by effects/],
   [["--cases", "nounpp_dual"], /--cases: expected some of/],
   [["--influence", "2"], /--influence: expected a share/],
+  [["--way", "secant", "--size", "5", "--edge_threshold", "50"], /--edge_threshold: .* the largest edge is [1-9]/],
+  [["--size", "0"], /whole number from 1/],
+  [["--size", "1e9"], /whole number from 1/],
+  [["--threshold", "-1"], /number from 0/],
+  [["--edge_threshold", "NaN"], /number from 0/],
+  [["--size", "5", "--threshold", "1"], /--threshold .* cannot be used with option '--size/],
   [["--pair", "99999"], /--pair: expected 1 to/],
 ])("refuses %s in one line", async (flags, reason) => {
   const { code, stderr } = await sfc(
@@ -101,3 +107,42 @@ it.each([
   expect(stderr.trim().split("\n")).toHaveLength(1);
   expect(stderr).toMatch(reason);
 });
+
+it("refuses folders that hold no finished run, and finished circuits whose files are missing or cut off", async () => {
+  expectError(await sfc("circuit", join(home, "nowhere")), 1, "the folder of a finished run, got none", "sfc run");
+  expectError(await sfc("circuit", join(run, "run.json")), 1, "the folder of a finished run, got a file");
+  const [folder, broken] = [join(home, "whole"), join(home, "broken")];
+  const flags = ["circuit", run, "--way", "secant", "--size", "5", "--cases", "simple_singular", "--output_dir"];
+  await succeeds([...flags, folder]);
+  const damage: [file: string, how: (path: string) => Promise<void>, part: string][] = [
+    ["edges.parquet", (path) => truncate(path, 100), "edges.parquet cut off"],
+    ["graph.json", (path) => rm(path), "graph.json missing"],
+    ["circuit.json", (path) => truncate(path, 100), "a damaged circuit.json"],
+  ];
+  for (const [file, how, part] of damage) {
+    await cp(folder, broken, { recursive: true });
+    await how(join(broken, file));
+    expectError(await sfc(...flags, broken), 1, part, broken);
+    await rm(broken, { recursive: true });
+  }
+}, 120_000);
+
+it("says where a limit on the size of files is in the way, and goes on without it", async () => {
+  const folder = join(home, "limited");
+  const flags = ["circuit", run, ...small, "--output_dir", folder];
+  const { code, stderr } = await shell(`ulimit -f 8; $SFC ${quoted(flags)} --quiet`);
+  expectError({ code, stdout: "", stderr, signal: null }, 1, "room on the disk", "(EFBIG)", folder);
+  await succeeds(flags);
+  const whole = join(run, "circuit");
+  expect(await table(join(folder, "edges.parquet"))).toEqual(await table(join(whole, "edges.parquet")));
+}, 120_000);
+
+it("says of random directions that they are none of a real SAE", async () => {
+  const dummy = join(home, "dummy");
+  const flags = ["--sae_source", "dummy", "--sites", "resid_post", "--layers", "2-3", "--num_examples", "2", "--quiet"];
+  await succeeds(["run", ...flags, "--output_dir", dummy]);
+  const { stdout } = await succeeds(["circuit", dummy, ...small]);
+  expect(stdout).toMatch(/^DUMMY dictionaries: /);
+  const evaluated = await succeeds(["evaluate", dummy, "--ways", "secant", "--sizes", "5", "--cases", "simple_plural"]);
+  expect(evaluated.stdout).toMatch(/^DUMMY dictionaries: /);
+}, 120_000);

@@ -2,6 +2,7 @@ import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/p
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { circuitFileSchema } from "../src/results/circuit.ts";
 import { evaluationFileSchema } from "../src/results/evaluation.ts";
 import { expectError, filesUnder, sfc, start, succeeds } from "./cli-harness.ts";
 
@@ -35,6 +36,18 @@ const small = [
 ];
 const fileIn = async (folder: string) =>
   evaluationFileSchema.parse(JSON.parse(await readFile(join(folder, "evaluation.json"), "utf8")));
+
+const circuitIn = async (folder: string) =>
+  circuitFileSchema.parse(JSON.parse(await readFile(join(folder, "circuit.json"), "utf8"))).circuit!;
+/** Some of the run's pairs, as a file of pairs. */
+const pairsOf = async (isWanted: (pair: { case: string; split: string }) => boolean) =>
+  (await readFile(join(run, "pairs.jsonl"), "utf8"))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line))
+    .filter(isWanted)
+    .map(({ m_clean, m_patch, end, ...pair }) => `${JSON.stringify(pair)}\n`)
+    .join("");
 
 it("evaluates a run: curves of every way on both splits, the same again, and shown again without work", async () => {
   const { stdout } = await succeeds(["evaluate", run, ...small]);
@@ -102,7 +115,9 @@ it("goes on after kill -9 from the groups that were done, to the same numbers", 
 }, 240_000);
 
 it.each([
-  [["--ways", "guess"], /way: expected masks, mask-ig/],
+  [["--ways", "guess"], /--ways: expected masks, mask-ig/],
+  [["--thresholds", "-1"], /number from 0/],
+  [["--thresholds", "0.1", "--ways", "masks,secant-covering"], /--thresholds: expected a way by effects alone/],
   [["--sizes", "0"], /whole number from 1/],
   [["--sizes", "many"], /whole number from 1/],
   [["--ablation", "median"], /mean, patch, zero/],
@@ -173,11 +188,20 @@ it("refuses folders that hold no finished run, another evaluation, and circuits 
   };
   expectError(await evaluateIt({ model: { name: "other", sha256: "0".repeat(64) } }), 1, "the run's model", path);
   expectError(await evaluateIt({ dictionaries: [{ site: "resid_post.1", sha256: "0".repeat(64) }] }), 1, "SAE", path);
-  expectError(await evaluateIt({ sites: ["resid_post.1"] }), 1, "--sites", path);
+  expectError(await evaluateIt({ sites: ["resid_post.1", "resid_post.5"] }), 1, "one over resid_post.1", path);
   expectError(await evaluateIt({ features: { "resid_post.1": [1536] } }), 1, "1536", path);
   expectError(await evaluateIt({ features: { "resid_post.5": [1] } }), 1, "resid_post.5", path);
   expectError(await evaluateIt({ features: 3 }), 1, "features", path);
-  expectError(await evaluateIt({ features: { "resid_post.1": [226, 226] } }), 1, "ascending", path);
+  expectError(await evaluateIt({ features: { "resid_post.1": [226, 226] } }), 1, "226 after 226", path);
+  expectError(await evaluateIt({ features: {} }), 1, "expected features, got none", path);
+  expectError(await evaluateIt({ format: 2 }), 1, "expected format 1, got 2", path);
+  expectError(await evaluateIt({ pairs: "2" }), 1, 'got "2" for "pairs"', path);
+  expectError(await evaluateIt({ command: "circuit", circuit: null }), 1, "one that was interrupted", path);
+  for (const text of ["", "[3", '{"a": NaN}']) {
+    await writeFile(path, text);
+    expectError(await sfc("evaluate", run, "--circuit", path, "--output_dir", join(home, "given")), 1, "JSON", path);
+  }
+  expectError(await sfc("evaluate", run, "--circuit", join(run, "run.json")), 1, "got another file", "sfc circuit");
   expect((await evaluateIt({})).code).toBe(0);
   const { curves } = (await fileIn(join(home, "given"))).evaluation!;
   expect(curves.filter(({ way }) => way === "given").map(({ points }) => points.map(({ size }) => size))).toEqual([
@@ -248,4 +272,47 @@ it("counts what mask-ig gives a score as candidates, where it is the only way", 
   ]);
   const { candidates } = (await fileIn(folder)).evaluation!;
   expect(candidates.all).toBeGreaterThan(10);
+}, 120_000);
+
+it("tells constructions by all cases of the run, and refuses where there is one alone", async () => {
+  const folder = join(home, "one-construction");
+  const flags = ["--by", "construction", "--sizes", "5", "--ways", "secant"];
+  await succeeds(["evaluate", run, ...flags, "--cases", "nounpp_singular,nounpp_plural", "--output_dir", folder]);
+  const { pairs, curves } = (await fileIn(folder)).evaluation!;
+  expect(pairs.map(({ group, cases }) => [group, cases])).toEqual([
+    ["nounpp", ["nounpp_singular", "nounpp_plural"]],
+    ["nounpp", ["nounpp_singular", "nounpp_plural"]],
+  ]);
+  // As one set of these pairs: groups differ in name alone.
+  const set = join(home, "one-set");
+  await succeeds(["evaluate", run, ...flags.slice(2), "--cases", "nounpp_singular,nounpp_plural", "--output_dir", set]);
+  const nameless = (of: typeof curves) => of.map(({ group: _, ...curve }) => curve);
+  expect(nameless(curves)).toEqual(nameless((await fileIn(set)).evaluation!.curves));
+
+  const one = join(home, "one");
+  const file = join(home, "one.jsonl");
+  await writeFile(file, await pairsOf((pair) => pair.case.startsWith("nounpp_")));
+  await succeeds(["run", "--pairs", file, "--sites", "resid_post", "--layers", "2", "--quiet", "--output_dir", one]);
+  expectError(await sfc("evaluate", one, ...flags), 1, "--by construction", "nounpp_singular, nounpp_plural");
+}, 120_000);
+
+it("takes all features from a threshold on, and the sites of a given circuit", async () => {
+  const folder = join(home, "thresholds");
+  const cases = ["--cases", "simple_singular,simple_plural"];
+  const ways = ["--ways", "secant,secant-covering", "--sizes", "7", "--thresholds", "0.5,99"];
+  await succeeds(["evaluate", run, ...cases, ...ways, "--output_dir", folder]);
+  const { circuits } = (await fileIn(folder)).evaluation!;
+  const sizes = (way: string) => circuits.filter((one) => one.way === way).map(({ size }) => size);
+  expect(sizes("secant-covering")).toEqual([7]);
+  expect(sizes("secant")).toHaveLength(2);
+  const above = join(home, "above");
+  await succeeds(["circuit", run, "--way", "secant", "--threshold", "0.5", ...cases, "--output_dir", above]);
+  expect(Object.values((await circuitIn(above)).features).flat()).toHaveLength(sizes("secant")[1]!);
+
+  const circuit = join(home, "two-sites");
+  const own = ["--way", "secant", "--size", "4", "--sites", "resid_post", "--layers", "2-3", ...cases];
+  await succeeds(["circuit", run, ...own, "--output_dir", circuit]);
+  const given = ["--circuit", join(circuit, "circuit.json"), "--output_dir", join(home, "at-its-sites")];
+  await succeeds(["evaluate", run, "--ways", "secant", "--sizes", "4", ...cases, ...given]);
+  expect((await fileIn(join(home, "at-its-sites"))).evaluation!.sites).toEqual(["resid_post.2", "resid_post.3"]);
 }, 120_000);

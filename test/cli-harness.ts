@@ -59,6 +59,18 @@ export function start(args: readonly string[], main = entry, env: NodeJS.Process
   return { child, ended };
 }
 
+/** Runs a script of bash in which $SFC is the command. */
+export function shell(script: string, cwd = tmpdir()): Promise<Pick<Ended, "code" | "stdout" | "stderr">> {
+  const child = spawn("bash", ["-c", script], { cwd, env: { ...process.env, SFC: `${process.execPath} ${entry}` } });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.setEncoding("utf8").on("data", (text) => (stdout += text));
+  child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, stdout, stderr })));
+}
+
+/** Words of a command for bash. */
+export const quoted = (args: readonly string[]): string => args.map((arg) => `'${arg}'`).join(" ");
+
 let warm: ChildProcess | undefined;
 let last: Promise<unknown> = Promise.resolve();
 afterAll(async () => {

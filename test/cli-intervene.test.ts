@@ -84,6 +84,7 @@ describe("sfc evaluate with features to change", () => {
     [["--ablate", "resid_post.1/128"], 2, "expected a feature from 0 to 127, got 128 at resid_post.1"],
     [["--set", "resid_post.1/1"], 2, "--set: expected features with a number each"],
     [["--scale", "resid_post.1/1=2", "--ablate", "resid_post.1/1"], 2, "got resid_post.1/1 also with --ablate"],
+    [["--set", "resid_post.1/1=1e300"], 2, "--set: expected a number of at most 1000000000000000 in size, got 1e300"],
     [["--ablate", "resid_post.1/1", "--cases", "three"], 1, '--cases: expected some of one, two, got "three"'],
   ] as const)("%j is refused in one line", async (flags, code, part) => {
     expectError(await sfc("evaluate", folder, ...flags), code, part);

@@ -1,4 +1,3 @@
-import { spawn } from "node:child_process";
 import { closeSync, existsSync, openSync, writeSync } from "node:fs";
 import {
   cp,
@@ -19,7 +18,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
-  entry,
   examples,
   expectError,
   expectSameRun,
@@ -27,9 +25,11 @@ import {
   llama,
   manifestOf,
   packsIn,
+  quoted,
   run,
   runFlags,
   sfc,
+  shell,
   signalAmidst,
   start,
   succeeds,
@@ -255,17 +255,6 @@ describe("an input that changes while it is in use", () => {
 });
 
 describe("streams and limits", () => {
-  const shell = (script: string, cwd = home) => {
-    const child = spawn("bash", ["-c", script], { cwd, env: { ...process.env, SFC: `${process.execPath} ${entry}` } });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.setEncoding("utf8").on("data", (text) => (stdout += text));
-    child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
-    return new Promise<{ code: number | null; stdout: string; stderr: string }>((resolve) =>
-      child.on("close", (code) => resolve({ code, stdout, stderr })),
-    );
-  };
-  const quoted = (args: readonly string[]) => args.map((arg) => `'${arg}'`).join(" ");
-
   it.each([
     ["closed after a line", "2>&1 >/dev/null | head -1"],
     ["closed at once", "2>&1 >/dev/null | true"],

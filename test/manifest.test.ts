@@ -65,7 +65,7 @@ describe("the manifest of a run", () => {
     await expect(readManifest(home)).rejects.toThrow(/^JSON file: expected JSON, got .* in .*run\.json\. /);
     await rm(join(home, "run.json"));
     await expect(readManifest(home)).rejects.toThrow(
-      /^JSON file: expected a file that can be read, got none at .*run\.json\. /,
+      /^run: expected the folder of a finished run, got one without run\.json at /,
     );
   });
 });

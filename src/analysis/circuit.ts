@@ -81,7 +81,8 @@ export async function findCircuit(
   places: CircuitPlaces,
   reporter: Reporter,
 ): Promise<FoundCircuit> {
-  const features = await chosenFeatures(input, options, places, reporter);
+  const cases = input.all.map(({ pair }) => pair.case);
+  const features = await chosenFeatures({ ...input, cases }, options, places, reporter);
   const { loaded, dictionaries, drawn } = input;
   const forest = prefixForest(drawn);
   const given = { ...loaded, ...watchOf(reporter), forest, dictionaries };
@@ -115,9 +116,8 @@ export async function findCircuit(
   const whole = await graphOf(parts.flatMap(edgesOfSums), { pairs: drawn.length, about, effects: known, least });
   const pruned = prune(whole, { nodes: options.influence, edges: options.edgeInfluence });
   if (pruned.edges.length === 0) {
-    const largest = Math.max(0, ...whole.edges.map(({ value }) => Math.abs(value)));
     throw new UserError(
-      `--edge_threshold: expected less than leaves no path from tokens to the metric, got ${least}, where the largest edge left is ${largest.toPrecision(3)}. Lower it, or raise --influence.`,
+      `--edge_threshold: expected one that leaves a path from the tokens to the metric, got ${least}, where the largest edge is ${largestEdge(parts, drawn.length).toPrecision(3)}. Lower it, or raise --influence.`,
     );
   }
   const remainders = new Map<SiteName, number>();
@@ -143,6 +143,13 @@ export async function findCircuit(
     }),
   };
 }
+
+/** The largest |edge|, in logits, mean over pairs. */
+const largestEdge = (parts: readonly EdgeSums[], pairs: number) =>
+  parts
+    .flatMap(({ into }) => into.flatMap(({ from }) => from))
+    .flatMap(({ values, error, token }) => [...values, error, token ?? 0])
+    .reduce((largest, value) => Math.max(largest, Math.abs(value) / pairs), 0);
 
 /** Of a site's features and its error: mean effects, and at how many nodes they change. */
 type SiteSums = ReadonlyMap<number, { readonly effect: number; readonly nodes: number }>;

@@ -3,7 +3,7 @@ import { identityDictionary } from "../dictionaries/basis.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { type MethodName, methodNames } from "../effects/method.ts";
-import { UserError } from "../errors.ts";
+import { UsageError, UserError } from "../errors.ts";
 import {
   type AblationValue,
   type Activations,
@@ -59,8 +59,8 @@ export type Way = "masks" | "mask-ig" | Baseline | MethodName | `${MethodName}-s
 const baselines = ["random", "basis", "neurons"] as const;
 type Baseline = (typeof baselines)[number];
 
-/** Reads the name of a way. @throws UserError if it is none */
-export function parseWay(text: string): Way {
+/** Reads the name of a way, of this flag. @throws UsageError if it is none */
+export function parseWay(text: string, flag = "--ways"): Way {
   const known: readonly string[] = [
     "masks",
     "mask-ig",
@@ -68,8 +68,8 @@ export function parseWay(text: string): Way {
     ...methodNames.flatMap((m) => [m, `${m}-signed`, `${m}-covering`]),
   ];
   if (known.includes(text)) return text as Way;
-  throw new UserError(
-    `way: expected masks, mask-ig, random, basis, neurons or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
+  throw new UsageError(
+    `${flag}: expected masks, mask-ig, random, basis, neurons or one of ${methodNames.join(", ")}, perhaps with -signed or -covering, got "${text}".`,
   );
 }
 
@@ -85,6 +85,8 @@ export interface EvaluateOptions {
   readonly by: Grouping;
   readonly ways: readonly Way[];
   readonly sizes: readonly number[];
+  /** Besides circuits of these sizes, of ways by effects alone: those of all features of at least so large a |mean effect per pair|, in logits. */
+  readonly thresholds?: readonly number[];
   readonly ablations: readonly AblationValue[];
   readonly errors: ErrorTreatment;
   /** The size of the circuits whose transfer between groups is measured; null for none. */
@@ -99,6 +101,8 @@ export interface EvaluateInput {
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly outside: OutsideText;
   readonly pairs: readonly TokenPair[];
+  /** All cases of the run, by which constructions are told; those of the pairs by default. */
+  readonly cases?: readonly string[];
 }
 
 /** Where the results of groups are kept, so that an interrupted evaluation goes on. */
@@ -129,7 +133,7 @@ export async function evaluateCircuits(
   reporter: Reporter,
 ): Promise<Evaluation> {
   checkEvaluation(input, options);
-  const groups = groupsOfPairs(input.pairs, options.by);
+  const groups = groupsOfPairs(input, options.by);
   const found: GroupEvaluation[] = [];
   for (const [name, pairs] of groups) {
     const known = await places.read(name);
@@ -153,19 +157,26 @@ export const ofSplit = (pairs: readonly TokenPair[], split: Split) => pairs.filt
 
 /** Refuses what cannot be evaluated, before any work. @throws UserError as `evaluateCircuits` does */
 export function checkEvaluation(
-  { dictionaries, pairs }: Pick<EvaluateInput, "dictionaries" | "pairs">,
-  { by, ways, sizes, given, transfer }: EvaluateOptions,
+  input: Pick<EvaluateInput, "dictionaries" | "pairs" | "cases">,
+  { by, ways, sizes, thresholds = [], given, transfer }: EvaluateOptions,
 ): void {
+  const { dictionaries } = input;
   const other = [...dictionaries.keys()].find((site) => parseSite(site).kind !== "mlp_out");
   if (ways.includes("neurons") && other !== undefined) {
     throw new UserError(
       `--ways neurons: expected --sites mlp_out with it, got ${other}. Neurons are what MLP outputs are made of.`,
     );
   }
-  const untrained = [...groupsOfPairs(pairs, by)].find(([, own]) => ofSplit(own, "train").length === 0)?.[0];
+  if (by === "construction") checkConstructions(input);
+  const untrained = [...groupsOfPairs(input, by)].find(([, own]) => ofSplit(own, "train").length === 0)?.[0];
   if (untrained !== undefined && (!given || transfer !== null)) {
     throw new UserError(
       `pairs: expected train pairs, on which circuits are chosen, got only test pairs of ${untrained}. Name some train, or give a circuit with --circuit and no --transfer.`,
+    );
+  }
+  if (thresholds.length > 0 && !ways.some(isByThreshold)) {
+    throw new UserError(
+      `--thresholds: expected a way by effects alone with it, got --ways ${ways.join(",")}. Add secant to them.`,
     );
   }
   if (ways.includes("random") && !given && ways.every((way) => (baselines as readonly string[]).includes(way))) {
@@ -193,18 +204,35 @@ export function constructionsOf(cases: readonly string[]): (name: string) => str
   };
 }
 
-function groupsOfPairs(pairs: readonly TokenPair[], by: Grouping): Map<string, TokenPair[]> {
-  const construction = constructionsOf(pairs.map(({ pair }) => pair.case));
+/** @throws UserError if cases do not tell constructions from the subject's number */
+function checkConstructions(input: Pick<EvaluateInput, "pairs" | "cases">): void {
+  const [cases, construction] = [casesOf(input), constructionIn(input)];
+  if (cases.some((name) => construction(name) !== name)) return;
+  throw new UserError(
+    `--by construction: expected a run whose cases end alike, as simple_plural and nounpp_plural, got ${cases.join(", ")}. Use --by set or --by case.`,
+  );
+}
+
+/** All cases that an input knows of. */
+const casesOf = ({ pairs, cases }: Pick<EvaluateInput, "pairs" | "cases">) => [
+  ...new Set(cases ?? pairs.map(({ pair }) => pair.case)),
+];
+
+const constructionIn = (input: Pick<EvaluateInput, "pairs" | "cases">) => constructionsOf(casesOf(input));
+
+/** The construction of a pair. Pairs of one construction share their means. */
+function constructionOf(input: Pick<EvaluateInput, "pairs" | "cases">): (pair: TokenPair["pair"]) => string {
+  const construction = constructionIn(input);
+  return ({ case: name }) => construction(name);
+}
+
+function groupsOfPairs(input: Pick<EvaluateInput, "pairs" | "cases">, by: Grouping): Map<string, TokenPair[]> {
+  const { pairs } = input;
+  const construction = constructionIn(input);
   const nameOf = ({ pair }: TokenPair) => (by === "set" ? "all" : by === "case" ? pair.case : construction(pair.case));
   const groups = new Map<string, TokenPair[]>();
   for (const pair of pairs) groups.set(nameOf(pair), [...(groups.get(nameOf(pair)) ?? []), pair]);
   return groups;
-}
-
-/** The construction of a pair among some. Pairs of one construction share their means. */
-function constructionOf(pairs: readonly TokenPair[]): (pair: TokenPair["pair"]) => string {
-  const construction = constructionsOf(pairs.map(({ pair }) => pair.case));
-  return ({ case: name }) => construction(name);
 }
 
 /** The pairs of one split of a group, and what the plain model makes of them. */
@@ -216,12 +244,13 @@ interface Measured {
 }
 
 async function measure(
-  { loaded, dictionaries, outside }: EvaluateInput,
+  input: EvaluateInput,
   split: Split,
   pairs: readonly TokenPair[],
   reporter: Reporter,
 ): Promise<Measured> {
-  const forest = evaluationForest(pairs, constructionOf(pairs));
+  const { loaded, dictionaries, outside } = input;
+  const forest = evaluationForest(pairs, constructionOf(input));
   reporter.begin("capture", 1);
   const activations = await readActivations(loaded, forest, [...dictionaries.keys()], watchOf(reporter));
   return { split, pairs, setting: { loaded, forest, dictionaries, outside }, activations };
@@ -268,7 +297,7 @@ async function evaluateGroup(
   }
   const byScores = options.ways
     .filter(isByScores)
-    .flatMap((way) => options.sizes.map((n) => chosenByScores(way, scores.get(methodOf(way))!, n)));
+    .flatMap((way) => chosenByScores(way, scores.get(methodOf(way))!, options, group, reporter));
   const given: Chosen[] = options.given ? [{ way: "given", features: options.given }] : [];
 
   const circuits: Chosen[] = [...given, ...byScores];
@@ -343,7 +372,7 @@ export async function chooseCircuit(
   if (!isByAblation(way) && !isByScores(way)) {
     throw new UserError(`--way: expected one that chooses features, got ${way}. Measure it with sfc evaluate.`);
   }
-  if (threshold !== null && (isByAblation(way) || way.endsWith("-covering"))) {
+  if (threshold !== null && !isByThreshold(way)) {
     throw new UserError(`--threshold: expected a way by effects alone, got ${way}. Give --size instead.`);
   }
   const enough = (features: Features, candidates: number) => {
@@ -367,16 +396,44 @@ export async function chooseCircuit(
     const features = choiceOf(way, size!)(scores);
     return enough(features, sizeOf(features));
   }
-  const features = chooseAbove(way.endsWith("-signed") ? positive(scores) : scores, threshold);
+  const features = aboveOf(way, threshold)(scores);
   if (sizeOf(features) > 0) return features;
   const largest = Math.abs(rankScores(scores)[0]?.score ?? 0).toPrecision(3);
   throw new UserError(`--threshold: expected at most ${largest}, the largest |effect|, got ${threshold}. Lower it.`);
 }
 
-function chosenByScores(way: Way, scores: ClusterScores, n: number): Chosen {
-  const choose = choiceOf(way, n);
-  return { way, features: choose(scores.scores), stability: stability(scores, choose) };
+/** The circuits of a way by effects alone: one of each size, and of each threshold that some effects reach. */
+function chosenByScores(
+  way: Way,
+  scores: ClusterScores,
+  { sizes, thresholds = [] }: EvaluateOptions,
+  group: string,
+  reporter: Reporter,
+): Chosen[] {
+  const candidates = rankScores(scores.scores).length;
+  if (sizes.some((n) => n > candidates)) {
+    reporter.line(`${way} of ${group}: ${candidates} features have an effect, so larger circuits hold just these.`);
+  }
+  const above = (isByThreshold(way) ? thresholds : []).filter((threshold) => {
+    const some = sizeOf(aboveOf(way, threshold)(scores.scores)) > 0;
+    if (!some) reporter.line(`${way} of ${group}: no |effect| reaches --thresholds ${threshold}.`);
+    return some;
+  });
+  return [...sizes.map((n) => choiceOf(way, n)), ...above.map((threshold) => aboveOf(way, threshold))].map(
+    (choose) => ({
+      way,
+      features: choose(scores.scores),
+      stability: stability(scores, choose),
+    }),
+  );
 }
+
+/** Whether a way takes all features from some |effect| on. */
+const isByThreshold = (way: Way) => isByScores(way) && !way.endsWith("-covering");
+
+/** How a way by effects alone chooses those of at least a threshold. */
+const aboveOf = (way: Way, threshold: number) => (scores: ScoresBySite) =>
+  chooseAbove(way.endsWith("-signed") ? positive(scores) : scores, threshold);
 
 /** How a way that follows from effects alone chooses n features. */
 const choiceOf = (way: Way, n: number) => (scores: ScoresBySite) => {
@@ -448,13 +505,14 @@ const positive = (scores: ScoresBySite): ScoresBySite =>
 /** Circuits that depend on the ablation: by effects on the way from the ablated model, and by learned masks. */
 async function chosenByAblation(
   { setting, activations, pairs }: Measured,
-  { loaded, dictionaries }: EvaluateInput,
+  input: EvaluateInput,
   secant: ScoresBySite | undefined,
   ablation: AblationValue,
   { ways, sizes, errors }: EvaluateOptions,
   reporter: Reporter,
 ): Promise<{ readonly chosen: Chosen[]; readonly candidates: number }> {
   if (!ways.includes("masks") && !ways.includes("mask-ig")) return { chosen: [], candidates: 0 };
+  const { loaded, dictionaries } = input;
   const codes = codeReader(loaded);
   try {
     reporter.begin("mask scores", 1);
@@ -468,9 +526,12 @@ async function chosenByAblation(
     // Errors that are kept would take the whole dictionary at each step.
     const kind = { values: ablation, errors: errors === "kept" ? "ablated" : errors } as const;
     const base = await ablationBase(activations, dictionaries, codes, features, kind);
+    if (sizes.some((n) => n > sizeOf(features))) {
+      reporter.line(`masks choose among ${sizeOf(features)} candidates, so there are no larger circuits of theirs.`);
+    }
     reporter.begin("masks", 1);
     const target = activations.cleanMetric;
-    const options = { groupOf: constructionOf(pairs) };
+    const options = { groupOf: constructionOf(input) };
     const stages = await learnOnHalves(setting, pairs, features, kind, codes, options, watchOf(reporter));
     reporter.begin("choosing", 1);
     // Of all sizes at least the smallest, whatever there is.

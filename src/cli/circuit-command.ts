@@ -1,15 +1,11 @@
 import { join } from "node:path";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { CircuitFlags } from "../commands/circuit.ts";
 import { circuitHelp, circuitText } from "../report/circuit-text.ts";
-import { folded, wholeNumber } from "./flags.ts";
+import { amount, folded, wholeNumber } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { print, printJson } from "./terminal.ts";
 
-const number = (text: string): number => {
-  if (Number(text) >= 0 && Number.isFinite(Number(text)) && text.trim() !== "") return Number(text);
-  throw new InvalidArgumentError("Expected a number from 0 up.");
-};
 const choice = (flags: string, text: string, of: readonly string[]) =>
   new Option(flags, text).choices(of).default(of[0]);
 
@@ -24,7 +20,7 @@ export function addCircuitCommand(program: Command): void {
     .option("--size <n>", "features in the circuit (default: 60)", wholeNumber)
     .addOption(
       new Option("--threshold <x>", "all features of at least this |effect| per pair")
-        .argParser(number)
+        .argParser(amount)
         .conflicts("size"),
     )
     .addOption(choice("--ablation <kind>", "what masks are fitted to", ["mean", "patch", "zero"]))
@@ -34,9 +30,9 @@ export function addCircuitCommand(program: Command): void {
         "gradient",
       ]),
     )
-    .option("--edge_threshold <x>", "smallest |edge| to keep, in logits per pair", number, 0)
-    .option("--influence <share>", "share of influence that drawn nodes hold", number, 0.8)
-    .option("--edge_influence <share>", "share of influence that drawn edges hold", number, 0.98)
+    .option("--edge_threshold <x>", "smallest |edge| to keep, in logits per pair", amount, 0)
+    .option("--influence <share>", "share of influence that drawn nodes hold", amount, 0.8)
+    .option("--edge_influence <share>", "share of influence that drawn edges hold", amount, 0.98)
     .addOption(choice("--split <name>", "pairs over which edges are taken", ["train", "test", "both"]))
     .option("--pair <n>", "edges of one pair, the nth line of the run's pairs.jsonl", wholeNumber)
     .option("--by_position", "rows of edges.parquet by their target's node and position")
@@ -52,8 +48,8 @@ export function addCircuitCommand(program: Command): void {
     .option("--quiet", "show no progress")
     .action(async (run: string, flags: CircuitFlags) => {
       const folder = flags.output_dir ?? join(run, "circuit");
-      const { file, again } = await runJob("circuit", { run, folder, flags }, { quiet: flags.quiet });
+      const { file, again, dummy } = await runJob("circuit", { run, folder, flags }, { quiet: flags.quiet });
       if (flags.json) printJson(file);
-      else print(circuitText(file, { run, folder, again }));
+      else print(circuitText(file, { run, folder, again, dummy }));
     });
 }

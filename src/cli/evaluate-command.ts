@@ -3,8 +3,9 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Grouping, groupings, parseWay } from "../analysis/evaluate.ts";
 import { UsageError } from "../errors.ts";
 import type { AblationValue, ErrorTreatment } from "../interventions/ablation.ts";
+import { dummyText } from "../report/circuit-text.ts";
 import { evaluateHelp } from "../report/evaluation-help.ts";
-import { folded, wholeNumber } from "./flags.ts";
+import { amount, folded, wholeNumber } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { print, printJson } from "./terminal.ts";
 
@@ -12,6 +13,7 @@ interface Flags {
   readonly by: Grouping;
   readonly ways: string;
   readonly sizes: number[];
+  readonly thresholds?: number[];
   readonly ablation: AblationValue[];
   readonly errors: ErrorTreatment;
   readonly transfer?: number;
@@ -42,6 +44,11 @@ export function addEvaluateCommand(program: Command): void {
     )
     .option("--ways <names>", "how features are chosen; see below", "masks,secant,secant-covering,random,basis")
     .option("--sizes <list>", "features in a circuit, as 20,40,60", listOf(wholeNumber), [20, 40, 60, 100, 150, 250])
+    .option(
+      "--thresholds <list>",
+      "besides, all features of at least these |effect|s per pair, as 0.1,0.05",
+      listOf(amount),
+    )
     .option(
       "--ablation <kinds>",
       "what the rest is set to: mean, patch, zero, or several with commas",
@@ -82,6 +89,7 @@ export function addEvaluateCommand(program: Command): void {
       const {
         by,
         sizes,
+        thresholds = [],
         ablation: ablations,
         errors,
         transfer = null,
@@ -99,18 +107,19 @@ export function addEvaluateCommand(program: Command): void {
         layers,
         evaluate: {
           by,
-          ways: listOf(parseWay)(flags.ways),
+          ways: listOf((name) => parseWay(name))(flags.ways),
           sizes,
+          thresholds,
           ablations,
           errors,
           transfer,
         },
       };
-      const { file, again } = await runJob("evaluate", request, { quiet: flags.quiet });
+      const { file, again, dummy } = await runJob("evaluate", request, { quiet: flags.quiet });
       if (flags.json) return printJson(file);
       const { evaluationText } = await import("../report/evaluation-text.ts");
       print(
-        `${evaluationText(file.evaluation!)}\n\n${again ? "Already there" : "Written"}: ${join(request.folder, "evaluation.json")}`,
+        `${dummy ? `${dummyText}\n` : ""}${evaluationText(file.evaluation!)}\n\n${again ? "Already there" : "Written"}: ${join(request.folder, "evaluation.json")}`,
       );
     });
 }

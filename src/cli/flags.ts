@@ -181,6 +181,13 @@ export function wholeNumber(text: string): number {
   return numberFrom(1, text);
 }
 
+/** A size such as an |effect|. @throws InvalidArgumentError */
+export function amount(text: string): number {
+  const value = Number(text);
+  if (value >= 0 && Number.isFinite(value) && text.trim() !== "") return value;
+  throw new InvalidArgumentError("Expected a number from 0 up.");
+}
+
 /** Reads a whole number from 1 up to the largest that makes sense. Larger ones would take all memory, or no one's time. */
 export function wholeNumberUpTo(most: number): (text: string) => number {
   return (text) => {

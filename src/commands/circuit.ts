@@ -8,13 +8,20 @@ import { UserError } from "../errors.ts";
 import { featuresJson } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
 import type { Split, TokenPair } from "../prompts/pairs.ts";
-import { type CircuitFile, circuitFiles, circuitParts, openCircuitFolder, writeCircuit } from "../results/circuit.ts";
+import {
+  type CircuitFile,
+  checkCircuitFiles,
+  circuitFiles,
+  circuitParts,
+  openCircuitFolder,
+  writeCircuit,
+} from "../results/circuit.ts";
 import { closeFinished } from "../results/folder.ts";
 import { refreshReport } from "../results/report.ts";
 import { circuitFolderName } from "../results/report-circuit.ts";
 import { jobProblem, writeFileAtomic } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
-import { identityOf, type OpenRun, openRun, pairsOfCases } from "./open-run.ts";
+import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases } from "./open-run.ts";
 
 /** The flags of `sfc circuit`, as they come from the command line. */
 export interface CircuitFlags {
@@ -53,6 +60,8 @@ export interface CircuitOutcome {
   readonly file: CircuitFile;
   /** Whether it had been finished before and nothing was computed. */
   readonly again: boolean;
+  /** Whether the SAEs are random directions. */
+  readonly dummy: boolean;
 }
 
 /**
@@ -65,7 +74,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
   const { edge_threshold, influence, edge_influence, split, sites = null, layers = null, pair = null } = flags;
   const cases = flags.cases?.split(",").map((name) => name.trim()) ?? null;
   const asked: CircuitOptions = {
-    way: parseWay(flags.way),
+    way: parseWay(flags.way, "--way"),
     size: flags.threshold === undefined ? (flags.size ?? defaultSize) : null,
     threshold: flags.threshold ?? null,
     ablation: flags.ablation,
@@ -108,8 +117,9 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
         { code: "changed_input" },
       );
     }
+    await checkCircuitFiles(path);
     reporter.end();
-    return { file: folder.manifest, again: true };
+    return { file: folder.manifest, again: true, dummy: isDummy(open) };
   }
   try {
     if (folder.state === "resume") reporter.line(`Resuming the interrupted circuit in ${path}.`);
@@ -166,7 +176,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
         await refreshReport(request.run, (line) => reporter.line(line));
       }
       reporter.end();
-      return { file: finished, again: false };
+      return { file: finished, again: false, dummy: isDummy(open) };
     } finally {
       parts.close();
     }

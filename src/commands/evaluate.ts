@@ -15,7 +15,7 @@ import { refreshReport } from "../results/report.ts";
 import { evaluationFolderName } from "../results/report-circuit.ts";
 import { jobProblem } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
-import { identityOf, type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
+import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
 
 /** What `sfc evaluate` is asked. */
 export interface EvaluateRequest extends SiteFlags {
@@ -35,6 +35,8 @@ export interface EvaluateOutcome {
   readonly file: EvaluationFile;
   /** Whether it had been finished before and nothing was computed. */
   readonly again: boolean;
+  /** Whether the SAEs are random directions. */
+  readonly dummy: boolean;
 }
 
 /**
@@ -45,16 +47,17 @@ export interface EvaluateOutcome {
  */
 export async function evaluate(request: EvaluateRequest, reporter: Reporter): Promise<EvaluateOutcome> {
   const { folder: path, force, sites, layers } = request;
-  await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
+  await using open = await openFor(request, reporter);
   const pairs = pairsOfCases(open, request.cases);
   const given = request.circuit === null ? null : await circuitFor(open, request.circuit);
-  const { by, ways, sizes, ablations, errors, transfer } = request.evaluate;
+  const { by, ways, sizes, thresholds = [], ablations, errors, transfer } = request.evaluate;
   const options: EvaluationFile["options"] = {
     // Seen from the folder itself, so that both can be moved together, or be named in another way.
     run: relative(path, request.run),
     by,
     ways: [...ways],
     sizes: [...sizes],
+    ...(thresholds.length > 0 && { thresholds: [...thresholds] }),
     ablation: [...ablations],
     errors,
     transfer,
@@ -64,7 +67,8 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     circuit: request.circuit === null ? null : relative(path, request.circuit),
   };
   // A folder that says it was interrupted would keep the next call, with better flags, out of it.
-  checkEvaluation({ dictionaries: open.dictionaries, pairs }, { ...request.evaluate, given });
+  const cases = open.pairs.map(({ pair }) => pair.case);
+  checkEvaluation({ dictionaries: open.dictionaries, pairs, cases }, { ...request.evaluate, given });
   const folder = await openEvaluationFolder(path, options, force);
   const madeOf = { run: identityOf(open, ...(given ? [[...given]] : [])), versions: await versions() };
   if (folder.state === "finished") {
@@ -75,7 +79,7 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
       );
     }
     reporter.end();
-    return { file: folder.manifest, again: true };
+    return { file: folder.manifest, again: true, dummy: isDummy(open) };
   }
   try {
     if (folder.state === "resume") reporter.line(`Resuming the interrupted evaluation in ${path}.`);
@@ -89,7 +93,7 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     const { loaded, dictionaries, opened } = open;
     const { outside } = opened.tokenizer;
     const evaluation = await evaluateCircuits(
-      { loaded, dictionaries, outside, pairs },
+      { loaded, dictionaries, outside, pairs, cases },
       { ...request.evaluate, given },
       places,
       reporter,
@@ -103,12 +107,18 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
       await refreshReport(request.run, (line) => reporter.line(line));
     }
     reporter.end();
-    return { file: finished, again: false };
+    return { file: finished, again: false, dummy: isDummy(open) };
   } catch (error) {
     throw jobProblem(open.opened.inputs.reasonOf(error), path);
   } finally {
     await folder.release();
   }
+}
+
+/** Opens a run at the sites that are named, those of the given circuit by default. */
+async function openFor({ run, circuit, sites, layers }: EvaluateRequest, reporter: Reporter): Promise<OpenRun> {
+  const defaultSites = circuit === null ? undefined : (await readCircuit(circuit)).sites;
+  return openRun(run, { sites, layers, defaultKind: "resid_post", ...(defaultSites && { defaultSites }) }, reporter);
 }
 
 /** The features of a circuit.json. @throws UserError if it was made for another model, other SAEs, or sites that are not looked at */
@@ -128,10 +138,13 @@ async function circuitFor({ run, dictionaries }: OpenRun, path: string) {
   for (const [site, features] of Object.entries(circuit.features)) {
     const count = dictionaries.get(site)?.featureCount;
     if (count === undefined) throw refuse(`features at ${sites.join(", ")}`, `some at ${site}`);
-    const again = features.find((feature, i) => feature <= features[i - 1]!);
-    if (again !== undefined) throw refuse(`ascending features at ${site}`, `${again} behind another`);
+    const again = features.findIndex((feature, i) => feature <= features[i - 1]!);
+    if (again >= 0) {
+      throw refuse(`each feature once and ascending at ${site}`, `${features[again]} after ${features[again - 1]}`);
+    }
     const wrong = features.find((feature) => feature >= count);
     if (wrong !== undefined) throw refuse(`features below ${count} at ${site}`, String(wrong));
   }
+  if (Object.values(circuit.features).flat().length === 0) throw refuse("features", "none");
   return featuresOf(circuit.features);
 }

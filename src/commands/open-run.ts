@@ -31,6 +31,8 @@ export interface SiteFlags {
   readonly layers: string | null;
   /** The kind that is looked at where no sites are named and the run has it. */
   readonly defaultKind?: SiteKind;
+  /** The sites that are looked at where neither kinds nor layers are named and the run has them; they go before `defaultKind`. */
+  readonly defaultSites?: readonly string[];
 }
 
 /**
@@ -108,6 +110,9 @@ export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] |
   return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
 }
 
+/** Whether some of a run's SAEs are random directions. */
+export const isDummy = ({ run: { manifest } }: OpenRun) => manifest.dictionaries.some(({ dummy }) => dummy);
+
 /** What results depend on besides the options: the run's model, SAEs and pairs, and what else is named. */
 export function identityOf({ run }: OpenRun, ...others: readonly unknown[]): string {
   const { model, dictionaries } = run.manifest;
@@ -117,10 +122,12 @@ export function identityOf({ run }: OpenRun, ...others: readonly unknown[]): str
 /** The sites of a run that flags name. @throws UserError if it has none of them */
 function chosenSites(
   there: readonly SiteName[],
-  { sites, layers, defaultKind }: SiteFlags,
+  { sites, layers, defaultKind, defaultSites = [] }: SiteFlags,
   model: OpenModel["model"],
   folder: string,
 ): SiteName[] {
+  const byDefault = there.filter((site) => defaultSites.includes(site));
+  if (sites === null && layers === null && byDefault.length > 0) return byDefault;
   const kinds = sites === null ? null : parseKinds(sites, model.sites);
   const blocks = layers === null ? null : parseLayers(layers, model.layers);
   if (kinds === null && defaultKind !== undefined && there.some((site) => parseSite(site).kind === defaultKind)) {

@@ -66,8 +66,16 @@ function parsed(flag: string, text: string, example: string): { site: SiteName; 
       `${flag}: expected a number behind =, got "${number}" in "${text}". Write it as in ${example}.`,
     );
   }
+  if (Math.abs(Number(number)) > largest) {
+    throw new UsageError(
+      `${flag}: expected a number of at most ${largest} in size, got ${number} in "${text}". The model's norms overflow beyond.`,
+    );
+  }
   return { site, feature: Number(feature), number: Number(number) };
 }
+
+/** Largest size of a code or factor: squares of larger ones do not fit into float32. */
+const largest = 1e15;
 
 /** @throws UsageError if the model has no such site, or there is no SAE, or no such feature */
 function checkFeature(

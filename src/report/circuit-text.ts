@@ -10,10 +10,12 @@ support the clean answer. What the circuit is worth, sfc evaluate RUN --circuit 
 
 The circuit's folder has
   circuit.json        the features, shares by site, checks
-  edges.parquet       all edges into them: split, case, target_site, target, source_site, source, edge; −1 is a site's error, −2 its tokens,
-                      −4 what no edge carries; the rows of a residual target add up to its
-                      effect where attn_out, mlp_out and resid_post are all sites, others about so
-  circuit.svg         a drawing of what carries most influence; circuit.graphml the same for Gephi, yEd, Cytoscape and NetworkX
+  edges.parquet       all edges into them: split, case, target_site, target,
+                      source_site, source, edge; −1 is a site's error, −2 the
+                      tokens, −4 the remainder, which no edge carries
+  graph.json          the same edges, summed, and their nodes
+  circuit.svg         a drawing of what carries most influence
+  circuit.graphml     the same for Gephi, yEd, Cytoscape and NetworkX
   circuit.graph.json  the same for circuit-tracer's page and Neuronpedia
 
 Examples:
@@ -51,12 +53,18 @@ export interface CircuitPlace {
   readonly folder: string;
   /** Whether it had been there before. */
   readonly again: boolean;
+  /** Whether the SAEs are random directions. */
+  readonly dummy: boolean;
 }
+
+/** What is said of circuits of random directions. */
+export const dummyText =
+  "DUMMY dictionaries: random directions in place of trained features. No feature in this circuit means anything.";
 
 /** A circuit as text: its size by site with what it carries, the strongest edges, checks. */
 export function circuitText(
   { circuit, options, pairs, checks, scores, sites, graph, strongest }: CircuitSummary,
-  { run, folder, again }: CircuitPlace,
+  { run, folder, again, dummy }: CircuitPlace,
 ): string {
   const size = sites.reduce((sum, { features }) => sum + features, 0);
   const share = (part: number, total: number) => (total === 0 ? "" : percentText(part / total, 0));
@@ -64,10 +72,11 @@ export function circuitText(
   const score = (value: number | null | undefined) =>
     value === null || value === undefined ? "none" : value.toFixed(2);
   return [
+    ...(dummy ? [dummyText] : []),
     `Circuit of ${countText(size, "feature")}, chosen by ${circuit!.way} on ${countText(circuit!.pairs, "train pair")}; ${options.edges} edges over ${countText(pairs, "pair")}${options.pair === null ? "" : ", positions summed"}.`,
     "",
     ...textTable([
-      ["site", "features", "effects", "carried", "error", "rest of edges"],
+      ["site", "features", "effects", "carried", "error", "remainder"],
       ...sites.map(({ site, features, carried, error, total, remainder }) => [
         site,
         String(features),
@@ -77,15 +86,17 @@ export function circuitText(
         share(remainder, carried),
       ]),
     ]),
-    "effects: their sum at the site, in logits; carried: by the circuit's features; rest of edges: of what they carry, the part that comes from",
-    "features outside the circuit, from slopes that were capped and from edges under the threshold.",
+    "effects: their sum at the site, in logits; carried: by the circuit's features; remainder: of what they carry, what no edge does, for it comes",
+    "from features outside the circuit, from slopes that were capped or from edges under the threshold.",
     "",
     "Strongest edges, in logits, mean over pairs:",
     ...textTable(strongest.map(({ source, target, edge }) => [edge.toFixed(3), source, "→", target])).map(
       (line) => `  ${line}`,
     ),
     "",
-    `Drawn: ${graph!.drawn_nodes} of ${countText(graph!.nodes, "node")}, ${graph!.drawn_edges} of ${countText(graph!.edges, "edge")}. Replacement score ${score(scores?.replacement)}, completeness ${score(scores?.completeness)}.`,
+    `Drawn: ${graph!.drawn_nodes} of ${countText(graph!.nodes, "node")}, ${graph!.drawn_edges} of ${countText(graph!.edges, "edge")}.`,
+    `Replacement score ${score(scores?.replacement)}: of the influence on the metric, what comes from tokens and not from errors and remainders.`,
+    `Completeness ${score(scores?.completeness)}: of the nodes' inputs, weighed by influence, what comes from no error and is no remainder.`,
     failed.length === 0
       ? `Checks: all ${checks.length} passed.`
       : `Checks: ${failed.length} of ${checks.length} failed: ${failed.map(({ name, site, gap, scale }) => `${name}${site === null ? "" : ` at ${site}`} (${(gap / scale).toExponential(1)})`).join("; ")}.`,

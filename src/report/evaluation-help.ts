@@ -9,7 +9,7 @@ Ways to choose features, on train pairs alone, with commas between them:
   secant-covering  every site covered alike
   secant-signed    only features that support the clean answer
 To measure them by:
-  random           three random circuits of features that are active as often as those of the first way
+  random           three random circuits of features that are active as often as those of the first way, or of --circuit
   basis            single numbers of the activations instead of features, by their secant effects
   neurons          with --sites mlp_out: the neurons that MLP outputs are made of, by their secant effects
 

@@ -1,9 +1,9 @@
-import { countText } from "../amounts.ts";
+import { countText, fixedText } from "../amounts.ts";
 import type { Curve, CurvePoint, Evaluation } from "../interventions/evaluation.ts";
 import { visible } from "../prompts/excerpt.ts";
 import { textTable } from "./text-table.ts";
 
-const two = (value: number) => value.toFixed(2);
+const two = (value: number) => fixedText(value, 2);
 
 /** What an evaluation has found, as text: curves on test, or train where there is no test, and transfer. */
 export function evaluationText({ pairs, curves, sites, transfer, circuits }: Evaluation): string {
@@ -16,6 +16,7 @@ export function evaluationText({ pairs, curves, sites, transfer, circuits }: Eva
   const lines = [
     `Faithfulness of circuits on ${alone ?? "test"} pairs${alone ? "" : ", or train pairs where there are no others"}, chosen on train. Ablated at ${siteText(sites)}.`,
     "Behind each number its 95 % interval over the words that pairs share; then completeness, of the model without the circuit.",
+    "CPR: mean faithfulness over sizes from none to all features, straight lines between those measured; CMD: its mean distance from 1.",
   ];
   for (const group of groups) {
     const own = pairs.find((of) => of.group === group && of.split === splitOf(group))!;

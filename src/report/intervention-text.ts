@@ -1,4 +1,4 @@
-import { percentText } from "../amounts.ts";
+import { fixedText, percentText } from "../amounts.ts";
 import type { IntervenedGroup, Intervention, NextToken } from "../interventions/intervene.ts";
 import { visible } from "../prompts/excerpt.ts";
 import type { PromptPair } from "../prompts/pairs.ts";
@@ -38,8 +38,8 @@ export function interventionText({ interventions, groups }: InterventionResult):
       ...groups.map(({ split, case: name, pairs, before, after }) => [
         `${split} ${name === "" ? "all" : visible(name)}`,
         String(pairs),
-        before.metric.toFixed(2),
-        after.metric.toFixed(2),
+        fixedText(before.metric, 2),
+        fixedText(after.metric, 2),
         percentText(before.accuracy),
         percentText(after.accuracy),
       ]),

@@ -1,3 +1,4 @@
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DOUBLE, INTEGER, USMALLINT } from "@duckdb/node-api";
 import { z } from "zod";
@@ -6,6 +7,7 @@ import { sha256OfText } from "../bytes/sha256.ts";
 import { circuitSchema } from "../circuit/circuit.ts";
 import type { EdgeRows } from "../circuit/edge-rows.ts";
 import { edgeSumsSchema } from "../circuit/edge-sums.ts";
+import { UserError } from "../errors.ts";
 import { featuresJson, featuresOf } from "../interventions/evaluation.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import { isSealed, seal } from "../storage/seal.ts";
@@ -76,6 +78,24 @@ export const openCircuitFolder = (
   force: boolean,
 ): Promise<OpenFolder<CircuitFile> | FinishedFolder<CircuitFile>> =>
   openWorkFolder(circuitFolder, path, options, force);
+
+/**
+ * Looks whether the files of a finished circuit are there, and its table whole.
+ *
+ * @throws UserError if one is missing or was cut off, naming it
+ */
+export async function checkCircuitFiles(path: string): Promise<void> {
+  for (const name of Object.values(circuitFiles)) {
+    const end = await readFile(join(path, name)).then(
+      (bytes) => bytes.subarray(-4).toString("latin1"),
+      () => null,
+    );
+    if (end !== null && (name !== circuitFiles.edges || end === "PAR1")) continue;
+    throw new UserError(
+      `circuit: expected all its files, got ${name} ${end === null ? "missing" : "cut off"} in ${path}. Give --force to make it again.`,
+    );
+  }
+}
 
 /** Writes circuit.json. @throws UserError if it cannot be written */
 export const writeCircuit = (path: string, file: CircuitFile): Promise<void> =>

@@ -75,13 +75,27 @@ export async function evaluationPlaces(
 /** Takes what is not needed any more out of a finished evaluation's folder. */
 export const finishEvaluation = (folder: OpenFolder<EvaluationFile>): Promise<void> => closeFinished(folder);
 
-/** Reads the circuit of a circuit.json. @throws UserError if there is none */
+/** Reads the circuit of a circuit.json: the file of `sfc circuit`, or what it has as its `circuit` alone. @throws UserError if there is none */
 export async function readCircuit(path: string): Promise<Circuit> {
   const stored = await readJsonFile(path);
-  const parsed = circuitSchema.safeParse(Object(stored).circuit ?? stored);
+  const refuse = (problem: string, advice: string) => new UserError(`circuit: ${problem} in ${path}. ${advice}`);
+  const { command, circuit = stored } = Object(stored) as { command?: unknown; circuit?: unknown };
+  if (command === "circuit" && circuit === null) {
+    throw refuse("expected a finished one, got one that was interrupted", "The command that began it resumes it.");
+  }
+  const { format, features } = Object(circuit) as { format?: unknown; features?: unknown };
+  if (format === undefined || features === undefined) {
+    throw refuse("expected a circuit.json, got another file", "Make one with sfc circuit.");
+  }
+  const parsed = circuitSchema.safeParse(circuit);
   if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0]!;
-  throw new UserError(
-    `circuit: expected a circuit.json of this version, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make one with sfc circuit.`,
+  const { path: field, message } = parsed.error.issues[0]!;
+  const name = field.map(String).join(".");
+  const got = field.reduce<unknown>((value, key) => Object(value)[key], circuit);
+  throw refuse(
+    name === "format"
+      ? `expected format 1, got ${JSON.stringify(format)}`
+      : `expected the fields of format 1, got ${JSON.stringify(got) ?? "none"} for "${name || "circuit"}" (${message})`,
+    "Make one with this version's sfc circuit.",
   );
 }

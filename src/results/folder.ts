@@ -71,7 +71,7 @@ async function inspectFolder<M extends FolderManifest>(kind: FolderKind<M>, path
     return others.length === 0 ? { state: "empty" } : { state: "foreign", why: `other files (${others[0]})` };
   }
   const stored = await readJsonFile(join(path, manifestFile)).catch(() => null);
-  if (stored === null) return { state: "foreign", why: `a ${manifestFile} that cannot be read` };
+  if (stored === null) return { state: "foreign", why: `a damaged ${manifestFile}` };
   if (!isManifest(stored)) return { state: "foreign", why: `a ${manifestFile} that is not a ${noun}'s` };
   const parsed = kind.schema.safeParse(stored);
   if (parsed.success) {

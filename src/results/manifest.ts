@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.ts";
@@ -165,6 +167,13 @@ export async function writeManifest(folder: string, manifest: Manifest): Promise
  */
 export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, manifestFile);
+  if (!existsSync(path)) {
+    const there = await stat(folder).catch(() => null);
+    const got = !there ? "none" : there.isDirectory() ? `one without ${manifestFile}` : "a file";
+    throw new UserError(`run: expected the folder of a finished run, got ${got} at ${folder}. Make one with sfc run.`, {
+      code: "not_found",
+    });
+  }
   const parsed = manifestSchema.safeParse(await readJsonFile(path));
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0]!;

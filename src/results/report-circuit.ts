@@ -26,9 +26,15 @@ export async function readReportCircuit(folder: string, limit: number): Promise<
   try {
     return reportCircuit(graphFrom(await readJsonFile(path)), limit, rounded);
   } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    throw new UserError(`report: cannot use ${path} (${error.message}) Make it again with sfc circuit.`);
+    throw unusable(path, error, "Make it again with sfc circuit --force.");
   }
+}
+
+/** An error met with a file of the report, as one that says how to make the file again; a bug is left as it is. */
+function unusable(path: string, error: unknown, again: string): unknown {
+  if (!(error instanceof UserError)) return error;
+  const reason = error.message.replace(/^JSON file: /, "").replace(/( in \S+\. Write it again)?\.?$/, "");
+  return new UserError(`report: cannot use ${path} (${reason}). ${again}`);
 }
 
 /**
@@ -39,12 +45,14 @@ export async function readReportCircuit(folder: string, limit: number): Promise<
 export async function readReportEvaluation(folder: string): Promise<ReportEvaluation | null> {
   const path = join(folder, evaluationFolderName, evaluationFile);
   if (!existsSync(path)) return null;
-  const parsed = evaluationFileSchema.safeParse(await readJsonFile(path));
+  const stored = await readJsonFile(path).catch((error) => {
+    throw unusable(path, error, "Remove it, and make it again with sfc evaluate.");
+  });
+  const parsed = evaluationFileSchema.safeParse(stored);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
-    throw new UserError(
-      `report: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make it again with sfc evaluate --force.`,
-    );
+    const error = new UserError(`expected this version's fields, got "${issue.path.join(".")}": ${issue.message}`);
+    throw unusable(path, error, "Remove it, and make it again with sfc evaluate.");
   }
   const { status, evaluation } = parsed.data;
   if (status !== "finished" || evaluation === null) return null;
