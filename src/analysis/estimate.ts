@@ -3,10 +3,10 @@ import { bytesText, duration } from "../amounts.ts";
 import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { needsOf } from "../effects/dispatch.ts";
-import { effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
+import { type EffectsCost, effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
 import type { MethodName } from "../effects/method.ts";
 import { UserError } from "../errors.ts";
-import type { Plan } from "../forest/packs.ts";
+import type { Pack, Plan } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
@@ -117,8 +117,7 @@ export async function estimateRun(
 
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
-  const workSeconds = ({ flops, sweeps }: MethodCost) =>
-    flops / (rates.passes * gflops * 1e9) + (sweeps * checkpoint.bytes) / rates.read;
+  const workSeconds = (work: MethodCost) => methodSeconds(work, checkpoint, gflops);
   const mayHold = (cost: CaptureCost) => cost.compiled / 2 < largestGraph && cost.held < half && cost.memory() < half;
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
   const secondsOf = (i: 0 | 1) => captureSeconds(costs[i]!) + workSeconds(works[i]!);
@@ -165,18 +164,53 @@ export async function estimateRun(
     seconds: {
       reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
       capture: captureSeconds(chosen),
-      effects:
-        workSeconds(work) +
-        sum(
-          effects.map(
-            (e) =>
-              e.flops / (gflops * 1e9) + e.weights / rates.decoded + e.products / rates.products + e.rows / rates.rows,
-          ),
-        ),
+      effects: workSeconds(work) + sum(effects.map((cost) => effectsSeconds(cost, gflops))),
       writing: rates.least / 2 + rows / (4 * rates.rows),
     },
     gflops,
     capture_gflop: chosen.flops / 1e9,
+  };
+}
+
+function methodSeconds({ flops, sweeps }: MethodCost, { bytes }: Pick<Checkpoint, "bytes">, gflops: number): number {
+  return passSeconds(flops, gflops) + (sweeps * bytes) / rates.read;
+}
+
+const effectsSeconds = ({ flops, weights, products, rows }: EffectsCost, gflops: number) =>
+  flops / (gflops * 1e9) + weights / rates.decoded + products / rates.products + rows / rates.rows;
+
+/** Seconds of passes through the model that take so many floating-point operations. */
+const passSeconds = (flops: number, gflops: number) => flops / (rates.passes * gflops * 1e9);
+
+/** The work of an analysis in parts that can be done apart, in seconds. */
+export interface WorkParts {
+  /** Of each pack of all plans, one plan after another. */
+  readonly packs: readonly number[];
+  /** Of each site's effects. */
+  readonly sites: ReadonlyMap<SiteName, number>;
+}
+
+/** The seconds of an analysis by its parts, at a rate of matrix products and with weights as an estimate has them. */
+export function estimateParts(
+  { model, checkpoint }: ModelFiles,
+  dictionaries: ReadonlyMap<SiteName, Dictionary>,
+  plans: readonly Plan[],
+  { method, steps, score }: EstimateOptions,
+  { weights, gflops }: Pick<Estimate, "weights" | "gflops">,
+): WorkParts {
+  const { sites } = needsOf(method, [...dictionaries.keys()], model.layers);
+  const packSeconds = (plan: Plan, pack: Pack) =>
+    passSeconds(captureCost(model, [{ ...plan, packs: [pack] }], sites, weights, checkpoint.storedType).flops, gflops);
+  const siteSeconds = (dictionary: Dictionary) => {
+    const alone = new Map([[dictionary.writes, dictionary]]);
+    return (
+      effectsSeconds(effectsCost(dictionary, plans[0]!, score), gflops) +
+      methodSeconds(methodCost(method, model, plans[0]!, alone, steps, 4, weights), checkpoint, gflops)
+    );
+  };
+  return {
+    packs: plans.flatMap((plan) => plan.packs.map((pack) => packSeconds(plan, pack))),
+    sites: new Map([...dictionaries].map(([site, dictionary]) => [site, siteSeconds(dictionary)])),
   };
 }
 

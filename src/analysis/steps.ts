@@ -1,6 +1,6 @@
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../capture/forest-check.ts";
-import type { Watch } from "../capture/runner.ts";
+import type { Share, Watch } from "../capture/runner.ts";
 import type { Store } from "../capture/store.ts";
 import { accuracyOf, type CaseAccuracy, type Check, check, poorEffectsLine, poorFitLine } from "../circuit/checks.ts";
 import { type Ablation, measureMeaning } from "../circuit/meaning.ts";
@@ -124,8 +124,14 @@ export interface Captured {
   readonly separate: Capture;
 }
 
+/** How packs are run. */
+export interface CaptureShare extends Share {
+  /** Of streamed weights: rows of a wave at most, where they are not the usual ones. */
+  readonly waveRows?: number | undefined;
+}
+
 /**
- * Step 2: runs the model on all packs. What the store has is not computed again.
+ * Step 2: runs the model on all packs, or on some (`only` counts those of all plans). What the store has is not computed again.
  *
  * @throws StoppedError if asked to stop; what is finished stays in the store
  */
@@ -133,10 +139,11 @@ export async function captureStep(
   input: AnalysisInput,
   { plans }: Prepared,
   store: Store,
-  watch: Watch = {},
+  { waveRows, ...share }: CaptureShare = {},
 ): Promise<Captured> {
   const sites = capturedSites(input.options, input.dictionaries, input.loaded.model);
-  const [run, merged, separate] = await captureAll(input.loaded, plans, { sites, store, ...watch });
+  const options = { sites, store, ...(waveRows && { waveRows }), ...share };
+  const [run, merged, separate] = await captureAll(input.loaded, plans, options);
   return { run: run!, merged: merged!, separate: separate! };
 }
 
@@ -380,6 +387,7 @@ export interface AnalysisExtent {
   /** Whether step 6 is taken, in float32; false by default. */
   readonly meaning?: boolean;
   readonly onWork?: EffectsEvents["onWork"];
+  readonly waveRows?: CaptureShare["waveRows"];
 }
 
 /**
@@ -430,7 +438,7 @@ export async function analysePairs(
   places: Places,
   record: AnalysisRecord,
   reporter: Reporter,
-  { keep = "all", batchSize = null, exactFlops = 0, meaning = false, onWork }: AnalysisExtent = {},
+  { keep = "all", batchSize = null, exactFlops = 0, meaning = false, onWork, waveRows }: AnalysisExtent = {},
 ): Promise<Analysis> {
   const { loaded, dictionaries, tokenizer, options } = input;
   const sites = [...dictionaries.keys()];
@@ -440,9 +448,7 @@ export async function analysePairs(
     record.warnings.push(text);
     reporter.line(text);
   };
-  const addCheck = (line: Check) => {
-    record.checks = [...record.checks.filter((c) => c.name !== line.name || c.site !== line.site), line];
-  };
+  const addCheck = (line: Check) => addTo(record, line);
   const countAccuracy = (accuracy: CaseAccuracy[]) => {
     record.accuracy = accuracy;
     const line = lowAccuracy(accuracy);
@@ -464,7 +470,7 @@ export async function analysePairs(
   const store = places.store(prepared.plans);
   const codes = codeReader(loaded);
   try {
-    const capturedAll = await captureStep(input, prepared, store, watch);
+    const capturedAll = await captureStep(input, prepared, store, { ...watch, waveRows });
     const { run: captured } = capturedAll;
     const entryOf = prepared.forest.endIndexOfPair;
     if (keep === "all") countAccuracy(accuracyOf(prepared.pairs, (i) => captured.cleanMetric[entryOf[i]!]!));
@@ -475,14 +481,7 @@ export async function analysePairs(
 
     reporter.begin("effects", sites.length);
     await effectsStep(input, captured, codes, places.tables, reporter, {
-      onCheck: addCheck,
-      onFit: (site, share) => {
-        record.unexplained = { ...record.unexplained, [site]: share };
-      },
-      async beforeWrite() {
-        if (options.score === "effect") await places.save(record);
-        places.checkInputs();
-      },
+      ...recording(record, options, places),
       ...(onWork && { onWork }),
     });
 
@@ -525,6 +524,74 @@ export async function analysePairs(
       if (ablation) await places.writeAblation(ablation);
     }
     return { prepared, captured, pairs, ranking, ablation };
+  } finally {
+    await codes.release();
+  }
+}
+
+/** Puts a check in place of an earlier one of its name and site. */
+function addTo(record: Pick<AnalysisRecord, "checks">, line: Check): void {
+  record.checks = [...record.checks.filter((c) => c.name !== line.name || c.site !== line.site), line];
+}
+
+/** Keeps in the record what is told of effects, and saves it before they are written. */
+function recording<R extends SiteRecord>(
+  record: R,
+  { score }: Pick<AnalysisOptions, "score">,
+  places: { save(record: R): Promise<void>; checkInputs(): void },
+): EffectsEvents {
+  return {
+    onCheck: (line) => addTo(record, line),
+    onFit: (site, share) => {
+      record.unexplained = { ...record.unexplained, [site]: share };
+    },
+    async beforeWrite() {
+      if (score === "effect") await places.save(record);
+      places.checkInputs();
+    },
+  };
+}
+
+/** What is found of sites while their effects are computed. */
+export type SiteRecord = Pick<AnalysisRecord, "checks" | "unexplained">;
+
+/** Where the effects of some sites are put, and what is found of them. */
+export interface SitePlaces extends Pick<Places, "tables" | "store" | "checkInputs"> {
+  save(record: SiteRecord): Promise<void>;
+}
+
+/**
+ * The effects of some of the sites, and how well their SAEs fit, from packs that the store has: a part of what `analysePairs` does, which finds them
+ * in the tables then. Those of a method that is not `isBySite` are computed for all sites or none.
+ *
+ * @throws as `analysePairs`
+ */
+export async function analyseSites(
+  input: AnalysisInput,
+  prepared: Prepared,
+  sites: readonly SiteName[],
+  places: SitePlaces,
+  record: SiteRecord,
+  reporter: Reporter,
+  { onWork, waveRows }: Pick<AnalysisExtent, "onWork" | "waveRows"> = {},
+): Promise<void> {
+  const { loaded, tokenizer, options } = input;
+  const watch = watchOf(reporter);
+  const codes = codeReader(loaded);
+  try {
+    const { run } = await captureStep(input, prepared, places.store(prepared.plans), { ...watch, waveRows });
+    await places.tables.writeNodes(
+      nodesTable(prepared.forest, (id) => tokenizer.token(id)),
+      tokenizer.outside,
+    );
+    reporter.begin("effects", sites.length);
+    const own = { ...input, dictionaries: new Map([...input.dictionaries].filter(([site]) => sites.includes(site))) };
+    await effectsStep(own, run, codes, places.tables, reporter, {
+      ...recording(record, options, places),
+      ...(onWork && { onWork }),
+    });
+    if (options.score !== "gradient") record.unexplained = await fitStep(own, run, codes, record.unexplained, watch);
+    await places.save(record);
   } finally {
     await codes.release();
   }

@@ -6,7 +6,7 @@ import { parseSite, type SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import { type Floats, type Job, newFloats, readingHooks } from "./hooks.ts";
 import { openRunner, runModel } from "./run.ts";
-import type { Results, Runner, RunOptions, Watch } from "./runner.ts";
+import type { Results, Runner, RunOptions, Share, Watch } from "./runner.ts";
 
 /** Activations and gradients of one site over a whole forest. */
 export interface SiteCapture {
@@ -36,7 +36,7 @@ export interface Capture {
   activeNodes(name: SiteName): Int32Array;
 }
 
-export interface CaptureOptions extends Watch, Pick<RunOptions, "store" | "waveRows"> {
+export interface CaptureOptions extends Share, Pick<RunOptions, "store" | "waveRows"> {
   /** Sites whose activations and gradients are given. */
   readonly sites: readonly SiteName[];
   /** A runner with `readingHooks` of these sites, to be used again by the caller; by default one is made here and released. */
@@ -52,7 +52,11 @@ export async function capture(loaded: LoadedModel, plan: Plan, options: CaptureO
   return (await captureAll(loaded, [plan], options))[0]!;
 }
 
-/** `capture` of several plans at once: streamed weights are read once for all of them. */
+/**
+ * `capture` of several plans at once: streamed weights are read once for all of them.
+ *
+ * @param options `only` counts the packs of all plans, one plan after another
+ */
 export async function captureAll(
   loaded: LoadedModel,
   plans: readonly Plan[],

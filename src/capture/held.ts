@@ -65,13 +65,14 @@ export function heldRunner(
 
   return {
     rowsTogether: 1,
-    async run(jobs, { onProgress, stopped } = {}) {
+    async run(jobs, { onProgress, stopped, only = () => true } = {}) {
       const kept = store ?? memoryStore();
-      for (const [i, job] of jobs.entries()) {
+      const wanted = [...jobs.entries()].filter(([i]) => only(i));
+      for (const [done, [i, job]] of wanted.entries()) {
         if (stopped?.()) throw new StoppedError();
         if (store && (await store.has(keyOf(i)))) job.metric?.((await store.read(keyOf(i), "metric"))!);
         else await kept.save(keyOf(i), await runPack(job));
-        onProgress?.(i + 1, jobs.length);
+        onProgress?.(done + 1, wanted.length);
       }
       return { read: (job, kind, site, name) => kept.read(keyOf(job), outputName(kind, name, site)) };
     },

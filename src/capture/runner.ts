@@ -27,6 +27,15 @@ export interface Watch {
   readonly stopped?: (() => boolean) | undefined;
 }
 
+/** How jobs are run. */
+export interface Share extends Watch {
+  /**
+   * Which of the jobs are run, by their place in the list; all by default. Of the others nothing is told or found, and what is kept can be read once it
+   * is in the store. Of streamed weights all jobs of a wave are run or none (see `wavesOf`).
+   */
+  readonly only?: ((job: number) => boolean) | undefined;
+}
+
 /** A model, or what is left of it from a site on, with hooks; compiled when first used. */
 export interface Runner {
   /** Rows that are best given together: those of one pack, or of streamed weights of many, since weights are read once for all of them. */
@@ -36,7 +45,7 @@ export interface Runner {
    *
    * @throws StoppedError if asked to stop; finished parts stay in the store
    */
-  run(jobs: readonly Job[], watch?: Watch): Promise<Results>;
+  run(jobs: readonly Job[], share?: Share): Promise<Results>;
   /** Ends its sessions. */
   release(): Promise<void>;
 }

@@ -1,4 +1,5 @@
 import { StoppedError } from "../errors.ts";
+import type { Pack } from "../forest/packs.ts";
 import { int64, sessionPool, type Value } from "../graph/session.ts";
 import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
@@ -374,16 +375,17 @@ export function streamedRunner(
 
   return {
     rowsTogether,
-    async run(list, { onProgress, stopped } = {}) {
+    async run(list, { onProgress, stopped, only = () => true } = {}) {
       const store = given ?? memoryStore();
       const jobs = list.map((job, id) => ({ id, job }));
       const waves = cutWaves(jobs, rowsTogether);
-      const total = waves.reduce((sum, wave) => sum + stepsOf(wave) * wave.length, 0);
+      const wanted = [...waves.entries()].filter(([, wave]) => wave.some(({ id }) => only(id)));
+      const total = wanted.reduce((sum, [, wave]) => sum + stepsOf(wave) * wave.length, 0);
       let done = 0;
       const mayStop = () => {
         if (stopped?.()) throw new StoppedError();
       };
-      for (const [w, wave] of waves.entries()) {
+      for (const [w, wave] of wanted) {
         const step = () => {
           done += wave.length;
           onProgress?.(done, total);
@@ -453,6 +455,19 @@ const isBackward = ({ job: { pack } }: Placed) => pack.kind === "backward";
 /** Tells a job what was found, and keeps what it gives back. */
 function keep({ id, job }: Placed, found: Found, kept: Map<string, Floats>): void {
   for (const [name, data] of Object.entries(job.found?.(found) ?? {})) kept.set(tensorName(found.site, name, id), data);
+}
+
+/**
+ * Of packs that are run in this order with streamed weights, the wave in which each goes through the model.
+ *
+ * @param waveRows rows of a wave at most
+ */
+export function wavesOf(packs: readonly Pack[], waveRows = defaultWaveRows): number[] {
+  const waves = cutWaves(
+    packs.map((pack, id) => ({ id, job: { pack } })),
+    waveRows,
+  );
+  return waves.flatMap((wave, w) => wave.map(() => w));
 }
 
 /** Waves of at most so many rows, each of packs with tiles of one size. */

@@ -5,11 +5,25 @@ import { compare } from "../commands/compare.ts";
 import { estimate } from "../commands/estimate.ts";
 import { evaluate } from "../commands/evaluate.ts";
 import { intervene } from "../commands/intervene.ts";
+import { merge } from "../commands/merge.ts";
 import { pullNames } from "../commands/pull.ts";
 import { run } from "../commands/run.ts";
+import { runShard } from "../commands/shard.ts";
 
 /** The jobs that a worker can do, by name. */
-export const jobs = { run, compare, pairs, bench, circuit, estimate, evaluate, intervene, pull: pullNames };
+export const jobs = {
+  run,
+  compare,
+  pairs,
+  bench,
+  circuit,
+  estimate,
+  evaluate,
+  intervene,
+  pull: pullNames,
+  shard: runShard,
+  merge,
+};
 
 export type JobName = keyof typeof jobs;
 

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import type { JobOptions } from "../analysis/options.ts";
+import { shardParts } from "../analysis/shards.ts";
 import { scores } from "../circuit/ranking.ts";
 import {
   defaultSteps,
@@ -40,6 +41,15 @@ import {
   wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
+import {
+  addShardCommands,
+  dividedBy,
+  isShard,
+  printRun,
+  printShards,
+  runOneShard,
+  type ShardFlags,
+} from "./shard-commands.ts";
 import { errorLine, print, printError, printJson } from "./terminal.ts";
 import { addTrainCommands } from "./train.ts";
 
@@ -62,18 +72,22 @@ function program(): Command {
       "the run's folder (default: outputs/<model>-<task or file>-<seed>, then options that are not the default)",
     )
     .option("--force", "replace a run with other options in that folder")
+    .argument("[folder]", "with --shard: the folder of a run that is planned as shards")
+    .option("--shards <n>", "only plan the run, as shards of equal work for as many machines", wholeNumber)
+    .option("--shard <k>", "compute shard K of a planned run, or what is left of it", wholeNumber)
+    .addOption(new Option("--part <which>", "with --shard: only this part of it").choices(shardParts))
     .option("--json", "print JSON: the strongest features, accuracy, checks, and where the files are")
     .option("--quiet", "show no progress")
-    .action(async (flags: Flags) => {
+    .action(async (planned: string | undefined, flags: Flags & ShardFlags, command: Command) => {
+      if (isShard(planned, flags, command)) return runOneShard(planned!, flags);
       const options = jobOptions(flags);
       const folder = flags.output_dir ?? runFolder(options);
       const force = flags.force === true;
-      const request = { command: "run", options, folder, force };
-      const { manifest, again } = await runJob("run", request, { quiet: flags.quiet });
-      const { summaryJson, summaryText } = await import("../commands/run-summary.ts");
-      if (flags.json) printJson(await summaryJson(folder, manifest, { again }));
-      else print(await summaryText(folder, manifest, { again }));
-      if (!manifest.checks.every((check) => check.passed)) process.exitCode = 1;
+      const divided = dividedBy(flags, options);
+      const request = { command: "run", options, folder, force, ...(divided && { divided }) };
+      const { manifest, again, shards } = await runJob("run", request, { quiet: flags.quiet });
+      if (shards) return printShards(folder, shards, flags.json);
+      await printRun(folder, manifest, again, flags.json);
     });
 
   const estimate = sfc
@@ -177,6 +191,7 @@ function program(): Command {
     });
 
   addCompareCommand(sfc);
+  addShardCommands(sfc);
   addEvaluateCommand(sfc);
   addCircuitCommand(sfc);
   addTrainCommands(sfc);

@@ -1,10 +1,28 @@
-import { checkFits, type Estimate, estimateLine, estimateRun, totalSeconds, workLine } from "../analysis/estimate.ts";
+import { countText } from "../amounts.ts";
+import {
+  checkFits,
+  type Estimate,
+  estimateLine,
+  estimateParts,
+  estimateRun,
+  totalSeconds,
+  workLine,
+} from "../analysis/estimate.ts";
 import type { JobOptions } from "../analysis/options.ts";
 import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
-import { type AnalysisInput, analysePairs, capturedSites, type Prepared, prepare } from "../analysis/steps.ts";
+import { planShards, type Shard } from "../analysis/shards.ts";
+import {
+  type AnalysisInput,
+  analysePairs,
+  capturedSites,
+  type Prepared,
+  prepare,
+  type SiteRecord,
+} from "../analysis/steps.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
+import { slurmLocking } from "../jobs/slurm.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import { checkRuntime } from "../open/device.ts";
 import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
@@ -14,10 +32,19 @@ import { completeRunFolder, type OpenFolder, openRunFolder, partialFor } from ".
 import { type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
 import { hasSamePairs, openPlaces, removeAblation } from "../results/places.ts";
 import { reportTemplate, writeReport } from "../results/report.ts";
+import {
+  findShards,
+  foundBy,
+  readAllShards,
+  type ShardedRun,
+  type ShardState,
+  writeShards,
+} from "../results/shards.ts";
 import type { SiteName } from "../site.ts";
 import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
+import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -25,6 +52,8 @@ export interface RunRequest {
   /** The run's folder. */
   readonly folder: string;
   readonly force: boolean;
+  /** What else than the whole analysis: only to plan it as so many shards, or to complete one whose shards are all done. */
+  readonly divided?: { readonly shards: number; readonly from: string } | "merge";
 }
 
 /** What is left to say after a run. */
@@ -32,6 +61,8 @@ export interface RunOutcome {
   readonly manifest: Manifest;
   /** Whether the run had been finished before and nothing was computed. */
   readonly again: boolean;
+  /** How the run is divided, where it was only planned. */
+  readonly shards?: readonly Shard[];
 }
 
 /** Seconds of work that one is told of before they begin. */
@@ -41,7 +72,8 @@ const exactShare = 0.25;
 const leastExact = 100;
 
 /**
- * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder.
+ * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder. Or its plan as shards, or what is left of
+ * it once they are done.
  *
  * @throws UserError for bad input; StoppedError if asked to stop, what is done stays for the next call
  */
@@ -55,17 +87,14 @@ export async function run(request: RunRequest, reporter: Reporter): Promise<RunO
   return await analyse(request, opened, reporter);
 }
 
-async function analyse(
-  { command, options, folder: path, force }: RunRequest,
-  opened: OpenJob,
-  reporter: Reporter,
-): Promise<RunOutcome> {
+async function analyse(request: RunRequest, opened: OpenJob, reporter: Reporter): Promise<RunOutcome> {
+  const { command, options, folder: path, force } = request;
   const { dictionaries } = opened;
   const checked = usablePairs(opened.source, opened, options, reporter);
   // The size of packs and where weights are kept never change results, so a run may go on with others.
   const { batch_size: _, weights: __, ...recorded } = options;
   const start = { command, options: recorded, seed: options.seed, versions: await versions() };
-  const folder = await openRunFolder(path, recorded, force);
+  const folder = await openRunFolder(path, recorded, force, slurmLocking());
   if (folder.state === "finished") {
     await checkSameInputs(path, folder.manifest, opened, dictionaries, checked.kept, options.keep);
     opened.inputs.check();
@@ -73,12 +102,14 @@ async function analyse(
     return { manifest: folder.manifest, again: true };
   }
   const manifest = folder.manifest ?? startManifest(start, new Date());
-  const job = new Job(options, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
+  const job = new Job(request, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
-    if (folder.state === "resume") reporter.line(`Resuming the interrupted run in ${path}.`);
+    if (folder.state === "resume" && request.divided === undefined)
+      reporter.line(`Resuming the interrupted run in ${path}.`);
     const about = dictionaryWarnings(dictionaries, checked.kept, opened.tokenizer);
     for (const warning of [...opened.warnings, ...checked.warnings, ...about]) job.warn(warning);
-    await job.work(checked.kept);
+    const shards = await job.work(checked.kept);
+    return { manifest: job.manifest, again: false, ...(shards && { shards }) };
   } catch (error) {
     const problem = jobProblem(opened.inputs.reasonOf(error), path);
     if (!(error instanceof StoppedError)) await job.fail(messageOf(problem)).catch(() => {});
@@ -86,7 +117,6 @@ async function analyse(
   } finally {
     await folder.release();
   }
-  return { manifest: job.manifest, again: false };
 }
 
 type Dictionaries = ReadonlyMap<SiteName, Dictionary>;
@@ -94,15 +124,16 @@ type Dictionaries = ReadonlyMap<SiteName, Dictionary>;
 class Job {
   manifest: Manifest;
   readonly #options: JobOptions;
+  readonly #divided: RunRequest["divided"];
   readonly #opened: OpenModel;
   readonly #dictionaries: Dictionaries;
   readonly #folder: OpenFolder;
   readonly #reporter: Reporter;
-  readonly #secondsBefore: Readonly<Record<string, number>>;
+  readonly #secondsBefore: Record<string, number>;
   readonly #identities = new Map<Dictionary, string>();
 
   constructor(
-    options: JobOptions,
+    { options, divided }: RunRequest,
     opened: OpenModel,
     dictionaries: Dictionaries,
     folder: OpenFolder,
@@ -110,18 +141,21 @@ class Job {
     reporter: Reporter,
   ) {
     this.#options = options;
+    this.#divided = divided;
     this.#opened = opened;
     this.#dictionaries = dictionaries;
     this.#folder = folder;
     this.#reporter = reporter;
-    this.#secondsBefore = manifest.seconds;
+    this.#secondsBefore = { ...manifest.seconds };
     // Warnings are found again when a run resumes.
     this.manifest = { ...manifest, status: "running", error: null, warnings: [] };
   }
 
-  async work(pairs: readonly TokenPair[]): Promise<void> {
+  /** @returns the shards, where the run was only planned */
+  async work(pairs: readonly TokenPair[]): Promise<readonly Shard[] | undefined> {
     const { precision: dtype, keep, batch_size: batchSize } = this.#options;
     const { model, checkpoint } = this.#opened;
+    const divided = await findShards(this.#folder.path);
     await this.#save();
 
     const prepared = prepare(pairs, this.#options, batchSize);
@@ -129,7 +163,15 @@ class Job {
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
     this.manifest.dictionaries = await this.#describeDictionaries();
+    if (this.#divided === "merge") await this.#refuseUndone(divided, identity, pairs, prepared);
     const partial = await this.#partialFor(identity, pairs, estimated.weights);
+    if (typeof this.#divided === "object") {
+      return this.#plan(this.#divided, partial, { identity, pairs, prepared, estimated });
+    }
+    // A plan of another model, or of other pairs, is gone with its work.
+    const shared = divided?.partial === partial ? divided : null;
+    const states = shared === null ? [] : await readAllShards(shared);
+    if (shared !== null) this.#takeFound(foundBy(states, [...this.#dictionaries.keys()]));
     const weights =
       estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
     const loaded = loadedModel(model, weights, { dtype, device: this.#options.device as Device });
@@ -142,7 +184,12 @@ class Job {
       // In float64 what is captured stays in memory.
       captureOf:
         dtype === "float32"
-          ? [identity, capturedSites(this.#options, this.#dictionaries, model), estimated.weights === "streamed"]
+          ? captureIdentity(
+              identity,
+              capturedSites(this.#options, this.#dictionaries, model),
+              estimated.weights,
+              shared?.plan,
+            )
           : null,
       save: async () => void (await this.#save()),
     });
@@ -158,16 +205,98 @@ class Job {
         batchSize,
         exactFlops: Math.max(leastExact, exactShare * estimated.capture_gflop) * 1e9,
         meaning: true,
+        ...(shared?.plan.wave_rows && { waveRows: shared.plan.wave_rows }),
         onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, estimated.gflops)),
       });
     } finally {
       await places.close();
     }
     this.#reporter.end();
+    this.#addWorkOf(states);
     const manifest = await this.#save();
     await writeReport(this.#folder.path, "finished");
     this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
+    return undefined;
+  }
+
+  /** Divides the work. @throws UserError if the run cannot be divided so */
+  async #plan(
+    { shards: count, from }: Exclude<RunRequest["divided"], "merge" | undefined>,
+    partial: string,
+    {
+      identity,
+      pairs,
+      prepared: { plans },
+      estimated,
+    }: {
+      readonly identity: string;
+      readonly pairs: readonly TokenPair[];
+      readonly prepared: Prepared;
+      readonly estimated: Estimate;
+    },
+  ): Promise<readonly Shard[]> {
+    const { method, batch_size } = this.#options;
+    const { weights } = estimated;
+    const seconds = estimateParts(this.#opened, this.#dictionaries, plans, this.#options, estimated);
+    const { shards, waveRows } = planShards(count, plans, method, weights, seconds);
+    const dictionaries: Record<SiteName, string> = {};
+    for (const [site, dictionary] of this.#dictionaries) dictionaries[site] = await this.#identityOf(dictionary);
+    await writeShards(partial, {
+      folder: from,
+      versions: this.manifest.versions,
+      inputs: { model: identity, dictionaries, pairs: pairsIdentity(pairs), packs: packsIdentity(plans) },
+      batch_size,
+      weights,
+      wave_rows: waveRows ?? null,
+      shards: shards.map(({ packs: [first, end], sites, seconds }) => ({
+        packs: [first, end],
+        sites: [...sites],
+        seconds,
+      })),
+    });
+    this.#opened.inputs.check();
+    this.#reporter.end();
+    await this.#save();
+    return shards;
+  }
+
+  /** @throws UserError if the run is not divided, was planned on something else, or a shard is not done */
+  async #refuseUndone(
+    divided: ShardedRun | null,
+    identity: string,
+    pairs: readonly TokenPair[],
+    { plans }: Prepared,
+  ): Promise<void> {
+    const { path } = this.#folder;
+    if (divided === null) throw notDivided(path);
+    const check = new PlanCheck(divided.plan, "merge", path);
+    check.versions(this.manifest.versions);
+    check.pairs(pairs, plans);
+    check.model(identity);
+    await check.dictionaries(this.#dictionaries);
+    const undone = undoneText(await readAllShards(divided));
+    if (undone === null) return;
+    throw new UserError(
+      `merge: expected ${countText(divided.plan.shards.length, "finished shard")}, got ${undone} in ${path}. Compute them with sfc run --shard K ${path}, or with sfc slurm ${path}.`,
+    );
+  }
+
+  /** Takes what shards have found of their sites, as if it had been found here. */
+  #takeFound({ checks, unexplained }: SiteRecord): void {
+    const known = new Set(checks.map(({ name, site }) => `${name}/${site}`));
+    this.manifest.checks = [...checks, ...this.manifest.checks.filter((c) => !known.has(`${c.name}/${c.site}`))];
+    this.manifest.unexplained = { ...unexplained, ...this.manifest.unexplained };
+  }
+
+  /** Counts the time and the memory that shards took. Once, when the run is complete: what is saved before is added to when it resumes. */
+  #addWorkOf(states: readonly ShardState[]): void {
+    for (const { seconds, peak_rss_bytes } of states) {
+      this.manifest.peak_rss_bytes = Math.max(this.manifest.peak_rss_bytes, peak_rss_bytes);
+      for (const [phase, value] of Object.entries(seconds)) {
+        this.#secondsBefore[phase] = (this.#secondsBefore[phase] ?? 0) + value;
+      }
+    }
   }
 
   warn(text: string): void {

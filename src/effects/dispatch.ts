@@ -24,6 +24,11 @@ export function needsOf(
   return { wanted, sites: wanted === "both" ? sitesToContinueFrom(sites) : sites };
 }
 
+/** Whether a method computes the effects of each site by itself: with the others all sites share the work, or depend on one another. */
+export function isBySite(method: MethodName): boolean {
+  return method === "analytic" || method === "exact" || isIntegrated(method);
+}
+
 /** The effects of every site by a method; all methods give the same rows (see `EffectRows`). */
 export function effectsOf(method: MethodName, given: MethodInput): AsyncGenerator<SiteEffects> {
   return methods[method](given);

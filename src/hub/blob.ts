@@ -1,6 +1,6 @@
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { type FileHandle, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
+import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { writeProblem } from "../storage/files.ts";
@@ -18,8 +18,7 @@ export interface BlobProgress {
 
 /** Seconds. */
 const lookAgain = 0.3;
-const heartbeat = 30;
-const staleAfter = 10 * heartbeat;
+const staleAfter = 300;
 /** Seconds without a change after which another program's unfinished download counts as given up. */
 const abandonedAfter = 600;
 
@@ -90,19 +89,12 @@ async function waitForLock(
   await makeCacheFolder(folder);
   const path = join(folder, `${blobName(file)}.sfc.lock`);
   const attempt = (): Promise<Lock> =>
-    tryLock(path, staleAfter).catch((error) => {
+    tryLock(path, { staleAfter }).catch((error) => {
       throw writeProblem(error, path, cachePlace);
     });
   for (let told = false; ; told = true) {
     const taken = await attempt();
-    if ("release" in taken) {
-      // Tells processes on other machines that we are alive.
-      const beat = setInterval(() => utimes(path, new Date(), new Date()).catch(() => {}), 1000 * heartbeat);
-      return async () => {
-        clearInterval(beat);
-        await taken.release();
-      };
-    }
+    if ("release" in taken) return taken.release;
     if (!told) progress.onWait(taken.holder);
     await new Promise((resolve) => setTimeout(resolve, 1000 * lookAgain));
     signal?.throwIfAborted();

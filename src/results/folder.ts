@@ -4,13 +4,15 @@ import type { z } from "zod";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { messageOf, UsageError, UserError } from "../errors.ts";
 import { makeFolder, readJsonFile, writeFileAtomic, writeProblem } from "../storage/files.ts";
-import { tryLock } from "../storage/lock.ts";
+import { type LockOptions, lockHolder, tryLock } from "../storage/lock.ts";
 import { type Manifest, manifestFile, manifestSchema, type RunOptions, writeManifest } from "./manifest.ts";
 
 /** Where unfinished work lies inside a folder until it is complete. */
 export const partialFolder = ".partial";
 
 const lockFile = ".lock";
+/** Locks of shards of the work: each lets one process in at a time, besides those of the other shards. */
+const shardLock = `${lockFile}-shard-`;
 
 type Options = RunOptions;
 
@@ -43,6 +45,7 @@ const runFolder: FolderKind<Manifest> = {
     "ranking.json",
     "ablation.json",
     "report.html",
+    "slurm",
   ],
 };
 
@@ -106,8 +109,8 @@ export interface FinishedFolder<M = Manifest> {
 }
 
 /** Opens `path` as a run's folder, see `openWorkFolder`. */
-export const openRunFolder = (path: string, options: RunOptions, force = false) =>
-  openWorkFolder(runFolder, path, options, force);
+export const openRunFolder = (path: string, options: RunOptions, force = false, locking: LockOptions = {}) =>
+  openWorkFolder(runFolder, path, options, force, locking);
 
 /**
  * Opens `path` as the folder of work of this kind with these options: makes it if it is absent, takes up interrupted work with the same options, and
@@ -115,6 +118,7 @@ export const openRunFolder = (path: string, options: RunOptions, force = false) 
  * kind is never touched. A new folder says what it is only once the caller has written its manifest, which should be the first thing it does.
  *
  * @param options every option that bears on the results, by flag name without dashes
+ * @param locking how the folder's lock is taken
  * @throws UserError if the folder is not of this kind, holds work with other options (all named), is in use, or cannot be written
  */
 export async function openWorkFolder<M extends FolderManifest>(
@@ -122,6 +126,7 @@ export async function openWorkFolder<M extends FolderManifest>(
   path: string,
   options: Options,
   force: boolean,
+  locking: LockOptions = {},
 ): Promise<OpenFolder<M> | FinishedFolder<M>> {
   if (path === "") throw new UsageError("--output_dir: expected a folder, got an empty name. Name one.");
   const before = await inspectFolder(kind, path);
@@ -136,8 +141,9 @@ export async function openWorkFolder<M extends FolderManifest>(
   } catch (error) {
     throw writeProblem(error, path);
   }
-  const release = await lock(kind, path);
+  const release = await lock(kind, path, locking);
   try {
+    await refuseShards(kind, path, locking);
     // Another process may have worked here until just now, so what counts is what lies here under the lock.
     const now = await inspectFolder(kind, path);
     refuse(kind, path, now, options, force);
@@ -198,9 +204,10 @@ export async function partialFor(
 }
 
 /** Removes the unfinished work and the lock of a folder whose manifest says by now that it is complete. */
-export async function closeFinished({ partial, release }: OpenFolder<unknown>): Promise<void> {
+export async function closeFinished({ path, partial, release }: OpenFolder<unknown>): Promise<void> {
   // What stays of it is removed when the folder is shown again.
   await rm(partial, { recursive: true, force: true }).catch(() => {});
+  for (const file of await shardLocks(path).catch(() => [])) await rm(file, { force: true }).catch(() => {});
   await release();
 }
 
@@ -271,13 +278,71 @@ async function removeWork<M extends FolderManifest>(
  *
  * @throws UserError if another process holds it, or it cannot be written
  */
-async function lock<M extends FolderManifest>({ noun }: FolderKind<M>, path: string): Promise<() => Promise<void>> {
+async function lock<M extends FolderManifest>(
+  { noun }: FolderKind<M>,
+  path: string,
+  locking: LockOptions,
+): Promise<() => Promise<void>> {
   const file = join(path, lockFile);
-  const taken = await tryLock(file).catch((error) => {
+  const taken = await tryLock(file, locking).catch((error) => {
     throw writeProblem(error, file);
   });
   if ("release" in taken) return taken.release;
   throw new UserError(
     `output folder: expected no other ${noun} in it, got ${taken.holder} at ${path}. Wait for it, or remove ${taken.file} if it has ended.`,
   );
+}
+
+/** @throws UserError if a process is at work on a shard */
+async function refuseShards<M extends FolderManifest>(
+  { noun }: FolderKind<M>,
+  path: string,
+  locking: LockOptions,
+): Promise<void> {
+  for (const file of await shardLocks(path)) {
+    const holder = await lockHolder(file, locking);
+    if (holder === null) continue;
+    throw new UserError(
+      `output folder: expected nobody at work on a shard of the ${noun}, got ${holder} at ${path}. Wait for it, or remove ${file} if it has ended.`,
+    );
+  }
+}
+
+async function shardLocks(path: string): Promise<string[]> {
+  const names = (await readdir(path)).filter((name) => /^\d+$/.test(name.slice(shardLock.length)));
+  return names.filter((name) => name.startsWith(shardLock)).map((name) => join(path, name));
+}
+
+/** A shard of a run's work that this process alone works on until `release`. */
+export interface OpenShard {
+  release(): Promise<void>;
+  /** Whether another process has taken it over, see `Lock`. */
+  isLost(): boolean;
+}
+
+/**
+ * Takes the lock of one shard of an unfinished run. Others may work on other shards, and nobody on the whole.
+ *
+ * @param shard counted from 1
+ * @throws UserError if another process holds it or works on the whole run, or it cannot be written
+ */
+export async function openShard(path: string, shard: number, locking: LockOptions): Promise<OpenShard> {
+  const file = join(path, `${shardLock}${shard}`);
+  // First our lock, then a look at the other: of two processes that begin at once, at least one sees the other's.
+  const taken = await tryLock(file, locking).catch((error) => {
+    throw writeProblem(error, file);
+  });
+  const busy = (what: string, holder: string, at: string) =>
+    new UserError(
+      `shard ${shard}: expected no other process at work on ${what}, got ${holder} at ${path}. Wait for it, or remove ${at} if it has ended.`,
+    );
+  if (!("release" in taken)) throw busy("it", taken.holder, taken.file);
+  const whole = join(path, lockFile);
+  const holder = await lockHolder(whole, locking).catch(async (error) => {
+    await taken.release();
+    throw error;
+  });
+  if (holder === null) return taken;
+  await taken.release();
+  throw busy("the whole run", holder, whole);
 }

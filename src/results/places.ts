@@ -26,6 +26,8 @@ export interface FolderPlacesOptions extends Pick<Places, "save"> {
   readonly inputs: InputFiles;
   /** What a capture depends on besides its packs; null if it is kept in memory. */
   readonly captureOf: readonly unknown[] | null;
+  /** The name of this process's folder for what does not fit in memory, where others work on the same run. */
+  readonly spill?: string;
 }
 
 /** The folder of a run as the steps of its analysis see it. @throws UserError if it cannot be written */
@@ -35,8 +37,9 @@ export async function openPlaces({
   inputs,
   captureOf,
   save,
+  spill,
 }: FolderPlacesOptions): Promise<FolderPlaces> {
-  const tables = await RunTables.open(partial);
+  const tables = await RunTables.open(partial, undefined, spill);
   let files: ReturnType<typeof fileStore> | undefined;
   const writeJson = (name: string, value: unknown) =>
     writeFileAtomic(join(path, name), `${JSON.stringify(value, null, 2)}\n`);

@@ -49,15 +49,16 @@ export class RunTables {
    * Opens the tables whose unfinished files lie in `partial`.
    *
    * @param threads how many DuckDB may use; all by default
+   * @param spill the folder in it for what does not fit in memory: processes that work on the same tables have one each
    */
-  static async open(partial: string, threads?: number): Promise<RunTables> {
+  static async open(partial: string, threads?: number, spill = "spill"): Promise<RunTables> {
     await makeFolder(partial);
     const database = await Database.open({
       // It takes most of the machine otherwise; what is larger goes through the disk.
       memory_limit: "1GB",
       ...(threads === undefined ? {} : { threads: String(threads) }),
     });
-    await database.spillInto(join(partial, "spill"));
+    await database.spillInto(join(partial, spill));
     return new RunTables(partial, database);
   }
 
