@@ -3,10 +3,11 @@ import type { Command } from "commander";
 import type { JobOptions } from "../analysis/options.ts";
 import type { Shard, ShardPart } from "../analysis/shards.ts";
 import type { RunRequest } from "../commands/run.ts";
+import type { SlurmProgress } from "../commands/slurm.ts";
 import { UsageError } from "../errors.ts";
 import type { Manifest } from "../results/manifest.ts";
 import { runJob } from "./host.ts";
-import { print, printJson } from "./terminal.ts";
+import { print, printError, printJson } from "./terminal.ts";
 
 /** The flags of `sfc run` that divide a run. */
 export interface ShardFlags {
@@ -15,6 +16,13 @@ export interface ShardFlags {
   readonly part?: ShardPart;
   readonly json?: boolean;
   readonly quiet?: boolean;
+}
+
+interface SlurmFlags {
+  readonly sbatch: string;
+  readonly watch?: boolean;
+  readonly dry_run?: boolean;
+  readonly json?: boolean;
 }
 
 /** Whether `sfc run` is to compute a shard. @throws UsageError if flags contradict one another */
@@ -90,7 +98,7 @@ export async function printRun(folder: string, manifest: Manifest, again: boolea
   if (!manifest.checks.every((check) => check.passed)) process.exitCode = 1;
 }
 
-/** Adds `merge`. */
+/** Adds `merge` and `slurm`. */
 export function addShardCommands(program: Command): void {
   program
     .command("merge")
@@ -102,5 +110,32 @@ export function addShardCommands(program: Command): void {
       const path = await enter(folder);
       const { manifest, again } = await runJob("merge", { folder: path }, { quiet });
       await printRun(path, manifest, again, json);
+    });
+
+  program
+    .command("slurm")
+    .description("bring a run that is planned as shards to Slurm, submit again what failed, show how far it is")
+    .argument("<folder>", "the folder of a run that is planned as shards")
+    .option(
+      "--sbatch <flags>",
+      'flags for sbatch, as "--partition=long --cpus-per-task=8 --mem=16G --time=4:00:00"',
+      "",
+    )
+    .option("--watch", "stay, submit again what fails, and end when the run is complete")
+    .option("--dry_run", "write the scripts into the folder slurm of the run, show the commands, submit nothing")
+    .option("--json", "print JSON")
+    .action(async (folder: string, { sbatch, watch, dry_run, json }: SlurmFlags) => {
+      const { tendSlurm, watchSlurm } = await import("../commands/slurm.ts");
+      const { progressLine, slurmText } = await import("../commands/slurm-text.ts");
+      const request = { folder, sbatch: sbatch.split(/\s+/).filter((flag) => flag !== ""), dryRun: dry_run === true };
+      const show = (progress: SlurmProgress) => (json ? printJson(progress) : print(slurmText(progress)));
+      if (!watch || request.dryRun) return show(await tendSlurm(request));
+      let last = "";
+      const ended = await watchSlurm(request, (progress) => {
+        const text = progress.submitted.length > 0 ? slurmText(progress) : progressLine(progress);
+        if (text !== last) printError(text);
+        last = text;
+      });
+      show(ended);
     });
 }

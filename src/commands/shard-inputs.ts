@@ -31,9 +31,9 @@ export function undoneText(states: readonly ShardState[]): string | null {
   const packs = unfinished(states, "packs");
   const sites = unfinished(states, "sites");
   const lacking = (shards: readonly number[], what: string) =>
-    shards.length === 0 ? [] : [`${what} missing of ${shards.length > 1 ? "shards" : "shard"} ${shards.join(", ")}`];
+    shards.length === 0 ? [] : [`${shards.length > 1 ? "shards" : "shard"} ${shards.join(", ")} without ${what}`];
   const parts = [...lacking(packs, "packs"), ...lacking(sites, "sites")];
-  return parts.length === 0 ? null : parts.join("; ");
+  return parts.length === 0 ? null : parts.join(" and ");
 }
 
 /** The error where shards of a run are asked for that is not divided. */

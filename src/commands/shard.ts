@@ -215,6 +215,7 @@ class ShardJob {
             const record = { checks: state.checks, unexplained: state.unexplained };
             await analyseSites(input, prepared, sites, ofSites, record, this.#ofSites(), { waveRows });
           }
+          this.#reporter.end();
           opened.inputs.check();
           state[part] = { done: state[part].total, total: state[part].total, finished: true };
           await this.#note();
