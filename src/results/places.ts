@@ -55,7 +55,7 @@ export async function openPlaces({
     store(plans) {
       if (captureOf === null) return memoryStore();
       const packs = plans.map((plan) => plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]]));
-      files = fileStore(partial, sha256OfText(JSON.stringify([...captureOf, packs])), () => inputs.check());
+      files ??= fileStore(partial, sha256OfText(JSON.stringify([...captureOf, packs])), () => inputs.check());
       return files;
     },
     save,
