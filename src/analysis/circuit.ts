@@ -85,8 +85,9 @@ export async function findCircuit(
   const features = await chosenFeatures({ ...input, cases }, options, places, reporter);
   const { loaded, dictionaries, drawn } = input;
   const forest = prefixForest(drawn);
-  const given = { ...loaded, ...watchOf(reporter), forest, dictionaries };
   const method = options.jacobian === "secant" ? "secant" : "analytic";
+  const points = method === "secant" && input.steps !== undefined ? { steps: input.steps } : {};
+  const given = { ...loaded, ...watchOf(reporter), ...points, forest, dictionaries };
 
   reporter.begin("effects", dictionaries.size);
   const effects = new Map<SiteName, SiteSums>();
@@ -195,7 +196,7 @@ async function edgeSums(
   places: CircuitPlaces,
   reporter: Reporter,
 ): Promise<{ found: ReadonlyMap<string, EdgeSums>; flows: readonly Check[] }> {
-  const { loaded, dictionaries, drawn, all } = input;
+  const { loaded, dictionaries, drawn, all, steps } = input;
   const sites = [...dictionaries.keys()].sort(compareSites);
   const found = new Map<string, EdgeSums>();
   for (const target of [...sites, "metric" as const]) {
@@ -239,7 +240,7 @@ async function edgeSums(
   };
   const { stopped } = reporter;
   const generator = edges(
-    { ...loaded, stopped, forest, dictionaries },
+    { ...loaded, stopped, forest, dictionaries, ...(steps !== undefined && { steps }) },
     {
       targets,
       jacobian,
@@ -270,7 +271,7 @@ const rate = 60e9;
 
 /** How many products with sublayers' Jacobians edges take, of vectors, and about how long. */
 function edgeWork(
-  { loaded: { model }, dictionaries }: CircuitInput,
+  { loaded: { model }, dictionaries, steps: asked }: CircuitInput,
   { backward }: PrefixForest,
   targets: ReadonlyMap<SiteName, readonly (number | "error")[]>,
   effects: ReadonlyMap<SiteName, SiteSums>,
@@ -278,7 +279,7 @@ function edgeWork(
 ): { products: number; seconds: number } {
   const chosen = new Set(dictionaries.keys());
   const changed = backward.token.reduce((sum, _, node) => sum + (isChanged(backward, node) ? 1 : 0), 0);
-  const points = jacobian === "secant" ? secantSteps([...chosen]) : 1;
+  const points = jacobian === "secant" ? (asked ?? secantSteps([...chosen])) : 1;
   let products = 0;
   for (const [site, list] of targets) {
     const { steps } = routeTo(site, chosen, pathShape(model));

@@ -101,6 +101,8 @@ export interface EvaluateInput {
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly outside: OutsideText;
   readonly pairs: readonly TokenPair[];
+  /** Points of `secant`; its default otherwise. */
+  readonly steps?: number;
   /** All cases of the run, by which constructions are told; those of the pairs by default. */
   readonly cases?: readonly string[];
 }

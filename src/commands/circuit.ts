@@ -21,7 +21,7 @@ import { refreshReport } from "../results/report.ts";
 import { circuitFolderName } from "../results/report-circuit.ts";
 import { jobProblem, writeFileAtomic } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
-import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases } from "./open-run.ts";
+import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases, stepsOf } from "./open-run.ts";
 
 /** The flags of `sfc circuit`, as they come from the command line. */
 export interface CircuitFlags {
@@ -155,8 +155,9 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
         metric: "logit(patch answer) − logit(clean answer)",
       } as const;
       const { outside } = opened.tokenizer;
+      const steps = stepsOf(open);
       const found = await findCircuit(
-        { loaded, dictionaries, outside, pairs, drawn, all: open.pairs, about },
+        { loaded, dictionaries, outside, pairs, drawn, all: open.pairs, about, ...(steps !== undefined && { steps }) },
         asked,
         parts,
         reporter,

@@ -15,7 +15,7 @@ import { refreshReport } from "../results/report.ts";
 import { evaluationFolderName } from "../results/report-circuit.ts";
 import { jobProblem } from "../storage/files.ts";
 import { versions } from "../storage/package.ts";
-import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases, type SiteFlags } from "./open-run.ts";
+import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases, type SiteFlags, stepsOf } from "./open-run.ts";
 
 /** What `sfc evaluate` is asked. */
 export interface EvaluateRequest extends SiteFlags {
@@ -92,8 +92,9 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     );
     const { loaded, dictionaries, opened } = open;
     const { outside } = opened.tokenizer;
+    const steps = stepsOf(open);
     const evaluation = await evaluateCircuits(
-      { loaded, dictionaries, outside, pairs, cases },
+      { loaded, dictionaries, outside, pairs, cases, ...(steps !== undefined && { steps }) },
       { ...request.evaluate, given },
       places,
       reporter,

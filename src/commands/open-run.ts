@@ -110,13 +110,19 @@ export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] |
   return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
 }
 
+/** The points of `secant` that a run was told to take; undefined where it was not. */
+export const stepsOf = ({ options: { method, steps } }: OpenRun): number | undefined =>
+  method === "secant" ? (steps ?? undefined) : undefined;
+
 /** Whether some of a run's SAEs are random directions. */
 export const isDummy = ({ run: { manifest } }: OpenRun) => manifest.dictionaries.some(({ dummy }) => dummy);
 
 /** What results depend on besides the options: the run's model, SAEs and pairs, and what else is named. */
-export function identityOf({ run }: OpenRun, ...others: readonly unknown[]): string {
-  const { model, dictionaries } = run.manifest;
-  return sha256OfText(JSON.stringify([model?.sha256, dictionaries, run.pairs, ...others]));
+export function identityOf(open: OpenRun, ...others: readonly unknown[]): string {
+  const { manifest, pairs } = open.run;
+  const steps = stepsOf(open);
+  const points = steps === undefined ? [] : [{ steps }];
+  return sha256OfText(JSON.stringify([manifest.model?.sha256, manifest.dictionaries, pairs, ...points, ...others]));
 }
 
 /** The sites of a run that flags name. @throws UserError if it has none of them */

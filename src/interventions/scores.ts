@@ -24,12 +24,14 @@ interface ScoreInput {
   readonly loaded: LoadedModel;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly outside: OutsideText;
+  /** Points of `secant`; its default otherwise. */
+  readonly steps?: number;
 }
 
 /** Effects by a method, summed over positions and cases; BOS and padding do not count. */
 export async function scoresOf(
   method: MethodName,
-  { loaded, dictionaries, outside }: ScoreInput,
+  { loaded, dictionaries, outside, steps }: ScoreInput,
   pairs: readonly TokenPair[],
   watch: Watch = {},
 ): Promise<ClusterScores> {
@@ -40,7 +42,8 @@ export async function scoresOf(
     isOutside(outside, token[node]!, position[node]!) || isOutside(outside, patchToken[node]!, position[node]!);
   const scores = new Map<SiteName, { features: Int32Array; scores: Float64Array }>();
   const sums = new Map<SiteName, Float64Array>();
-  for await (const { rows } of effectsOf(method, { ...loaded, ...watch, forest, dictionaries })) {
+  const points = method === "secant" && steps !== undefined ? { steps } : {};
+  for await (const { rows } of effectsOf(method, { ...loaded, ...watch, ...points, forest, dictionaries })) {
     const byFeature = new Map<number, Float64Array>();
     rows.feature.forEach((feature, i) => {
       const node = rows.node[i]!;
