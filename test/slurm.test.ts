@@ -99,6 +99,7 @@ it("a task's script goes back into the queue when it fails, a few times, but not
   expect(await tryIt("(exit 1)", 2)).toEqual({ status: 1, asked: "requeue 12" });
   expect(await tryIt("(exit 1)", 3)).toEqual({ status: 1, asked: "" });
   expect(await tryIt("(exit 2)", 0)).toEqual({ status: 2, asked: "" });
+  expect(await tryIt("(exit 130)", 0)).toEqual({ status: 130, asked: "" });
   expect(scriptText("/a run's folder", "sites")).toContain(
     `run --shard "$SLURM_ARRAY_TASK_ID" --part sites '/a run'\\''s folder'`,
   );

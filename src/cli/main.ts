@@ -248,7 +248,9 @@ Examples:
   sfc run --pairs my-pairs.jsonl --output_dir outputs/mine
   sfc run --model_name gpt2 --layers 4-7             # downloaded the first time, with its SAEs
   sfc run --model_name ./my-llama --sae_source dummy # random directions for SAEs: a first try
-  sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200`;
+  sfc run --model_name ./my-llama --sae_source ./my-saes --num_examples 200
+  sfc run --method exact --shards 8 --output_dir outputs/exact   # planned for eight machines; then sfc slurm, or:
+  sfc run --shard 1 outputs/exact                                # … 8, twice each, and sfc merge outputs/exact`;
 
 function jobFlags(command: Command): Command {
   return deviceFlags(

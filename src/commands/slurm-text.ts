@@ -8,7 +8,7 @@ import { progressOf, type SlurmProgress } from "./slurm.ts";
 export function slurmText({ folder, complete, shards, tasks, submitted }: SlurmProgress): string {
   if (complete) return `${folder} holds the finished run.`;
   const now = submitted.map(({ stage, shards: own, command, job }) => {
-    const what = own.length > 0 ? `${stage} of shards ${own.join(", ")}` : stage;
+    const what = own.length > 0 ? `${stage} of ${own.length > 1 ? "shards" : "shard"} ${own.join(", ")}` : stage;
     return job === null ? command.join(" ") : `Submitted ${what}: job ${job}.`;
   });
   const taskOf = (shard: number) => {

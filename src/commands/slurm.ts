@@ -226,8 +226,9 @@ export function scriptText(path: string, stage: Stage): string {
 echo "$(date) on $(hostname): job \${SLURM_JOB_ID}, start \${SLURM_RESTART_COUNT:-0}"
 ${command}
 code=$?
-# Slurm would never start what waits for a failed task, so the task goes back into the queue. Exit code 2 is a command that cannot succeed.
-if [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt ${tries} ]; then
+# Slurm would never start what waits for a failed task, so the task goes back into the queue. Exit code 2 is a command that cannot succeed, 130 one
+# that was asked to stop, as by scancel.
+if [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ "$code" -ne 130 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt ${tries} ]; then
   echo "exit code $code: back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi
