@@ -19,9 +19,10 @@ import {
 import { clusterNodes, clusterPairs, percentiles, ratioInterval, sumByCluster } from "../src/interventions/clusters.ts";
 import { evaluateSubsets, forwardPacks, type Subset } from "../src/interventions/evaluate.ts";
 import { areas } from "../src/interventions/evaluation.ts";
+import { evenMasks, openMaskLoss } from "../src/interventions/masks.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
-import { heldWeights, type LoadedModel, loadedModel } from "../src/models/weights.ts";
+import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../src/models/weights.ts";
 import type { TokenPair } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { parseSite, type SiteName } from "../src/site.ts";
@@ -305,6 +306,59 @@ describe("an evaluation", () => {
     expect(read).toEqual([2, 1]);
     expect(fed).toEqual([2, 2, 1, 1]);
     expect(m!.every(Number.isFinite)).toBe(true);
+    await codes.release();
+    await checkpoint.close();
+  });
+});
+
+describe("runs with ablated sites", () => {
+  it("begin at the first of them where it is of the residual stream: earlier blocks' weights are not asked for", async () => {
+    const checkpoint = await openCheckpoint(await openFolder(new URL("fixtures/llama-gqa", import.meta.url).pathname));
+    const { model } = await fittedModel(checkpoint);
+    const weights = await heldWeights(model, checkpoint);
+    const forest = evaluationForest(somePairs());
+    const codes = codeReader();
+    const blocksFor = async (all: readonly SiteName[]) => {
+      const dictionaries = new Map(
+        all.map((site) => [site, randomDictionary(site, model.sites[parseSite(site).kind]!, 40, seed)]),
+      );
+      const activations = await readActivations(loadedModel(model, weights), forest, all);
+      const features: Features = new Map(all.map((site) => [site, [1, 7]]));
+      const base = await ablationBase(activations, dictionaries, codes, features, {
+        values: "mean",
+        errors: "ablated",
+      });
+      const blocks = { circuit: new Set<string>(), masks: new Set<string>() };
+      const setting = (asked: Set<string>) => ({
+        loaded: loadedModel(model, (name) => {
+          asked.add(/layers\.(\d+)/.exec(name)?.[1] ?? "");
+          return weights(name);
+        }),
+        forest,
+        dictionaries,
+        outside: { first: new Set<number>(), padding: new Set<number>() },
+      });
+      const circuit: Subset = { kind: "circuit", features };
+      const [held] = await evaluateSubsets(setting(blocks.circuit), base, [circuit]);
+      const streamed = { ...setting(new Set()), loaded: loadedModel(model, streamedWeights(checkpoint)) };
+      const [other] = await evaluateSubsets(streamed, base, [circuit]);
+      held!.forEach((m, end) => {
+        expect(other![end]!).toBeCloseTo(m, 4);
+      });
+      const loss = await openMaskLoss(setting(blocks.masks), base, activations.cleanMetric);
+      await loss.at(evenMasks(base, 1));
+      await loss.release();
+      return [blocks.circuit, blocks.masks].map((asked) => [...asked].filter((block) => block !== "").sort());
+    };
+    expect(model.layers).toBe(3);
+    expect(await blocksFor(["resid_post.0", "mlp_out.1", "resid_post.1"])).toEqual([
+      ["1", "2"],
+      ["1", "2"],
+    ]);
+    expect(await blocksFor(["mlp_out.0", "resid_post.0"])).toEqual([
+      ["0", "1", "2"],
+      ["0", "1", "2"],
+    ]);
     await codes.release();
     await checkpoint.close();
   });

@@ -10,6 +10,7 @@ import { type Plan, planCapture } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import { type Start, startOf } from "./start.ts";
 
 /**
  * What features outside a circuit are set to: their mean over clean and patch prompts of the same case and length at the same position, their value
@@ -112,6 +113,8 @@ export interface SiteBase {
 export interface AblationBase {
   readonly kind: AblationKind;
   readonly sites: ReadonlyMap<SiteName, SiteBase>;
+  /** Where runs may begin, since nothing differs before; none where the first site lies inside a block. */
+  readonly start: Start | undefined;
 }
 
 /**
@@ -121,20 +124,21 @@ export interface AblationBase {
  * @param whole also what circuits of all features need
  */
 export async function ablationBase(
-  { plan, x }: Activations,
+  activations: Activations,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   codes: CodeReader,
   features: Features,
   kind: AblationKind,
   { whole = false, watch = {} }: { readonly whole?: boolean; readonly watch?: Watch } = {},
 ): Promise<AblationBase> {
+  const { plan, x } = activations;
   const sites = new Map<SiteName, SiteBase>();
   for (const [site, dictionary] of dictionaries) {
     const picked = await pickFeatures(dictionary, features.get(site) ?? []);
     sites.set(site, await siteBase(plan, x.get(site)!, dictionary, codes, picked, kind, whole));
     watch.onProgress?.(sites.size, dictionaries.size);
   }
-  return { kind, sites };
+  return { kind, sites, start: startOf([...dictionaries.keys()], activations) };
 }
 
 async function siteBase(

@@ -10,6 +10,7 @@ import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
 import type { AblationBase, Features, SiteBase } from "./ablation.ts";
 import { pickedInputs, type Replacement, replacementInputs, replacingHook } from "./replace.ts";
+import { runFrom, startInputs } from "./start.ts";
 
 /** Which features keep what the model computes. */
 export type Subset =
@@ -33,7 +34,7 @@ export interface EvaluationSetting {
  * The metric at every end's clean prompt while some features alone keep what the model computes, for each of some subsets: m by end, in logits.
  *
  * At each of the base's sites and every token of the text x becomes base + Σ_{i∈C} (f_i(x) − a_i)·d_i, x being the activation of the ablated run. A circuit
- * reads its own encoder columns and decoder rows alone, and its evaluation is one forward pass; errors that are kept, and subsets of all features, take
+ * reads its own encoder columns and decoder rows alone, and its evaluation is one forward pass from the first site on; errors that are kept, and subsets of all features, take
  * the whole dictionary.
  */
 export async function evaluateSubsets(
@@ -64,7 +65,7 @@ export async function evaluateSubsets(
       return packs.map(
         (pack): Job => ({
           pack,
-          inputs: (site) => at(subset, site, pack, outside),
+          inputs: (site) => ({ ...at(subset, site, pack, outside), ...startInputs(base.start, site, pack) }),
           metric(values) {
             pack.metric.end.forEach((end, i) => {
               m[end] = values[i]!;
@@ -75,7 +76,7 @@ export async function evaluateSubsets(
     });
     const done = before;
     await runModel(loaded, jobs, {
-      hooks,
+      ...runFrom(base.start, hooks, loaded.dtype),
       stopped: watch.stopped,
       onProgress: (step, steps) => watch.onProgress?.((done + (some.length * step) / steps) / total, 1),
     });

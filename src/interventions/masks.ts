@@ -12,6 +12,7 @@ import type { AblationBase, Features, SiteBase } from "./ablation.ts";
 import { bySite } from "./choose.ts";
 import { cleanMetric, type EvaluationSetting, evaluateSubsets } from "./evaluate.ts";
 import { pickedInputs, pickedSize } from "./replace.ts";
+import { runFrom, startInputs } from "./start.ts";
 
 /** Prices of a feature, one stage for each, and how masks move. */
 export interface MaskOptions {
@@ -66,11 +67,16 @@ export async function openMaskLoss(
     const isLive = Array.from(pack.node, (node, row) =>
       node >= 0 && !isOutside(outside, pack.tokens[row]!, pack.positions[row]!) ? 1 : 0,
     );
-    return new Map([...base.sites].map(([site, at]) => [site, rowsAt(at, pack, isLive, dtype)] as const));
+    return new Map(
+      [...base.sites].map(([site, at]) => {
+        const start = startInputs(base.start, site, pack);
+        return [site, { ...rowsAt(at, pack, isLive, dtype), ...start }] as const;
+      }),
+    );
   });
   const hooks = new Map<SiteName, Hook>();
   for (const [site, at] of base.sites) hooks.set(site, await maskingHook(dictionaries.get(site)!, at, dtype));
-  const runner = openRunner(loaded, { hooks, objective: "squares" });
+  const runner = openRunner(loaded, { ...runFrom(base.start, hooks, dtype), objective: "squares" });
   return {
     async at(masks, watch = {}) {
       const gradient = new Map([...masks].map(([site, w]) => [site, new Float64Array(w.length)]));
