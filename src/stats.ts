@@ -10,6 +10,12 @@ export function sum(values: readonly number[]): number {
   return total;
 }
 
+/** The standard deviation of a population: √ of the mean squared distance from the mean; NaN of none. */
+export function standardDeviation(values: readonly number[]): number {
+  const middle = mean(values);
+  return Math.sqrt(mean(values.map((value) => (value - middle) ** 2)));
+}
+
 /** The middle value, or the mean of the two in the middle; null of none. */
 export function median(values: readonly number[]): number | null {
   if (values.length === 0) return null;

@@ -75,6 +75,8 @@ describe("rankOrder", () => {
   });
 });
 
+const noSpread = { by_words: null, by_pairs: null, ranks: null, in_top_10: null };
+
 describe("rankSite", () => {
   const train = effects([[4, -3], [2, 1], [9, 0.5]], -1.5); // biome-ignore format: one row
   const test = effects([[2, 2], [4, -1], [5, 0.25]], 0); // biome-ignore format: one row
@@ -88,9 +90,10 @@ describe("rankSite", () => {
       explained: null,
       left_out: null,
       features: 3,
+      stability_10: null,
       top: [
-        { rank: 1, feature: 4, effect: -3, nodes_active: 5, exact: null },
-        { rank: 2, feature: 2, effect: 1, nodes_active: 3, exact: null },
+        { rank: 1, feature: 4, effect: -3, nodes_active: 5, exact: null, ...noSpread },
+        { rank: 2, feature: 2, effect: 1, nodes_active: 3, exact: null, ...noSpread },
       ],
     });
     expect(splits.test?.error_share).toBe(0);
@@ -99,7 +102,14 @@ describe("rankSite", () => {
   it("compares train with test over the features that both have", () => {
     const { train_test } = rankSite("resid_post.1", { train, test }, 2);
     // Features 4 and 2: −3 < 1 in train, −1 < 2 in test. Of the three strongest, two are shared.
-    expect(train_test).toEqual({ features: 2, spearman: 1, overlap_10: 2 / 3, overlap_50: 2 / 3 });
+    expect(train_test).toEqual({
+      features: 2,
+      spearman: 1,
+      overlap_10: 2 / 3,
+      overlap_50: 2 / 3,
+      overlap_10_by_words: null,
+      overlap_50_by_words: null,
+    });
     expect(rankSite("resid_post.1", { train }, 2).train_test).toBeNull();
   });
 

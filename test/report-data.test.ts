@@ -130,6 +130,8 @@ test("features, importance and agreement are those of the run", async () => {
     error: 0.25,
     exact: [null, null],
     beside: [],
+    spread: [null, null],
+    stability10: null,
   });
   expect(of("test", "simple")).toMatchObject({ feature: [9, 7], effect: [-2, 1], error: 0.1 });
   expect(data.importance).toEqual([
@@ -143,11 +145,36 @@ test("features, importance and agreement are those of the run", async () => {
       both: 2,
       overlap10: 1,
       overlap50: 1,
+      overlap10ByWords: null,
+      overlap50ByWords: null,
       feature: [7, 9],
       train: [3.5, -0.5],
       test: [1, -2],
     },
   ]);
+});
+
+test("intervals of the ranking stand beside the features over all cases, and beside the overlaps", async () => {
+  await writeRun();
+  const path = join(folder, "ranking.json");
+  const ranking = JSON.parse(readFileSync(path, "utf8"));
+  const spread = {
+    by_words: { low: 3, high: 4 },
+    by_pairs: { low: 3.4, high: 3.6 },
+    ranks: { low: 1, high: 2 },
+    in_top_10: 0.9,
+  };
+  const [site] = ranking.sites;
+  Object.assign(site.splits.train.top[0], spread);
+  site.splits.train.stability_10 = 0.8;
+  site.train_test.overlap_10_by_words = { low: 0.7, high: 1 };
+  writeFileSync(path, JSON.stringify({ ...ranking, words: { train: 12, test: 3 } }));
+  const { words, features, agreement } = await readReportData(folder);
+  const of = (split: string, name: string) => features.find((g) => g.split === split && g.case === name)!;
+  expect(words).toEqual({ train: 12, test: 3 });
+  expect(of("train", "")).toMatchObject({ feature: [7, 9], spread: [spread, null], stability10: 0.8 });
+  expect(of("train", "simple")).toMatchObject({ spread: [null, null], stability10: null });
+  expect(agreement[0]).toMatchObject({ overlap10ByWords: { low: 0.7, high: 1 }, overlap50ByWords: null });
 });
 
 test("accuracy counts pairs with m < 0 at the clean prompt", async () => {

@@ -136,10 +136,12 @@ describe.skipIf(harness === null)("the page", () => {
       "feature",
       "bar",
       "first-order",
+      "± words",
+      "rank",
       "secant",
       "exact",
     ]);
-    for (const column of [4, 5]) {
+    for (const column of [6, 7]) {
       const cells = await first.locator(`tbody tr > :nth-child(${column})`).allTextContents();
       expect(cells.map((text) => text !== "")).toEqual(cells.map((_, i) => i < 3));
     }
@@ -148,6 +150,31 @@ describe.skipIf(harness === null)("the page", () => {
     expect(text).toContain("on 64 of 960 train pairs");
     expect(text).not.toContain("the feature alone moves");
     await page.close();
+  });
+
+  test("intervals over words stand beside the effects and in the bars; where there are too few words that is said", async () => {
+    const data = sampleReport(seed);
+    const { page } = await open(data);
+    const site = await page.locator("#features table caption").first().textContent();
+    const group = data.features.find((g) => site!.startsWith(g.site) && g.split === "train" && g.case === "")!;
+    const { by_words: words, by_pairs: pairs, ranks } = group.spread[1]!;
+    const row = page.locator("#features tbody tr").nth(1);
+    expect(await row.locator("td.ranks").textContent()).toBe(`${ranks.low}–${ranks.high}`);
+    expect(Number(await row.locator("td.spread").first().textContent())).toBeCloseTo((words.high - words.low) / 2, 2);
+    const bar = await row.locator(".positive, .negative").evaluate((e) => e.getBoundingClientRect().width);
+    const widths = await row.locator(".whisker").evaluateAll((all) => all.map((e) => e.getBoundingClientRect().width));
+    const scale = bar / Math.abs(group.effect[1]!);
+    expect(widths[0]! / scale).toBeCloseTo(words.high - words.low, 1);
+    expect(widths[1]! / scale).toBeCloseTo(pairs.high - pairs.low, 1);
+    expect(await page.locator("#features").textContent()).toContain("the 48 words that the train pairs share");
+    expect(await page.locator("#agreement figcaption").first().textContent()).toContain("[70–100]");
+    await page.close();
+
+    const few = data.features.map((of) => ({ ...of, spread: of.spread.map(() => null), stability10: null }));
+    const { page: other } = await open({ ...data, features: few, words: { train: 3, test: 3 } });
+    expect(await other.locator(".whisker").count()).toBe(0);
+    expect(await other.locator("#features").textContent()).toContain("the train pairs share 3 words, and fewer than 5");
+    await other.close();
   });
 
   test("a feature's address opens what drives it, and marks the token", async () => {

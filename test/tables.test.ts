@@ -7,6 +7,7 @@ import { rankingSchema } from "../src/circuit/ranking.ts";
 import type { RankOptions } from "../src/circuit/tables.ts";
 import type { EffectRows } from "../src/effects/rows.ts";
 import { allCases, type NodesTable } from "../src/effects/sums.ts";
+import type { SplitUnits, Units } from "../src/interventions/units.ts";
 import type { Split } from "../src/prompts/pairs.ts";
 import { Random } from "../src/random.ts";
 import { RunTables, readFeatures } from "../src/results/tables.ts";
@@ -75,6 +76,29 @@ const options = (changes: Partial<RankOptions> = {}): RankOptions => ({
   change,
   ...changes,
 });
+
+/** Nodes dealt to seven words, every node a pair of its own. */
+function wordsOf(nodes: NodesTable): Units {
+  const size = nodes.node.at(-1)! + 1;
+  const [split, group, place] = [new Uint8Array(size), new Int32Array(size).fill(-1), new Int32Array(size)];
+  const units = splits.map((name, s): SplitUnits => {
+    const own = nodes.node.filter((_, row) => nodes.split[row] === name);
+    own.forEach((node, i) => {
+      split[node] = s;
+      group[node] = i % 7;
+      place[node] = i;
+    });
+    const pairsOfGroup = Float64Array.from({ length: 7 }, (_, k) => own.filter((_, i) => i % 7 === k).length);
+    const one = {
+      nodes: own,
+      parent: own.map(() => -1),
+      weight: Float64Array.from(own, () => 1),
+      ends: own.map((_, i) => i),
+    };
+    return { split: name, pairs: own.length, words: 7, pairsOfGroup, ...one };
+  });
+  return { splits: units, split, group, place };
+}
 
 /** BOS counts as BOS at the first position alone, padding everywhere. */
 function isLeftOut(nodes: NodesTable, row: number): boolean {
@@ -259,7 +283,14 @@ describe("the tables of a run", () => {
         const rows = await readFeatures(home, { split, site, case: allCases });
         const top = rows.filter(({ rank }) => rank !== null && rank <= 3);
         expect(bySplit[split]?.top).toEqual(
-          top.map(({ rank, feature, effect, nodes_active }) => ({ rank, feature, effect, nodes_active, exact: null })),
+          top.map(({ rank, feature, effect, nodes_active }) => ({
+            rank,
+            feature,
+            effect,
+            nodes_active,
+            exact: null,
+            ...{ by_words: null, by_pairs: null, ranks: null, in_top_10: null },
+          })),
         );
         expect(bySplit[split]?.error).toBe(rows.find(({ feature }) => feature === -1)?.effect);
         // What the effects and the error add up to, over the change of the metric.
@@ -292,7 +323,9 @@ describe("the tables of a run", () => {
       const tables = await RunTables.open(join(home, ".partial"), threads);
       await tables.writeNodes(big, outside);
       for (const rows of order) await tables.writeEffects(rows);
-      await tables.finish(home, options({ sites: sites.slice(0, 2) }));
+      const { ranking } = await tables.finish(home, options({ sites: sites.slice(0, 2), units: wordsOf(big) }));
+      expect(ranking.words).toEqual({ train: 7, test: 7 });
+      expect(ranking.sites[0]!.splits.test!.top[0]!.by_words).not.toBeNull();
       tables.close();
       await rm(join(home, ".partial"), { recursive: true });
       bytes.push(
@@ -372,9 +405,17 @@ describe("the tables of a run", () => {
       explained: 0,
       left_out: 0,
       features: 0,
+      stability_10: null,
       top: [],
     };
-    const unlike = { features: 0, spearman: null, overlap_10: null, overlap_50: null };
+    const unlike = {
+      features: 0,
+      spearman: null,
+      overlap_10: null,
+      overlap_50: null,
+      overlap_10_by_words: null,
+      overlap_50_by_words: null,
+    };
     expect(ranking.sites).toEqual([{ site: "embed", splits: { train: nothing, test: nothing }, train_test: unlike }]);
     expect(await readFeatures(home)).toEqual([]);
   });

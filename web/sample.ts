@@ -88,6 +88,8 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
       both: 240 + random.below(200),
       overlap10: (8 + random.below(3)) / 10,
       overlap50: (40 + random.below(9)) / 50,
+      overlap10ByWords: { low: 0.7, high: 1 },
+      overlap50ByWords: { low: 0.74, high: 0.96 },
       feature: ids,
       train: bySplit.train,
       test: bySplit.test,
@@ -149,6 +151,7 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
     checks,
     importance,
     features,
+    words: { train: 48, test: 46 },
     change: { train: 8.917, test: 8.793 },
     unexplained: { "resid_post.0": 0.004, "resid_post.1": 0.021 },
     exact: {
@@ -191,6 +194,18 @@ function topOf(
     beside: patched
       ? [{ kind: "secant", effect: top.map((i, rank) => (rank < 3 ? 1.6 * (values[i] as number) : null)) }]
       : [],
+    spread: top.map((i, rank) => (name === "" ? spreadOf(values[i] as number, rank) : null)),
+    stability10: name === "" ? 0.87 : null,
+  };
+}
+
+function spreadOf(effect: number, rank: number): TopFeatures["spread"][number] {
+  const [wide, narrow] = [0.2 * Math.abs(effect) + 0.01, 0.06 * Math.abs(effect) + 0.003];
+  return {
+    by_words: { low: effect - wide, high: effect + wide },
+    by_pairs: { low: effect - narrow, high: effect + narrow },
+    ranks: { low: Math.max(1, rank - 1), high: rank + 2 + (rank >> 1) },
+    in_top_10: rank < 6 ? 1 : Math.max(0, 1.6 - 0.1 * rank - 0.05),
   };
 }
 

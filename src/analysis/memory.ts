@@ -1,6 +1,7 @@
 import { memoryStore } from "../capture/store.ts";
 import { effectsBySplit, leftOutShare, type RankedMeans, rankedMeans } from "../circuit/means.ts";
-import { rankRun, rankSite } from "../circuit/ranking.ts";
+import { rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
+import { RankingSpread } from "../circuit/site-spread.ts";
 import { checkFiniteEffects, type FeatureRow, notFinite, type Tables } from "../circuit/tables.ts";
 import type { EffectRows } from "../effects/rows.ts";
 import { indexNodes, type NodeIndex, type NodesTable, type PairCount, type Sums, sumRows } from "../effects/sums.ts";
@@ -71,14 +72,18 @@ export function memoryTables(): MemoryTables {
         nodes: Int32Array.from(list, (row) => row.nodes),
       });
     },
-    async rank({ sites, pairs: counts, score, top, change }) {
+    async rank({ sites, pairs: counts, score, top, change, units }) {
       pairs = counts;
-      const ranked = sites.map((site) => {
+      const spread = units && new RankingSpread(units);
+      const ranked: SiteRanking[] = [];
+      for (const site of sites) {
         const leftOut = (split: Split) =>
           score === "gradient" ? null : leftOutShare(effects.get(site)!, known(), split);
-        return rankSite(site, effectsBySplit(meansOf(site), change, leftOut), top);
-      });
-      const ranking = rankRun(score, top, ranked, change);
+        const means = meansOf(site);
+        const own = rankSite(site, effectsBySplit(means, change, leftOut), top);
+        ranked.push(spread ? await spread.add(own, means, top, () => [effects.get(site)!]) : own);
+      }
+      const ranking = rankRun(score, top, ranked, change, spread?.words);
       const rows = [...effects.values()].reduce((count, { node }) => count + node.length, 0);
       return { ranking, rows };
     },

@@ -18,6 +18,7 @@ import { unexplainedShare } from "../effects/unexplained.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture, planMetric } from "../forest/packs.ts";
+import { unitsOf } from "../interventions/units.ts";
 import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Reporter } from "../progress.ts";
@@ -293,15 +294,17 @@ function meanChange({ pairs, forest }: Prepared, { cleanMetric, patchMetric }: C
   return Object.fromEntries([...sums].map(([split, { pairs: count, sum }]) => [split, sum / count]));
 }
 
-/** Step 5: ranks the features of all sites. */
+/** Step 5: ranks the features of all sites, and tells how much effects and ranks would change with other words. */
 export function rankStep(
-  { dictionaries, options: { score, top } }: AnalysisInput,
+  { tokenizer, dictionaries, options: { score, top } }: AnalysisInput,
   prepared: Prepared,
   captured: Capture,
   tables: Tables,
 ): Promise<{ readonly ranking: Ranking; readonly rows: number }> {
-  const change = score === "effect" ? meanChange(prepared, captured) : {};
-  return tables.rank({ sites: [...dictionaries.keys()], pairs: countPairs(prepared.pairs), score, top, change });
+  const options = { sites: [...dictionaries.keys()], pairs: countPairs(prepared.pairs), score, top };
+  if (score !== "effect") return tables.rank({ ...options, change: {} });
+  const units = unitsOf(prepared.forest, tokenizer.outside);
+  return tables.rank({ ...options, change: meanChange(prepared, captured), units });
 }
 
 /**

@@ -53,6 +53,7 @@ export { type HalvesOptions, learnOnHalves } from "../interventions/mask-halves.
 export { maskScores } from "../interventions/mask-scores.ts";
 export { chooseByMasks, learnMasks, type MaskOptions, type MaskStage, type Masks } from "../interventions/masks.ts";
 export { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";
+export { type SplitUnits, type Units, unitsOf } from "../interventions/units.ts";
 export { type CheckEdgesOptions, checkEdges, type EdgeEnds, type MeasuredEdge } from "./check-edges.ts";
 export { type CaseAccuracy, type Check, check } from "./checks.ts";
 export {

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import type { PatchedSample, RankedFeature } from "../effects/strongest.ts";
+import { overlapSpread, type SplitSpread } from "../interventions/spread.ts";
 import type { Split } from "../prompts/pairs.ts";
 import { compareSites, parseSite, type SiteKind, type SiteName } from "../site.ts";
 
@@ -14,6 +15,7 @@ export type Score = (typeof scores)[number];
 const overlapDepths = { overlap_10: 10, overlap_50: 50 } as const;
 
 const share = z.number().min(0).max(1).nullable();
+const interval = z.strictObject({ low: z.number(), high: z.number() }).nullable().default(null);
 
 const rankedFeature = z.strictObject({
   rank: z.int().min(1).describe("1 is the largest |effect|; ties go to the lower feature"),
@@ -34,6 +36,16 @@ const rankedFeature = z.strictObject({
     .nullable()
     .default(null)
     .describe("mean over the pairs of `exact.pairs`, signed, in logits; null where the feature was not patched"),
+  by_words: interval.describe(
+    "95 % interval of `effect` over other words: the words that pairs share (the first token in which a pair's prompts differ) are drawn again. Null for scores, with fewer than five words, and from the 41st feature on; so are the next three",
+  ),
+  by_pairs: interval.describe(
+    "the same as if every pair were drawn by itself: too narrow where pairs share words. What pairs share at a node is split evenly among them",
+  ),
+  ranks: interval.describe("95 % interval of `rank` over the same draws of words"),
+  in_top_10: share
+    .default(null)
+    .describe("share of those draws in which the feature is among the site's ten strongest"),
 });
 
 const siteSplit = z.strictObject({
@@ -56,6 +68,9 @@ const siteSplit = z.strictObject({
       "Σ|effect| at nodes of BOS and padding, which count nowhere else in this file, over Σ|effect| at all nodes; null for `gradient`",
     ),
   features: z.int().min(0).describe("features with a row"),
+  stability_10: share
+    .default(null)
+    .describe("mean Jaccard overlap of the ten strongest features with those of draws of words; null as `by_words`"),
   top: z.array(rankedFeature),
 });
 
@@ -64,6 +79,10 @@ const agreement = z.strictObject({
   spearman: z.number().nullable().describe("rank correlation of their signed effects; null if undefined"),
   overlap_10: share.describe("share of the ten strongest that both splits have"),
   overlap_50: share,
+  overlap_10_by_words: interval.describe(
+    "95 % interval of `overlap_10`: ± 1.96 standard deviations over draws of the words of both splits, within [0, 1]. Null as `by_words`",
+  ),
+  overlap_50_by_words: interval,
 });
 
 const layerSplit = z.strictObject({
@@ -94,6 +113,12 @@ export const rankingSchema = z.strictObject({
     .nullable()
     .default(null)
     .describe("the sample behind the features' `exact`; null where none was patched"),
+  words: z
+    .partialRecord(z.enum(["train", "test"]), z.int().min(0))
+    .default({})
+    .describe(
+      "words of each split that intervals are over (more than 64 are drawn in 64 groups); with fewer than five there are no intervals. Empty for scores, and in runs of before",
+    ),
   sites: z.array(
     z.strictObject({
       site: z.string(),
@@ -213,6 +238,25 @@ export function rankSite(
   return { site, splits, train_test: train && test ? compareSplits(train, test) : null };
 }
 
+const noSpread = { by_words: null, by_pairs: null, ranks: null, in_top_10: null } as const;
+
+/** A site's ranking with how much it would change with other words. */
+export function withSpread(site: SiteRanking, spreads: readonly (SplitSpread | null)[]): SiteRanking {
+  const of = (split: Split) => spreads.find((spread) => spread?.split === split) ?? null;
+  const splits: SiteRanking["splits"] = { ...site.splits };
+  for (const split of ["train", "test"] as const) {
+    const [ranked, spread] = [splits[split], of(split)];
+    if (!ranked || !spread) continue;
+    const top = ranked.top.map((row, i) => ({ ...row, ...(spread.features[i] ?? noSpread) }));
+    splits[split] = { ...ranked, stability_10: spread.stability_10, top };
+  }
+  if (site.train_test === null) return { ...site, splits };
+  const { overlap_10, overlap_50 } = site.train_test;
+  const [ten, fifty] = overlapSpread(of("train"), of("test"), [overlap_10, overlap_50]);
+  const train_test = { ...site.train_test, overlap_10_by_words: ten!, overlap_50_by_words: fifty! };
+  return { ...site, splits, train_test };
+}
+
 /** A ranking with what its strongest features do when patched by themselves, on a sample of a split's pairs. */
 export function withExact(ranking: Ranking, split: Split, pairs: number, sample: PatchedSample): Ranking {
   const found = new Map(sample.features.map((f) => [`${f.site}/${f.feature}`, f]));
@@ -284,12 +328,14 @@ function rankSplit({ feature, effect, nodesActive, error, change, leftOut }: Fea
     explained: change ? sum / change + 0 : null,
     left_out: leftOut ?? null,
     features: feature.length,
+    stability_10: null,
     top: listed.map((row, i) => ({
       rank: i + 1,
       feature: feature[row]!,
       effect: effect[row]!,
       nodes_active: nodesActive[row]!,
       exact: null,
+      ...noSpread,
     })),
   };
 }
@@ -311,6 +357,8 @@ function compareSplits(train: FeatureEffects, test: FeatureEffects): z.infer<typ
     ),
     overlap_10: defined(overlap(a, b, overlapDepths.overlap_10)),
     overlap_50: defined(overlap(a, b, overlapDepths.overlap_50)),
+    overlap_10_by_words: null,
+    overlap_50_by_words: null,
   };
 }
 
@@ -319,12 +367,14 @@ function compareSplits(train: FeatureEffects, test: FeatureEffects): z.infer<typ
  * belongs to none.
  *
  * @param change mean of m(patch) − m(clean) over the pairs of each split, in logits; empty for scores
+ * @param words of each split that the sites' intervals are over
  */
 export function rankRun(
   score: Score,
   top: number,
   sites: readonly SiteRanking[],
   change: Ranking["change"] = {},
+  words: Ranking["words"] = {},
 ): Ranking {
   const ordered = sites.toSorted((a, b) => compareSites(a.site, b.site));
   const layerOf = ({ site }: SiteRanking) => (site === "embed" ? null : parseSite(site).layer);
@@ -334,6 +384,7 @@ export function rankRun(
     top,
     change,
     exact: null,
+    words,
     sites: ordered,
     layers: layers.map((layer) => ({
       layer,

@@ -1,6 +1,7 @@
 import type { EffectRows } from "../effects/rows.ts";
 import type { NodesTable, PairCount } from "../effects/sums.ts";
 import { UserError } from "../errors.ts";
+import type { Units } from "../interventions/units.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
@@ -38,6 +39,8 @@ export interface RankOptions {
   readonly top: number;
   /** Mean of m(patch) − m(clean) over the pairs of each split, in logits; left out for scores. */
   readonly change?: Ranking["change"];
+  /** What the rows' nodes belong to, for intervals; left out where there are none to give. */
+  readonly units?: Units;
 }
 
 /**

@@ -1,10 +1,12 @@
 import { join } from "node:path";
-import { duration } from "../amounts.ts";
+import { countText, duration } from "../amounts.ts";
 import { exactMiss, kindsBeside, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
+import { leastWords } from "../interventions/spread.ts";
 import { textTable } from "../report/text-table.ts";
 import { type Manifest, manifestFile } from "../results/manifest.ts";
 import { reportFile } from "../results/report.ts";
+import { median } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 
 /** Features named per site. */
@@ -94,22 +96,30 @@ function topLines(ranking: Ranking, method: string): string[] {
   const unit = score === "effect" ? "effect in logits, mean per pair" : `score ${score}, mean per pair`;
   const shown = shownSplit(ranking);
   const kinds = ranking.exact === null ? [] : kindsBeside(method);
+  const hasSpread = sites.some(({ splits }) => splits[shown]?.stability_10 != null);
   const rows = sites.map(({ site, splits, train_test }) => {
     const split = splits[shown];
-    const features = (split?.top ?? []).slice(0, named).map(({ feature, effect, exact }) => {
-      if (exact === null) return `${feature} (${signed(effect)})`;
+    const features = (split?.top ?? []).slice(0, named).map(({ feature, effect, exact, by_words, ranks }) => {
+      const spread = by_words === null ? "" : ` ± ${((by_words.high - by_words.low) / 2).toPrecision(2)}`;
       const beside = kinds.flatMap((kind) => {
-        const value = exact[kind];
+        const value = exact?.[kind] ?? null;
         return value === null ? [] : [`${kindNames[kind]} ${signed(value)}`];
       });
-      return `${feature} (${[signed(effect), ...beside, `exact ${signed(exact.effect)}`].join(", ")})`;
+      const parts = [
+        `${signed(effect)}${spread}`,
+        ...(ranks === null ? [] : [`rank ${rangeText(ranks)}`]),
+        ...beside,
+        ...(exact === null ? [] : [`exact ${signed(exact.effect)}`]),
+      ];
+      return `${feature} (${parts.join(", ")})`;
     });
-    const overlap = train_test?.overlap_10;
+    const of10 = train_test?.overlap_10_by_words;
     return [
       site,
       (split?.importance ?? 0).toPrecision(3),
       ...(score === "effect" ? [percent(split?.explained)] : []),
-      percent(overlap),
+      `${percent(train_test?.overlap_10)}${of10 ? ` [${Math.round(100 * of10.low)}–${Math.round(100 * of10.high)}]` : ""}`,
+      ...(hasSpread ? [percent(split?.stability_10)] : []),
       features.join("  "),
     ];
   });
@@ -118,6 +128,7 @@ function topLines(ranking: Ranking, method: string): string[] {
     `Σ|${score}|`,
     ...(score === "effect" ? ["explained"] : []),
     "top-10 overlap",
+    ...(hasSpread ? ["stable"] : []),
     `top features on ${shown} (${unit}${ranking.exact === null ? "" : "; exact: patched alone"})`,
   ];
   return textTable([head, ...rows]);
@@ -134,6 +145,7 @@ function readingLines(ranking: Ranking, { options, unexplained }: Manifest): str
   const total = change[shown];
   return [
     `Effects are ${effectKinds[method]}.`,
+    ...spreadLine(ranking),
     ...fitLine(unexplained),
     ...(total === undefined
       ? []
@@ -145,6 +157,26 @@ function readingLines(ranking: Ranking, { options, unexplained }: Manifest): str
       : [
           `Exact: the strongest features patched by themselves on ${exact.pairs} of ${exact.of} ${shown} ${exact.of === 1 ? "pair" : "pairs"}${besideText(ranking, method)}. ${missLine(ranking)}`,
         ]),
+  ];
+}
+
+/** What "±", ranks and brackets are, or why there are none. */
+function spreadLine({ words, sites }: Ranking): string[] {
+  const shown = shownSplit({ sites });
+  const count = words[shown];
+  if (count === undefined) return [];
+  if (count < leastWords) {
+    return [`No intervals: the ${shown} pairs share ${countText(count, "word")}, fewer than ${leastWords}.`];
+  }
+  const ratios = sites.flatMap(({ splits }) =>
+    (splits[shown]?.top ?? []).slice(0, named).flatMap(({ by_words: a, by_pairs: b }) => {
+      return a && b && b.high > b.low ? [(a.high - a.low) / (b.high - b.low)] : [];
+    }),
+  );
+  const ratio = median(ratios);
+  const narrow = ratio === null ? "" : ` (over single pairs ${ratio.toFixed(1)} times narrower: too narrow)`;
+  return [
+    `"±", ranks and brackets: 95 % intervals over other words, those that pairs share (${count} on ${shown}), drawn again${narrow}; "stable": what the top 10 and those of a draw have in common (Jaccard).`,
   ];
 }
 
@@ -174,7 +206,9 @@ function missLine(ranking: Ranking): string {
   return `Σ|effect − exact| / Σ|exact| = ${percent(miss.distance)}; furthest off: ${site}/${feature}, ${signed(effect)} there, exact ${signed(exact)}.`;
 }
 
-const shownSplit = ({ sites }: Ranking) => (sites.some(({ splits }) => splits.train) ? "train" : "test");
+const rangeText = ({ low, high }: { low: number; high: number }) => (low === high ? String(low) : `${low}–${high}`);
+
+const shownSplit = ({ sites }: Pick<Ranking, "sites">) => (sites.some(({ splits }) => splits.train) ? "train" : "test");
 
 function percent(share: number | null | undefined): string {
   return share === null || share === undefined ? "–" : `${Math.round(100 * share)} %`;

@@ -93,7 +93,7 @@ export function resample(
 }
 
 /**
- * The interval of a ratio of sums over clusters, by percentiles of resampled clusters.
+ * The interval of a ratio of sums over clusters, by percentiles of resampled clusters, widened where there are few of them.
  *
  * @param top sums by cluster, and so is `bottom`
  * @returns null with fewer than two clusters
@@ -117,12 +117,15 @@ export function ratioInterval(
     },
     options,
   );
-  return percentiles(found, options.level);
+  return percentiles(found, widened(options.level ?? 0.95, top.length));
 }
 
 /** The middle part of some values; those that are no numbers do not count. */
-export function percentiles(values: readonly number[], level = 0.95): Interval | null {
-  const sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
+export function percentiles(values: ArrayLike<number>, level = 0.95): Interval | null {
+  const finite = new Float64Array(values.length);
+  let size = 0;
+  for (let i = 0; i < values.length; i++) if (Number.isFinite(values[i])) finite[size++] = values[i]!;
+  const sorted = finite.subarray(0, size).sort();
   if (sorted.length === 0) return null;
   const at = (share: number) => {
     const place = share * (sorted.length - 1);
@@ -130,4 +133,49 @@ export function percentiles(values: readonly number[], level = 0.95): Interval |
     return below + (place - Math.floor(place)) * (above - below);
   };
   return { low: at((1 - level) / 2), high: at((1 + level) / 2) };
+}
+
+/**
+ * The level at which percentiles of resampled means of few clusters hold the mean as often as asked: resampling n of n clusters makes too little of the
+ * spread, by √((n−1)/n), and of its own uncertainty, which Student's t counts (Hesterberg, arXiv:1411.5279, "expanded percentiles"). 0.95 becomes 0.998
+ * for 5 clusters, 0.968 for 20, 0.9537 for 100.
+ */
+export function widened(level: number, clusters: number): number {
+  const t = studentQuantile((1 + level) / 2, clusters - 1);
+  return 2 * normalShare(t * Math.sqrt(clusters / (clusters - 1))) - 1;
+}
+
+/**
+ * The quantile of Student's t, for shares in (0.5, 1), by its expansion in 1/freedom (Abramowitz and Stegun 26.7.5): within 0.3 % from 4 degrees of freedom
+ * on.
+ */
+export function studentQuantile(share: number, freedom: number): number {
+  const z = normalQuantile(share);
+  const n = freedom;
+  return (
+    z +
+    (z ** 3 + z) / (4 * n) +
+    (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * n ** 2) +
+    (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / (384 * n ** 3) +
+    (79 * z ** 9 + 776 * z ** 7 + 1482 * z ** 5 - 1920 * z ** 3 - 945 * z) / (92160 * n ** 4)
+  );
+}
+
+/** The share of a standard normal below z (Abramowitz and Stegun 26.2.17, to 1e-7). */
+function normalShare(z: number): number {
+  if (z < 0) return 1 - normalShare(-z);
+  const t = 1 / (1 + 0.2316419 * z);
+  const series = t * (0.31938153 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))));
+  return 1 - (series * Math.exp((-z * z) / 2)) / Math.sqrt(2 * Math.PI);
+}
+
+/** The inverse of `normalShare`, by bisection. */
+function normalQuantile(share: number): number {
+  let [low, high] = [-8, 8];
+  for (let i = 0; i < 60; i++) {
+    const middle = (low + high) / 2;
+    if (normalShare(middle) < share) low = middle;
+    else high = middle;
+  }
+  return (low + high) / 2;
 }

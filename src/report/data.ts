@@ -1,5 +1,7 @@
 import type { Ablation } from "../circuit/meaning.ts";
 import type { ExactMiss, Score } from "../circuit/ranking.ts";
+import type { Interval } from "../interventions/clusters.ts";
+import type { FeatureSpread } from "../interventions/spread.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import type { ReportCircuit, ReportEvaluation } from "./circuit.ts";
@@ -26,6 +28,8 @@ export interface ReportData {
   readonly change: Readonly<Partial<Record<Split, number>>>;
   /** By site, the share of the variance of its activations on these prompts that its SAE leaves unexplained; empty where it was not measured. */
   readonly unexplained: Readonly<Record<SiteName, number>>;
+  /** Words of each split that intervals are over; with fewer than five there are none. Empty for scores. */
+  readonly words: Readonly<Partial<Record<Split, number>>>;
   /** How the strongest features were patched by themselves; null where none was. */
   readonly exact: ExactSample | null;
   /** By site; empty without a test split. */
@@ -145,6 +149,10 @@ export interface TopFeatures {
   readonly exact: readonly (number | null)[];
   /** What it is first-order and secant on the same pairs, whichever the run's method is not; null where that was not measured. */
   readonly beside: readonly { readonly kind: "first-order" | "secant"; readonly effect: readonly (number | null)[] }[];
+  /** How much effect and rank would change with other words; null where that is not known, as of a single case. */
+  readonly spread: readonly (FeatureSpread | null)[];
+  /** Mean Jaccard overlap of the ten strongest with those of draws of words; null likewise. */
+  readonly stability10: number | null;
 }
 
 /** Train against test at one site; points as columns of equal length, the strongest first. */
@@ -157,6 +165,9 @@ export interface SiteAgreement {
   /** Share of the strongest 10 (and 50) features of one split that are among those of the other, in [0, 1]. */
   readonly overlap10: number | null;
   readonly overlap50: number | null;
+  /** Their 95 % intervals over other words; null where there are too few words, and for scores. */
+  readonly overlap10ByWords: Interval | null;
+  readonly overlap50ByWords: Interval | null;
   readonly feature: readonly number[];
   readonly train: readonly number[];
   readonly test: readonly number[];

@@ -81,7 +81,8 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
       accuracy,
       checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
       importance: importanceOf(ranking),
-      features: withExactValues(await tables.topFeatures(limits.features), ranking, manifest),
+      features: withSpread(withExactValues(await tables.topFeatures(limits.features), ranking, manifest), ranking),
+      words: ranking.words,
       change: roundAll(ranking.change),
       unexplained: roundAll(knownShares(manifest.unexplained)),
       exact: exactSample(ranking),
@@ -229,10 +230,14 @@ function importanceOf(ranking: Ranking): SiteImportance[] {
 }
 
 /** The strongest features as the tables have them. */
-type FoundFeatures = Omit<TopFeatures, "exact" | "beside">;
+type FoundFeatures = Omit<TopFeatures, "exact" | "beside" | "spread" | "stability10">;
 
 /** The features with what they do when patched by themselves, which is known over all cases together, and what they are first-order and secant. */
-function withExactValues(features: readonly FoundFeatures[], ranking: Ranking, { options }: Manifest): TopFeatures[] {
+function withExactValues(
+  features: readonly FoundFeatures[],
+  ranking: Ranking,
+  { options }: Manifest,
+): Omit<TopFeatures, "spread" | "stability10">[] {
   type Exact = NonNullable<Ranking["sites"][number]["splits"]["train"]>["top"][number]["exact"];
   const found = new Map<string, NonNullable<Exact>>();
   for (const { site, splits } of ranking.sites) {
@@ -260,6 +265,22 @@ function withExactValues(features: readonly FoundFeatures[], ranking: Ranking, {
   });
 }
 
+/** The features with how much effects and ranks would change with other words, which is known over all cases together. */
+function withSpread(
+  features: readonly Omit<TopFeatures, "spread" | "stability10">[],
+  { sites }: Ranking,
+): TopFeatures[] {
+  return features.map((group) => {
+    const ranked = group.case === "" ? sites.find(({ site }) => site === group.site)?.splits[group.split] : undefined;
+    const byFeature = new Map(ranked?.top.map((row) => [row.feature, row]));
+    const spread = group.feature.map((feature) => {
+      const { by_words = null, by_pairs = null, ranks = null, in_top_10 = null } = byFeature.get(feature) ?? {};
+      return by_words && by_pairs && ranks && in_top_10 !== null ? { by_words, by_pairs, ranks, in_top_10 } : null;
+    });
+    return { ...group, spread, stability10: ranked?.stability_10 ?? null };
+  });
+}
+
 function exactSample(ranking: Ranking): ExactSample | null {
   const miss = exactMiss(ranking);
   if (miss === null || ranking.exact === null) return null;
@@ -278,6 +299,8 @@ async function agreementOf(tables: Tables, ranking: Ranking, points: number): Pr
         both: train_test.features,
         overlap10: train_test.overlap_10,
         overlap50: train_test.overlap_50,
+        overlap10ByWords: train_test.overlap_10_by_words,
+        overlap50ByWords: train_test.overlap_50_by_words,
         ...(bySite.get(site) ?? { feature: [], train: [], test: [] }),
       },
     ];

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { DOUBLE, FLOAT, INTEGER, USMALLINT, VARCHAR } from "@duckdb/node-api";
 import { effectsBySplit, type RankedMeans, rankedMeans } from "../circuit/means.ts";
 import { type Ranking, rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
+import { RankingSpread } from "../circuit/site-spread.ts";
 import { type FeatureRow, type FeatureSums, notFinite, type RankOptions } from "../circuit/tables.ts";
 import { type EffectRows, errorFeature } from "../effects/rows.ts";
 import {
@@ -15,6 +16,7 @@ import {
   sumRows,
 } from "../effects/sums.ts";
 import { UserError } from "../errors.ts";
+import type { FeatureRows } from "../interventions/units.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import { groupKey, type Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
@@ -231,11 +233,13 @@ export class RunTables {
     const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
 
     const ranked: SiteRanking[] = [];
+    const spread = options.units && new RankingSpread(options.units);
     await this.#writeFeatures(folder, sites, options.pairs, async (site, means) => {
       const leftOut = hasRows ? await this.#leftOut(site) : () => null;
-      ranked.push(rankSite(site, effectsBySplit(means, options.change, leftOut), options.top));
+      const own = rankSite(site, effectsBySplit(means, options.change, leftOut), options.top);
+      ranked.push(spread ? await spread.add(own, means, options.top, (features) => this.#rowsOf(site, features)) : own);
     });
-    const ranking = rankRun(options.score, options.top, ranked, options.change);
+    const ranking = rankRun(options.score, options.top, ranked, options.change, spread?.words);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
   }
@@ -306,6 +310,14 @@ export class RunTables {
     // DuckDB's threads add in any order; what is kept has the digits that they agree on.
     const shares = new Map(sums.map(({ split, outside, total }) => [split, rounded((outside ?? 0) / (total || 1), 6)]));
     return (split) => shares.get(split) ?? 0;
+  }
+
+  /** The rows of some of a site's features, in the order of the nodes. */
+  async *#rowsOf(site: SiteName, features: Int32Array): AsyncGenerator<FeatureRows> {
+    const rows = this.#database.columns(
+      `SELECT node, feature, effect FROM ${this.#database.files(this.#chunk("effects", site))} WHERE feature IN (${[errorFeature - 1, ...features]})`,
+    );
+    for await (const [node = [], feature = [], effect = []] of rows) yield { node, feature, effect };
   }
 
   /** Whether a site's checkpoint is there and whole. */

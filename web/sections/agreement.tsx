@@ -1,4 +1,5 @@
 import { useMemo, useState } from "preact/hooks";
+import type { Interval } from "../../src/interventions/clusters.ts";
 import type { ReportData, SiteAgreement } from "../../src/report/data.ts";
 import { Choice, Section } from "../controls.tsx";
 import { signed, whole } from "../format.ts";
@@ -24,6 +25,8 @@ export function AgreementSection({ data }: { data: ReportData }) {
             One dot per feature: its {nameOf[data.run.score]} on train across, on test upwards, in{" "}
             {unitOf[data.run.score]} (the strongest {data.limits.points}). Axes are square-root scales, so that small
             effects stay apart. Spearman's ρ is over all features with a row in both splits.
+            {rows.some((row) => row.overlap10ByWords !== null) &&
+              " In brackets: 95 % intervals over other words, those of both splits drawn again."}
           </p>
           <div class="controls">
             <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={setKind} />
@@ -57,7 +60,12 @@ function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
           Spearman ρ {rho}, {whole(row.both)} features
         </span>
         <span>
-          shared: {wholePercent(row.overlap10)} of top 10, {wholePercent(row.overlap50)} of top 50
+          shared of top 10: {wholePercent(row.overlap10)}
+          {bracket(row.overlap10ByWords)}
+        </span>
+        <span>
+          of top 50: {wholePercent(row.overlap50)}
+          {bracket(row.overlap50ByWords)}
         </span>
       </figcaption>
       <SignedScatter
@@ -67,6 +75,10 @@ function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
       />
     </figure>
   );
+}
+
+function bracket(of: Interval | null): string {
+  return of === null ? "" : ` [${Math.round(100 * of.low)}–${Math.round(100 * of.high)}]`;
 }
 
 function wholePercent(share: number | null): string {

@@ -1,11 +1,17 @@
 import { useMemo, useState } from "preact/hooks";
+import { countText } from "../../src/amounts.ts";
+import type { Interval } from "../../src/interventions/clusters.ts";
+import type { FeatureSpread } from "../../src/interventions/spread.ts";
+import type { Split } from "../../src/prompts/pairs.ts";
 import type { ReportData, TopFeatures } from "../../src/report/data.ts";
 import { Choice, Section, Select } from "../controls.tsx";
-import { signed, whole } from "../format.ts";
+import { number, percent, signed, whole } from "../format.ts";
 import { linkTo } from "../link.ts";
 import { firstKind, kindsOf, nameOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
 
 const few = 8;
+/** With fewer words a run gives no intervals. */
+const leastWords = 5;
 
 /** The strongest features of each layer with signed bars, by kind of site, split and case. */
 export function FeaturesSection({ data }: { data: ReportData }) {
@@ -19,9 +25,16 @@ export function FeaturesSection({ data }: { data: ReportData }) {
   const groups = sitesOfKind(sites, kind)
     .map((site) => data.features.find((g) => g.site === site && g.split === split && g.case === name))
     .filter((group) => group !== undefined);
-  const values = groups.flatMap((g) => [...g.effect, g.error ?? 0]);
+  const values = groups.flatMap((g) => [
+    ...g.effect,
+    g.error ?? 0,
+    ...g.spread
+      .slice(0, all ? data.limits.features : few)
+      .flatMap((of) => (of ? [of.by_words.low, of.by_words.high] : [])),
+  ]);
   const range = { low: Math.min(0, ...values), high: Math.max(0, ...values) };
   const patched = groups.some((group) => group.exact.some((value) => value !== null));
+  const spread = groups.some((group) => group.spread.some((value) => value !== null));
   const known = useMemo(() => new Set(data.drivers.map((d) => `${d.site}/${d.feature}`)), [data]);
   return (
     <Section id="features" title="Which features?">
@@ -33,6 +46,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
           ` ${besideText(groups)} exact is what the feature does when it is patched by itself, on ${whole(data.exact.pairs)} of ${whole(data.exact.of)} pairs.`}
         {known.size > 0 && " An underlined feature leads to the tokens that drive it."}
       </p>
+      <p>{spread ? spreadText(data, split) : noSpreadText(data, split, name)}</p>
       <div class="controls">
         <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={setKind} />
         <Choice label="Split" values={splits} value={split} onChange={setSplit} />
@@ -47,7 +61,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
       {groups.length === 0 ? (
         <p class="empty">No feature has a row for this choice.</p>
       ) : (
-        <div class={patched ? "multiples features exact" : "multiples features"}>
+        <div class={patched || spread ? "multiples features exact" : "multiples features"}>
           {groups.map((group) => (
             <Site
               key={group.site}
@@ -56,6 +70,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
               rows={all ? data.limits.features : few}
               known={known}
               patched={patched}
+              spread={spread}
               column={numberOf(data)}
             />
           ))}
@@ -76,19 +91,33 @@ function Site(props: {
   rows: number;
   known: ReadonlySet<string>;
   patched: boolean;
+  spread: boolean;
   column: string;
 }) {
-  const { group, range, known, patched, column } = props;
+  const { group, range, known, patched, spread, column } = props;
   return (
     <table class="bars">
-      <caption>{group.site}</caption>
-      <thead class={patched ? "small" : "unseen"}>
+      <caption>
+        {group.site}
+        {group.stability10 !== null && <span>top 10: {Math.round(100 * group.stability10)} % stable</span>}
+      </caption>
+      <thead class={patched || spread ? "small" : "unseen"}>
         <tr>
           <th scope="col">feature</th>
           <th scope="col">
             <span class="unseen">bar</span>
           </th>
           <th scope="col">{column}</th>
+          {spread && (
+            <>
+              <th scope="col" class="spread">
+                ± words
+              </th>
+              <th scope="col" class="spread ranks">
+                rank
+              </th>
+            </>
+          )}
           {group.beside.map(({ kind }) => (
             <th key={kind} scope="col">
               {kind}
@@ -100,10 +129,11 @@ function Site(props: {
       <tbody>
         {group.feature.slice(0, props.rows).map((feature, i) => {
           const effect = group.effect[i] ?? 0;
+          const own = group.spread[i] ?? null;
           return (
             <tr
               key={feature}
-              title={`${group.site}/${feature}: ${signed(effect)}, ${whole(group.nodes[i] ?? 0)} nodes`}
+              title={`${group.site}/${feature}: ${signed(effect)}, ${whole(group.nodes[i] ?? 0)} nodes${own ? spreadTitle(own) : ""}`}
             >
               <th scope="row">
                 {known.has(`${group.site}/${feature}`) ? (
@@ -114,8 +144,15 @@ function Site(props: {
               </th>
               <td class="bar" aria-hidden="true">
                 <Bar value={effect} range={range} />
+                {own !== null && <Whisker spread={own} range={range} />}
               </td>
               <td class="value">{signed(effect)}</td>
+              {spread && (
+                <>
+                  <td class="value spread">{own && halfOf(own.by_words)}</td>
+                  <td class="value spread ranks">{own && rangeText(own.ranks)}</td>
+                </>
+              )}
               {group.beside.map(({ kind, effect: beside }) => (
                 <Known key={kind} value={beside[i] ?? null} />
               ))}
@@ -130,6 +167,12 @@ function Site(props: {
               <Bar value={group.error} range={range} />
             </td>
             <td class="value">{signed(group.error)}</td>
+            {spread && (
+              <>
+                <td class="spread" />
+                <td class="spread ranks" />
+              </>
+            )}
             {group.beside.map(({ kind }) => (
               <td key={kind} />
             ))}
@@ -159,6 +202,31 @@ function besideText(groups: readonly TopFeatures[]): string {
   return `Beside the bars, ${kinds.map((kind) => texts[kind]).join(", ")};`;
 }
 
+/** What the whiskers, "± words" and the ranks are. */
+function spreadText(data: ReportData, split: Split): string {
+  return `Whiskers are 95 % intervals over other words: the ${whole(data.words[split] ?? 0)} words that the ${split} pairs share are drawn again and again. Their thick part is the interval over single pairs, too narrow because pairs share words. "± words" is half a whisker, "rank" the 95 % interval of the rank; "stable" is what the ten strongest and those of a draw have in common (Jaccard).`;
+}
+
+/** Why there are no intervals. */
+function noSpreadText({ run, words }: ReportData, split: Split, name: string): string {
+  const count = words[split];
+  if (run.score !== "effect" || count === undefined) return "";
+  if (name !== "") return "Intervals are known for all cases together.";
+  return `There are no intervals: the ${split} pairs share ${countText(count, "word")}, and fewer than ${leastWords} say little about others.`;
+}
+
+function spreadTitle({ by_words: words, by_pairs: pairs, ranks, in_top_10 }: FeatureSpread): string {
+  return `\n95 % over words: ${signed(words.low)} to ${signed(words.high)}\nover pairs, too narrow: ${signed(pairs.low)} to ${signed(pairs.high)}\nrank ${rangeText(ranks)}, in the top 10 of ${percent(in_top_10)} of draws`;
+}
+
+/** Half the width of an interval, two digits of it. */
+function halfOf({ low, high }: Interval): string {
+  const half = (high - low) / 2;
+  return half >= 1e-3 && half < 10 ? half.toPrecision(2) : number(half);
+}
+
+const rangeText = ({ low, high }: Interval) => (low === high ? String(low) : `${low}–${high}`);
+
 /** A number of a feature, if it was measured. */
 function Known({ value }: { value: number | null }) {
   return <td class="value">{value === null ? "" : signed(value)}</td>;
@@ -168,6 +236,21 @@ function Known({ value }: { value: number | null }) {
 interface Range {
   readonly low: number;
   readonly high: number;
+}
+
+/** The interval over words as a line, that over pairs as its thick part. */
+function Whisker({ spread: { by_words, by_pairs }, range: { low, high } }: { spread: FeatureSpread; range: Range }) {
+  const place = (v: number) => (high > low ? (100 * (v - low)) / (high - low) : 0);
+  const style = (of: Interval) => ({
+    left: `${place(of.low).toFixed(2)}%`,
+    width: `${(place(of.high) - place(of.low)).toFixed(2)}%`,
+  });
+  return (
+    <>
+      <span class="whisker" style={style(by_words)} />
+      <span class="whisker thick" style={style(by_pairs)} />
+    </>
+  );
 }
 
 /** A bar from 0 to the right for positive, to the left for negative values. */
