@@ -112,6 +112,25 @@ describe("a circuit's graph in the report", () => {
   });
 });
 
+describe("a circuit that mostly comes from outside of itself", () => {
+  test("begins with a share of influence that leaves a path from the tokens to the metric", () => {
+    const late = { id: "resid_post.1/2", kind: "feature", site: "resid_post.1", feature: 2, effect: 3 } as const;
+    const early = graph.nodes[1]!;
+    const outside: CircuitGraph = {
+      ...graph,
+      nodes: [graph.nodes[0]!, early, { ...late, remainder: 2.9 }, graph.nodes[3]!],
+      edges: [
+        { source: "embed/token", target: early.id, value: 2 },
+        { source: early.id, target: late.id, value: 0.1 },
+        { source: late.id, target: "metric", value: 3 },
+      ],
+    };
+    expect(prune(outside, { nodes: 0.8, edges: 0.98 }).edges).toEqual([]);
+    const { start } = reportCircuit(outside, 10, (value) => value);
+    expect(prune(outside, start).edges).toEqual(outside.edges);
+  });
+});
+
 describe("an evaluation in the report", () => {
   const file = { command: "evaluate", options: {}, versions: {}, run: "x", evaluation: null };
 
@@ -123,6 +142,6 @@ describe("an evaluation in the report", () => {
 
   test("is refused by name where the file is broken", async () => {
     writeFileSync(join(folder, "evaluation", "evaluation.json"), JSON.stringify({ ...file, status: "done" }));
-    await expect(readReportEvaluation(folder)).rejects.toThrow(/"status".*evaluation\.json/);
+    await expect(readReportEvaluation(folder)).rejects.toThrow(/evaluation\.json.*"status"/);
   });
 });

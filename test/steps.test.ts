@@ -120,6 +120,7 @@ describe("the steps of an analysis, in memory", () => {
       const own = record.checks.filter(({ name }) => name === "secant effects are the whole change");
       expect(own.map(({ site }) => site).sort()).toEqual(["resid_post.2", "resid_post.5"]);
       expect(own.every(({ passed }) => passed)).toBe(steps > 1);
+      expect(record.warnings.some((line) => line.includes("with --steps 2 and --force"))).toBe(steps === 1);
       gaps.push(Math.max(...own.map(({ gap, scale }) => gap / scale)));
     }
     expect(gaps[0]).toBeGreaterThan(0.5);

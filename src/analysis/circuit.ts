@@ -1,4 +1,4 @@
-import { duration } from "../amounts.ts";
+import { duration, percentText } from "../amounts.ts";
 import type { Check } from "../circuit/checks.ts";
 import { type EdgeRows, edgeRows } from "../circuit/edge-rows.ts";
 import { type EdgeSums, edgesOfSums, sumEdges } from "../circuit/edge-sums.ts";
@@ -115,10 +115,17 @@ export async function findCircuit(
   };
   const known = new Map([...effects].map(([site, of]) => [site, columnsOf(of)]));
   const whole = await graphOf(parts.flatMap(edgesOfSums), { pairs: drawn.length, about, effects: known, least });
-  const pruned = prune(whole, { nodes: options.influence, edges: options.edgeInfluence });
+  const asked = { nodes: options.influence, edges: options.edgeInfluence };
+  const pruned = wideEnough(whole, asked);
   if (pruned.edges.length === 0) {
     throw new UserError(
-      `--edge_threshold: expected one that leaves a path from the tokens to the metric, got ${least}, where the largest edge is ${largestEdge(parts, drawn.length).toPrecision(3)}. Lower it, or raise --influence.`,
+      `--edge_threshold: expected one that leaves a path from the tokens to the metric, got ${least}, where the largest edge is ${largestEdge(parts, drawn.length).toPrecision(3)}. Lower it.`,
+    );
+  }
+  const { nodes } = pruned.about.thresholds!;
+  if (nodes !== asked.nodes) {
+    reporter.line(
+      `No path from the tokens to the metric holds ${percentText(asked.nodes)} of the influence: nodes that hold ${percentText(nodes)} of it are drawn.`,
     );
   }
   const remainders = new Map<SiteName, number>();
@@ -143,6 +150,18 @@ export async function findCircuit(
       };
     }),
   };
+}
+
+/**
+ * The pruned graph, with a larger share of influence where the one asked for leaves no path from the tokens to the metric: a circuit whose influence comes
+ * from errors for the most part is to be drawn, too.
+ */
+function wideEnough(whole: CircuitGraph, asked: { readonly nodes: number; readonly edges: number }): CircuitGraph {
+  for (const nodes of [asked.nodes, 0.9, 0.95, 0.99]) {
+    const pruned = prune(whole, { ...asked, nodes: Math.max(nodes, asked.nodes) });
+    if (pruned.edges.length > 0) return pruned;
+  }
+  return prune(whole, { nodes: 1, edges: 1 });
 }
 
 /** The largest |edge|, in logits, mean over pairs. */

@@ -505,7 +505,12 @@ export async function analysePairs(
     const ranked = await rankStep(input, prepared, captured, places.tables);
     let { ranking } = ranked;
     record.counts.rows = ranked.rows;
-    if (options.method === "secant") for (const line of secantSums(ranking)) addCheck(line);
+    if (options.method === "secant") {
+      const sums = secantSums(ranking);
+      for (const line of sums) addCheck(line);
+      if (sums.some(({ passed }) => !passed))
+        warn(tooFewPoints(options.steps ?? secantSteps([...dictionaries.keys()])));
+    }
     const leftOut = leftOutLine(ranking);
     if (leftOut !== undefined) warn(leftOut);
 
@@ -645,6 +650,10 @@ function secantSums({ change, sites }: Ranking): Check[] {
     return [check("secant effects are the whole change", site, gap, scale, secantTolerance)];
   });
 }
+
+/** What to do where secant effects do not add up: the gap falls with the square of the points. */
+const tooFewPoints = (points: number) =>
+  `${points} points are too few for these prompts: secant effects do not add up to the metric's change. Run it again with --steps ${2 * points} and --force.`;
 
 /** Says how much of Σ|effect| is not in the ranking; undefined where that is a trace. */
 function leftOutLine(ranking: Ranking): string | undefined {

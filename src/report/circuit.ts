@@ -68,7 +68,9 @@ const edgeShares = [98, 95, 90, 85, 80, 75, 70, 65, 60, 55, 50];
 function legibleShares(graph: CircuitGraph): ReportCircuit["start"] {
   const at = (nodes: number, edges: number) => prune(graph, { nodes: nodes / 100, edges: edges / 100 });
   const nodes = nodeShares.find((share) => at(share, edgeShares[0]!).nodes.length <= legible.nodes);
-  const chosen = nodes ?? nodeShares.at(-1)!;
+  const first = nodes ?? nodeShares.at(-1)!;
+  // Where influence comes from errors for the most part, no path from the tokens may be left.
+  const chosen = [first, 85, 90, 95, 99].find((share) => at(share, edgeShares[0]!).edges.length > 0) ?? 100;
   const edges = edgeShares.find((share) => at(chosen, share).edges.length <= legible.edges) ?? edgeShares.at(-1)!;
   return { nodes: chosen / 100, edges: edges / 100 };
 }
