@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { appendFile, cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -95,6 +95,20 @@ it.each([
   } else await expectSameRun(divided, one);
 });
 
+it("a plan of more shards takes what those of before have computed", async () => {
+  const folder = join(home, "more");
+  await plan(folder, 2);
+  await shard(2, folder);
+  const some = packsIn(filesUnder(folder));
+  await plan(folder, 3);
+  expect((await planOf(folder)).shards).toHaveLength(3);
+  expectError(await sfc("merge", folder), 1, "shards 1, 2, 3 without packs");
+  for (const k of [3, 2, 1, 2, 3]) await shard(k, folder);
+  expect(some).toBeGreaterThan(5);
+  await succeeds(["merge", folder]);
+  await expectSameRun(folder, whole);
+});
+
 it("sfc run with the flags of the plan computes what is left by itself", async () => {
   const folder = join(home, "left");
   await plan(folder, 2);
@@ -138,6 +152,9 @@ describe("a shard whose input is another than when it was planned is refused", (
     await writeFile(file, JSON.stringify({ ...JSON.parse(await readFile(file, "utf8")), version: "9.9.9" }));
     const ended = await start(["run", "--shard", "1", folder], program).ended;
     refused(ended, "expected analytic-sfc", "as planned, got analytic-sfc 9.9.9");
+    await cp(join(import.meta.dirname, "../package.json"), file);
+    await appendFile(join(home, "program/dist/errors.js"), "// changed");
+    refused(await start(["run", "--shard", "1", folder], program).ended, "expected the build of sfc of the plan");
   });
 
   it("and taken once it is the planned one again", async () => {

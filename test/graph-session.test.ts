@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { writeOnnx } from "../src/graph/onnx.ts";
 import { gradients } from "../src/graph/reverse.ts";
+import { threadsFor } from "../src/graph/session.node.ts";
 import { compile, float32, int64 } from "../src/graph/session.ts";
 import { createRuntime as createWeb } from "../src/graph/session.web.ts";
 import { input } from "../src/graph/tensor.ts";
@@ -113,4 +114,10 @@ describe("16-bit weights", () => {
       await web.release();
     },
   );
+});
+
+it("a process that may use some of the cores has a thread for each of those, and otherwise the runtime decides", () => {
+  expect([threadsFor(undefined, 2, 8), threadsFor(0, 8, 8), threadsFor(1, 8, 8), threadsFor(3, 2, 8)]).toEqual([
+    2, 0, 1, 3,
+  ]);
 });

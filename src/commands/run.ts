@@ -43,7 +43,7 @@ import {
 import type { SiteName } from "../site.ts";
 import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
-import { versions } from "../storage/package.ts";
+import { programIdentity, versions } from "../storage/package.ts";
 import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
 
 export interface RunRequest {
@@ -245,7 +245,13 @@ class Job {
     await writeShards(partial, {
       folder: from,
       versions: this.manifest.versions,
-      inputs: { model: identity, dictionaries, pairs: pairsIdentity(pairs), packs: packsIdentity(plans) },
+      inputs: {
+        program: await programIdentity(),
+        model: identity,
+        dictionaries,
+        pairs: pairsIdentity(pairs),
+        packs: packsIdentity(plans),
+      },
       batch_size,
       weights,
       wave_rows: waveRows ?? null,
@@ -272,6 +278,7 @@ class Job {
     if (divided === null) throw notDivided(path);
     const check = new PlanCheck(divided.plan, "merge", path);
     check.versions(this.manifest.versions);
+    check.program(await programIdentity());
     check.pairs(pairs, plans);
     check.model(identity);
     await check.dictionaries(this.#dictionaries);

@@ -85,6 +85,11 @@ export class PlanCheck {
     );
   }
 
+  /** @throws UserError if it is another build of this version */
+  program(sha256: string): void {
+    this.#same("build of sfc", this.#plan.inputs.program, sha256);
+  }
+
   /** @throws UserError if the pairs or the packs that they make are others */
   pairs(pairs: readonly TokenPair[], plans: readonly Plan[]): void {
     this.#same("pairs", this.#plan.inputs.pairs, pairsIdentity(pairs));

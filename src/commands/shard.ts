@@ -32,7 +32,7 @@ import {
 } from "../results/shards.ts";
 import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
-import { versions } from "../storage/package.ts";
+import { programIdentity, versions } from "../storage/package.ts";
 import { captureIdentity, notDivided, PlanCheck } from "./shard-inputs.ts";
 
 export interface ShardRequest {
@@ -166,6 +166,7 @@ class ShardJob {
     const options = this.#options;
     const check = new PlanCheck(plan, `shard ${this.#shard}`, this.#path);
     check.versions(await versions());
+    check.program(await programIdentity());
     await checkRuntime(options.device as Device, this.#reporter);
     await using opened = await openJob(options, this.#reporter, { patchless: options.score !== "effect" });
     try {

@@ -1,3 +1,4 @@
+import { availableParallelism, cpus } from "node:os";
 import { UserError } from "../errors.ts";
 import { type Device, type Onnxruntime, openSession, type RuntimeOptions, type Session } from "./runtime.ts";
 
@@ -37,11 +38,20 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
   const { device = "cpu" } = options;
   // A device that is missing is told in our words, not in the runtime's log.
   if (native && device !== "cpu") ort.env.logLevel = "fatal";
-  if (native) return openSession(ort, device, model, options, device === "cpu");
+  if (native)
+    return openSession(ort, device, model, { ...options, threads: threadsFor(options.threads) }, device === "cpu");
   if (device !== "cpu") {
     throw new UserError(
       `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. Install it with ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node, or use --device cpu.`,
     );
   }
   return openSession(ort, "wasm", model, options);
+}
+
+/**
+ * Threads of a session for which none are asked for: 0, the runtime's own choice, unless this process may use only some of the machine's cores, as a
+ * task of a batch system. The runtime would begin a thread for every core, and complain of those to which it cannot bind one.
+ */
+export function threadsFor(asked = 0, allowed = availableParallelism(), cores = cpus().length): number {
+  return asked === 0 && allowed < cores ? allowed : asked;
 }

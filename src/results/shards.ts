@@ -20,6 +20,7 @@ const planSchema = z.strictObject({
   folder: z.string().describe("the current folder of the planning command: options name files from there"),
   versions: versionsSchema,
   inputs: z.strictObject({
+    program: sha256.describe("as it was built"),
     model: sha256,
     dictionaries: z.record(z.string(), sha256).describe("by site"),
     pairs: sha256,

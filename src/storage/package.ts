@@ -1,8 +1,9 @@
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runtimeName } from "#session";
+import { sha256OfText } from "../bytes/sha256.ts";
 
 /** The folder of the package: it holds `models/`. */
 export const packageRoot = fileURLToPath(new URL("../..", import.meta.url));
@@ -18,6 +19,14 @@ export async function versions(): Promise<Record<string, string>> {
     [runtime]: await version(manifestOf(runtime)),
     duckdb: await version(manifestOf("@duckdb/node-api")),
   };
+}
+
+/** SHA-256 of this program as it was built: a checkout changes without a new version. */
+export async function programIdentity(): Promise<string> {
+  const root = join(packageRoot, "dist");
+  const names = (await readdir(root, { recursive: true })).filter((name) => name.endsWith(".js")).sort();
+  const texts = await Promise.all(names.map((name) => readFile(join(root, name), "utf8")));
+  return sha256OfText(JSON.stringify(names.map((name, i) => [name.replaceAll("\\", "/"), texts[i]])));
 }
 
 /** A package's package.json, also where its `exports` hide it. */
