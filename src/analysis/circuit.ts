@@ -1,22 +1,21 @@
 import { duration, percentText } from "../amounts.ts";
-import type { Check } from "../circuit/checks.ts";
+import { type Check, check } from "../circuit/checks.ts";
 import { type EdgeRows, edgeRows } from "../circuit/edge-rows.ts";
 import { type EdgeSums, edgesOfSums, sumEdges } from "../circuit/edge-sums.ts";
-import { edges, type Jacobian, type SiteEdges } from "../circuit/edges.ts";
+import { edges, inflowCheck, type Jacobian, pointsTolerance, type SiteEdges } from "../circuit/edges.ts";
 import type { CircuitGraph, GraphAbout } from "../circuit/graph.ts";
 import { graphOf } from "../circuit/graph-of.ts";
 import { prune } from "../circuit/influence.ts";
 import { pathShape, routeTo } from "../circuit/paths.ts";
 import { effectsOf } from "../effects/dispatch.ts";
 import { errorFeature } from "../effects/rows.ts";
-import { secantSteps } from "../effects/secant.ts";
 import { UserError } from "../errors.ts";
 import { isChanged, type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Features } from "../interventions/ablation.ts";
 import { parameterCount } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
 import { groupKey, type TokenPair } from "../prompts/pairs.ts";
-import { compareSites, type SiteName } from "../site.ts";
+import { compareSites, parseSite, type SiteName } from "../site.ts";
 import { type Choice, chooseCircuit, type EvaluateInput, ofSplit, watchOf } from "./evaluate.ts";
 
 /** What a circuit is made of, and how. */
@@ -86,7 +85,8 @@ export async function findCircuit(
   const { loaded, dictionaries, drawn } = input;
   const forest = prefixForest(drawn);
   const method = options.jacobian === "secant" ? "secant" : "analytic";
-  const points = method === "secant" && input.steps !== undefined ? { steps: input.steps } : {};
+  const steps = pointsOf(input);
+  const points = method === "secant" ? { steps } : {};
   const given = { ...loaded, ...watchOf(reporter), ...points, forest, dictionaries };
 
   reporter.begin("effects", dictionaries.size);
@@ -136,7 +136,7 @@ export async function findCircuit(
     features,
     whole,
     drawn: pruned,
-    checks: [...parts.flatMap(({ checks }) => checks as Check[]), ...flows],
+    checks: checksOf(parts, flows),
     shares: [...dictionaries.keys()].map((site) => {
       const of = effects.get(site)!;
       const list = features.get(site) ?? [];
@@ -150,6 +150,40 @@ export async function findCircuit(
       };
     }),
   };
+}
+
+/** Points of secant edges and effects: with 4 the first layer's, which all tokens pass, miss up to a fifth of what they lead to; with 8 a hundredth. */
+const pointsOf = ({ steps }: CircuitInput): number => steps ?? 8;
+
+/** Kinds of sites with less of all targets' effects than this are measured against this share of them. */
+const leastShare = 0.05;
+
+/**
+ * All checks of edges; those of edges that lead through sublayers, whose slopes are means over points, as one for each kind of targets: small effects
+ * of single sites say little of how good the mean is.
+ */
+function checksOf(parts: readonly EdgeSums[], flows: readonly Check[]): Check[] {
+  const all = [...parts.flatMap(({ checks }) => checks as Check[]), ...flows];
+  const isByPoints = ({ name, tolerance }: Check) => name === inflowCheck && tolerance === pointsTolerance;
+  const whole = all.reduce((sum, { name, scale }) => (name === inflowCheck ? sum + scale : sum), 0);
+  const byKind = new Map<string, { gap: number; scale: number }>();
+  for (const { site, gap, scale } of all.filter(isByPoints)) {
+    const kind = site === "metric" ? "metric" : parseSite(site!).kind;
+    const sum = byKind.get(kind) ?? { gap: 0, scale: 0 };
+    byKind.set(kind, { gap: sum.gap + gap, scale: sum.scale + scale });
+  }
+  return [
+    ...all.filter((one) => !isByPoints(one)),
+    ...[...byKind].map(([kind, { gap, scale }]) =>
+      check(
+        `edges into ${kind} targets add up to their effects`,
+        null,
+        gap,
+        Math.max(scale, leastShare * whole),
+        pointsTolerance,
+      ),
+    ),
+  ];
 }
 
 /**
@@ -215,7 +249,8 @@ async function edgeSums(
   places: CircuitPlaces,
   reporter: Reporter,
 ): Promise<{ found: ReadonlyMap<string, EdgeSums>; flows: readonly Check[] }> {
-  const { loaded, dictionaries, drawn, all, steps } = input;
+  const { loaded, dictionaries, drawn, all } = input;
+  const steps = pointsOf(input);
   const sites = [...dictionaries.keys()].sort(compareSites);
   const found = new Map<string, EdgeSums>();
   for (const target of [...sites, "metric" as const]) {
@@ -259,7 +294,7 @@ async function edgeSums(
   };
   const { stopped } = reporter;
   const generator = edges(
-    { ...loaded, stopped, forest, dictionaries, ...(steps !== undefined && { steps }) },
+    { ...loaded, stopped, forest, dictionaries, steps },
     {
       targets,
       jacobian,
@@ -290,15 +325,17 @@ const rate = 60e9;
 
 /** How many products with sublayers' Jacobians edges take, of vectors, and about how long. */
 function edgeWork(
-  { loaded: { model }, dictionaries, steps: asked }: CircuitInput,
+  input: CircuitInput,
   { backward }: PrefixForest,
   targets: ReadonlyMap<SiteName, readonly (number | "error")[]>,
   effects: ReadonlyMap<SiteName, SiteSums>,
   jacobian: Jacobian,
 ): { products: number; seconds: number } {
+  const { model } = input.loaded;
+  const { dictionaries } = input;
   const chosen = new Set(dictionaries.keys());
   const changed = backward.token.reduce((sum, _, node) => sum + (isChanged(backward, node) ? 1 : 0), 0);
-  const points = jacobian === "secant" ? (asked ?? secantSteps([...chosen])) : 1;
+  const points = jacobian === "secant" ? pointsOf(input) : 1;
   let products = 0;
   for (const [site, list] of targets) {
     const { steps } = routeTo(site, chosen, pathShape(model));

@@ -121,6 +121,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
   };
   const sourceAt = sourceReader(captured, dictionaries, codesOf);
   const [flows, sums] = [new Flows(), new Sums()];
+  const closedForms: Check[] = [];
   const edgesInto = async function* (target: SiteName, route: Route, { columns, cotangents }: Targets) {
     const isIdentity = route.sources.every(({ of }) => throughOf(route, of) === "identity");
     const inClosedForm = (column: Column) => isIdentity && column.direction !== undefined;
@@ -134,6 +135,8 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
       ),
     ];
     const own = new Sums();
+    const sample = strongest(columns.filter(inClosedForm));
+    const closed = new ClosedForm();
     for (const { columns: of, rows } of parts) {
       const registers = rows ? await pulledBack(pullback, route, rows, cotangents(rows, of)) : [];
       const into = of.map(() => ({ inflow: 0, expected: 0 }));
@@ -149,13 +152,20 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
           if (column.target !== "site") blocks.push(blockOf(captured, target, column, source, found));
         };
         if (rows) contract(source, rows, sumOf(registers, path.of), visit);
-        else contractIdentity(source, of, visit);
+        else {
+          contractIdentity(source, of, visit);
+          for (const part of chunksOf(captured, sample, route, model.width)) {
+            closed.compare(source, part, cotangents(part.rows, part.columns));
+          }
+        }
         yield { target, source: path.site, through: throughOf(route, path.of), blocks };
       }
       sums.add(target, isIdentity, of, into);
       own.add(target, isIdentity, of, into);
     }
-    options.onTarget?.(target, own.checks(slope));
+    const matched = closed.checks(target);
+    closedForms.push(...matched);
+    options.onTarget?.(target, [...own.checks(slope, jacobian), ...matched]);
   };
   try {
     for (const site of [...chosen].sort(compareSites)) {
@@ -166,7 +176,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
       yield* edgesInto(site, routeTo(site, chosen, shape), targets);
     }
     yield* edgesInto("metric", routeToMetric(model.layers, chosen, shape), await metricTarget(linear, last));
-    options.onChecks?.([...sums.checks(slope), ...flows.checks()]);
+    options.onChecks?.([...sums.checks(slope, jacobian), ...closedForms, ...flows.checks()]);
   } finally {
     await reader.release();
   }
@@ -286,6 +296,36 @@ function blockOf(
 
 /** Share of the largest number by which sums may differ. */
 const tolerance = 1e-4;
+/** Likewise, of all effects, where slopes of sublayers are means over a few points. */
+export const pointsTolerance = 0.1;
+/** The check of what leads into the targets of a site. */
+export const inflowCheck = "edges into targets add up to their effects";
+
+/** The columns of the largest effects, on which closed forms are checked. */
+const strongest = (columns: readonly Column[]) =>
+  columns.toSorted((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, 3);
+
+/** Edges in closed form against products of cotangents with the same sources. */
+class ClosedForm {
+  #gap = 0;
+  #scale = 0;
+
+  compare(source: Source, { rows, columns }: Required<Part>, q: Floats): void {
+    const found = new Map<number, number[]>();
+    contract(source, rows, q, (c, { values, error, total }) => found.set(c, [...values, error, total]));
+    contractIdentity(source, columns, (c, { values, error, total }) => {
+      [...values, error, total].forEach((value, i) => {
+        this.#gap = Math.max(this.#gap, Math.abs(value - found.get(c)![i]!));
+        this.#scale = Math.max(this.#scale, Math.abs(value));
+      });
+    });
+  }
+
+  checks(site: SiteName): Check[] {
+    if (this.#scale === 0) return [];
+    return [check("edges in closed form match vector–Jacobian products", site, this.#gap, this.#scale, tolerance)];
+  }
+}
 
 /** How far sources add up to what leads into a target. */
 class Sums {
@@ -310,13 +350,16 @@ class Sums {
     }
   }
 
-  checks(slope: Slope): Check[] {
+  /** Into each site: all of a target's effect where its ways are the stream alone; through sublayers, by secants, up to the rule of their points. */
+  checks(slope: Slope, jacobian: Jacobian): Check[] {
     const { gap, scale } = this.#sources;
-    const inflow = slope === "clean" ? [] : [...this.#inflow].filter(([, { exact, scale }]) => exact && scale > 0);
+    const inflow = [...this.#inflow].filter(
+      ([, { exact, scale }]) => slope === "secant" && (exact || jacobian === "secant") && scale > 0,
+    );
     return [
       check("edges from all sources add up to what their change does to the target", null, gap, scale, tolerance),
-      ...inflow.map(([site, { gap, scale }]) =>
-        check("edges into a target add up to its effect", site, gap, scale, tolerance),
+      ...inflow.map(([site, { gap, scale, exact }]) =>
+        check(inflowCheck, site, gap, scale, exact ? tolerance : pointsTolerance),
       ),
     ];
   }

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import type { CircuitFlags } from "../commands/circuit.ts";
 import { circuitHelp, circuitText } from "../report/circuit-text.ts";
-import { amount, folded, wholeNumber } from "./flags.ts";
+import { amount, folded, mostSteps, wholeNumber, wholeNumberUpTo } from "./flags.ts";
 import { runJob } from "./host.ts";
 import { print, printJson } from "./terminal.ts";
 
@@ -29,6 +29,11 @@ export function addCircuitCommand(program: Command): void {
         "secant",
         "gradient",
       ]),
+    )
+    .option(
+      "--steps <n>",
+      "points of secant edges and effects (default: the run's, else 8)",
+      wholeNumberUpTo(mostSteps),
     )
     .option("--edge_threshold <x>", "smallest |edge| to keep, in logits per pair", amount, 0)
     .option("--influence <share>", "share of influence that drawn nodes hold", amount, 0.8)

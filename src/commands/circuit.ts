@@ -30,6 +30,8 @@ export interface CircuitFlags {
   readonly threshold?: number;
   readonly ablation: CircuitOptions["ablation"];
   readonly edges: CircuitOptions["jacobian"];
+  /** Points of secants. */
+  readonly steps?: number;
   readonly edge_threshold: number;
   readonly influence: number;
   readonly edge_influence: number;
@@ -98,6 +100,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
     threshold,
     ablation,
     edges: asked.jacobian,
+    ...(flags.steps !== undefined && { steps: flags.steps }),
     edge_threshold,
     influence,
     edge_influence,
@@ -155,7 +158,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
         metric: "logit(patch answer) − logit(clean answer)",
       } as const;
       const { outside } = opened.tokenizer;
-      const steps = stepsOf(open);
+      const steps = flags.steps ?? stepsOf(open);
       const found = await findCircuit(
         { loaded, dictionaries, outside, pairs, drawn, all: open.pairs, about, ...(steps !== undefined && { steps }) },
         asked,

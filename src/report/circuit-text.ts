@@ -1,4 +1,4 @@
-import { countText, percentText } from "../amounts.ts";
+import { countText, fixedText, percentText } from "../amounts.ts";
 import type { Check } from "../circuit/checks.ts";
 import { textTable } from "./text-table.ts";
 
@@ -67,7 +67,8 @@ export function circuitText(
   { run, folder, again, dummy }: CircuitPlace,
 ): string {
   const size = sites.reduce((sum, { features }) => sum + features, 0);
-  const share = (part: number, total: number) => (total === 0 ? "" : percentText(part / total, 0));
+  const share = (part: number, total: number) => (Math.abs(total) < 0.005 ? "" : percentText(part / total, 0));
+  const gaps = pointGaps(checks);
   const failed = checks.filter(({ passed }) => !passed);
   const score = (value: number | null | undefined) =>
     value === null || value === undefined ? "none" : value.toFixed(2);
@@ -80,7 +81,7 @@ export function circuitText(
       ...sites.map(({ site, features, carried, error, total, remainder }) => [
         site,
         String(features),
-        total.toFixed(2),
+        fixedText(total, 2),
         share(carried, total),
         share(error, total),
         share(remainder, carried),
@@ -88,6 +89,7 @@ export function circuitText(
     ]),
     "effects: their sum at the site, in logits; carried: by the circuit's features; remainder: of what they carry, what no edge does, for it comes",
     "from features outside the circuit, from slopes that were capped or from edges under the threshold.",
+    ...(gaps === null ? [] : [gaps]),
     "",
     "Strongest edges, in logits, mean over pairs:",
     ...textTable(strongest.map(({ source, target, edge }) => [edge.toFixed(3), source, "→", target])).map(
@@ -104,6 +106,18 @@ export function circuitText(
     `${again ? "Already there" : "Written"}: ${folder}/circuit.json, edges.parquet, circuit.svg, circuit.graphml, circuit.graph.json`,
     `What it is worth: sfc evaluate ${run} --circuit ${folder}/circuit.json${flagsText(options)}`,
   ].join("\n");
+}
+
+/** How far edges into targets miss their effects where slopes of sublayers are means over points; null where none are. */
+function pointGaps(checks: readonly Check[]): string | null {
+  const shares = checks.flatMap(({ name, gap, scale }) => {
+    const kind = /^edges into (\w+) targets/.exec(name)?.[1];
+    return kind === undefined ? [] : [[kind, gap / scale] as const];
+  });
+  if (shares.length === 0) return null;
+  const told = shares.map(([kind, share]) => `${percentText(share)} (${kind})`).join(", ");
+  const advice = shares.some(([, share]) => share > 0.02) ? " More --steps bring it down." : "";
+  return `Edges and remainders miss their targets' effects by ${told} on average, for slopes are means over a few points.${advice}`;
 }
 
 /** The flags by which `sfc evaluate` looks at the same sites and cases. */
