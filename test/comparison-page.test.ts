@@ -168,12 +168,16 @@ describe.skipIf(harness === null)("the page of a comparison", () => {
     const row = page.locator("#agreement .scroll").first().locator("tbody tr", { hasText: "analytic-ig, spliced" });
     const known = data.agreement.find((r) => r.a === "analytic-ig" && r.b === "spliced" && r.site === "")!;
     const cells = await row.locator("td").allTextContents();
-    expect(cells[0]).toBe(known.pearson!.toFixed(3));
-    expect(cells[4]).toBe(`${(100 * known.top_50!).toFixed(1)} %`);
+    const { low, high } = known.pearson_by_words!;
+    expect(cells[0]).toBe(`${known.pearson!.toFixed(3)} [${low.toFixed(3)}–${high.toFixed(3)}]`);
+    const of50 = [known.top_50_by_words!.low, known.top_50_by_words!.high].map((share) => Math.round(100 * share));
+    expect(cells[4]).toBe(`${(100 * known.top_50!).toFixed(1)} % [${of50[0]}–${of50[1]}]`);
+    expect(await page.locator("#agreement").textContent()).toContain("the 111 that pairs share drawn again");
 
     const exactness = data.exactness.find((r) => r.method === "spliced" && r.site === "")!;
     const errors = page.locator("#exactness .scroll").first().locator("tbody tr", { hasText: "spliced" }).locator("td");
-    expect(await errors.nth(1).textContent()).toBe(`${(100 * exactness.error!).toFixed(1)} %`);
+    const [from, to] = [exactness.error_by_words!.low, exactness.error_by_words!.high].map((v) => (100 * v).toFixed(1));
+    expect(await errors.nth(1).textContent()).toBe(`${(100 * exactness.error!).toFixed(1)} % [${from} %–${to} %]`);
 
     const sums = data.sums.find((r) => r.method === "analytic" && r.site === "resid_post.2")!;
     const gap = page.locator("#sums tbody tr", { hasText: "resid_post.2" }).locator("td").first();

@@ -53,6 +53,7 @@ export function sampleComparison(seed: number, { layers = 6, width = 60 } = {}):
     dictionaries: { source: "models/demo/saes", dummy: false, sites, features: 1536 * sites.length },
     sha256: { model: "0".repeat(64), dictionaries: "1".repeat(64), pairs: "2".repeat(64) },
     task: "agreement",
+    words: 111,
     pairs: 480,
     accuracy: 0.9979,
     warnings: [],
@@ -66,7 +67,7 @@ export function sampleComparison(seed: number, { layers = 6, width = 60 } = {}):
       rows: method.method === "exact" ? 9_216 : 264_310,
     })),
     agreement: pairs.flatMap(([a, b]) =>
-      places.map((site) => ({ a, b, site, ...likeness(valuesAt(a, site), valuesAt(b, site)) })),
+      places.map((site) => ({ a, b, site, ...likeness(valuesAt(a, site), valuesAt(b, site), site === "") })),
     ),
     scatter: pairs.map(([a, b]) => {
       const [x, y] = [at(a, ""), at(b, "")];
@@ -88,9 +89,14 @@ export function sampleComparison(seed: number, { layers = 6, width = 60 } = {}):
       .flatMap(({ name }) =>
         places.map((site) => {
           const [values, exact] = [valuesAt(name, site), valuesAt("exact", site)];
-          const { top_10, top_50, top_100, ...rest } = likeness(values, exact);
+          const { top_10, top_50, top_100, top_10_by_words, top_50_by_words, top_100_by_words, ...rest } = likeness(
+            values,
+            exact,
+            site === "",
+          );
           const missed = values.reduce((sum, v, i) => sum + Math.abs(v - exact[i]!), 0);
-          return { method: name, site, ...rest, error: missed / exact.reduce((sum, v) => sum + Math.abs(v), 0) };
+          const error = missed / exact.reduce((sum, v) => sum + Math.abs(v), 0);
+          return { method: name, site, ...rest, error, error_by_words: site === "" ? around(error, 0.1) : null };
         }),
       ),
   };
@@ -141,7 +147,7 @@ function sumsOf(seed: number, method: string, sites: readonly string[]): Compari
 }
 
 /** The measures that the tables of a comparison hold, of two columns of the same features. */
-function likeness(x: readonly number[], y: readonly number[]) {
+function likeness(x: readonly number[], y: readonly number[], whole: boolean) {
   const both = x.filter((_, i) => x[i] !== 0 && y[i] !== 0).length;
   const scale = Math.max(...x.map(Math.abs), ...y.map(Math.abs));
   return {
@@ -154,8 +160,15 @@ function likeness(x: readonly number[], y: readonly number[]) {
     top_10: shared(x, y, 10),
     top_50: shared(x, y, 50),
     top_100: shared(x, y, 100),
+    pearson_by_words: whole ? around(pearson(x, y), 0.02) : null,
+    top_10_by_words: whole ? around(shared(x, y, 10) ?? 0, 0.2) : null,
+    top_50_by_words: whole ? around(shared(x, y, 50) ?? 0, 0.1) : null,
+    top_100_by_words: whole ? around(shared(x, y, 100) ?? 0, 0.08) : null,
   };
 }
+
+/** An interval that ends at 1. */
+const around = (value: number, half: number) => ({ low: Math.max(0, value - half), high: Math.min(1, value + half) });
 
 function pearson(x: readonly number[], y: readonly number[]): number {
   const [mx, my] = [mean(x), mean(y)];

@@ -1,4 +1,5 @@
 import { runtimeName } from "#session";
+import { rankOrder } from "../circuit/ranking.ts";
 import { checkFiniteEffects } from "../circuit/tables.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { effectsOf } from "../effects/dispatch.ts";
@@ -14,6 +15,7 @@ import type { Tokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSpec } from "./compare-methods.ts";
 import type { FeatureChoice, MethodResult } from "./compare-results.ts";
+import { wordsOf } from "./compare-spread.ts";
 
 /** What the methods of a comparison work on. */
 export interface ComparedInput {
@@ -82,6 +84,7 @@ export async function measureStep(
     nodesTable(forest, () => ""),
     tokenizer.outside,
   );
+  const words = wordsOf(forest);
   const pairOf = byPair ? pairOfNode(forest) : undefined;
   const progress = methodProgress(reporter, dictionaries.size);
   let metric: { readonly clean: Float64Array; readonly patch: Float64Array } | undefined;
@@ -113,7 +116,10 @@ export async function measureStep(
     const ofSite = sumRows(rows, index);
     checkFiniteEffects(rows);
     sums.set(rows.site, ofSite);
-    found.push({ site: rows.site, ...meansOf(ofSite, pairs.length), ...totalsOf(rows, pairs.length, pairOf) });
+    const means = meansOf(ofSite, pairs.length);
+    const strongest = Array.from(rankOrder(means.feature, means.effect), (row) => means.feature[row]!);
+    const by_word = words.sums(rows, index, strongest);
+    found.push({ site: rows.site, ...means, ...totalsOf(rows, pairs.length, pairOf), by_word });
     progress.site();
     await afterSite?.();
     if (reporter.stopped()) throw new StoppedError();
@@ -132,6 +138,7 @@ export async function measureStep(
       peak_bytes: Math.max(bytes, peak),
       peak_above_loaded: isReset,
       rows: rowCount,
+      words: { count: words.count, pairs: words.pairs },
       m_clean: ofPairs(clean),
       m_patch: ofPairs(patch),
       sites: [...dictionaries.keys()].map((site) => {

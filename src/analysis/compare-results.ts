@@ -15,6 +15,7 @@ import type { ComparedMethod, Comparison } from "../report/comparison.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { mean, median } from "../stats.ts";
 import type { MethodSpec } from "./compare-methods.ts";
+import { likenessSpread, type MethodWords } from "./compare-spread.ts";
 
 const numbers = z.array(z.number());
 
@@ -27,6 +28,8 @@ export const methodResultSchema = z.strictObject({
   /** Whether the peak counts from when the model was loaded, not from the beginning of the process. */
   peak_above_loaded: z.boolean(),
   rows: z.int(),
+  /** The words that pairs share: how many, and the pairs of each (of each group of words, where there are more than 64). */
+  words: z.strictObject({ count: z.int(), pairs: numbers }).optional(),
   /** The metric at each pair's prompts, in logits. */
   m_clean: numbers,
   m_patch: numbers,
@@ -39,6 +42,8 @@ export const methodResultSchema = z.strictObject({
       /** Σ of all effects, BOS, padding and the error included: the mean over the pairs, and each pair's where they were kept apart. */
       sum: z.number(),
       pair_sums: numbers.nullable(),
+      /** The strongest features' sums over the pairs of each word [features][words]. */
+      by_word: z.strictObject({ feature: numbers, sums: z.array(numbers) }).optional(),
     }),
   ),
 });
@@ -57,7 +62,7 @@ export interface MeasuredMethod {
 /** The part of a comparison that follows from what the methods found. */
 export type Findings = Pick<
   Comparison,
-  "accuracy" | "methods" | "agreement" | "scatter" | "sums" | "exactness" | "warnings"
+  "accuracy" | "words" | "methods" | "agreement" | "scatter" | "sums" | "exactness" | "warnings"
 >;
 
 /** Features in the scatter plot of two methods. */
@@ -80,17 +85,25 @@ export function findingsOf(measured: readonly MeasuredMethod[], top: number | nu
   const accuracy = m_clean.filter((m) => m < 0).length / m_clean.length;
   return {
     accuracy,
+    words: measured[0]!.result.words?.count ?? null,
     methods: measured.map(describe),
     agreement: sides.flatMap(({ a, b, sites }) =>
-      withAll(sites).map(([site, effects]) => ({
-        a: a.spec.name,
-        b: b.spec.name,
-        site,
-        ...likenessOf(effects),
-        top_10: sharedStrongest(effects, 10),
-        top_50: sharedStrongest(effects, 50),
-        top_100: sharedStrongest(effects, 100),
-      })),
+      withAll(sites).map(([site, effects]) => {
+        const spread = site === allSites ? likenessSpread(effects, wordsOfMethod(a), wordsOfMethod(b)) : null;
+        return {
+          a: a.spec.name,
+          b: b.spec.name,
+          site,
+          ...likenessOf(effects),
+          top_10: sharedStrongest(effects, 10),
+          top_50: sharedStrongest(effects, 50),
+          top_100: sharedStrongest(effects, 100),
+          pearson_by_words: spread?.pearson ?? null,
+          top_10_by_words: spread?.top_10 ?? null,
+          top_50_by_words: spread?.top_50 ?? null,
+          top_100_by_words: spread?.top_100 ?? null,
+        };
+      }),
     ),
     scatter: sides.map(({ a, b, sites }) => ({
       a: a.spec.name,
@@ -117,6 +130,13 @@ export function featuresToPatch(others: readonly MethodResult[], top: number | n
       top,
     ),
   ]);
+}
+
+/** What a method kept of its words; undefined if it kept nothing. */
+function wordsOfMethod({ result: { words, sites } }: MeasuredMethod): MethodWords | undefined {
+  return (
+    words && { ...words, sites: new Map(sites.flatMap(({ site, by_word }) => (by_word ? [[site, by_word]] : []))) }
+  );
 }
 
 const isExact = ({ method }: MethodSpec) => method === "exact";
@@ -180,12 +200,17 @@ function exactnessOf(measured: readonly MeasuredMethod[], exact: MeasuredMethod)
   return measured
     .filter((method) => method !== exact)
     .flatMap((method) =>
-      withAll(besideEachOther(method, exact)).map(([site, effects]) => ({
-        method: method.spec.name,
-        site,
-        ...likenessOf(effects),
-        error: relativeError(effects),
-      })),
+      withAll(besideEachOther(method, exact)).map(([site, effects]) => {
+        const spread = site === allSites ? likenessSpread(effects, wordsOfMethod(method), wordsOfMethod(exact)) : null;
+        return {
+          method: method.spec.name,
+          site,
+          ...likenessOf(effects),
+          error: relativeError(effects),
+          pearson_by_words: spread?.pearson ?? null,
+          error_by_words: spread?.error ?? null,
+        };
+      }),
     );
 }
 

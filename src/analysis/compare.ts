@@ -16,6 +16,7 @@ export type ComparisonContext = Omit<Comparison, "status" | keyof typeof nothing
 
 const nothingFound = {
   accuracy: null,
+  words: null,
   methods: [],
   agreement: [],
   scatter: [],

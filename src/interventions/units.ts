@@ -4,7 +4,7 @@ import type { Split } from "../prompts/pairs.ts";
 import { clusterNodes } from "./clusters.ts";
 
 /** More words than these are drawn in so many groups of words: the width of intervals is a little less certain then (9 %), and no run waits for it. */
-const mostGroups = 64;
+export const mostGroups = 64;
 
 /** What the effects of one split are summed over to tell how much they would change with other words, and with other pairs. */
 export interface SplitUnits {

@@ -18,6 +18,7 @@ export function comparisonText(folder: string, report: string, comparison: Compa
     methodLines(comparison),
     agreement.length > 0 ? agreementLines(agreement) : [],
     exactness.length > 0 ? exactnessLines(exactness) : [],
+    wordLines(comparison),
     sums.length > 0 ? sumLines(sums) : [],
     warnings.map((warning) => `warning  ${warning}`),
     [`Report: ${report}`],
@@ -62,12 +63,12 @@ function agreementLines(agreement: Comparison["agreement"]): string[] {
       .map((of) => [
         `${of.a}, ${of.b}`,
         String(of.features),
-        correlation(of.pearson),
+        correlation(of.pearson, of.pearson_by_words),
         correlation(of.spearman),
         share(of.sign),
-        share(of.top_10),
-        share(of.top_50),
-        share(of.top_100),
+        share(of.top_10, of.top_10_by_words),
+        share(of.top_50, of.top_50_by_words),
+        share(of.top_100, of.top_100_by_words),
         ofLargest(of),
       ]),
   ]);
@@ -81,12 +82,18 @@ function exactnessLines(exactness: Comparison["exactness"]): string[] {
       .map((of) => [
         of.method,
         String(of.features),
-        correlation(of.pearson),
+        correlation(of.pearson, of.pearson_by_words),
         correlation(of.spearman),
         share(of.sign),
-        of.error === null ? "–" : of.error.toPrecision(2),
+        of.error === null ? "–" : of.error.toPrecision(2) + bracket(of.error_by_words, (value) => value.toPrecision(2)),
       ]),
   ]);
+}
+
+/** What the brackets are. */
+function wordLines({ agreement, exactness, words }: Comparison): string[] {
+  const known = [...agreement, ...exactness].some(({ pearson_by_words }) => pearson_by_words !== null);
+  return known ? [`In brackets: 95 % intervals over other words, the ${words} that pairs share drawn again.`] : [];
 }
 
 /** For each method the site whose effects add up worst to the change of the metric. */
@@ -125,7 +132,12 @@ function times(value: number, first: number): string {
   return `${ratio < 10 ? ratio.toFixed(1) : Math.round(ratio)} ×`;
 }
 
-const share = (value: number | null) => (value === null ? "–" : `${Math.round(100 * value)} %`);
-const correlation = (value: number | null) => (value === null ? "–" : value.toFixed(4));
+type Range = { readonly low: number; readonly high: number } | null;
+
+const bracket = (of: Range, show: (value: number) => string) => (of ? ` [${show(of.low)}–${show(of.high)}]` : "");
+const share = (value: number | null, of: Range = null) =>
+  value === null ? "–" : `${Math.round(100 * value)} %${bracket(of, (v) => String(Math.round(100 * v)))}`;
+const correlation = (value: number | null, of: Range = null) =>
+  value === null ? "–" : value.toFixed(4) + bracket(of, (v) => v.toFixed(4));
 const ofLargest = ({ difference, scale }: { difference: number; scale: number }) =>
   scale === 0 ? "–" : (difference / scale).toPrecision(2);

@@ -5,6 +5,9 @@ const seconds = z.number().min(0);
 /** A correlation or a share; null where it is undefined, as with fewer than two features. */
 const measure = z.number().nullable();
 
+/** A 95 % interval over words that are drawn again, see `clusterPairs`; null where it is not known: at single sites, and with fewer than five words. */
+const interval = z.strictObject({ low: z.number(), high: z.number() }).nullable().default(null);
+
 /** How alike the effects of the same features are in two columns. */
 const likeness = {
   /** Features with a row in either; beside `exact` those that it patched. */
@@ -37,6 +40,8 @@ export const comparisonSchema = z.strictObject({
   sha256: z.strictObject({ model: z.string(), dictionaries: z.string(), pairs: z.string() }),
   /** Share of pairs that the model gets right; null until a method has run. */
   accuracy: measure,
+  /** Words that pairs share; null until a method has run, and in comparisons of before. */
+  words: count.nullable().default(null),
   warnings: z.array(z.string()),
   methods: z.array(
     z.strictObject({
@@ -72,6 +77,10 @@ export const comparisonSchema = z.strictObject({
       top_10: measure,
       top_50: measure,
       top_100: measure,
+      pearson_by_words: interval,
+      top_10_by_words: interval,
+      top_50_by_words: interval,
+      top_100_by_words: interval,
     }),
   ),
   /** The strongest features of every pair of methods, over all sites, for a scatter plot: columns of equal length. */
@@ -103,7 +112,16 @@ export const comparisonSchema = z.strictObject({
    * Each linear method, by name, against `exact` over the features that were patched, over all sites together (site "") and at each site;
    * error = Σ|effect − exact| / Σ|exact|.
    */
-  exactness: z.array(z.strictObject({ method: z.string(), site: z.string(), ...likeness, error: measure })),
+  exactness: z.array(
+    z.strictObject({
+      method: z.string(),
+      site: z.string(),
+      ...likeness,
+      error: measure,
+      pearson_by_words: interval,
+      error_by_words: interval,
+    }),
+  ),
 });
 
 /** The content of `compare.json`. */

@@ -6,6 +6,7 @@ import { correlation, percent, percentOf, whole } from "../format.ts";
 import { integratedAgainstPlain, linearMethods } from "../methods.ts";
 import { kindsOf } from "../select.ts";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";
+import { Over } from "./share.tsx";
 
 type Exactness = Comparison["exactness"][number];
 
@@ -36,7 +37,10 @@ export function ExactnessSection({ data }: { data: Comparison }) {
           <Errors rows={overall} />
         </Scroll>
       )}
-      <p class="note">error = Σ|effect − exact| / Σ|exact|; 100 % is what calling every effect 0 would give.</p>
+      <p class="note">
+        error = Σ|effect − exact| / Σ|exact|; 100 % is what calling every effect 0 would give. In brackets: 95 %
+        intervals over other words.
+      </p>
       {kinds.length > 0 && (
         <>
           <h3>By layer</h3>
@@ -93,8 +97,14 @@ function Errors({ rows }: { rows: readonly Exactness[] }) {
             <th scope="row">
               <span class="unbroken">{row.method}</span>
             </th>
-            <td>{correlation(row.pearson)}</td>
-            <td>{row.error === null ? "–" : percentOf(row.error)}</td>
+            <td>
+              {correlation(row.pearson)}
+              <Over words={row.pearson_by_words} show={correlation} />
+            </td>
+            <td>
+              {row.error === null ? "–" : percentOf(row.error)}
+              <Over words={row.error_by_words} show={percentOf} />
+            </td>
             <td>{correlation(row.spearman)}</td>
             <td>{row.sign === null ? "–" : percent(row.sign)}</td>
             <td>{whole(row.features)}</td>

@@ -6,7 +6,7 @@ import { Choice, Scroll, Section, Select } from "../controls.tsx";
 import { correlation, number, percent, signed, tiny, whole } from "../format.ts";
 import { kindsOf } from "../select.ts";
 import { SignedScatter } from "./scatter.tsx";
-import { ShareCell } from "./share.tsx";
+import { Over, ShareCell } from "./share.tsx";
 
 type Pair = Pick<MethodAgreement, "a" | "b">;
 const nameOf = ({ a, b }: Pair) => `${a}, ${b}`;
@@ -27,6 +27,8 @@ export function MethodAgreementSection({ data }: { data: Comparison }) {
             50 and 100: how many of the first method's strongest are among the second's, up to ties (within 10
             <sup>−4</sup> of the largest effect). The difference is the largest between two effects of one feature, as a
             share of the largest effect; below about 10<sup>−4</sup> it is rounding.
+            {pairs.some((row) => row.pearson_by_words !== null) &&
+              ` In brackets: 95 % intervals over other words, the ${whole(data.words ?? 0)} that pairs share drawn again.`}
           </p>
           <Scroll label="Agreement of every pair of methods">
             <Likenesses head="Methods" rows={pairs} name={(row) => <Names pair={row} />} />
@@ -63,12 +65,15 @@ function Likenesses(props: {
         {props.rows.map((row) => (
           <tr key={`${nameOf(row)} ${row.site}`}>
             <th scope="row">{props.name(row)}</th>
-            <td>{correlation(row.pearson)}</td>
+            <td>
+              {correlation(row.pearson)}
+              <Over words={row.pearson_by_words} show={correlation} />
+            </td>
             <td>{correlation(row.spearman)}</td>
             <td>{row.sign === null ? "–" : percent(row.sign)}</td>
-            <Top share={row.top_10} />
-            <Top share={row.top_50} />
-            <Top share={row.top_100} />
+            <Top share={row.top_10} words={row.top_10_by_words} />
+            <Top share={row.top_50} words={row.top_50_by_words} />
+            <Top share={row.top_100} words={row.top_100_by_words} />
             <td title={`${tiny(row.difference)} of ${signed(row.scale).slice(1)} logits`}>
               {row.scale > 0 ? relative(row.difference / row.scale) : "–"}
             </td>
@@ -94,8 +99,13 @@ function relative(share: number): string {
   return share < 0.01 ? tiny(share) : number(share);
 }
 
-function Top({ share }: { share: number | null }) {
-  return share === null ? <td>–</td> : <ShareCell share={share} />;
+function Top({ share, words }: { share: number | null; words: MethodAgreement["top_10_by_words"] }) {
+  if (share === null) return <td>–</td>;
+  return (
+    <ShareCell share={share}>
+      <Over words={words} show={(value) => String(Math.round(100 * value))} />
+    </ShareCell>
+  );
 }
 
 /** With four methods there are six pairs: the first method's come first, the others are asked for. */
