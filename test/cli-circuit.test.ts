@@ -29,9 +29,12 @@ it("makes a circuit whose checks pass and that sfc evaluate measures as its own"
   expect(status).toBe("finished");
   expect(checks.length).toBeGreaterThan(0);
   expect(checks.filter(({ passed }) => !passed)).toEqual([]);
-  expect((await readdir(folder)).sort()).toEqual(
+  const files = (await readdir(folder)).sort();
+  expect(files).toEqual(
     ["circuit.graph.json", "circuit.graphml", "circuit.json", "circuit.svg", "edges.parquet", "graph.json"].sort(),
   );
+  const written = /^Written: (.*)$/m.exec(stdout)![1]!.slice(folder.length + 1);
+  expect(written.split(", ").sort()).toEqual(files);
   expect(lintAttributionGraph(JSON.parse(await readFile(join(folder, "circuit.graph.json"), "utf8")))).toEqual([]);
 
   const evaluation = join(home, "evaluation");

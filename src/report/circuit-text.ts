@@ -103,7 +103,7 @@ export function circuitText(
       ? `Checks: all ${checks.length} passed.`
       : `Checks: ${failed.length} of ${checks.length} failed: ${failed.map(({ name, site, gap, scale }) => `${name}${site === null ? "" : ` at ${site}`} (${(gap / scale).toExponential(1)})`).join("; ")}.`,
     "",
-    `${again ? "Already there" : "Written"}: ${folder}/circuit.json, edges.parquet, circuit.svg, circuit.graphml, circuit.graph.json`,
+    `${again ? "Already there" : "Written"}: ${folder}/circuit.json, edges.parquet, graph.json, circuit.svg, circuit.graphml, circuit.graph.json`,
     `What it is worth: sfc evaluate ${run} --circuit ${folder}/circuit.json${flagsText(options)}`,
   ].join("\n");
 }
