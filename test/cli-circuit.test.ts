@@ -5,7 +5,7 @@ import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { lintAttributionGraph } from "../src/circuit/export/lint.ts";
 import { circuitFileSchema } from "../src/results/circuit.ts";
-import { expectError, filesUnder, quoted, sfc, shell, start, succeeds } from "./cli-harness.ts";
+import { expectError, filesUnder, peakOf, quoted, sfc, shell, start, succeeds } from "./cli-harness.ts";
 
 let [home, run] = ["", ""];
 beforeAll(async () => {
@@ -67,6 +67,18 @@ it("has edges into residual targets that add up to the run's effects, where ever
     const gap = Math.abs(sums.get(`${split} ${name} ${site} ${feature}`)! - effect);
     expect(gap, `${name} ${site}/${feature}`).toBeLessThan(1e-4 * scale);
   }
+}, 120_000);
+
+it("tells what a circuit takes without beginning it", async () => {
+  const folder = join(home, "told");
+  const flags = ["circuit", run, ...small, "--output_dir", folder];
+  const told = JSON.parse((await succeeds([...flags, "--estimate", "--json"])).stdout);
+  expect(filesUnder(home).filter((file) => file.startsWith("told"))).toEqual([]);
+  const peak = await peakOf(start(flags));
+  expect(peak / told.memory_bytes).toBeGreaterThan(0.6);
+  expect(peak / told.memory_bytes).toBeLessThan(1.7);
+  expect(Object.keys(told.seconds)).toEqual(["reading", "choosing", "capture", "gradients", "effects", "edges"]);
+  expect((await succeeds([...flags, "--estimate"])).stdout).toMatch(/vector–Jacobian products/);
 }, 120_000);
 
 it("goes on after kill -9 from the target sites that were done, to the same edges", async () => {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { circuitFileSchema } from "../src/results/circuit.ts";
 import { evaluationFileSchema } from "../src/results/evaluation.ts";
-import { expectError, filesUnder, sfc, start, succeeds } from "./cli-harness.ts";
+import { expectError, filesUnder, peakOf, sfc, start, succeeds } from "./cli-harness.ts";
 
 let home: string;
 let run: string;
@@ -112,6 +112,44 @@ it("goes on after kill -9 from the groups that were done, to the same numbers", 
   expect(stderr).toContain(`Resuming the interrupted evaluation in ${cut}.`);
   expect((await fileIn(cut)).evaluation).toEqual((await fileIn(whole)).evaluation);
   expect((await readdir(cut)).sort()).toEqual(["evaluation.json"]);
+}, 240_000);
+
+it("starts masks over after kill -9 in the middle of them, says so, and has the same numbers", async () => {
+  const flags = ["evaluate", run, "--sizes", "5,20", "--ways", "masks,mask-ig", "--cases", "nounpp_singular"];
+  const whole = join(home, "whole masks");
+  await succeeds([...flags, "--output_dir", whole]);
+  const cut = join(home, "cut masks");
+  const { child, ended } = start([...flags, "--output_dir", cut]);
+  let stderr = "";
+  child.stderr!.on("data", (text: string) => (stderr += text));
+  // A phase is told of when it ends: masks come after their scores.
+  while (!/mask scores: 100/.test(stderr) && child.exitCode === null) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  child.kill("SIGKILL");
+  await ended;
+  expect(stderr).not.toContain("choosing");
+  expect((await fileIn(cut)).status).toBe("running");
+  const again = await succeeds([...flags, "--output_dir", cut]);
+  expect(again.stderr).toContain("the one in the middle, its masks too, starts over");
+  expect((await fileIn(cut)).evaluation).toEqual((await fileIn(whole)).evaluation);
+}, 240_000);
+
+it("tells what an evaluation takes without beginning it: as many circuits as it then measures, and the memory that it needs", async () => {
+  const flags = ["evaluate", run, ...small, "--output_dir", join(home, "told")];
+  const told = JSON.parse((await succeeds([...flags, "--estimate", "--json"])).stdout);
+  expect(filesUnder(home).filter((file) => file.startsWith("told"))).toEqual([]);
+  const peak = await peakOf(start(flags));
+  const { curves } = (await fileIn(join(home, "told"))).evaluation!;
+  // For each point its circuit and what is left without it; for each split of features, and of numbers, the empty and the whole one.
+  const points = curves.flatMap(({ points: own }) => own).length;
+  expect(told.counts).toMatchObject({ evaluations: 2 * points + 2 * 4, mask_gradients: 60, edge_products: 0 });
+  // As for runs: a half or twice of it is a fault.
+  expect(peak / told.memory_bytes).toBeGreaterThan(0.6);
+  expect(peak / told.memory_bytes).toBeLessThan(1.7);
+  const { stdout } = await succeeds([...flags, "--estimate"]);
+  expect(stdout).toMatch(/memory +\d+ MB at the peak/);
+  expect(stdout).toMatch(/time +about .* masks .* evaluation/);
 }, 240_000);
 
 it.each([

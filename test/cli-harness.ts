@@ -1,5 +1,5 @@
 import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmdirSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, statSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -70,6 +70,19 @@ export function shell(script: string, cwd = tmpdir()): Promise<Pick<Ended, "code
 
 /** Words of a command for bash. */
 export const quoted = (args: readonly string[]): string => args.map((arg) => `'${arg}'`).join(" ");
+
+/** Peak resident memory of a command in bytes, from the first moment to its end; it has to succeed. */
+export async function peakOf({ child, ended }: Started): Promise<number> {
+  let peak = 0;
+  const look = () => {
+    const status = existsSync(`/proc/${child.pid}/status`) ? readFileSync(`/proc/${child.pid}/status`, "utf8") : "";
+    peak = Math.max(peak, 1024 * Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0));
+  };
+  const timer = setInterval(look, 10);
+  await succeeds([], ended);
+  clearInterval(timer);
+  return peak;
+}
 
 let warm: ChildProcess | undefined;
 let last: Promise<unknown> = Promise.resolve();

@@ -120,6 +120,22 @@ it.each(middles)("kill -9 %s, then the same command: the same numbers", async (w
   else await expectSameRun(folder, undisturbed);
 });
 
+it.each([
+  ["in the passes of secant", (files: string[]) => packsIn(files) >= 20],
+  ["among the sites of secant", (files: string[]) => files.some((file) => /effects\.\w+\.\d\..*\.parquet$/.test(file))],
+] as const)(
+  "kill -9 %s, then the same command: it says what starts over, and has the same numbers",
+  async (where, reached) => {
+    const secant = (folder: string) => [...flagsTo(folder), "--method", "secant"];
+    const whole = join(home, `${where} whole`);
+    await succeeds(secant(whole));
+    const { folder } = await signalAmidst("SIGKILL", reached, secant, join(home, where));
+    const { stderr } = await succeeds(secant(folder));
+    expect(stderr).toContain("Sites that are done stay; the passes of secant start over.");
+    await expectSameRun(folder, whole);
+  },
+);
+
 it("a pack whose file is damaged is run again", async () => {
   const { folder } = await signalAmidst("SIGKILL", (files) => packsIn(files) >= 5, flagsTo, join(home, "damaged"));
   const packs = filesUnder(folder).filter((file) => /pack-[^/]*\.safetensors$/.test(file));

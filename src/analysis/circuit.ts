@@ -1,13 +1,22 @@
 import { duration, percentText } from "../amounts.ts";
+import type { Capture } from "../capture/capture.ts";
 import { type Check, check } from "../circuit/checks.ts";
 import { type EdgeRows, edgeRows } from "../circuit/edge-rows.ts";
 import { type EdgeSums, edgesOfSums, sumEdges } from "../circuit/edge-sums.ts";
-import { edges, inflowCheck, type Jacobian, pointsTolerance, type SiteEdges } from "../circuit/edges.ts";
+import {
+  captureOfEdges,
+  edges,
+  inflowCheck,
+  type Jacobian,
+  linearOfEdges,
+  pointsTolerance,
+  type SiteEdges,
+} from "../circuit/edges.ts";
 import type { CircuitGraph, GraphAbout } from "../circuit/graph.ts";
 import { graphOf } from "../circuit/graph-of.ts";
 import { prune } from "../circuit/influence.ts";
 import { pathShape, routeTo } from "../circuit/paths.ts";
-import { effectsOf } from "../effects/dispatch.ts";
+import { effectsFrom } from "../effects/analytic.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { UserError } from "../errors.ts";
 import { isChanged, type PrefixForest, prefixForest } from "../forest/forest.ts";
@@ -89,9 +98,13 @@ export async function findCircuit(
   const points = method === "secant" ? { steps } : {};
   const given = { ...loaded, ...watchOf(reporter), ...points, forest, dictionaries };
 
+  reporter.begin("capture", 1);
+  const captured = await captureOfEdges(given);
+  reporter.begin("gradients", 1);
+  const linear = await linearOfEdges(given, captured, options.jacobian);
   reporter.begin("effects", dictionaries.size);
   const effects = new Map<SiteName, SiteSums>();
-  for await (const { rows } of effectsOf(method, given)) {
+  for await (const { rows } of effectsFrom(linear, given)) {
     const own = new Map<number, { effect: number; nodes: number }>();
     rows.feature.forEach((feature, i) => {
       const sum = own.get(feature) ?? { effect: 0, nodes: 0 };
@@ -102,7 +115,7 @@ export async function findCircuit(
     effects.set(rows.site, own);
     reporter.set(effects.size);
   }
-  const sums = await edgeSums(input, forest, features, effects, options, places, reporter);
+  const sums = await edgeSums(input, { forest, linear }, features, effects, options, places, reporter);
   const [parts, flows] = [[...sums.found.values()], sums.flows];
   const { jacobian, edgeThreshold: least } = options;
   const about: GraphAbout = {
@@ -152,8 +165,11 @@ export async function findCircuit(
   };
 }
 
+/** Points of the secant where none are asked for. */
+export const usualPoints = 8;
+
 /** Points of secant edges and effects: with 4 the first layer's, which all tokens pass, miss up to a fifth of what they lead to; with 8 a hundredth. */
-const pointsOf = ({ steps }: CircuitInput): number => steps ?? 8;
+const pointsOf = ({ steps }: CircuitInput): number => steps ?? usualPoints;
 
 /** Kinds of sites with less of all targets' effects than this are measured against this share of them. */
 const leastShare = 0.05;
@@ -242,7 +258,7 @@ async function chosenFeatures(
 /** Edges into all targets, from the places where they are kept or computed now. */
 async function edgeSums(
   input: CircuitInput,
-  forest: PrefixForest,
+  { forest, linear }: { readonly forest: PrefixForest; readonly linear: Capture },
   features: Features,
   effects: ReadonlyMap<SiteName, SiteSums>,
   { jacobian, byPosition, edgeThreshold }: CircuitOptions,
@@ -298,6 +314,7 @@ async function edgeSums(
     {
       targets,
       jacobian,
+      linear,
       cap: slopeCap,
       byNode: byPosition,
       onTarget: (of, checks) => own.set(of, checks),

@@ -8,15 +8,13 @@ import type { MethodName } from "../effects/method.ts";
 import { UserError } from "../errors.ts";
 import type { Pack, Plan } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
-import { compile, float32 } from "../graph/session.ts";
-import { constant, input } from "../graph/tensor.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import { type Model, parameterCount } from "../models/model.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
-import { Random } from "../random.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import type { JobOptions } from "./options.ts";
+import { gflopsFor, nodeBytes, programBytes, rates } from "./rates.ts";
 import { countsOf, prepare } from "./steps.ts";
 
 /** What an estimate asks of the machine that is to do the work. */
@@ -47,32 +45,6 @@ export interface Estimate {
   /** The work of the capture, padding and what is computed again included, in GFLOP. */
   readonly capture_gflop: number;
 }
-
-/** The program itself with its libraries, as resident memory, and per node of the plans. */
-const programBytes = 235e6;
-const nodeBytes = 700;
-/** What a machine's matrix products are taken to reach where the work is too small to measure them. */
-const assumedGflops = 150;
-/** Work that is worth a measurement of the machine, in floating-point operations. */
-const longWork = 2e12;
-
-/** Rates of everything but matrix products, on one core of a server of 2024; they bear on the time alone. */
-const rates = {
-  /** Share of the rate of bare matrix products that a model's passes reach. */
-  passes: 0.6,
-  /** Bytes hashed and bytes of weights read into memory, per second. */
-  hashed: 0.9e9,
-  read: 2e9,
-  /** Bytes of graphs with their weights inside made into sessions, per second. */
-  compiled: 0.25e9,
-  /** Numbers of dictionaries read, checked and laid out, per second. */
-  decoded: 0.14e9,
-  /** Numbers of decoder rows multiplied, and rows of tables written, per second. */
-  products: 0.6e9,
-  rows: 0.25e6,
-  /** Seconds that everything takes at least. */
-  least: 1,
-} as const;
 
 /** Bytes of memory while the tables are put together, per row of effects.parquet and of features.parquet; beyond a limit they go through the disk. */
 const tableBytes = { effects: 50, features: 130, most: 1.1e9 };
@@ -113,7 +85,7 @@ export async function estimateRun(
     methodCost(method, model, plans[0]!, dictionaries, options.steps, number, weights),
   );
   const most = Math.max(works[0]!.flops, ...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
-  const gflops = most < longWork ? assumedGflops : await gemmGflops(model.width);
+  const gflops = await gflopsFor(most, model.width);
 
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
@@ -261,27 +233,6 @@ export function checkFits(
 /** The seconds of all parts of an estimate. */
 export function totalSeconds({ seconds }: Estimate): number {
   return sum(Object.values(seconds));
-}
-
-/** GFLOP/s of a product of 512 rows with a matrix as wide as the model; takes about half a second. */
-export async function gemmGflops(width: number): Promise<number> {
-  const [N, K, M] = [512, width, 4 * width];
-  const random = new Random("gemm");
-  const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
-  const product = input("x", "float32", [N, K])
-    .matmul(constant(matrix(K * M), "float32", [K, M]))
-    .sum(-1);
-  const session = await compile({ y: product }, {}, { embedConstants: true });
-  const x = float32(matrix(N * K), N, K);
-  let best = 0;
-  await session.run({ x });
-  for (let i = 0; i < 5; i++) {
-    const start = performance.now();
-    await session.run({ x });
-    best = Math.max(best, (2 * N * K * M) / (performance.now() - start) / 1e6);
-  }
-  await session.release();
-  return best;
 }
 
 /** What `sfc estimate` tells. */

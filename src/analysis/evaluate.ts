@@ -74,10 +74,10 @@ export function parseWay(text: string, flag = "--ways"): Way {
 }
 
 /** Ways that follow from effects alone. */
-const isByScores = (way: Way) =>
+export const isByScores = (way: Way) =>
   way !== "masks" && way !== "mask-ig" && !(baselines as readonly string[]).includes(way);
 /** The method whose effects a way needs; masks choose among the strongest by `secant`. */
-const methodOf = (way: Way): MethodName =>
+export const methodOf = (way: Way): MethodName =>
   isByScores(way) ? (way.replace(/-(signed|covering)$/, "") as MethodName) : "secant";
 
 /** What is evaluated. */
@@ -114,9 +114,9 @@ export interface EvaluationPlaces {
 }
 
 /** Candidates of learned masks: the strongest on the way from the ablated model, and the strongest by secant effects. */
-const maskCandidates = 300;
+export const maskCandidates = 300;
 /** Random circuits of each size. */
-const randomSeeds = [0, 1, 2];
+export const randomSeeds = [0, 1, 2];
 /** The way whose circuits are transferred; undefined where none chooses features. */
 const transferWay = (ways: readonly Way[]): Way | undefined =>
   ways.includes("masks") ? "masks" : (ways.find(isByScores) ?? ways.find((way) => way === "mask-ig"));
@@ -228,7 +228,8 @@ function constructionOf(input: Pick<EvaluateInput, "pairs" | "cases">): (pair: T
   return ({ case: name }) => construction(name);
 }
 
-function groupsOfPairs(input: Pick<EvaluateInput, "pairs" | "cases">, by: Grouping): Map<string, TokenPair[]> {
+/** The pairs for which one circuit is chosen, by the name of their group. */
+export function groupsOfPairs(input: Pick<EvaluateInput, "pairs" | "cases">, by: Grouping): Map<string, TokenPair[]> {
   const { pairs } = input;
   const construction = constructionIn(input);
   const nameOf = ({ pair }: TokenPair) => (by === "set" ? "all" : by === "case" ? pair.case : construction(pair.case));
@@ -431,7 +432,7 @@ function chosenByScores(
 }
 
 /** Whether a way takes all features from some |effect| on. */
-const isByThreshold = (way: Way) => isByScores(way) && !way.endsWith("-covering");
+export const isByThreshold = (way: Way) => isByScores(way) && !way.endsWith("-covering");
 
 /** How a way by effects alone chooses those of at least a threshold. */
 const aboveOf = (way: Way, threshold: number) => (scores: ScoresBySite) =>

@@ -12,7 +12,8 @@ import { readingHooks } from "./hooks.ts";
 import { tileSizeOf } from "./pack-inputs.ts";
 import { pieceGraphs } from "./piece-graphs.ts";
 import { lowestBlock } from "./stream-sites.ts";
-import { defaultWaveRows } from "./streamed.ts";
+import { defaultWaveRows, memoryWaveRows } from "./streamed.ts";
+import { type Work, workOf } from "./work.ts";
 
 /** What running plans takes, told from shapes alone. */
 export interface CaptureCost {
@@ -113,6 +114,55 @@ export function captureCost(
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
   };
+}
+
+/** How a model is run, as far as that bears on what passes take. */
+export interface Running {
+  readonly model: Model;
+  readonly weights: "held" | "streamed";
+  readonly storedType: (name: string) => StoredType;
+  /** Bytes of a number that is computed with. */
+  readonly number: 4 | 8;
+}
+
+/**
+ * Running packs with `runModel`, all of them so many times, forward alone or forward and back; what lies between blocks is kept in memory.
+ *
+ * @param sites those with hooks
+ * @param options share: of the layers that are run, where runs begin behind some of them
+ */
+export function passWork(
+  { model, weights, storedType, number }: Running,
+  packs: readonly Pack[],
+  sites: readonly SiteName[],
+  {
+    times = 1,
+    back = false,
+    share = 1,
+  }: { readonly times?: number; readonly back?: boolean; readonly share?: number } = {},
+): Work {
+  const kind = back ? ("backward" as const) : ("forward" as const);
+  const asked = packs.map((pack): Pack => ({ ...pack, kind }));
+  const rows = times * asked.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  const seen = times * asked.reduce((sum, pack) => sum + pack.tokens.length * tileSizeOf(pack), 0);
+  const isStreamed = weights === "streamed";
+  // Back takes a product more for every product of an activation with a weight, two for those of attention; streamed blocks are computed again.
+  const [linear, attention] = !back ? [1, 1] : isStreamed ? [3, 4] : [2, 3];
+  const dtype = number === 8 ? "float64" : "float32";
+  const wave = Math.min(rows, memoryWaveRows);
+  const stream = number * wave * model.width;
+  return workOf({
+    passes: share * (linear * rows * model.flopsPerToken + attention * seen * model.attentionFlops),
+    read: isStreamed
+      ? share * Math.ceil(rows / memoryWaveRows) * (back ? 2 : 1) * parametersOf(model, storedType).blocks
+      : 0,
+    sessions: isStreamed ? (back ? 4 : 3) : 1,
+    memory: isStreamed
+      ? (2 * parametersOf(model, storedType).blocks) / model.layers +
+        streamedSessions(model, asked, sites, dtype, storedType) +
+        (back ? model.layers + liveStreams : liveStreams) * stream
+      : heldSessions(model, asked, sites, dtype),
+  });
 }
 
 /** Bytes of the sessions of held weights, which are all there at the end: for each kind and size of packs as `packSessions` makes them. */

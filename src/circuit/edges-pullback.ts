@@ -33,7 +33,7 @@ export interface Pullback {
 }
 
 /** Rows of a run of attention or of an MLP, so many that products are efficient and working memory small. */
-const packRows = 512;
+export const packRows = 512;
 
 /**
  * Products with sublayers of a model, at the clean prompts or averaged over points on the way from the clean to the patch input of each sublayer.

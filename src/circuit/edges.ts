@@ -24,6 +24,8 @@ export type Jacobian = "gradient" | "secant";
 
 /** What edges are asked for, and how. */
 export interface EdgeOptions {
+  /** What `linearOfEdges` gives, where it is known. */
+  readonly linear?: Capture;
   /** Features, or the error, into which edges lead, by site; sites are among the dictionaries'. */
   readonly targets: ReadonlyMap<SiteName, readonly (number | "error")[]>;
   /** `secant` by default. */
@@ -82,6 +84,18 @@ export function sitesOfEdges(sites: readonly SiteName[], layers: number): SiteNa
   return sitesOfSecant(["embed", ...sites], layers);
 }
 
+/** Activations and gradients at all sites that edges need: those that are given, or captured now. @throws StoppedError */
+export const captureOfEdges = (given: MethodInput): Promise<Capture> =>
+  captureFor(given, "both", sitesOfEdges([...given.dictionaries.keys()], given.model.layers));
+
+/** The capture with the gradients that effects and edges are made of: those of the Jacobian's kind. @throws StoppedError */
+export async function linearOfEdges(given: MethodInput, captured: Capture, jacobian: Jacobian): Promise<Capture> {
+  if (jacobian === "gradient") return captured;
+  const chosen = [...given.dictionaries.keys()];
+  const sites = [...new Set(["embed", ...chosen, streamSite(given.model.layers)])] as SiteName[];
+  return secantGradients({ ...given, steps: given.steps ?? secantSteps(chosen) }, captured, sites);
+}
+
 /**
  * Edges into features and errors from all sources that reach them, by target site, then by source site, in order of computation. The sites of the
  * given dictionaries are the chosen ones; the tokens are a source where the embedding has no dictionary. The last target is the metric itself, into
@@ -101,13 +115,10 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
   if (neurons !== undefined) {
     throw new UserError(`edges: expected sites without mlp_act, got ${neurons}. Use mlp_out of that layer.`);
   }
-  const captured = await captureFor(given, "both", sitesOfEdges([...chosen], model.layers));
+  const captured = options.linear ?? (await captureOfEdges(given));
   const last = streamSite(model.layers);
   const steps = given.steps ?? secantSteps([...chosen]);
-  const linear =
-    jacobian === "secant"
-      ? await secantGradients({ ...given, steps }, captured, [...new Set(["embed", ...chosen, last])])
-      : captured;
+  const linear = options.linear ?? (await linearOfEdges(given, captured, jacobian));
   const pullback = openPullback(given, captured, jacobian === "secant" ? pointsOf(steps, "midpoint") : [0], {
     stopped,
   });
@@ -202,7 +213,7 @@ function checkTargets(targets: EdgeOptions["targets"], dictionaries: MethodInput
 }
 
 /** Numbers of the cotangents that are in memory at a time. */
-const chunkNumbers = 2 ** 25;
+export const chunkNumbers = 2 ** 25;
 
 /** Columns with the rows of their cotangents; without where edges have a closed form. */
 interface Part {

@@ -49,11 +49,18 @@ export function addCircuitCommand(program: Command): void {
     )
     .option("--output_dir <folder>", "the circuit's folder (default: circuit in the run's folder)")
     .option("--force", "replace a circuit with other options in that folder")
-    .option("--json", "print circuit.json")
+    .option("--estimate", "tell what it will take, from file headers, and make nothing")
+    .option("--json", "print circuit.json, or with --estimate the estimate as JSON")
     .option("--quiet", "show no progress")
     .action(async (run: string, flags: CircuitFlags) => {
       const folder = flags.output_dir ?? join(run, "circuit");
-      const { file, again, dummy } = await runJob("circuit", { run, folder, flags }, { quiet: flags.quiet });
+      const request = { run, folder, flags };
+      if (flags.estimate) {
+        const estimate = await runJob("estimateCircuit", request, flags);
+        const { circuitEstimateText } = await import("../commands/estimate-text.ts");
+        return flags.json ? printJson(estimate) : print(circuitEstimateText(estimate));
+      }
+      const { file, again, dummy } = await runJob("circuit", request, { quiet: flags.quiet });
       if (flags.json) printJson(file);
       else print(circuitText(file, { run, folder, again, dummy }));
     });

@@ -26,6 +26,7 @@ interface Flags {
   readonly layers?: string;
   readonly output_dir?: string;
   readonly force?: boolean;
+  readonly estimate?: boolean;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -73,7 +74,8 @@ export function addEvaluateCommand(program: Command): void {
     )
     .option("--output_dir <folder>", "the evaluation's folder (default: evaluation in the run's folder)")
     .option("--force", "replace an evaluation with other options in that folder")
-    .option("--json", "print JSON: what evaluation.json holds, or what changed features do")
+    .option("--estimate", "tell what it will take, from file headers, and evaluate nothing")
+    .option("--json", "print JSON: what evaluation.json holds, what changed features do, or the estimate")
     .option("--quiet", "show no progress")
     .action(async (run: string, flags: Flags, command: Command) => {
       const cases = flags.cases?.split(",").map((name) => name.trim()) ?? null;
@@ -115,6 +117,11 @@ export function addEvaluateCommand(program: Command): void {
           transfer,
         },
       };
+      if (flags.estimate) {
+        const estimate = await runJob("estimateEvaluation", request, flags);
+        const { circuitEstimateText } = await import("../commands/estimate-text.ts");
+        return flags.json ? printJson(estimate) : print(circuitEstimateText(estimate));
+      }
       const { file, again, dummy } = await runJob("evaluate", request, { quiet: flags.quiet });
       if (flags.json) return printJson(file);
       const { evaluationText } = await import("../report/evaluation-text.ts");

@@ -1,9 +1,9 @@
 import { bench } from "../commands/bench.ts";
 import { pairs } from "../commands/check-pairs.ts";
-import { circuit } from "../commands/circuit.ts";
+import { circuit, estimateCircuitOf } from "../commands/circuit.ts";
 import { compare } from "../commands/compare.ts";
 import { estimate } from "../commands/estimate.ts";
-import { evaluate } from "../commands/evaluate.ts";
+import { estimateEvaluate, evaluate } from "../commands/evaluate.ts";
 import { intervene } from "../commands/intervene.ts";
 import { merge } from "../commands/merge.ts";
 import { pullNames } from "../commands/pull.ts";
@@ -18,6 +18,8 @@ export const jobs = {
   bench,
   circuit,
   estimate,
+  estimateCircuit: estimateCircuitOf,
+  estimateEvaluation: estimateEvaluate,
   evaluate,
   intervene,
   pull: pullNames,

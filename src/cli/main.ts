@@ -92,14 +92,16 @@ function program(): Command {
 
   const estimate = sfc
     .command("estimate")
-    .description("memory, disk and time of a run, estimated from file headers; takes the flags of run");
+    .description(
+      "memory, disk and time of a run, estimated from file headers; takes the flags of run (evaluate and circuit have --estimate)",
+    );
   jobFlags(estimate)
     .option("--json", "print JSON")
     .option("--quiet", "show no progress")
     .action(async (flags: Flags) => {
       const result = await runJob("estimate", { options: jobOptions(flags) }, { quiet: flags.quiet });
       if (flags.json) return printJson(result);
-      const { estimateText } = await import("./estimate-text.ts");
+      const { estimateText } = await import("../commands/estimate-text.ts");
       print(estimateText(result));
     });
 

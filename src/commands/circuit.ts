@@ -1,5 +1,6 @@
 import { join, relative, resolve } from "node:path";
-import { type CircuitOptions, type FoundCircuit, findCircuit } from "../analysis/circuit.ts";
+import { type CircuitOptions, type FoundCircuit, findCircuit, usualPoints } from "../analysis/circuit.ts";
+import { type CircuitEstimate, estimateCircuit } from "../analysis/estimate-circuits.ts";
 import { isByAblation, ofSplit, parseWay } from "../analysis/evaluate.ts";
 import { attributionGraph } from "../circuit/export/attribution.ts";
 import { graphMl } from "../circuit/export/graphml.ts";
@@ -20,8 +21,18 @@ import { closeFinished } from "../results/folder.ts";
 import { refreshReport } from "../results/report.ts";
 import { circuitFolderName } from "../results/report-circuit.ts";
 import { jobProblem, writeFileAtomic } from "../storage/files.ts";
+import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
-import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases, stepsOf } from "./open-run.ts";
+import {
+  identityOf,
+  isDummy,
+  type OpenRun,
+  openRun,
+  pairsOfCases,
+  stepsOf,
+  subjectOf,
+  tellEstimate,
+} from "./open-run.ts";
 
 /** The flags of `sfc circuit`, as they come from the command line. */
 export interface CircuitFlags {
@@ -45,6 +56,7 @@ export interface CircuitFlags {
   readonly sites?: string;
   readonly output_dir?: string;
   readonly force?: boolean;
+  readonly estimate?: boolean;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -66,16 +78,12 @@ export interface CircuitOutcome {
   readonly dummy: boolean;
 }
 
-/**
- * Makes a circuit of a run: its features, the edges between them, and drawings (`sfc circuit`).
- *
- * @throws UserError for bad input; StoppedError if asked to stop, finished target sites stay for the next call
- */
-export async function circuit(request: CircuitRequest, reporter: Reporter): Promise<CircuitOutcome> {
-  const { folder: path, flags } = request;
-  const { edge_threshold, influence, edge_influence, split, sites = null, layers = null, pair = null } = flags;
-  const cases = flags.cases?.split(",").map((name) => name.trim()) ?? null;
-  const asked: CircuitOptions = {
+/** How a circuit is made, as flags say. @throws UserError for shares that are none */
+function optionsOf(flags: CircuitFlags): CircuitOptions {
+  const { edge_threshold, influence, edge_influence } = flags;
+  checkShare("--influence", influence);
+  checkShare("--edge_influence", edge_influence);
+  return {
     way: parseWay(flags.way, "--way"),
     size: flags.threshold === undefined ? (flags.size ?? defaultSize) : null,
     threshold: flags.threshold ?? null,
@@ -86,8 +94,48 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
     edgeInfluence: edge_influence,
     byPosition: flags.by_position === true,
   };
-  checkShare("--influence", influence);
-  checkShare("--edge_influence", edge_influence);
+}
+
+const casesOf = ({ cases }: CircuitFlags) => cases?.split(",").map((name) => name.trim()) ?? null;
+
+/** What edges over some pairs will take; of a circuit by a threshold as if it had the usual size. */
+function estimateOf(
+  open: OpenRun,
+  pairs: readonly TokenPair[],
+  drawn: readonly TokenPair[],
+  asked: CircuitOptions,
+  steps = stepsOf(open),
+) {
+  const subject = { ...subjectOf(open), steps };
+  const work = { ...asked, size: asked.size ?? defaultSize, points: steps ?? usualPoints };
+  return estimateCircuit(subject, pairs, drawn, work, thisMachine);
+}
+
+/**
+ * Tells what a circuit will take, without reading weights (`sfc circuit --estimate`).
+ *
+ * @throws UserError for bad input
+ */
+export async function estimateCircuitOf({ run, flags }: CircuitRequest, reporter: Reporter): Promise<CircuitEstimate> {
+  const { split, sites = null, layers = null, pair = null } = flags;
+  const asked = optionsOf(flags);
+  await using open = await openRun(run, { sites, layers, defaultKind: "resid_post", headersOnly: true }, reporter);
+  const pairs = pairsOfCases(open, casesOf(flags));
+  const estimate = await estimateOf(open, pairs, drawnPairs(open, pairs, split, pair), asked, flags.steps);
+  reporter.end();
+  return estimate;
+}
+
+/**
+ * Makes a circuit of a run: its features, the edges between them, and drawings (`sfc circuit`).
+ *
+ * @throws UserError for bad input; StoppedError if asked to stop, finished target sites stay for the next call
+ */
+export async function circuit(request: CircuitRequest, reporter: Reporter): Promise<CircuitOutcome> {
+  const { folder: path, flags } = request;
+  const { edge_threshold, influence, edge_influence, split, sites = null, layers = null, pair = null } = flags;
+  const cases = casesOf(flags);
+  const asked = optionsOf(flags);
   await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
   const pairs = pairsOfCases(open, cases);
   const drawn = drawnPairs(open, pairs, split, pair);
@@ -125,7 +173,11 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
     return { file: folder.manifest, again: true, dummy: isDummy(open) };
   }
   try {
-    if (folder.state === "resume") reporter.line(`Resuming the interrupted circuit in ${path}.`);
+    if (folder.state === "resume") {
+      reporter.line(
+        `Resuming the interrupted circuit in ${path}. Its features, once chosen, and target sites that are done stay; gradients are computed again.`,
+      );
+    }
     const file: CircuitFile = {
       command: "circuit",
       status: "running",
@@ -144,6 +196,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       reporter.line("The run or this program changed since the interruption, so the circuit starts over."),
     );
     try {
+      tellEstimate(await estimateOf(open, pairs, drawn, asked, flags.steps), reporter);
       const { loaded, dictionaries, opened, run } = open;
       const { manifest } = run;
       const named = [...new Set(drawn.map(({ pair }) => pair.case))];

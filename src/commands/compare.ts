@@ -1,9 +1,10 @@
 import { cpus, totalmem } from "node:os";
 import { type ComparisonContext, checkMethodsFit, compareStep } from "../analysis/compare.ts";
 import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
-import { checkRoom, gemmGflops, workLine } from "../analysis/estimate.ts";
+import { checkRoom, workLine } from "../analysis/estimate.ts";
 import { type CompareOptions, taskName } from "../analysis/options.ts";
 import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
+import { gemmGflops } from "../analysis/rates.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { UserError } from "../errors.ts";

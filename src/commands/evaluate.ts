@@ -1,4 +1,5 @@
 import { relative, resolve } from "node:path";
+import { type CircuitEstimate, estimateEvaluation } from "../analysis/estimate-circuits.ts";
 import { checkEvaluation, type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
 import { UserError } from "../errors.ts";
 import { featuresOf } from "../interventions/evaluation.ts";
@@ -14,8 +15,19 @@ import {
 import { refreshReport } from "../results/report.ts";
 import { evaluationFolderName } from "../results/report-circuit.ts";
 import { jobProblem } from "../storage/files.ts";
+import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
-import { identityOf, isDummy, type OpenRun, openRun, pairsOfCases, type SiteFlags, stepsOf } from "./open-run.ts";
+import {
+  identityOf,
+  isDummy,
+  type OpenRun,
+  openRun,
+  pairsOfCases,
+  type SiteFlags,
+  stepsOf,
+  subjectOf,
+  tellEstimate,
+} from "./open-run.ts";
 
 /** What `sfc evaluate` is asked. */
 export interface EvaluateRequest extends SiteFlags {
@@ -29,6 +41,23 @@ export interface EvaluateRequest extends SiteFlags {
   /** A circuit.json to measure beside the ways; null for none. */
   readonly circuit: string | null;
   readonly evaluate: Omit<EvaluateOptions, "given">;
+}
+
+/**
+ * Tells what an evaluation will take, without reading weights (`sfc evaluate --estimate`).
+ *
+ * @throws UserError for bad input
+ */
+export async function estimateEvaluate(request: EvaluateRequest, reporter: Reporter): Promise<CircuitEstimate> {
+  await using open = await openFor(request, reporter, true);
+  const pairs = pairsOfCases(open, request.cases);
+  const given = request.circuit === null ? null : await circuitFor(open, request.circuit);
+  const options = { ...request.evaluate, given };
+  const cases = open.pairs.map(({ pair }) => pair.case);
+  checkEvaluation({ dictionaries: open.dictionaries, pairs, cases }, options);
+  const estimate = await estimateEvaluation(subjectOf(open), { pairs, cases }, options, thisMachine);
+  reporter.end();
+  return estimate;
 }
 
 export interface EvaluateOutcome {
@@ -82,7 +111,11 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     return { file: folder.manifest, again: true, dummy: isDummy(open) };
   }
   try {
-    if (folder.state === "resume") reporter.line(`Resuming the interrupted evaluation in ${path}.`);
+    if (folder.state === "resume") {
+      reporter.line(
+        `Resuming the interrupted evaluation in ${path}. Groups that are done stay; the one in the middle, its masks too, starts over.`,
+      );
+    }
     const file: EvaluationFile = { command: "evaluate", status: "running", options, evaluation: null, ...madeOf };
     await writeEvaluation(path, file);
     const places = await evaluationPlaces(folder, [madeOf], () =>
@@ -91,11 +124,13 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
       ),
     );
     const { loaded, dictionaries, opened } = open;
+    const asked = { ...request.evaluate, given };
+    tellEstimate(await estimateEvaluation(subjectOf(open), { pairs, cases }, asked, thisMachine), reporter);
     const { outside } = opened.tokenizer;
     const steps = stepsOf(open);
     const evaluation = await evaluateCircuits(
       { loaded, dictionaries, outside, pairs, cases, ...(steps !== undefined && { steps }) },
-      { ...request.evaluate, given },
+      asked,
       places,
       reporter,
     );
@@ -117,9 +152,14 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
 }
 
 /** Opens a run at the sites that are named, those of the given circuit by default. */
-async function openFor({ run, circuit, sites, layers }: EvaluateRequest, reporter: Reporter): Promise<OpenRun> {
+async function openFor(
+  { run, circuit, sites, layers }: EvaluateRequest,
+  reporter: Reporter,
+  headersOnly = false,
+): Promise<OpenRun> {
   const defaultSites = circuit === null ? undefined : (await readCircuit(circuit)).sites;
-  return openRun(run, { sites, layers, defaultKind: "resid_post", ...(defaultSites && { defaultSites }) }, reporter);
+  const asked = { sites, layers, defaultKind: "resid_post", headersOnly } as const;
+  return openRun(run, { ...asked, ...(defaultSites && { defaultSites }) }, reporter);
 }
 
 /** The features of a circuit.json. @throws UserError if it was made for another model, other SAEs, or sites that are not looked at */

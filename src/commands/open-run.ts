@@ -1,3 +1,9 @@
+import {
+  type CircuitEstimate,
+  type CircuitSubject,
+  circuitEstimateLine,
+  secondsOfCircuit,
+} from "../analysis/estimate-circuits.ts";
 import type { JobOptions } from "../analysis/options.ts";
 import { parseLayers } from "../analysis/sites.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
@@ -22,6 +28,8 @@ export interface OpenRun extends AsyncDisposable {
   /** Those of the run's sites that were asked for. */
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly pairs: readonly TokenPair[];
+  /** Where its weights were kept, and are again. */
+  readonly weights: "held" | "streamed";
   readonly loaded: LoadedModel;
 }
 
@@ -33,6 +41,8 @@ export interface SiteFlags {
   readonly defaultKind?: SiteKind;
   /** The sites that are looked at where neither kinds nor layers are named and the run has them; they go before `defaultKind`. */
   readonly defaultSites?: readonly string[];
+  /** Reads headers alone: neither weights nor what tells whether they are those of the run. */
+  readonly headersOnly?: boolean;
 }
 
 /**
@@ -42,6 +52,7 @@ export interface SiteFlags {
  */
 export async function openRun(folder: string, asked: SiteFlags, reporter: Reporter): Promise<OpenRun> {
   reporter.begin("reading", 1);
+  const { headersOnly = false } = asked;
   const run = await readRun(folder);
   const options = run.manifest.options as unknown as JobOptions;
   if (options.score !== "effect") {
@@ -59,7 +70,7 @@ export async function openRun(folder: string, asked: SiteFlags, reporter: Report
         { code: "changed_input" },
       );
     const { model, checkpoint, tokenizer } = opened;
-    if (run.manifest.model?.sha256 !== (await checkpoint.sha256())) throw changed();
+    if (!headersOnly && run.manifest.model?.sha256 !== (await checkpoint.sha256())) throw changed();
     const wanted = chosenSites(
       run.manifest.dictionaries.map((d) => d.site),
       asked,
@@ -77,19 +88,22 @@ export async function openRun(folder: string, asked: SiteFlags, reporter: Report
       for (const { site, sha256, dummy } of run.manifest.dictionaries) {
         if (!wanted.includes(site)) continue;
         const dictionary = dictionaries.get(site);
-        if (!dictionary || (!dummy && sha256 !== (await dictionary.sha256()))) throw changed();
+        if (!dictionary || (!headersOnly && !dummy && sha256 !== (await dictionary.sha256()))) throw changed();
       }
       const { kept } = tokenizePairs(run.pairs, tokenizer, model.maxLength, model.vocabulary, {
         ...(options.answer_tokens && { answers: options.answer_tokens }),
         stopped: reporter.stopped,
       });
       if (kept.length !== run.pairs.length) throw changed();
-      const weights =
-        run.manifest.estimate?.weights === "streamed"
+      const weights = run.manifest.estimate?.weights ?? "held";
+      const loaded = loadedModel(
+        model,
+        weights === "streamed" || headersOnly
           ? streamedWeights(checkpoint)
-          : await heldWeights(model, checkpoint, options.precision);
-      const loaded = loadedModel(model, weights, { dtype: options.precision, device: options.device as Device });
-      return { run, options, opened, dictionaries, pairs: kept, loaded, [Symbol.asyncDispose]: close };
+          : await heldWeights(model, checkpoint, options.precision),
+        { dtype: options.precision, device: options.device as Device },
+      );
+      return { run, options, opened, dictionaries, pairs: kept, weights, loaded, [Symbol.asyncDispose]: close };
     } catch (error) {
       await closeDictionaries(dictionaries);
       throw error;
@@ -99,6 +113,23 @@ export async function openRun(folder: string, asked: SiteFlags, reporter: Report
     throw error;
   }
 }
+
+/** What an estimate is made of. */
+export const subjectOf = (open: OpenRun): CircuitSubject => ({
+  files: open.opened,
+  dictionaries: open.dictionaries,
+  weights: open.weights,
+  options: open.options,
+  steps: stepsOf(open),
+});
+
+/** Tells what a job will take, where that is long. */
+export function tellEstimate(estimate: CircuitEstimate, reporter: Reporter): void {
+  if (secondsOfCircuit(estimate) > longWork) reporter.line(circuitEstimateLine(estimate));
+}
+
+/** Seconds of work that one is told of before they begin. */
+export const longWork = 20;
 
 /** The pairs of the cases that are named; null for all. @throws UserError if the run has none of a case */
 export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] | null): readonly TokenPair[] {

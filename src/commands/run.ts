@@ -20,6 +20,7 @@ import {
   type SiteRecord,
 } from "../analysis/steps.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { hasOnePass } from "../effects/method.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { slurmLocking } from "../jobs/slurm.ts";
@@ -44,6 +45,7 @@ import type { SiteName } from "../site.ts";
 import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { programIdentity, versions } from "../storage/package.ts";
+import { longWork } from "./open-run.ts";
 import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
 
 export interface RunRequest {
@@ -65,8 +67,6 @@ export interface RunOutcome {
   readonly shards?: readonly Shard[];
 }
 
-/** Seconds of work that one is told of before they begin. */
-const longWork = 20;
 /** Floating-point operations for patching features by themselves: a share of those of the capture, and at least so many, in GFLOP. */
 const exactShare = 0.25;
 const leastExact = 100;
@@ -104,8 +104,12 @@ async function analyse(request: RunRequest, opened: OpenJob, reporter: Reporter)
   const manifest = folder.manifest ?? startManifest(start, new Date());
   const job = new Job(request, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
-    if (folder.state === "resume" && request.divided === undefined)
-      reporter.line(`Resuming the interrupted run in ${path}.`);
+    if (folder.state === "resume" && request.divided === undefined) {
+      const anew = hasOnePass(options.method)
+        ? ` Sites that are done stay; the passes of ${options.method} start over.`
+        : "";
+      reporter.line(`Resuming the interrupted run in ${path}.${anew}`);
+    }
     const about = dictionaryWarnings(dictionaries, checked.kept, opened.tokenizer);
     for (const warning of [...opened.warnings, ...checked.warnings, ...about]) job.warn(warning);
     const shards = await job.work(checked.kept);

@@ -6,7 +6,7 @@ import { type Pack, type Plan, tightPacks } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { defaultSteps, type MethodName } from "./method.ts";
-import { secantSteps } from "./secant.ts";
+import { recentBytes, secantSteps } from "./secant.ts";
 
 /** What the effects of one site take, told from shapes alone. */
 export interface EffectsCost {
@@ -27,11 +27,14 @@ function usualActive(width: number): number {
   return Math.min(64, width / 75);
 }
 
+/** Mean number of active features of a dictionary per token. */
+export const activeOf = ({ meanActive, featureCount }: Dictionary): number => meanActive ?? usualActive(featureCount);
+
 /**
  * Features whose code differs between a changed node's clean and patch prefix, as a multiple of the active ones: .76 to .96 with trained SAEs (the
  * embedded model's, SmolLM2's), whose two prefixes share many; 2 with random directions.
  */
-const changedShare = 0.9;
+export const changedShare = 0.9;
 
 /**
  * The cost of one site's effects, or of another score.
@@ -44,7 +47,8 @@ export function effectsCost(
   score: "effect" | "gradient" | "gradient-activation",
   number: 4 | 8 = 4,
 ): EffectsCost {
-  const { inputWidth, outputWidth: D, featureCount: F, meanActive = usualActive(F) } = dictionary;
+  const { inputWidth, outputWidth: D, featureCount: F } = dictionary;
+  const meanActive = activeOf(dictionary);
   const { backward } = plan.forest;
   let changed = 0;
   for (let node = 0; node < backward.size; node++) if (isChanged(backward, node)) changed++;
@@ -71,7 +75,7 @@ export function effectsCost(
 }
 
 /** Encoders and decoders in memory at a time, those of the site before included until they are collected. */
-const liveWeights = 3;
+export const liveWeights = 3;
 
 /** What a method takes besides what `effectsCost` tells: nothing for `analytic`. */
 export interface MethodCost {
@@ -155,14 +159,16 @@ export function methodCost(
       const activations = (2 * share * model.layers + 1) * model.width * plan.rows;
       return {
         flops: K * tight * share * passes,
-        memory: streams(K * tight) + number * (activations + nodes.size * sum(({ outputWidth }) => outputWidth)),
+        memory:
+          streams(K * tight) +
+          Math.min(recentBytes, number * activations) +
+          number * nodes.size * sum(({ outputWidth }) => outputWidth),
         sweeps: 2 * waves(K * tight) * share,
       };
     }
     case "exact": {
       const subtree = subtreeRows(nodes, changed);
-      const patches = ({ meanActive, featureCount }: Dictionary) =>
-        1 + changedShare * (meanActive ?? usualActive(featureCount));
+      const patches = (one: Dictionary) => 1 + changedShare * activeOf(one);
       return {
         flops: sum((one) => subtree * patches(one) * rest(one.writes) * forwardOnly),
         memory: weights === "streamed" ? 6 * number * model.width * memoryWaveRows : 0,

@@ -39,6 +39,9 @@ export const effectKinds: Readonly<Record<MethodName, string>> = {
 /** Whether a method takes the mean of gradients over steps from clean to patch. */
 export const isIntegrated = (method: MethodName) => method === "analytic-ig" || method === "sfc-ig";
 
+/** Whether passes of a method's own serve all sites at once, so that an interrupted one starts them over. */
+export const hasOnePass = (method: MethodName) => method === "secant" || method === "sfc" || method === "spliced";
+
 /** Whether a method takes gradients at several points. */
 export const takesSteps = (method: MethodName) => isIntegrated(method) || method === "secant";
 

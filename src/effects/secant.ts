@@ -3,7 +3,7 @@ import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capt
 import { tileSizeOf } from "../capture/pack-inputs.ts";
 import { runModel } from "../capture/run.ts";
 import { streamLayer, streamSite } from "../capture/stream-sites.ts";
-import { type MetricRows, type Pack, tightPacks } from "../forest/packs.ts";
+import { type MetricRows, type Pack, packNodes, tightPacks } from "../forest/packs.ts";
 import { input } from "../graph/tensor.ts";
 import { longestDense } from "../models/model.ts";
 import { compareSites, parseSite, type SiteName, siteName } from "../site.ts";
@@ -66,14 +66,8 @@ export async function secantGradients(
   averaged.push(...sites.filter((site) => ["attn_z", "mlp_act"].includes(parseSite(site).kind)));
   const hooks = new Map<SiteName, Hook>(averaged.map((site) => [site, averagingHook(K)]));
   const points = pointsOf(K, "midpoint");
-  // Every pack needs all of these sites: kept without the gradients at the clean prompts, which nobody asks for here.
-  const known = new Map<SiteName, Promise<Activations>>();
-  const read = (site: SiteName) => {
-    const one = known.get(site) ?? captured.site(site).then(({ x, width }) => ({ x, width }));
-    known.set(site, one);
-    return one;
-  };
-  const packs = tightPacks(captured.plan, Math.floor(longestDense / K));
+  const read = recentSites(captured);
+  const packs = tightPacks(captured.plan, { largest: Math.floor(longestDense / K), nodes: Math.ceil(packNodes / K) });
   const jobs = packs.map((pack): Job => {
     const copies = copiesOf(pack, K);
     return {
@@ -106,6 +100,25 @@ export async function secantGradients(
       const own = await captured.site(name);
       return g ? { ...own, g } : own;
     },
+  };
+}
+
+/** Bytes of activations that are kept for packs to come. */
+export const recentBytes = 2 ** 28;
+
+/**
+ * Reads the activations of sites, without the gradients at the clean prompts, which nobody asks for here. Every pack needs all sites: those that were
+ * read last are kept. With streamed weights all packs ask for one site after the other, so that of large models one site at a time is enough.
+ */
+function recentSites(captured: Capture): (site: SiteName) => Promise<Activations> {
+  const known = new Map<SiteName, Promise<Activations>>();
+  return async (site) => {
+    const one = known.get(site) ?? captured.site(site).then(({ x, width }) => ({ x, width }));
+    known.delete(site);
+    known.set(site, one);
+    const most = Math.max(1, Math.floor(recentBytes / (await one).x.byteLength));
+    for (const old of [...known.keys()].slice(0, -most)) known.delete(old);
+    return one;
   };
 }
 

@@ -64,12 +64,12 @@ export interface PlanOptions {
 }
 
 /** Nodes per pack that keep products of matrices efficient and working memory small. */
-const defaultNodes = 512;
+export const packNodes = 512;
 
 /** Cuts a forest into packs. */
 export function planCapture(
   forest: PrefixForest,
-  { wanted, nodes = defaultNodes, batchSize, tileSize }: PlanOptions,
+  { wanted, nodes = packNodes, batchSize, tileSize }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
   const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
@@ -94,14 +94,19 @@ export function planCapture(
  * The backward packs of a plan's forest with the fewest rows, for work that runs each of them many times: in small tiles more ancestors are repeated,
  * in large ones there is more padding.
  *
- * @param largest rows of a tile at most, where the longest prompt allows it
+ * @param options largest: rows of a tile at most, where the longest prompt allows it; nodes: per pack
  */
-export function tightPacks({ forest, wanted, tileSize }: Plan, largest = tileSize): readonly Pack[] {
+export function tightPacks(
+  { forest, wanted, tileSize }: Plan,
+  { largest = tileSize, nodes }: { readonly largest?: number; readonly nodes?: number } = {},
+): readonly Pack[] {
   const longest = 1 + forest.backward.position.reduce((a, b) => Math.max(a, b), 0);
   const rowsOf = (packs: readonly Pack[]) => packs.reduce((sum, { tokens }) => sum + tokens.length, 0);
   let best: readonly Pack[] = [];
   for (let n = 8 * Math.ceil(longest / 8); best.length === 0 || n <= largest; n *= 2) {
-    const packs = planCapture(forest, { wanted, tileSize: n }).packs.filter(({ kind }) => kind === "backward");
+    const packs = planCapture(forest, { wanted, tileSize: n, ...(nodes && { nodes }) }).packs.filter(
+      ({ kind }) => kind === "backward",
+    );
     if (best.length === 0 || rowsOf(packs) < rowsOf(best)) best = packs;
     if (packs.length === 0) break;
   }
@@ -225,7 +230,7 @@ type Describe = (node: number) => {
 /** The work of computing the metric at every end's clean prompt, forward passes alone. */
 export function planMetric(
   forest: PrefixForest,
-  { nodes = defaultNodes, tileSize }: Pick<PlanOptions, "nodes" | "tileSize"> = {},
+  { nodes = packNodes, tileSize }: Pick<PlanOptions, "nodes" | "tileSize"> = {},
 ): Plan {
   const { forward, backward, ends } = forest;
   const endsAt = grouped(ends, (end) => backward.clean[end.node]!);

@@ -22,6 +22,8 @@ export interface MaskOptions {
 }
 
 const usual = { prices: [0.001, 0.003, 0.006, 0.012, 0.02], stepsPerPrice: 12, learningRate: 0.05 };
+/** How many gradients masks usually take, and in how many stages. */
+export const maskSteps = { gradients: usual.prices.length * usual.stepsPerPrice, stages: usual.prices.length };
 const [β1, β2, ε] = [0.9, 0.99, 1e-8];
 
 /** Masks in [0,1] of a base's picked features, by site in the order of `picked.features`. */

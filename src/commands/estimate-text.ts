@@ -1,6 +1,8 @@
-import { bytesText, duration } from "../amounts.ts";
+import { bytesText, countText, duration } from "../amounts.ts";
 import { type EstimateResult, totalSeconds } from "../analysis/estimate.ts";
+import { type CircuitEstimate, secondsOfCircuit } from "../analysis/estimate-circuits.ts";
 import { textTable } from "../report/text-table.ts";
+
 /** An estimate as text for a terminal. */
 export function estimateText(e: EstimateResult): string {
   const phases = Object.entries(e.seconds).map(([phase, seconds]) => `${phase} ${duration(seconds)}`);
@@ -28,4 +30,22 @@ export function estimateText(e: EstimateResult): string {
 function count(n: number): string {
   if (n >= 1e9) return `${(n / 1e9).toFixed(1)} billion`;
   return n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : String(n);
+}
+
+/** An estimate as text: memory, time, and what they were counted from. */
+export function circuitEstimateText({ weights, seconds, gflops, counts, ...e }: CircuitEstimate): string {
+  const steps = Object.entries(seconds).map(([step, one]) => `${step} ${duration(one)}`);
+  const little = e.memory_bytes > e.available_memory_bytes ? ": too little" : "";
+  const counted = [
+    `${(counts.pass_gflop / 1e3).toPrecision(2)} TFLOP of passes`,
+    ...(counts.evaluations > 0 ? [countText(counts.evaluations, "evaluation")] : []),
+    ...(counts.mask_gradients > 0 ? [countText(counts.mask_gradients, "mask gradient")] : []),
+    ...(counts.edge_products > 0 ? [`${counts.edge_products.toLocaleString("en")} vector–Jacobian products`] : []),
+  ];
+  return textTable([
+    ["weights", weights === "held" ? "held in memory" : "streamed, block by block"],
+    ["memory", `${bytesText(e.memory_bytes)} at the peak; ${bytesText(e.available_memory_bytes)} available${little}`],
+    ["time", `about ${duration(secondsOfCircuit({ seconds }))} at ${Math.round(gflops)} GFLOP/s (${steps.join(", ")})`],
+    ["counted", counted.join(", ")],
+  ]).join("\n");
 }
