@@ -33,7 +33,8 @@ export interface EdgeRowOptions {
 
 /**
  * The rows of all edges into the targets of one site: those from features, errors and tokens, and for each target what no edge carries (slopes that were
- * capped, edges that are too small), so that a target's rows add up to its effect.
+ * capped, edges that are too small). By secants a target's rows add up to its effect: exactly where every way into it is the stream itself, and up to
+ * the rule of the points where ways lead through sublayers. By gradients they do not.
  */
 export function edgeRows(
   target: SiteName | "metric",
