@@ -1,4 +1,5 @@
-import type { Dictionary } from "../src/dictionaries/dictionary.ts";
+import { expect } from "vitest";
+import type { Dictionary, Encoder } from "../src/dictionaries/dictionary.ts";
 
 /** Codes and reconstructions of x[n,D], and how near each code is to a jump: |z − θ| relative to the largest |z|, or Infinity without jumps. */
 export interface Applied {
@@ -10,7 +11,9 @@ export interface Applied {
 /** By the definitions, in float64: what a dictionary's parts are documented to mean. */
 export async function apply(dictionary: Dictionary, x: Float32Array | Float64Array): Promise<Applied> {
   const { inputWidth: D, featureCount: F } = dictionary;
-  const { weight, bias, inputBias, activation, normalization } = await dictionary.encoder();
+  const encoder = await dictionary.encoder();
+  await expectParts(dictionary, encoder);
+  const { weight, bias, inputBias, activation, normalization } = encoder;
   const [decoder, decoderBias] = [await dictionary.decoder(), await dictionary.decoderBias()];
   const result: Applied = { codes: [], reconstruction: [], margins: [] };
   for (let t = 0; t < x.length / D; t++) {
@@ -45,6 +48,24 @@ export async function apply(dictionary: Dictionary, x: Float32Array | Float64Arr
     }
   }
   return result;
+}
+
+/** What is read of some features is what all of the encoder has for them, number for number. */
+async function expectParts({ encoderPart, inputWidth: D, featureCount: F }: Dictionary, encoder: Encoder) {
+  if (!encoderPart) return;
+  for (const [first, end] of [
+    [0, F],
+    [0, 1],
+    [F >> 1, F - 1],
+  ] as const) {
+    const { rows, bias, activation, ...rest } = await encoderPart(first, end);
+    const { weight, bias: allBias, activation: all, ...allRest } = encoder;
+    expect(rest).toEqual(allRest);
+    expect(bias).toEqual(allBias.slice(first, end));
+    expect(rows.length).toBe((end - first) * D);
+    expect([...rows].every((value, at) => value === weight[(at % D) * F + first + Math.floor(at / D)])).toBe(true);
+    expect(activation).toEqual(all.kind === "jumprelu" ? { ...all, threshold: all.threshold.slice(first, end) } : all);
+  }
 }
 
 /** Largest difference; codes nearer than 1e-5 to a jump are left out and counted (METHOD: "JumpReLU jumps"). */

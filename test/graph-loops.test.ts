@@ -61,6 +61,39 @@ describe.each([
     expect([...new Float32Array(loops.memory.buffer, values, found)]).toEqual(expected.map((i) => numbers[i]));
   });
 
+  it("possible and near find what their sums say, from any feature on", () => {
+    const random = new Random(`${seed}/near`);
+    const loops = openLoops();
+    const [n, D, first, count] = [96, 48, 32, 64];
+    const [columns, x, rows, from, into] = [16, 16 + 16 * n, 4096, 4096 + 4 * n * D, 8192 + 4 * n * D];
+    loops.reserve(into + 4 * n);
+    const floats = (at: number, length: number) => new Float32Array(loops.memory.buffer, at, length);
+    for (const array of [floats(columns, 4 * n), floats(x, D), floats(rows, n * D)]) {
+      for (let i = 0; i < array.length; i++) array[i] = random.normal();
+    }
+    const products = new Int32Array(loops.memory.buffer, from, count);
+    for (let k = 0; k < count; k++) products[k] = Math.round(1e4 * random.normal());
+    const column = (k: number, i: number) => floats(columns + 4 * n * k, n)[i]!;
+    const [scale, rest, norm, limit] = [2 ** -13, 0.5, 0.25, 0.75];
+    const above = [...products.keys()]
+      .map((k) => first + k)
+      .filter((i) => {
+        const sum = products[i - first]! * scale * column(0, i) + column(1, i);
+        return sum + rest * column(2, i) + norm * column(3, i) > limit;
+      });
+    const found = loops.possible(from, count, columns, n, first, into, scale, rest, norm, limit);
+    expect([...new Int32Array(loops.memory.buffer, into, found)]).toEqual(above);
+    expect(found).toBeGreaterThan(5);
+    const close = above.filter((i) => {
+      const sum = floats(x, D).reduce((sum, value, d) => sum + value * floats(rows + 4 * D * i, D)[d]!, 0);
+      return sum + column(1, i) + norm * column(3, i) > limit;
+    });
+    const kept = loops.near(x, D, rows, n, columns, into, found, into, norm, limit);
+    expect([...new Int32Array(loops.memory.buffer, into, kept)]).toEqual(close);
+    expect(kept).toBeLessThan(found);
+    expect(loops.near(x, D, rows, n, columns, into, 0, into, norm, limit)).toBe(0);
+  });
+
   it("above finds nothing beyond its row", () => {
     const loops = openLoops();
     const numbers = new Float32Array(loops.memory.buffer, 0, 48).fill(0);

@@ -168,6 +168,7 @@ const cases: Record<Op, readonly Case[]> = {
   Greater: [],
   GreaterOrEqual: [],
   KthLargest: [],
+  MatMulInteger: [],
   OneHot: [],
   Cast: [{ shapes: [[3]], f: (a) => a!.cast("float64") }],
   Detach: [],

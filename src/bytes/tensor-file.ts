@@ -30,7 +30,8 @@ export interface TensorFile {
   read(name: string, orientation?: Orientation): Promise<Float32Array>;
   /**
    * Some rows of a matrix, or of its transpose, [indices.length, row length], in the order of the indices. Rows that lie together in the file are
-   * read alone (with small gaps between them); those of a matrix that lies the other way round take a pass over all of it, in pieces.
+   * read alone (with small gaps between them). Of a matrix that lies the other way round, neighbouring rows take a read for each of its columns, others
+   * a pass over all of it, in pieces.
    *
    * @throws UserError if there is no such tensor, it is not a matrix, or an index is out of range
    */
@@ -75,6 +76,11 @@ export function tensorFile(
       if (transposed === (info.byColumns ?? false)) return readRows(source, info, R, C, indices, what);
       checkIndices(indices, C, what);
       const out = new Float32Array(indices.length * R);
+      const span = spanOf(indices);
+      if (span && blockFormatOf(info.dtype).numbers === 1 && bytesOfRow(info.dtype, C - span.count) > gapBytes) {
+        await readColumns(source, info, R, C, span, out);
+        return out;
+      }
       for await (const { first, count, values } of pieces(source, info, R, C)) {
         for (let n = 0; n < indices.length; n++) {
           for (let r = 0; r < count; r++) out[n * R + first + r] = values[r * C + indices[n]!]!;
@@ -143,6 +149,35 @@ async function readRows(
     }
   }
   return out;
+}
+
+/** Indices that follow one another, or undefined. */
+function spanOf(indices: ArrayLike<number>): { readonly first: number; readonly count: number } | undefined {
+  const [first = 0, count] = [indices[0], indices.length];
+  for (let n = 1; n < count; n++) if (indices[n] !== first + n) return undefined;
+  return count > 0 ? { first, count } : undefined;
+}
+
+/** Neighbouring columns of a stored matrix as rows, [count, rows]. Several reads are under way at a time. */
+async function readColumns(
+  source: ByteSource,
+  { dtype, offset }: TensorInfo,
+  rows: number,
+  columns: number,
+  { first, count }: { readonly first: number; readonly count: number },
+  out: Float32Array,
+): Promise<void> {
+  const bytes = bytesOfRow(dtype, count);
+  const [values, atOnce] = [new Float32Array(count), 16];
+  for (let from = 0; from < rows; from += atOnce) {
+    const reads = Array.from({ length: Math.min(atOnce, rows - from) }, (_, k) =>
+      source.read(offset + bytesOfRow(dtype, (from + k) * columns + first), bytes),
+    );
+    for (const [k, read] of (await Promise.all(reads)).entries()) {
+      decodeStored(read, dtype, values);
+      for (let n = 0, at = from + k; n < count; n++, at += rows) out[at] = values[n]!;
+    }
+  }
 }
 
 function bytesOfRow(dtype: Stored, columns: number): number {

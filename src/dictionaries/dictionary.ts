@@ -40,6 +40,12 @@ export interface Encoder {
   readonly activation: Activation;
 }
 
+/** The encoder of some neighbouring features alone, n of them. */
+export interface EncoderPart extends Omit<Encoder, "weight"> {
+  /** Their columns of W_enc as rows, [n,D]. */
+  readonly rows: Float32Array;
+}
+
 /** What a dictionary's files say of the activations that it was trained on, besides their site. */
 export interface TrainedOn {
   /** The model's name, as whoever trained the dictionary spelt it. */
@@ -98,6 +104,11 @@ export interface Dictionary {
   readonly forModel?: (ignoresMean: boolean) => Dictionary;
   /** @throws UserError if a weight is not finite, and so do the others that read; or if it depends on a model, see `fitDictionary` */
   encoder(): Promise<Encoder>;
+  /**
+   * The encoder of features first ≤ i < end, number for number what `encoder` has for them, without the others in memory. Dictionaries that lie in
+   * memory need none.
+   */
+  encoderPart?(first: number, end: number): Promise<EncoderPart>;
   /** W_dec[F,D], the decoder directions as rows, D of the site that is written. */
   decoder(): Promise<Float32Array>;
   /** Rows of W_dec [S,D] in the order of `features`; only they are read. */

@@ -1,8 +1,9 @@
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
-import { compile, type Session, type SessionOptions, type Value } from "../graph/session.ts";
+import { compile, float32, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import type { Dim } from "../graph/shape.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
-import type { Activation, Dictionary, Encoder, Normalization } from "./dictionary.ts";
+import type { Activation, Dictionary, Encoder, EncoderPart, Normalization } from "./dictionary.ts";
+import { openWide, WideEncoder, type WideSessions } from "./wide.ts";
 
 /** Codes with their zeros left out: row r has features[offsets[r]..offsets[r+1]) in ascending order, with their values. */
 export interface SparseCodes {
@@ -51,7 +52,7 @@ export interface CodeRule {
 }
 
 /** The part of an encoder that a graph of codes depends on, besides its sizes and weights. */
-export function codeRule({ activation, normalization }: Encoder): CodeRule {
+export function codeRule({ activation, normalization }: Omit<Encoder, "weight">): CodeRule {
   const k = activation.kind === "topk" ? activation.k : 0;
   return { kind: activation.kind, k, normalization: normalization ?? "none" };
 }
@@ -155,18 +156,99 @@ export interface CodeReader {
 /** Rows encoded at once: enough for the product to be efficient, few enough that the dense codes stay small. */
 export const chunkRows = 256;
 
-/**
- * Computes codes of dictionaries, one dictionary after another; its sessions are kept until `release`.
- *
- * @param options dtype: float64 for checks; codes then come as float64
- */
-export function codeReader(options: SessionOptions & { readonly dtype?: "float32" | "float64" } = {}): CodeReader {
-  const { dtype = "float32" } = options;
-  const sessions = new Map<string, Promise<Session<string, "f">>>();
+/** Where codes are found by bounds (wide.ts) instead of by a dense product. */
+export interface WideLimits {
+  /** From so many features on, for at least so many rows. For fewer, rounding the weights costs more than the product. */
+  readonly features: number;
+  readonly rows: number;
+  /** From so many bytes of W_enc on, for any number of rows: weights of a part are in memory at a time. */
+  readonly bytes: number;
+  /** For tests: features at a time, and the largest whole number of a weight. */
+  readonly block?: number;
+  readonly most?: number;
+}
+
+/** Measured, see LOG, "Wide dictionaries". */
+export const wideLimits: WideLimits = { features: 32_768, rows: 2048, bytes: 2 ** 31 };
+
+/** Whether the codes of so many rows are found by bounds; on the CPU and in float32 alone. */
+export function isWide(
+  { kind, featureCount: F, inputWidth: D }: Pick<Dictionary, "kind" | "featureCount" | "inputWidth">,
+  rows: number,
+  limits = wideLimits,
+): boolean {
+  if (kind === "identity") return false;
+  return (F >= limits.features && rows >= limits.rows) || 4 * D * F >= limits.bytes;
+}
+
+/** How codes are computed. */
+export interface CodeOptions extends SessionOptions {
+  /** float64 for checks; codes then come as float64. */
+  readonly dtype?: "float32" | "float64";
+  readonly wide?: WideLimits;
+}
+
+/** Computes codes of dictionaries, one dictionary after another; its sessions are kept until `release`. */
+export function codeReader(options: CodeOptions = {}): CodeReader {
+  const { dtype = "float32", wide = wideLimits } = options;
+  const sessions = new Map<string, Promise<Session<string, string>>>();
   const loops = openLoops();
   // One at a time: all of them work in the memory of the loops.
   let last: Promise<unknown> = Promise.resolve();
+  let wideSessions: Promise<WideSessions> | undefined;
+  const sessionOf = <O extends string>(key: string, make: () => Promise<Session<string, O>>) => {
+    const session = sessions.get(key) ?? make();
+    sessions.set(key, session);
+    return session as Promise<Session<string, O>>;
+  };
+
+  /** x as the encoder's product takes it, and σ of each row where it is normalised. */
+  const inputsOf = async (part: EncoderPart, x: Float32Array, D: number) => {
+    const { inputBias } = part;
+    const { normalization } = codeRule(part);
+    if (normalization === "none") {
+      if (!inputBias) return { x };
+      return { x: x.map((value, at) => value - inputBias[at % D]!) };
+    }
+    const session = await sessionOf(JSON.stringify(["normalized", normalization, inputBias !== undefined, D]), () => {
+      const { normalized, scale } = traceNormalization(input("x", "float32", ["N", D]), normalization);
+      return compile(
+        { inputs: inputBias ? normalized.sub(input("input_bias", "float32", [D])) : normalized, scale },
+        options,
+      );
+    });
+    const bias = inputBias && { input_bias: float32(inputBias, D) };
+    const out = await session.run({ x: float32(x, x.length / D, D), ...bias });
+    return { x: out.inputs.data as Float32Array, scale: out.scale.data as Float32Array };
+  };
+
+  const encodeWide = async (dictionary: Dictionary, x: Float32Array): Promise<SparseCodes> => {
+    const D = dictionary.inputWidth;
+    const rows = x.length / D;
+    let scales: Float32Array | undefined;
+    wideSessions ??= openWide(options);
+    const encoder = new WideEncoder(loops, await wideSessions, wide.block, wide.most);
+    const found = await encoder.find(dictionary, rows, async (part) => {
+      const { x: inputs, scale } = await inputsOf(part, x, D);
+      scales = scale;
+      return inputs;
+    });
+    const sparse = new SparseBuilder(rows, "float32");
+    for (const [r, { features, values }] of found.entries()) {
+      const scale = scales?.[r];
+      const codes = Float32Array.from(values, (value) => (scale === undefined ? value : value * scale));
+      sparse.addFound(Int32Array.from(features), codes);
+    }
+    return sparse.finish();
+  };
+
   const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes> => {
+    if (
+      dtype === "float32" &&
+      (options.device ?? "cpu") === "cpu" &&
+      isWide(dictionary, x.length / dictionary.inputWidth, wide)
+    )
+      return encodeWide(dictionary, x as Float32Array);
     const encoder = await dictionary.encoder();
     const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
     const form = encoderForm(encoder);
@@ -175,16 +257,14 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
     const inPlace = dtype === "float32" && F % 16 === 0 && rule.kind !== "identity";
     const values = encoderValues(encoder, dtype);
     const key = JSON.stringify([form, D, F]);
-    let session = sessions.get(key);
-    if (!session) {
+    const session = await sessionOf(key, () => {
       const x = input("x", dtype, ["N", D]);
       const tensors = encoderTensors(form, D, F, dtype);
-      session = compile(
+      return compile(
         { f: inPlace && isCompared(rule) ? tracePreActivations(x, tensors) : traceCodes(x, tensors, rule) },
         options,
       );
-      sessions.set(key, session);
-    }
+    });
     const rows = x.length / D;
     const sparse = new SparseBuilder(rows, dtype);
     const thresholds =
@@ -193,7 +273,7 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
     for (let at = 0; at < rows; at += chunkRows) {
       const n = Math.min(chunkRows, rows - at);
       const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
-      const { f } = await (await session).run({ ...values, x: part }, dense && { f: dense.room(n) });
+      const { f } = await session.run({ ...values, x: part }, dense && { f: dense.room(n) });
       if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));
       else sparse.add(f.data as Float32Array | Float64Array, n, F);
     }
@@ -208,6 +288,8 @@ export function codeReader(options: SessionOptions & { readonly dtype?: "float32
     async release() {
       for (const session of sessions.values()) await (await session).release();
       sessions.clear();
+      await (await wideSessions)?.release();
+      wideSessions = undefined;
     },
   };
 }

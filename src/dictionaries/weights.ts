@@ -3,7 +3,7 @@ import { checkFinite, type TensorFile } from "../bytes/tensor-file.ts";
 import type { TorchFile } from "../bytes/torch.ts";
 import { UserError } from "../errors.ts";
 import type { SiteName } from "../site.ts";
-import type { Activation, Dictionary, Encoder, Normalization, TrainedOn } from "./dictionary.ts";
+import type { Activation, Dictionary, Encoder, EncoderPart, Normalization, TrainedOn } from "./dictionary.ts";
 
 /** A matrix of a file, and whether it lies the other way round than the one that is meant. */
 interface Matrix {
@@ -107,16 +107,40 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     return values;
   };
   const decoderBias = async () => scaled(await read(names.decoderBias), 1 / c);
-  /** What codes are multiplied by, or undefined for 1. */
-  const codeScales = async (): Promise<Float32Array | undefined> => {
-    const scales = described.unitDecoder ? rowLengths(await wholeDecoder(), D) : undefined;
-    const factors = described.codeScale === undefined ? undefined : await read(described.codeScale);
+  /** What codes of features first ≤ i < end are multiplied by, or undefined for 1. */
+  const codeScales = async (first: number, end: number): Promise<Float32Array | undefined> => {
+    const directions = async () => (end - first === F ? wholeDecoder() : rows(range(first, end)));
+    const scales = described.unitDecoder ? rowLengths(await directions(), D) : undefined;
+    const factors = described.codeScale === undefined ? undefined : (await read(described.codeScale)).slice(first, end);
     if (factors?.some((factor) => factor <= 0)) {
       throw new UserError(
         `tensor ${described.codeScale}: expected positive factors, got others in ${name}. SAEs of this kind are not supported.`,
       );
     }
     return scales && factors ? scales.map((scale, i) => scale * factors[i]!) : (scales ?? factors);
+  };
+
+  /** All of the encoder of features first ≤ i < end but W_enc, and the factors by which its columns are multiplied, one after another. */
+  const besidesWeight = async (first: number, end: number) => {
+    const own = async (tensor: string) => (await read(tensor)).slice(first, end);
+    const {
+      bias,
+      activation: acts,
+      factors,
+    } = await biasAndActivation(activation, names, end - first, own, read, name);
+    const scales = await codeScales(first, end);
+    if (scales) {
+      for (let i = 0; i < bias.length; i++) bias[i]! *= scales[i]!;
+      if (acts.kind === "jumprelu") for (let i = 0; i < bias.length; i++) acts.threshold[i]! *= scales[i]!;
+      factors.push(scales);
+    }
+    const parts = {
+      bias,
+      activation: acts,
+      ...(described.subtractDecoderBias ? { inputBias: await decoderBias() } : {}),
+      ...(described.normalization ? { normalization: described.normalization } : {}),
+    };
+    return { parts, factors };
   };
 
   const dictionary: Dictionary = {
@@ -134,21 +158,22 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
     ...(described.isSiteAssumed && { isSiteAssumed: true }),
     async encoder() {
       const weight = scaled(await read(names.encoder.tensor, names.encoder.transposed), c);
-      const parts = await biasAndActivation(activation, names, weight, F, read, name);
-      const scales = await codeScales();
-      if (scales) {
-        for (let at = 0; at < weight.length; at++) weight[at]! *= scales[at % F]!;
-        for (let i = 0; i < F; i++) parts.bias[i]! *= scales[i]!;
-        if (parts.activation.kind === "jumprelu") {
-          for (let i = 0; i < F; i++) parts.activation.threshold[i]! *= scales[i]!;
-        }
+      const { parts, factors } = await besidesWeight(0, F);
+      for (const factor of factors) {
+        for (let at = 0; at < weight.length; at++) weight[at]! *= factor[at % F]!;
       }
-      return {
-        weight,
-        ...parts,
-        ...(described.subtractDecoderBias ? { inputBias: await decoderBias() } : {}),
-        ...(described.normalization ? { normalization: described.normalization } : {}),
-      };
+      return { weight, ...parts };
+    },
+    async encoderPart(first, end) {
+      const { tensor, transposed } = names.encoder;
+      const encoderRows = await file.rows(tensor, range(first, end), { transposed: !transposed });
+      checkFinite(encoderRows, tensor, name);
+      scaled(encoderRows, c);
+      const { parts, factors } = await besidesWeight(first, end);
+      for (const factor of factors) {
+        for (let i = 0; i < factor.length; i++) scaled(encoderRows.subarray(i * D, (i + 1) * D), factor[i]!);
+      }
+      return { rows: encoderRows, ...parts };
     },
     decoder: async () => toUnits(await wholeDecoder()),
     decoderRows: async (features) => toUnits(await rows(features)),
@@ -161,9 +186,14 @@ export function dictionaryOf(file: TensorFile | TorchFile, described: Dictionary
 
 /** A dictionary that was trained on centred weights: what it encodes from a model as it is depends on whether the model ignores the mean. */
 function dependent(dictionary: Dictionary, { normalization }: DictionarySource): Dictionary {
-  const centred = { ...dictionary, encoder: async () => centredEncoder(await dictionary.encoder()) };
-  return {
+  const centred: Dictionary = {
     ...dictionary,
+    encoder: async () => centredEncoder(await dictionary.encoder()),
+    encoderPart: async (first, end) => centredPart(await dictionary.encoderPart!(first, end)),
+  };
+  const { encoderPart: _, ...whole } = dictionary;
+  return {
+    ...whole,
     forModel(ignoresMean) {
       if (!ignoresMean) return dictionary;
       if (normalization !== "constant_norm_rescale") return centred;
@@ -188,34 +218,51 @@ export async function numberIn(file: TensorFile | TorchFile, name: string): Prom
 
 type Read = (tensor: string) => Promise<Float32Array>;
 
-/** b_enc[F] and the activation. Gated codes, the magnitude e^r·z + b_mag where the gate is open, are those of a JumpReLU: `weight` is multiplied by e^r. */
+/**
+ * b_enc and the activation of `width` features, and factors of their columns of W_enc. Gated codes, the magnitude e^r·z + b_mag where the gate is open, are
+ * those of a JumpReLU whose weights are multiplied by e^r.
+ *
+ * @param own reads these features' part of a tensor [F]
+ * @param read reads a whole tensor
+ */
 async function biasAndActivation(
   source: ActivationSource,
   names: WeightNames,
-  weight: Float32Array,
   width: number,
+  own: Read,
   read: Read,
   file: string,
-): Promise<{ bias: Float32Array; activation: Activation }> {
+): Promise<{ bias: Float32Array; activation: Activation; factors: Float32Array[] }> {
   if (source.kind === "gated") {
-    const [gate, logScale] = [await read(source.gateBias), await read(source.logScale)];
-    const bias = await read(source.magnitudeBias);
+    const [gate, logScale] = [await own(source.gateBias), await own(source.logScale)];
+    const bias = await own(source.magnitudeBias);
     const scale = logScale.map(Math.exp);
     checkFinite(scale, `e^${source.logScale}`, file);
-    for (let at = 0; at < weight.length; at++) weight[at]! *= scale[at % width]!;
     // The gate z + b_gate > 0 is open where z·e^r + b_mag > b_mag − b_gate·e^r.
     const threshold = bias.map((magnitude, i) => Math.max(magnitude - gate[i]! * scale[i]!, 0));
-    return { bias, activation: { kind: "jumprelu", threshold } };
+    return { bias, activation: { kind: "jumprelu", threshold }, factors: [scale] };
   }
-  const bias = names.encoderBias === undefined ? new Float32Array(width) : await read(names.encoderBias);
-  if (source.kind !== "jumprelu") return { bias, activation: source };
-  let given = typeof source.threshold === "number" ? Float32Array.of(source.threshold) : await read(source.threshold);
+  const bias = names.encoderBias === undefined ? new Float32Array(width) : await own(names.encoderBias);
+  if (source.kind !== "jumprelu") return { bias, activation: source, factors: [] };
+  let given = await thresholdIn(source.threshold, own, read);
   if (source.isLogarithm) {
     given = given.map(Math.exp);
     checkFinite(given, `e^${source.threshold}`, file);
   }
   const all = given.length === width ? given : new Float32Array(width).fill(given[0]!);
-  return { bias, activation: { kind: "jumprelu", threshold: all.map((θ) => Math.max(θ, 0)) } };
+  return { bias, activation: { kind: "jumprelu", threshold: all.map((θ) => Math.max(θ, 0)) }, factors: [] };
+}
+
+/** Thresholds of some features, or the one of all. */
+async function thresholdIn(source: string | number, own: Read, read: Read): Promise<Float32Array> {
+  if (typeof source === "number") return Float32Array.of(source);
+  const all = await read(source);
+  return all.length === 1 ? all : own(source);
+}
+
+/** first ≤ i < end */
+function range(first: number, end: number): Int32Array {
+  return Int32Array.from({ length: end - first }, (_, i) => first + i);
 }
 
 /**
@@ -233,6 +280,20 @@ function centredEncoder(encoder: Encoder): Encoder {
     bias[i]! -= (offset * sum) / D;
   }
   return encoder;
+}
+
+/** `centredEncoder` for some features. */
+function centredPart(part: EncoderPart): EncoderPart {
+  const { rows, bias, inputBias } = part;
+  const D = rows.length / bias.length;
+  const offset = inputBias ? inputBias.reduce((sum, b) => sum + b, 0) : 0;
+  for (let i = 0; i < bias.length; i++) {
+    let sum = 0;
+    for (let d = 0; d < D; d++) sum += rows[i * D + d]!;
+    for (let d = 0; d < D; d++) rows[i * D + d]! -= sum / D;
+    bias[i]! -= (offset * sum) / D;
+  }
+  return part;
 }
 
 function scaled(values: Float32Array, factor: number): Float32Array {

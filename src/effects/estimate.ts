@@ -1,6 +1,7 @@
 import { memoryWaveRows } from "../capture/streamed.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { chunkRows } from "../dictionaries/encode.ts";
+import { chunkRows, isWide } from "../dictionaries/encode.ts";
+import { partBytes } from "../dictionaries/wide.ts";
 import { type BackwardNodes, isChanged } from "../forest/forest.ts";
 import { type Pack, type Plan, tightPacks } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
@@ -65,12 +66,15 @@ export function effectsCost(
   const rows = score === "effect" ? changed * (1 + changedShare * meanActive) : backward.size * meanActive;
   // The codes of a piece of rows, before and after the activation; activations once more in the order of the nodes; columns of the table as it grows.
   const pieces = 3 * number * Math.min(chunkRows, plan.rows) * F;
+  const directions = 4 * D * Math.min(F, plan.rows * meanActive);
+  const weights =
+    number === 4 && isWide(dictionary, plan.rows) ? partBytes + 2 * directions : liveWeights * 4 * D * F + pieces;
   return {
     flops: 2 * plan.rows * inputWidth * F,
     weights: (inputWidth + D) * F,
     rows,
     products: rows * D,
-    memory: liveWeights * 4 * D * F + pieces + captured + number * D * plan.rows + 100 * rows,
+    memory: weights + captured + number * D * plan.rows + 100 * rows,
   };
 }
 

@@ -20,7 +20,17 @@ const inPlace: ReadonlySet<Op> = new Set(
 /** Operations whose result is their operand. */
 const sameNumbers: ReadonlySet<Op> = new Set<Op>(["Reshape", "Detach"]);
 
-const numberBytes = { float32: 4, float64: 8, int64: 8, bool: 1, bfloat16: 2, float16: 2 } as const;
+const numberBytes = {
+  float32: 4,
+  float64: 8,
+  int64: 8,
+  bool: 1,
+  bfloat16: 2,
+  float16: 2,
+  uint8: 1,
+  int8: 1,
+  int32: 4,
+} as const;
 
 /**
  * Follows a run of a graph as a runtime does it: one operation after another, each result there from its operation to the last one that needs it.

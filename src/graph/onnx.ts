@@ -9,7 +9,17 @@ import { numbers, type Tensor, type TypedData } from "./tensor.ts";
 const versions = { plain: { ir: 10, opset: 21 }, bitCast: { ir: 13, opset: 26 } };
 
 /** ONNX's numbers for types (TensorProto.DataType). */
-const typeNumbers: Record<DType, number> = { float32: 1, int64: 7, bool: 9, float16: 10, float64: 11, bfloat16: 16 };
+const typeNumbers: Record<DType, number> = {
+  float32: 1,
+  uint8: 2,
+  int8: 3,
+  int32: 6,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  float64: 11,
+  bfloat16: 16,
+};
 const uint16 = 4;
 
 /** Types of inputs that runtimes take as bits alone. */

@@ -50,6 +50,7 @@ export interface OpAttributes {
   Softmax: None;
   LogSoftmax: None;
   MatMul: { readonly transA: boolean; readonly transB: boolean };
+  MatMulInteger: None;
   Transpose: { readonly perm: readonly number[] };
   Reshape: { readonly shape: Shape };
   Expand: None;
@@ -109,6 +110,13 @@ const rules: { readonly [O in Op]: Rule<O> } = {
     const [k2, n] = lastTwo(b!.shape, transB);
     if (k1 !== k2 || a!.dtype !== b!.dtype) throw new Error(`inner sizes ${k1} and ${k2} differ`);
     return { dtype: a!.dtype, shape: [...broadcastShapes(a!.shape.slice(0, -2), b!.shape.slice(0, -2)), m, n] };
+  },
+  MatMulInteger: (_, x, w) => {
+    const [m, k1] = lastTwo(x!.shape, false);
+    const [k2, n] = lastTwo(w!.shape, false);
+    if (k1 !== k2 || x!.dtype !== "uint8" || w!.dtype !== "int8")
+      throw new Error(`inner sizes ${k1} and ${k2} or types`);
+    return { dtype: "int32", shape: [m, n] };
   },
   Transpose: ({ perm }, a) => {
     if ([...perm].sort((x, y) => x - y).some((p, i) => p !== i) || perm.length !== a!.shape.length) {

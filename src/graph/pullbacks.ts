@@ -56,6 +56,7 @@ export const pullbacks: { readonly [O in Op]: readonly (Pullback<O> | null)[] | 
   Greater: [null, null],
   GreaterOrEqual: [null, null],
   KthLargest: [null],
+  MatMulInteger: [null, null, null],
   OneHot: [null],
   Cast: [(g, _y, _, a) => g.cast(a!.dtype)],
   Detach: [null],

@@ -2,7 +2,7 @@ import { attributesText, type Op, type OpAttributes, outputType } from "./ops.ts
 import { broadcastShapes, type Dim, type DType, type Shape, sameShape, shapeText } from "./shape.ts";
 
 /** Numbers of a constant or of a session's inputs and outputs; bigint for int64, the bits of bfloat16 and float16. */
-export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array | Uint16Array;
+export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array | Uint16Array | Int8Array | Int32Array;
 
 /** Where a tensor comes from: an input, a constant, or an operation. */
 export type Source =
@@ -196,6 +196,17 @@ export class Tensor {
     return typeof other === "number" ? scalar(other, this.dtype) : other;
   }
 }
+
+/**
+ * The product of whole numbers of one byte, exact on machines whose byte products do not saturate: uint8 x[N,K] less its zero point 128, times
+ * int8 w[K,F] → int32 [N,F]. No gradient.
+ */
+export function matmulInteger(x: Tensor, w: Tensor): Tensor {
+  return apply("MatMulInteger", {}, x, w, constant(Uint8Array.of(byteZero), "uint8", []));
+}
+
+/** What stands for 0 in the uint8 numbers of `matmulInteger`. */
+export const byteZero = 128;
 
 /** A value given when the graph runs. Sizes known only then are named: "N", or "64*B" for 64 times one. */
 export function input(name: string, dtype: DType, shape: Shape): Tensor {

@@ -102,13 +102,22 @@ export const i32 = {
   add: binary("i32", "i32", 0x6a),
   sub: binary("i32", "i32", 0x6b),
   ltU: binary("i32", "i32", 0x49),
+  and: binary("i32", "i32", 0x71),
+  mul: binary("i32", "i32", 0x6c),
   shl: binary("i32", "i32", 0x74),
   shrU: binary("i32", "i32", 0x76),
   load: load("i32", 0x28),
   store: store("i32", 0x36),
 };
 
-export const f32 = { load: load("f32", 0x2a), store: store("f32", 0x38), gt: binary("f32", "i32", 0x5e) };
+export const f32 = {
+  zero: { type: "f32", code: [0x43, 0, 0, 0, 0] } satisfies Value<"f32">,
+  load: load("f32", 0x2a),
+  store: store("f32", 0x38),
+  gt: binary("f32", "i32", 0x5e),
+  add: binary("f32", "f32", 0x92),
+  mul: binary("f32", "f32", 0x94),
+};
 
 export const f64 = {
   zero: { type: "f64", code: [0x44, 0, 0, 0, 0, 0, 0, 0, 0] } satisfies Value<"f64">,
@@ -125,7 +134,16 @@ export const v128 = {
   anyTrue: unary("v128", "i32", ...simd(83)),
 };
 
-export const f32x4 = { gt: binary("v128", "v128", ...simd(68)) };
+export const i32x4 = { bitmask: unary("v128", "i32", ...simd(164)) };
+
+export const f32x4 = {
+  gt: binary("v128", "v128", ...simd(68)),
+  add: binary("v128", "v128", ...simd(228)),
+  mul: binary("v128", "v128", ...simd(230)),
+  splat: unary("f32", "v128", ...simd(19)),
+  convertI32x4: unary("v128", "v128", ...simd(250)),
+  extractLane: (x: Value<"v128">, lane: 0 | 1 | 2 | 3) => unary("v128", "f32", ...simd(31), lane)(x),
+};
 
 export const f64x2 = {
   splat: unary("f64", "v128", ...simd(20)),

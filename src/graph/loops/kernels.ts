@@ -6,6 +6,7 @@ import {
   f64,
   f64x2,
   i32,
+  i32x4,
   type Local,
   repeatWhile,
   type Statement,
@@ -14,9 +15,9 @@ import {
 } from "./assembler.ts";
 
 /** The loops of `Loops` as a WebAssembly module; it says there what each does. */
-export const loopsModule = () => assemble([takeOut(), above()]);
+export const loopsModule = () => assemble([takeOut(), above(), possible(), near()]);
 
-/** Moves a pointer on by some bytes. */
+/** Moves a pointer on by some bytes, or counts on. */
 const advance = (pointer: Local<"i32">, bytes: number): Statement => pointer.set(i32.add(pointer, i32.const(bytes)));
 
 function takeOut() {
@@ -98,6 +99,135 @@ function above() {
         ]),
       ],
       result: i32.shrU(i32.sub(indices, first), i32.const(2)),
+    };
+  });
+}
+
+function possible() {
+  const parameters = {
+    from: "i32",
+    count: "i32",
+    columns: "i32",
+    n: "i32",
+    first: "i32",
+    into: "i32",
+    scale: "f32",
+    rest: "f32",
+    norm: "f32",
+    limit: "f32",
+  } as const;
+  return defineFunction("possible", parameters, (given, local) => {
+    const { from, count, columns, n, first: index, into, scale, rest, norm, limit } = given;
+    const [end, begin, bytes] = [local("i32"), local("i32"), local("i32")];
+    const [first, second, third, fourth] = [local("i32"), local("i32"), local("i32"), local("i32")];
+    const [byScale, byRest, byNorm, least] = [local("v128"), local("v128"), local("v128"), local("v128")];
+    const four = [0, 1, 2, 3] as const;
+    const over = four.map(() => local("v128"));
+    const mask = local("i32");
+    const upper = (k: number) => {
+      const approximate = f32x4.mul(
+        f32x4.mul(f32x4.convertI32x4(v128.load(from, 16 * k)), v128.load(first, 16 * k)),
+        byScale,
+      );
+      const error = f32x4.add(
+        f32x4.mul(v128.load(third, 16 * k), byRest),
+        f32x4.mul(v128.load(fourth, 16 * k), byNorm),
+      );
+      return f32x4.add(approximate, f32x4.add(error, v128.load(second, 16 * k)));
+    };
+    return {
+      body: [
+        begin.set(into),
+        end.set(i32.add(from, i32.shl(count, i32.const(2)))),
+        bytes.set(i32.shl(n, i32.const(2))),
+        first.set(i32.add(columns, i32.shl(index, i32.const(2)))),
+        second.set(i32.add(first, bytes)),
+        third.set(i32.add(second, bytes)),
+        fourth.set(i32.add(third, bytes)),
+        byScale.set(f32x4.splat(scale)),
+        byRest.set(f32x4.splat(rest)),
+        byNorm.set(f32x4.splat(norm)),
+        least.set(f32x4.splat(limit)),
+        repeatWhile(i32.ltU(from, end), [
+          ...four.map((k) => over[k]!.set(f32x4.gt(upper(k), least))),
+          when(v128.anyTrue(v128.or(v128.or(over[0]!, over[1]!), v128.or(over[2]!, over[3]!))), [
+            ...four.flatMap((k) => [
+              mask.set(i32x4.bitmask(over[k]!)),
+              when(mask, [
+                ...four.map((lane) =>
+                  when(i32.and(mask, i32.const(1 << lane)), [
+                    i32.store(into, i32.add(index, i32.const(4 * k + lane))),
+                    advance(into, 4),
+                  ]),
+                ),
+              ]),
+            ]),
+          ]),
+          advance(from, 64),
+          advance(index, 16),
+          advance(first, 64),
+          advance(second, 64),
+          advance(third, 64),
+          advance(fourth, 64),
+        ]),
+      ],
+      result: i32.shrU(i32.sub(into, begin), i32.const(2)),
+    };
+  });
+}
+
+function near() {
+  const parameters = {
+    x: "i32",
+    D: "i32",
+    rows: "i32",
+    n: "i32",
+    columns: "i32",
+    list: "i32",
+    count: "i32",
+    into: "i32",
+    norm: "f32",
+    limit: "f32",
+  } as const;
+  return defineFunction("near", parameters, ({ x, D, rows, n, columns, list, count, into, norm, limit }, local) => {
+    const [end, begin, feature, row, at, xEnd] = [0, 1, 2, 3, 4, 5].map(() => local("i32")) as Local<"i32">[];
+    const four = [0, 1, 2, 3] as const;
+    const sums = four.map(() => local("v128"));
+    const sum = local("f32");
+    const column = (of: number) =>
+      i32.add(columns!, i32.shl(i32.add(feature!, i32.mul(n, i32.const(of))), i32.const(2)));
+    return {
+      body: [
+        begin!.set(into),
+        end!.set(i32.add(list, i32.shl(count, i32.const(2)))),
+        xEnd!.set(i32.add(x, i32.shl(D, i32.const(2)))),
+        when(i32.ltU(list, end!), [
+          repeatWhile(i32.ltU(list, end!), [
+            feature!.set(i32.load(list)),
+            row!.set(i32.add(rows, i32.mul(feature!, i32.shl(D, i32.const(2))))),
+            at!.set(x),
+            ...four.map((k) => sums[k]!.set(f32x4.splat(f32.zero))),
+            repeatWhile(i32.ltU(at!, xEnd!), [
+              ...four.map((k) =>
+                sums[k]!.set(f32x4.add(sums[k]!, f32x4.mul(v128.load(at!, 16 * k), v128.load(row!, 16 * k)))),
+              ),
+              advance(at!, 64),
+              advance(row!, 64),
+            ]),
+            sums[0]!.set(f32x4.add(f32x4.add(sums[0]!, sums[1]!), f32x4.add(sums[2]!, sums[3]!))),
+            sum.set(
+              f32.add(
+                f32.add(f32x4.extractLane(sums[0]!, 0), f32x4.extractLane(sums[0]!, 1)),
+                f32.add(f32x4.extractLane(sums[0]!, 2), f32x4.extractLane(sums[0]!, 3)),
+              ),
+            ),
+            sum.set(f32.add(sum, f32.add(f32.load(column(1)), f32.mul(f32.load(column(3)), norm)))),
+            when(f32.gt(sum, limit), [i32.store(into, feature!), advance(into, 4)]),
+            advance(list, 4),
+          ]),
+        ]),
+      ],
+      result: i32.shrU(i32.sub(into, begin!), i32.const(2)),
     };
   });
 }

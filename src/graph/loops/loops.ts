@@ -22,6 +22,42 @@ export interface Loops {
    * @returns how many there are
    */
   above(from: number, n: number, thresholds: number, indices: number, values: number): number;
+  /**
+   * Finds where p·scale·columns[0,i] + columns[1,i] + rest·columns[2,i] + norm·columns[3,i] > limit, for the whole numbers p, int32[count] at `from`,
+   * i from `first` on, and float32[4,n] at `columns`. These i go to `into` as int32, ascending. count has to be a multiple of 16.
+   *
+   * @returns how many there are
+   */
+  possible(
+    from: number,
+    count: number,
+    columns: number,
+    n: number,
+    first: number,
+    into: number,
+    scale: number,
+    rest: number,
+    norm: number,
+    limit: number,
+  ): number;
+  /**
+   * Of `count` indices at `list`, keeps those i with ⟨x, row i⟩ + columns[1,i] + norm·columns[3,i] > limit: they go to `into`, which may be `list` or
+   * before it. float32[D] at `x`, float32[n,D] at `rows`, columns[4,n] as for `possible`. Sums in float32; D has to be a multiple of 16.
+   *
+   * @returns how many there are
+   */
+  near(
+    x: number,
+    D: number,
+    rows: number,
+    n: number,
+    columns: number,
+    list: number,
+    count: number,
+    into: number,
+    norm: number,
+    limit: number,
+  ): number;
 }
 
 /**
@@ -35,11 +71,15 @@ export function openLoops(): Loops {
   } catch {
     return slowLoops();
   }
-  const { memory, takeOut, above } = instance.exports as unknown as Loops & { readonly memory: WebAssembly.Memory };
+  const { memory, takeOut, above, possible, near } = instance.exports as unknown as Loops & {
+    readonly memory: WebAssembly.Memory;
+  };
   return {
     memory,
     takeOut,
     above,
+    possible,
+    near,
     reserve(bytes) {
       const missing = bytes - memory.buffer.byteLength;
       if (missing > 0) memory.grow(Math.ceil(missing / page));
@@ -89,6 +129,29 @@ export function slowLoops(): Loops {
         found[count++] = numbers[i]!;
       }
       return count;
+    },
+    possible(from, count, columns, n, first, into, scale, rest, norm, limit) {
+      const [products, list] = [ints(from, count), ints(into, count)];
+      const [scales, least, rests, norms] = [0, 1, 2, 3].map((k) => floats(columns + 4 * (k * n + first), count));
+      let found = 0;
+      for (let i = 0; i < count; i++) {
+        const upper = products[i]! * scales![i]! * scale + (rests![i]! * rest + norms![i]! * norm + least![i]!);
+        if (upper > limit) list[found++] = first + i;
+      }
+      return found;
+    },
+    near(x, D, rows, n, columns, list, count, into, norm, limit) {
+      const [xs, candidates, kept] = [floats(x, D), ints(list, count), ints(into, count)];
+      const [least, norms] = [floats(columns + 4 * n, n), floats(columns + 12 * n, n)];
+      let found = 0;
+      for (let k = 0; k < count; k++) {
+        const i = candidates[k]!;
+        const row = floats(rows + 4 * D * i, D);
+        let sum = least[i]! + norms[i]! * norm;
+        for (let d = 0; d < D; d++) sum += xs[d]! * row[d]!;
+        if (sum > limit) kept[found++] = i;
+      }
+      return found;
     },
   };
 }

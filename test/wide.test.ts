@@ -1,0 +1,213 @@
+import { expect, it } from "vitest";
+import type { Activation, Dictionary, Encoder, Normalization } from "../src/dictionaries/dictionary.ts";
+import { codeReader, codeRow, type SparseCodes, type WideLimits } from "../src/dictionaries/encode.ts";
+import { quantiseRow } from "../src/dictionaries/quantise.ts";
+import { Random } from "../src/random.ts";
+
+const seed = "20261126/wide";
+const never: WideLimits = { features: Infinity, rows: Infinity, bytes: Infinity };
+const always: WideLimits = { features: 1, rows: 1, bytes: 0 };
+
+/** A dictionary of these weights; with parts, no one may ask for its encoder as a whole. */
+function dictionaryOf(encoder: Encoder, parts: boolean): Dictionary {
+  const F = encoder.bias.length;
+  const D = encoder.weight.length / F;
+  const { weight, bias, activation, ...rest } = encoder;
+  const refuse = async () => {
+    throw new Error("asked for weights as a whole");
+  };
+  return {
+    name: "test",
+    reads: "resid_post.0",
+    writes: "resid_post.0",
+    inputWidth: D,
+    outputWidth: D,
+    featureCount: F,
+    kind: activation.kind,
+    encoder: parts ? refuse : async () => encoder,
+    ...(parts && {
+      async encoderPart(first: number, end: number) {
+        const rows = new Float32Array((end - first) * D);
+        for (let i = first; i < end; i++) for (let d = 0; d < D; d++) rows[(i - first) * D + d] = weight[d * F + i]!;
+        const own: Activation =
+          activation.kind === "jumprelu"
+            ? { kind: "jumprelu", threshold: activation.threshold.slice(first, end) }
+            : activation;
+        return { ...rest, rows, bias: bias.slice(first, end), activation: own };
+      },
+    }),
+    decoder: refuse,
+    decoderRows: refuse,
+    decoderBias: refuse,
+    sha256: async () => "",
+    close: async () => {},
+  };
+}
+
+async function codesOf(encoder: Encoder, x: Float32Array, wide: WideLimits, parts = false): Promise<SparseCodes> {
+  const reader = codeReader({ threads: 1, wide });
+  try {
+    return await reader.encode(dictionaryOf(encoder, parts), x);
+  } finally {
+    await reader.release();
+  }
+}
+
+/** Compares bytes: as numbers a difference of the last bit would be seen too, but it takes far longer. */
+function expectSame(codes: SparseCodes, expected: SparseCodes): void {
+  expect(codes.features.length).toBe(expected.features.length);
+  for (const part of ["offsets", "features", "values"] as const) {
+    const bytes = ({ [part]: { buffer, byteOffset, byteLength } }: SparseCodes) =>
+      Buffer.from(buffer, byteOffset, byteLength);
+    expect(bytes(codes).equals(bytes(expected)), part).toBe(true);
+  }
+}
+
+function randomEncoder(D: number, F: number, activation: Activation, normalization?: Normalization): Encoder {
+  const random = new Random(`${seed}/${D}/${F}`);
+  const normal = (n: number, scale: number) => Float32Array.from({ length: n }, () => scale * random.normal());
+  return {
+    weight: normal(D * F, D ** -0.5),
+    bias: normal(F, 0.1),
+    inputBias: normal(D, 0.2),
+    activation,
+    ...(normalization && { normalization }),
+  };
+}
+
+/** Rows of very different lengths, one of zeros, and some with single large numbers as in the residual stream. */
+function randomRows(rows: number, D: number): Float32Array {
+  const random = new Random(`${seed}/x/${D}`);
+  const x = new Float32Array(rows * D);
+  for (let r = 1; r < rows; r++) {
+    const scale = 10 ** (random.uniform() * 4 - 2);
+    for (let d = 0; d < D; d++) x[r * D + d] = scale * random.normal() * (r % 5 === 0 && d % 31 === 7 ? 40 : 1);
+  }
+  return x;
+}
+
+const F = 2_000;
+const activations: Readonly<Record<string, () => Activation>> = {
+  relu: () => ({ kind: "relu" }),
+  jumprelu: () => {
+    const random = new Random(`${seed}/threshold`);
+    return { kind: "jumprelu", threshold: Float32Array.from({ length: F }, () => Math.abs(3 * random.normal())) };
+  },
+  topk: () => ({ kind: "topk", k: 40 }),
+};
+const normalizations = [undefined, "layer_norm", "constant_norm_rescale"] as const;
+
+it.each(
+  Object.keys(activations).flatMap((kind) =>
+    normalizations.flatMap((normalization) => [127, 63].map((most) => [kind, normalization, most] as const)),
+  ),
+)(
+  `codes of %s, normalised by %s, whole numbers up to %i, are the dense ones bit for bit (seed ${seed})`,
+  async (kind, normalization, most) => {
+    const D = kind === "relu" ? 100 : 192;
+    const encoder = randomEncoder(D, F, activations[kind]!(), normalization);
+    // The last chunk of the dense product has 60 rows: of one alone the runtime sums in another order.
+    const x = randomRows(316, D);
+    if (normalization) x.fill(1, 0, D).fill(2, 0, 7);
+    const dense = await codesOf(encoder, x, never);
+    expect(dense.features.length).toBeGreaterThan(5_000);
+    expect(dense.features.length).toBeLessThan(0.6 * 316 * F);
+    for (const parts of [false, true]) {
+      expectSame(await codesOf(encoder, x, { ...always, block: 624, most }, parts), dense);
+    }
+  },
+);
+
+it("few rows, one row, and all features in one part", async () => {
+  const encoder = randomEncoder(192, F, activations.jumprelu!());
+  const x = randomRows(316, 192).slice(192);
+  for (const rows of [2, 3, 17]) {
+    const part = x.subarray(0, rows * 192);
+    expectSame(await codesOf(encoder, part, always), await codesOf(encoder, part, never));
+  }
+  const two = await codesOf(encoder, x.subarray(0, 2 * 192), never);
+  const { features, values } = await codesOf(encoder, x.subarray(0, 192), always);
+  expect({ features, values }).toEqual(codeRow(two, 0));
+});
+
+/** The next float32 number above a positive one. */
+function above(x: number): number {
+  const bits = new Uint32Array(Float32Array.of(x).buffer);
+  bits[0]!++;
+  return new Float32Array(bits.buffer)[0]!;
+}
+
+/**
+ * Rows and features whose rests point the same way as what they are multiplied with: the product of whole numbers is below the true one by the whole
+ * bound, but for the share 1e-3 of it that the first number of each takes, which sets the scale.
+ */
+function adversaries(D: number, F: number, rows: number) {
+  const random = new Random(`${seed}/adversaries`);
+  const sign = Float32Array.from({ length: D }, () => (random.uniform() < 0.5 ? -1 : 1));
+  const vector = (whole: number, most: number, scale: number) =>
+    Float32Array.from(sign, (s, d) => scale * (d === 0 ? most * s : (whole + 0.49) * s));
+  const x = new Float32Array(rows * D);
+  for (let r = 0; r < rows; r++) x.set(vector(30 + r, 127, 10 ** (r - 2)), r * D);
+  const weight = new Float32Array(D * F);
+  for (let i = 0; i < F; i++) {
+    const e = vector(20 + (i % 40), 127, 10 ** ((i % 5) - 4));
+    for (let d = 0; d < D; d++) weight[d * F + i] = e[d]!;
+  }
+  return { x, weight };
+}
+
+it(`features at their thresholds are found where the whole bound is used up (seed ${seed})`, async () => {
+  const [D, F, rows] = [1024, 320, 6];
+  const { x, weight } = adversaries(D, F, rows);
+  // What the bound has to make up for is what it allows: no smaller one would do.
+  const [q, e] = [new Int8Array(D), new Int8Array(D)];
+  const column = (i: number) => Float32Array.from({ length: D }, (_, d) => weight[d * F + i]!);
+  for (const [r, i] of [
+    [0, 0],
+    [3, 17],
+    [5, 300],
+  ] as const) {
+    const row = x.subarray(r * D, (r + 1) * D);
+    const [a, b] = [quantiseRow(row, 127, q), quantiseRow(column(i), 127, e)];
+    const product = row.reduce((sum, value, d) => sum + value * weight[d * F + i]!, 0);
+    const whole = a.scale * b.scale * q.reduce((sum, value, d) => sum + value * e[d]!, 0);
+    const bound = Math.sqrt(q.reduce((sum, value) => sum + (a.scale * value) ** 2, 0)) * b.rest + a.rest * b.norm;
+    expect((product - whole) / bound).toBeGreaterThan(0.93);
+    expect((product - whole) / bound).toBeLessThan(1);
+  }
+  const bias = new Float32Array(F);
+  const z = await codesOf({ weight, bias, activation: { kind: "relu" } }, x, never);
+  expect(z.features.length).toBe(rows * F);
+  for (let r = 0; r < rows; r++) {
+    // Thresholds just below this row's products, and equal to them.
+    const { values } = codeRow(z, r);
+    const at = Float32Array.from(values);
+    const below = Float32Array.from(values, (value, i) => (i % 2 === 0 ? value : Math.fround(value * (1 - 2 ** -24))));
+    for (const threshold of [at, below, below.map(above)]) {
+      const encoder: Encoder = { weight, bias, activation: { kind: "jumprelu", threshold } };
+      const dense = await codesOf(encoder, x, never);
+      for (const most of [127, 63]) {
+        expectSame(await codesOf(encoder, x, { ...always, block: 160, most }, true), dense);
+      }
+      // The same by a bias: z − θ + 0 just above 0, or just not.
+      const shifted: Encoder = { weight, bias: threshold.map((t) => -t), activation: { kind: "relu" } };
+      expectSame(await codesOf(shifted, x, always), await codesOf(shifted, x, never));
+    }
+  }
+});
+
+it("the k-th largest may be one of several equal ones, or below zero", async () => {
+  const D = 192;
+  const random = randomEncoder(D, F, { kind: "topk", k: 40 });
+  // Every feature four times, far apart.
+  const weight = random.weight.map((_, at) => random.weight[at - (at % F) + ((at % F) % 500)]!);
+  const bias = random.bias.map((_, i) => random.bias[i % 500]!);
+  const x = randomRows(60, D);
+  for (const shift of [0, -2]) {
+    for (const k of [1, 2, 39, 700]) {
+      const encoder: Encoder = { ...random, weight, bias: bias.map((b) => b + shift), activation: { kind: "topk", k } };
+      const dense = await codesOf(encoder, x, never);
+      expectSame(await codesOf(encoder, x, { ...always, block: 496 }, true), dense);
+    }
+  }
+});
