@@ -81,10 +81,11 @@ it("a task's script goes back into the queue when it fails, a few times, but not
   const log = join(folder, "log");
   await writeFile(join(folder, "scontrol"), `#!/bin/sh\necho "$@" >> '${log}'\n`);
   await chmod(join(folder, "scontrol"), 0o755);
+  await mkdir(join(folder, ".partial"));
   const tryIt = async (body: string, restarts: number) => {
     await rm(log, { force: true });
-    const script = scriptText("/a run's folder", "packs").replace(/^.* run --shard "\$SLURM.*$/m, body);
-    expect(script).toContain(`\n${body}\n`);
+    const script = scriptText(folder, "packs").replace(/^.* run --shard "\$SLURM.* &$/m, () => `${body} &`);
+    expect(script).toContain(`\n${body} &\n`);
     const env = {
       ...process.env,
       PATH: `${folder}${delimiter}${process.env.PATH}`,
@@ -100,6 +101,12 @@ it("a task's script goes back into the queue when it fails, a few times, but not
   expect(await tryIt("(exit 1)", 3)).toEqual({ status: 1, asked: "" });
   expect(await tryIt("(exit 2)", 0)).toEqual({ status: 2, asked: "" });
   expect(await tryIt("(exit 130)", 0)).toEqual({ status: 130, asked: "" });
+  // Shortly before the time limit Slurm tells the script, which stops its command and goes on in another start, if it got further in this one.
+  const atLimit = (work: string) =>
+    `(trap 'exit 130' TERM; ${work}; sleep .3; kill -USR1 $$; for i in $(seq 200); do sleep .05; done)`;
+  expect(await tryIt(atLimit("true"), 0)).toEqual({ status: 75, asked: "requeue 12" });
+  expect(await tryIt(atLimit("true"), 9)).toEqual({ status: 75, asked: "" });
+  expect(await tryIt(atLimit(`touch '${folder}/.partial/a.seal'`), 9)).toEqual({ status: 75, asked: "requeue 12" });
   expect(scriptText("/a run's folder", "sites")).toContain(
     `run --shard "$SLURM_ARRAY_TASK_ID" --part sites '/a run'\\''s folder'`,
   );
@@ -140,7 +147,7 @@ describe("sfc slurm", () => {
       ["slurm", folder, "--dry_run"],
       run(["slurm", folder, "--dry_run"], await fake({})),
     );
-    expect(stdout).toContain(`sbatch --job-name=sfc-packs --requeue`);
+    expect(stdout).toContain(`sbatch --job-name=sfc-packs --requeue --signal=B:USR1@60`);
     expect(stdout).toContain("--array=1,2 --dependency=afterok:<job of packs>");
     await expect(sent("sbatch")).rejects.toThrow();
     expect((await readdir(join(folder, "slurm"))).sort()).toEqual(["merge.sh", "packs.sh", "sites.sh"]);

@@ -49,8 +49,11 @@ export interface Submission {
 const jobsSchema = z.array(z.strictObject({ stage: z.enum(stages), job: z.string(), shards: z.array(z.int()) }));
 type Jobs = z.infer<typeof jobsSchema>;
 
-/** Tries of a task by its own script. */
+/** Tries of a task by its own script, and starts of one that comes to its time limit again and again. */
 const tries = 3;
+const mostStarts = 1000;
+/** Seconds before the time limit at which a task stops, to go on in another start. */
+const stopBefore = 60;
 
 /**
  * Brings a divided run to Slurm (`sfc slurm FOLDER`), and tells how far it is: an array for the packs, one for the sites that waits for it, and the
@@ -195,6 +198,7 @@ function flagsOf(
   return [
     `--job-name=sfc-${stage}`,
     "--requeue",
+    `--signal=B:USR1@${stopBefore}`,
     "--open-mode=append",
     `--output=${log}`,
     `--chdir=${plan.folder}`,
@@ -224,11 +228,26 @@ export function scriptText(path: string, stage: Stage): string {
   return `#!/bin/bash
 # Written by sfc slurm. Whatever a task has finished is found again, so it may be run twice.
 echo "$(date) on $(hostname): job \${SLURM_JOB_ID}, start \${SLURM_RESTART_COUNT:-0}"
-${command}
+starts=${tries}
+limit=no
+finished() { find ${quoted(join(path, ".partial"))} -name '*.seal' -o -name '*.safetensors' | wc -l; }
+before=$(finished)
+# Slurm sends USR1 shortly before the time limit: what is finished by then is kept, and the task goes on with the rest.
+trap 'limit=yes; kill -TERM $!' USR1
+${command} &
+child=$!
+wait "$child"
 code=$?
+while kill -0 "$child" 2>/dev/null; do
+  wait "$child"
+  code=$?
+done
+[ "$limit" = yes ] && [ "$code" -eq 130 ] && code=75
+# As often as it takes, if it got further this time.
+[ "$limit" = yes ] && [ "$(finished)" -gt "$before" ] && starts=${mostStarts}
 # Slurm would never start what waits for a failed task, so the task goes back into the queue. Exit code 2 is a command that cannot succeed, 130 one
 # that was asked to stop, as by scancel.
-if [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ "$code" -ne 130 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt ${tries} ]; then
+if [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ "$code" -ne 130 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt "$starts" ]; then
   echo "exit code $code: back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi
