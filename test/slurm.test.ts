@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { scriptText, toSubmit } from "../src/commands/slurm.ts";
+import { slurmLocking } from "../src/jobs/slurm.ts";
 import type { ShardState } from "../src/results/shards.ts";
 import { entry, examples, expectError, expectSameRun, run, runFlags, succeeds, writeExamples } from "./cli-harness.ts";
 
@@ -18,6 +19,7 @@ const state = (packs: boolean, sites: boolean): ShardState => {
 };
 const task = (stage: Task["stage"], job: string, number: number | null, word: string, reason = "None"): Task => ({
   stage,
+  id: job,
   job,
   task: number,
   state: word,
@@ -82,7 +84,7 @@ it("a task's script goes back into the queue when it fails, a few times, but not
   await writeFile(join(folder, "scontrol"), `#!/bin/sh\necho "$@" >> '${log}'\n`);
   await chmod(join(folder, "scontrol"), 0o755);
   await mkdir(join(folder, ".partial"));
-  const tryIt = async (body: string, restarts: number) => {
+  const tryIt = async (body: string, restarts: number, array: NodeJS.ProcessEnv = {}) => {
     await rm(log, { force: true });
     const script = scriptText(folder, "packs").replace(/^.* run --shard "\$SLURM.* &$/m, () => `${body} &`);
     expect(script).toContain(`\n${body} &\n`);
@@ -90,6 +92,7 @@ it("a task's script goes back into the queue when it fails, a few times, but not
       ...process.env,
       PATH: `${folder}${delimiter}${process.env.PATH}`,
       SLURM_JOB_ID: "12",
+      ...array,
       SLURM_RESTART_COUNT: String(restarts),
     };
     const { status } = spawnSync("bash", ["-c", script], { env });
@@ -97,6 +100,8 @@ it("a task's script goes back into the queue when it fails, a few times, but not
   };
   expect(await tryIt("true", 0)).toEqual({ status: 0, asked: "" });
   expect(await tryIt("(exit 137)", 0)).toEqual({ status: 137, asked: "requeue 12" });
+  const array = { SLURM_ARRAY_JOB_ID: "12", SLURM_ARRAY_TASK_ID: "3" };
+  expect(await tryIt("(exit 1)", 0, array)).toEqual({ status: 1, asked: "requeue 12_3" });
   expect(await tryIt("(exit 1)", 2)).toEqual({ status: 1, asked: "requeue 12" });
   expect(await tryIt("(exit 1)", 3)).toEqual({ status: 1, asked: "" });
   expect(await tryIt("(exit 2)", 0)).toEqual({ status: 2, asked: "" });
@@ -111,6 +116,37 @@ it("a task's script goes back into the queue when it fails, a few times, but not
     `run --shard "$SLURM_ARRAY_TASK_ID" --part sites '/a run'\\''s folder'`,
   );
   await rm(folder, { recursive: true });
+});
+
+describe("whether the job that holds a lock has ended", () => {
+  let home: string;
+  let path: string | undefined;
+  beforeAll(async () => {
+    home = await mkdtemp(join(tmpdir(), "sfc-squeue-"));
+    path = process.env.PATH;
+    process.env.PATH = `${home}${delimiter}${path}`;
+  });
+  afterAll(async () => {
+    process.env.PATH = path;
+    await rm(home, { recursive: true });
+  });
+  const ended = async (squeue: string, job: string | null = "43") => {
+    await writeFile(join(home, "squeue"), `#!/bin/bash\n${squeue}\n`);
+    await chmod(join(home, "squeue"), 0o755);
+    const { hasEnded } = slurmLocking();
+    return hasEnded!({ pid: 1, host: "n1", begun: null, space: null, job });
+  };
+
+  it("is asked of Slurm, of just this task, and what is not known counts as alive", async () => {
+    const others = "44|43|1|RUNNING|None|n1";
+    expect(await ended(`printf '%s\\n' '${others}' '43|43|2|RUNNING|None|n2'`)).toBe(false);
+    expect(await ended(`printf '%s\\n' '${others}' '43|43|2|COMPLETING|None|n2'`)).toBe(false);
+    expect(await ended(`printf '%s\\n' '${others}' '43|43|2|PENDING|BeginTime|'`)).toBe(true);
+    expect(await ended(`printf '%s\\n' '${others}' '43|43|2|NODE_FAIL|NodeDown|n2'`)).toBe(true);
+    expect(await ended("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")).toBe(true);
+    expect(await ended("echo 'Unable to contact slurm controller' >&2; exit 1")).toBe(false);
+    expect(await ended("exit 0", null)).toBe(false);
+  });
 });
 
 describe("sfc slurm", () => {

@@ -249,7 +249,9 @@ done
 # that was asked to stop, as by scancel.
 if [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ "$code" -ne 130 ] && [ "\${SLURM_RESTART_COUNT:-0}" -lt "$starts" ]; then
   echo "exit code $code: back into the queue"
-  scontrol requeue "$SLURM_JOB_ID"
+  # The number of an array's last task stands for the whole array.
+  task="\${SLURM_ARRAY_JOB_ID:+\${SLURM_ARRAY_JOB_ID}_\${SLURM_ARRAY_TASK_ID}}"
+  scontrol requeue "\${task:-$SLURM_JOB_ID}"
 fi
 exit "$code"
 `;

@@ -4,7 +4,9 @@ import type { LockOptions } from "../storage/lock.ts";
 
 /** A task of a job, as the queue tells it. */
 export interface SlurmTask {
-  /** The job's number, and of an array the task's own. */
+  /** Slurm's own number of the task, which its processes have as SLURM_JOB_ID. */
+  readonly id: string;
+  /** The number of the job or the array, and of an array the task's place in it. */
   readonly job: string;
   readonly task: number | null;
   /** Slurm's word for it, as PENDING, RUNNING, COMPLETED, FAILED, NODE_FAIL. */
@@ -33,7 +35,8 @@ export function slurmLocking(): LockOptions {
       if (job === null) return false;
       const tasks = await slurmTasks([job]).catch(() => null);
       return (
-        tasks !== null && !tasks.some((task) => /^(RUNNING|COMPLETING|SUSPENDED|STOPPED|SIGNALING)$/.test(task.state))
+        tasks !== null &&
+        !tasks.some((task) => task.id === job && /^(RUNNING|COMPLETING|SUSPENDED|STOPPED|SIGNALING)$/.test(task.state))
       );
     },
   };
@@ -62,6 +65,7 @@ export async function slurmTasks(jobs: readonly string[]): Promise<SlurmTask[]> 
     for (const line of text.split("\n").filter((one) => one.trim() !== "")) {
       const [own = "", array = "", task = "", state = "", reason = "", node = ""] = line.split("|");
       found.push({
+        id: own,
         job: array === "" || array === "N/A" ? own : array,
         task: /^\d+$/.test(task) ? Number(task) : null,
         state,
