@@ -2,7 +2,7 @@ import type { SiteName } from "../site.ts";
 import type { EdgeBlock, SiteEdges } from "./edges.ts";
 
 /** What stands for a source or target that is no feature. */
-export const edgeEnds = { error: -1, token: -2, bias: -3, remainder: -4 } as const;
+export const edgeEnds = { error: -1, token: -2, remainder: -4 } as const;
 
 /** Rows of edges.parquet for one target site, as columns. */
 export interface EdgeRows {
