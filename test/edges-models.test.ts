@@ -90,8 +90,8 @@ const chosenSets: Readonly<Record<string, readonly SiteName[]>> = {
   "MLPs alone": layers("mlp_out"),
 };
 
-/** Post-norms, layer norms and one matrix for q, k and v, parallel, sequential with biases, grouped keys. */
-const models = ["gemma2", "gpt2", "gpt_neox-relu", "gpt_neox", "gpt_neox-sequential", "llama-gqa"];
+/** Post-norms, layer norms and one matrix for q, k and v, parallel, sequential with biases, grouped keys, norms of queries and keys. */
+const models = ["gemma2", "gpt2", "gpt_neox-relu", "gpt_neox", "gpt_neox-sequential", "llama-gqa", "qwen3"];
 
 const everything = (sites: readonly SiteName[]) =>
   new Map(

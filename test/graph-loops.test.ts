@@ -39,6 +39,34 @@ describe.each([
     });
   });
 
+  it.each([
+    [2, 4],
+    [34, 12],
+  ])("dots and addUp with %i numbers, %i vectors", (D, n) => {
+    const random = new Random(`${seed}/${D}`);
+    const loops = openLoops();
+    const [g, list, vectors] = [0, 8 * D, 8 * D + 16 * n];
+    loops.reserve(vectors + 8 * D * n);
+    const { buffer } = loops.memory;
+    const gs = new Float64Array(buffer, g, D);
+    const w = Array.from({ length: n }, (_, k) => new Float64Array(buffer, vectors + 8 * D * ((5 * k + 1) % n), D));
+    for (const array of [gs, ...w]) for (let d = 0; d < D; d++) array[d] = random.normal();
+    const [factors, places] = [new Float64Array(buffer, list, 2 * n), new Int32Array(buffer, list, 4 * n)];
+    w.forEach(({ byteOffset }, k) => {
+      places[4 * k + 2] = byteOffset;
+    });
+    const products = w.map((one) => one.reduce((sum, value, d) => sum + value * gs[d]!, 0));
+    loops.dots(g, D, list, n);
+    products.forEach((product, k) => {
+      expect(factors[2 * k]).toBeCloseTo(product, 11);
+    });
+    const sums = Array.from(gs, (sum, d) => w.reduce((all, one, k) => all + one[d]! * products[k]!, sum));
+    loops.addUp(g, D, list, n);
+    sums.forEach((sum, d) => {
+      expect(gs[d]).toBeCloseTo(sum, 9);
+    });
+  });
+
   it.each([0, 0.01, 0.3, 1])("above where a share of %d is", (share) => {
     const random = new Random(`${seed}/${share}`);
     const loops = openLoops();

@@ -21,7 +21,6 @@ import { errorFeature } from "../effects/rows.ts";
 import { UserError } from "../errors.ts";
 import { isChanged, type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Features } from "../interventions/ablation.ts";
-import { parameterCount } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
 import { groupKey, type TokenPair } from "../prompts/pairs.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
@@ -337,8 +336,10 @@ async function edgeSums(
 
 /** Seconds of work from which on it is told beforehand. */
 const longSeconds = 5;
-/** Floating-point operations per second that products with Jacobians reach. */
-const rate = 60e9;
+/** Floating-point operations per second that products with weights reach. */
+const rate = 110e9;
+/** Seconds that everything else takes for each number of a row, once and at each point (bench/edges.mjs). */
+const perNumber = { once: 9e-8, point: 3e-8 };
 
 /** How many products with sublayers' Jacobians edges take, of vectors, and about how long. */
 function edgeWork(
@@ -360,11 +361,12 @@ function edgeWork(
       (sum, one) => sum + (one === "error" ? changed : (effects.get(site)?.get(one)?.nodes ?? 0)),
       0,
     );
-    products += nodes * steps.length * points;
+    products += nodes * steps.length;
   }
-  // Forward and backward through half of a layer's weights.
-  const perProduct = (4 * (parameterCount(model) / model.layers)) / 2;
-  return { products, seconds: (products * perProduct) / rate };
+  // Back through half of a layer's weights, once for all points.
+  const flops = model.flopsPerToken / model.layers / 2;
+  const others = model.width * (perNumber.once + points * perNumber.point);
+  return { products, seconds: products * (flops / rate + others) };
 }
 
 /** For each backward node of a forest its number in that of all pairs, which the run's tables have. */

@@ -16,7 +16,6 @@ import {
   type Hooks,
   type Job,
   namedInputs,
-  newFloats,
 } from "./hooks.ts";
 import { packInputs, tileSizeOf } from "./pack-inputs.ts";
 import type { Objective, Runner, RunOptions } from "./runner.ts";
@@ -27,7 +26,7 @@ import { streamBefore } from "./stream-sites.ts";
 export function heldRunner(
   loaded: LoadedModel,
   weights: Weights,
-  { hooks = new Map(), from, until, store, objective }: RunOptions,
+  { hooks = new Map(), from, store, objective }: RunOptions,
 ): Runner {
   const { model, dtype } = loaded;
   const sessions = packSessions();
@@ -45,16 +44,16 @@ export function heldRunner(
     const { pack } = job;
     const n = tileSizeOf(pack);
     const session = sessions.get(pack, (sizes) =>
-      compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, objective, from, until }), loaded, { sizes }),
+      compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, objective, from }), loaded, { sizes }),
     );
     const inputs: Record<string, Value> = { ...packInputs(pack, n, dtype), ...(await fixedInputs()) };
     for (const [site] of entries) Object.assign(inputs, namedInputs(await job.inputs?.(site), namedAt(site)));
     const before = job.before?.();
     if (before) inputs.before = { dtype, data: before, shape: [pack.tokens.length, model.width] };
     const outputs = await (await session).run(inputs);
-    const metric = (outputs.metric?.data as Floats | undefined)?.subarray(0, pack.metric.row.length);
-    if (metric) job.metric?.(metric);
-    const kept = new Map<string, Floats>([["metric", metric ?? newFloats(dtype, 0)]]);
+    const metric = (outputs.metric!.data as Floats).subarray(0, pack.metric.row.length);
+    job.metric?.(metric);
+    const kept = new Map<string, Floats>([["metric", metric]]);
     for (const found of foundIn(outputs)) {
       for (const [name, data] of Object.entries(job.found?.(found) ?? {})) {
         kept.set(outputName(found.kind, name, found.site), data);
@@ -84,20 +83,19 @@ export function heldRunner(
 export interface Traced {
   readonly hooks: Hooks;
   readonly from?: Entry | undefined;
-  readonly until?: number | undefined;
   readonly objective?: Objective | undefined;
 }
 
 /**
  * The results of a model's pass over tiles of n nodes, traced: `metric`[P], and what hooks give, by `outputName`. In a backward pass gradients are
- * those of M; with `until`, of 0 instead.
+ * those of M.
  */
 export function passOutputs(
   model: Model,
   weights: Weights,
   kind: Pack["kind"],
   n: number,
-  { dtype, hooks, from, until, objective }: Pick<LoadedModel, "dtype"> & Traced,
+  { dtype, hooks, from, objective }: Pick<LoadedModel, "dtype"> & Traced,
 ): Record<string, Tensor> {
   const context = contextInputs(n, dtype);
   const outputs: Record<string, Tensor> = {};
@@ -113,23 +111,21 @@ export function passOutputs(
     const hook = hooks.get(site);
     return hook ? take(site, applyHook(hook, x, { context, named: namedAt(site) })) : x;
   };
-  const part = until === undefined ? model : { ...model, layers: until + 1 };
   const last =
     from === undefined
-      ? forward(part, weights, context, tap)
+      ? forward(model, weights, context, tap)
       : forwardFrom(
-          part,
+          model,
           weights,
           context,
           from.site,
           take(from.site, enter(model, from, context, namedAt(from.site))),
           tap,
         );
-  const end = until === undefined ? traceMetric(model, weights, last, objective) : undefined;
-  if (end) outputs.metric = end.metric;
+  const { metric, total } = traceMetric(model, weights, last, objective);
+  outputs.metric = metric;
   if (kind === "backward") {
-    const products = targets.map(({ tensor, cotangent }) => tensor.mul(cotangent).sum());
-    const sum = [...(end ? [end.total] : []), ...products].reduce((all, one) => all.add(one));
+    const sum = targets.reduce((all, { tensor, cotangent }) => all.add(tensor.mul(cotangent).sum()), total);
     for (const [i, g] of gradients(sum, Object.values(wrt)).entries()) outputs[Object.keys(wrt)[i]!] = g;
   }
   return outputs;

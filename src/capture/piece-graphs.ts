@@ -1,5 +1,5 @@
 import { gradients } from "../graph/reverse.ts";
-import { times } from "../graph/shape.ts";
+import { type DType, times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import type { StoredType } from "../models/checkpoint.ts";
 import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
@@ -137,7 +137,7 @@ export function pieceGraphs(
 }
 
 /** Weights as inputs of the type in which they lie in the file, cast to the one that is computed in; see `PieceGraph` for their names. */
-export function weightInputs(model: Model, typeOf: (name: string) => StoredType, dtype: "float32" | "float64") {
+export function weightInputs(model: Model, typeOf: (name: string) => DType, dtype: "float32" | "float64") {
   const names: string[] = [];
   const tables: string[] = [];
   const made = new Map<string, Tensor>();

@@ -5,11 +5,6 @@ import type { Store } from "./store.ts";
 export interface RunOptions {
   readonly hooks?: Hooks;
   readonly from?: Entry;
-  /**
-   * The layer after which the work ends instead of at the metric, of which nothing is computed then: gradients are those of the hooks' targets alone.
-   * Backward jobs only, and no values are found in this layer.
-   */
-  readonly until?: number;
   /** M, of which backward packs give the gradients: Σ weight·m, or with `squares` Σ weight·(m − target)²; the former by default. */
   readonly objective?: Objective;
   /** Where what jobs keep goes, and of streamed weights what the work goes on from; in memory by default. */

@@ -34,12 +34,11 @@ interface Placed {
 export function streamedRunner(
   loaded: LoadedModel,
   { checkpoint }: StreamedWeights,
-  { hooks = new Map(), from, until, store: given, waveRows, objective }: RunOptions,
+  { hooks = new Map(), from, store: given, waveRows, objective }: RunOptions,
 ): Runner {
   const { model, dtype } = loaded;
   const rowsTogether = waveRows ?? (given ? defaultWaveRows : memoryWaveRows);
-  /** The layer behind the last that is run. */
-  const L = until === undefined ? model.layers : until + 1;
+  const L = model.layers;
   /** The block that is computed first. */
   const first = from ? (streamLayer(from.site) ?? parseSite(from.site).layer) : 0;
   const isInside = from !== undefined && streamLayer(from.site) === undefined;
@@ -314,8 +313,7 @@ export function streamedRunner(
         stream = await started(jobs, graphs, found);
         await saveStream("x", first, stream, found);
       }
-      // Where the work ends at a layer, what that layer gives forward is not asked for.
-      const up = Array.from({ length: Math.max(0, (until ?? L) - layer) }, (_, i) => layer + i);
+      const up = Array.from({ length: L - layer }, (_, i) => layer + i);
       for await (const { layer: l, graph, weights, session } of blocks(up, graphs, "forward")) {
         const found = new Map<string, Floats>();
         for (const placed of jobs) {
@@ -334,8 +332,7 @@ export function streamedRunner(
         if (l < low) await store.remove(keys.stream("x", l));
         step();
       }
-      const { metrics, cotangents: made } =
-        until === undefined ? await ends(jobs, graphs, stream) : noEnds(jobs, stream, dtype);
+      const { metrics, cotangents: made } = await ends(jobs, graphs, stream);
       await store.save(keys.metric, new Map([...metrics].map(([id, values]) => [String(id), values])));
       layer = L;
       cotangents = made;
@@ -410,14 +407,6 @@ export function streamedRunner(
       await pool.release();
       reader.release();
     },
-  };
-}
-
-/** What there is after the last layer where no metric is asked for: a gradient of 0. */
-function noEnds(jobs: readonly Placed[], stream: ReadonlyMap<number, Floats>, dtype: LoadedModel["dtype"]) {
-  return {
-    metrics: new Map(jobs.map(({ id }) => [id, newFloats(dtype, 0)])),
-    cotangents: new Map(jobs.map(({ id }) => [id, newFloats(dtype, stream.get(id)!.length)])),
   };
 }
 

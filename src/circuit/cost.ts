@@ -1,19 +1,18 @@
 import { activeNodes } from "../capture/capture.ts";
 import type { Running } from "../capture/cost.ts";
 import { streamSite } from "../capture/stream-sites.ts";
-import { memoryWaveRows } from "../capture/streamed.ts";
 import { type Work, workOf } from "../capture/work.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { activeOf, changedNodes, changedShare, liveWeights } from "../effects/estimate.ts";
 import { secantSteps } from "../effects/secant.ts";
 import type { PrefixForest } from "../forest/forest.ts";
-import { chooseTileSize } from "../forest/packs.ts";
 import { storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { chunkNumbers, type Jacobian, sitesOfEdges } from "./edges.ts";
-import { packRows } from "./edges-pullback.ts";
+import { attentionNumbers } from "./edges-pullback.ts";
 import { pathShape, type Route, routeTo, routeToMetric, type Step } from "./paths.ts";
+import { runRows } from "./row-parts.ts";
 
 /**
  * Share of the changed nodes at which the code of a chosen feature changes, where effects have not told yet. Measured: 0.28 and 0.15 on the
@@ -32,7 +31,7 @@ export interface EdgeCounts {
 
 /** Edges into some targets, told from shapes and from where the targets change. */
 export interface EdgeWork extends Work {
-  /** Vectors that are multiplied with a sublayer's Jacobian, each point of the secant by itself, ancestors and padding left out. */
+  /** Vectors that are multiplied with a sublayer's Jacobian, ancestors and padding left out. */
   readonly vectors: number;
 }
 
@@ -53,12 +52,12 @@ export function edgesWork(
   const { backward } = forest;
   const changed = changedNodes(backward);
   const depth = changed.reduce((sum, node) => sum + backward.position[node]! + 1, 0) / Math.max(1, changed.length);
-  const n = chooseTileSize(backward, () => 1);
   const shape = pathShape(model);
   const shares = sublayerShares(model);
   const block = blockBytes(model, storedType);
 
-  let [passes, products, read, decoded, vectors, sessions, memory] = [0, 0, 0, 0, 0, 0, 0];
+  const kinds = new Set<Step["sublayer"]>();
+  let [passes, products, read, decoded, vectors, memory] = [0, 0, 0, 0, 0, 0];
   const into = (route: Route, own: number, whole: number, sourceSites: readonly SiteName[]) => {
     // Attention takes a feature's nodes with all that comes before them; the error and the site are whole trees already.
     const trees = own * (1 + (depth - 1) / 2) + whole;
@@ -66,13 +65,14 @@ export function edgesWork(
     for (const step of route.steps) {
       const isMlp = step.sublayer !== "attention";
       const rows = isMlp ? (mixed ? trees : own + whole) : trees;
-      vectors += K * (own + whole);
-      passes += K * rows * (2 * shares[step.sublayer] * model.flopsPerToken);
-      if (!isMlp) passes += (K * rows * 3 * n * model.attentionFlops) / model.layers;
-      products += 5 * K * rows * model.width;
+      vectors += own + whole;
+      kinds.add(step.sublayer);
+      // Back alone, and once for all points, but for attention between nodes.
+      passes += rows * shares[step.sublayer] * model.flopsPerToken;
+      if (!isMlp) products += (K * (own + whole) * depth * model.attentionFlops) / model.layers / 4;
+      products += (5 + K) * rows * model.width;
       const chunks = Math.max(1, Math.ceil(((own + whole) * model.width * (route.steps.length + 1)) / chunkNumbers));
-      sessions += chunks;
-      if (weights === "streamed") read += chunks * Math.ceil((K * rows) / memoryWaveRows) * block;
+      if (weights === "streamed") read += chunks * (isMlp ? 1 : 2) * block;
       mixed ||= !isMlp;
     }
     const rows = mixed ? trees : own + whole;
@@ -82,7 +82,8 @@ export function edgesWork(
       if (one) decoded += one.outputWidth * one.featureCount;
     }
     const registers = Math.min(chunkNumbers, rows * model.width * (route.steps.length + 1));
-    return 2 * number * registers + 8 * number * model.width * packRows;
+    const heads = mixed ? Math.min(attentionNumbers, rows * 2 * model.width) : 0;
+    return number * (2 * registers + 2 * heads + 8 * model.width * runRows);
   };
   for (const [site, dictionary] of dictionaries) {
     if (site === "embed") continue;
@@ -124,7 +125,15 @@ export function edgesWork(
     0,
   );
   return {
-    ...workOf({ passes, codes, products, read, dictionaries: decoded, sessions, memory: known + memory }),
+    ...workOf({
+      passes,
+      codes,
+      products,
+      read,
+      dictionaries: decoded,
+      sessions: 3 * kinds.size,
+      memory: known + memory,
+    }),
     vectors,
   };
 }

@@ -1,19 +1,15 @@
-import type { Capture, SiteCapture } from "../capture/capture.ts";
-import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capture/hooks.ts";
-import { openRunner } from "../capture/run.ts";
-import type { Runner, Watch } from "../capture/runner.ts";
-import { streamSite } from "../capture/stream-sites.ts";
-import { cleanRow, patchRow } from "../effects/rest.ts";
-import { cutForest, isChanged, type Tile } from "../forest/forest.ts";
-import { chooseTileSize, type Pack } from "../forest/packs.ts";
-import { input } from "../graph/tensor.ts";
+import type { Capture } from "../capture/capture.ts";
+import { type Floats, newFloats } from "../capture/hooks.ts";
+import type { Tree } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
-import { parseSite, type SiteName, siteName } from "../site.ts";
+import { parseSite } from "../site.ts";
+import { attentionBack, attentionForward } from "./attention-back.ts";
 import type { Step } from "./paths.ts";
+import { type Heads, openRowParts } from "./row-parts.ts";
 
 /**
  * The places of cotangents: row r belongs to column[r], a target, at the backward node node[r]. Rows of a column follow one another, their nodes in
- * ascending order, so that parents come before children.
+ * ascending order, so that parents come before children; with a node a column has all of its changed ancestors, or none.
  */
 export interface CotangentRows {
   readonly column: Int32Array;
@@ -30,10 +26,12 @@ export interface Pullback {
    * @returns [R, width of where the step leads]
    */
   apply(step: Step, rows: CotangentRows, v: Floats): Promise<Floats>;
+  /** Releases the sessions. */
+  release(): Promise<void>;
 }
 
-/** Rows of a run of attention or of an MLP, so many that products are efficient and working memory small. */
-export const packRows = 512;
+/** Numbers of cotangents of queries, keys and values that are in memory at a time. */
+export const attentionNumbers = 2 ** 24;
 
 /**
  * Products with sublayers of a model, at the clean prompts or averaged over points on the way from the clean to the patch input of each sublayer.
@@ -45,253 +43,116 @@ export function openPullback(
   loaded: LoadedModel,
   captured: Capture,
   points: readonly number[],
-  watch: Pick<Watch, "stopped"> = {},
+  { stopped }: { readonly stopped?: (() => boolean) | undefined } = {},
 ): Pullback {
+  const { backward } = captured.plan.forest;
+  const K = points.length;
+  const parts = openRowParts(loaded, captured, points, stopped);
+  let known: { readonly layer: number; readonly heads: Heads } | undefined;
+  const headsOf = async (layer: number): Promise<Heads> => {
+    if (known?.layer !== layer) known = { layer, heads: await parts.heads(layer) };
+    return known.heads;
+  };
+
+  /** From attn_out or attn_z to the stream, at rows first…last of which columns have all. */
+  const throughAttention = async (
+    { layer, from }: Step,
+    { column, node }: CotangentRows,
+    v: Floats,
+    [first, last]: readonly [number, number],
+  ): Promise<Floats> => {
+    const own = node.subarray(first, last);
+    const above = rowsAbove(column.subarray(first, last), own, backward);
+    const used = usedRows(v, node.length, first, last)
+      .map((row) => row - first)
+      .sort((a, b) => own[a]! - own[b]! || a - b);
+    const nodes = used.map((row) => own[row]!);
+    const q = rowsAt(
+      v,
+      node.length,
+      used.map((row) => row + first),
+    );
+    const heads = await headsOf(layer);
+    const z = () => attentionForward(heads, backward, K);
+    const dz =
+      parseSite(from).kind === "attn_z"
+        ? repeated(q, used.length, K)
+        : await parts.pullBack("projection", layer, nodes, q, "apart", z);
+    const { t, s } = attentionBack(heads, backward, { node: own, above, used }, dz, K);
+    return heads.scaled ? parts.pullBackScaled(layer, own, t, s) : parts.pullBack("heads", layer, own, t, "each");
+  };
+
   return {
     async apply(step, rows, v) {
-      const { site: stream, hooks } = hooksOf(step);
-      const runner = openRunner(loaded, { from: { site: stream }, until: step.layer, hooks });
-      try {
-        return await pullBack(loaded, captured, points, runner, step, rows, v, watch);
-      } finally {
-        await runner.release();
+      const { sublayer, layer } = step;
+      const R = rows.node.length;
+      if (sublayer !== "attention") {
+        const used = usedRows(v, R, 0, R);
+        const nodes = used.map((row) => rows.node[row]!);
+        const found = await parts.pullBack(sublayer, layer, nodes, rowsAt(v, R, used), "mean");
+        const width = found.length / Math.max(1, used.length);
+        const out = newFloats(loaded.dtype, R * width);
+        used.forEach((row, i) => {
+          out.set(found.subarray(i * width, (i + 1) * width), row * width);
+        });
+        return out;
       }
+      const out = newFloats(loaded.dtype, R * loaded.model.width);
+      const { values, scaled } = await headsOf(layer);
+      const numbers = (values.length / (backward.size * K)) * (scaled ? 1 : K);
+      for (const [first, last] of columnRuns(rows.column, attentionNumbers / numbers)) {
+        out.set(await throughAttention(step, rows, v, [first, last]), first * loaded.model.width);
+      }
+      return out;
     },
+    release: () => parts.release(),
   };
 }
 
-/** What a step is in terms of a run: it begins at the stream, and a cotangent is given to the site where it comes from. */
-function hooksOf({ sublayer, layer, from }: Step): { site: SiteName; hooks: Map<SiteName, Hook> } {
-  const start: Hook = {
-    trace: (x, { named }) => ({
-      y: x.detach(),
-      targets: [{ tensor: x, cotangent: input(named("cotangent"), x.dtype, x.shape) }],
-    }),
-  };
-  // No gradient comes from above.
-  const end: Hook = { trace: (x) => ({ y: x.detach() }) };
-  const given: Hook = {
-    trace(x, { named }) {
-      const path = input(named("path"), x.dtype, x.shape);
-      return { y: path, wrt: { path } };
-    },
-  };
-  const hooks = new Map([
-    [from, start],
-    [siteName({ kind: "resid_post", layer }), end],
-  ]);
-  // What attention gives is given, so that rows need no ancestors.
-  if (sublayer === "mlp") hooks.set(siteName({ kind: "attn_out", layer }), given);
-  if (sublayer === "projection") hooks.set(siteName({ kind: "attn_z", layer }), given);
-  return { site: streamSite(layer), hooks };
+/** Whole columns, about so many rows at a time: the first row of each part and the one behind its last. */
+function* columnRuns(column: Int32Array, rows: number): Generator<readonly [number, number]> {
+  for (let first = 0, last = 0; first < column.length; first = last) {
+    while (last < column.length && (last - first < rows || column[last] === column[last - 1])) last++;
+    yield [first, last];
+  }
 }
 
-async function pullBack(
-  { model, dtype }: LoadedModel,
-  captured: Capture,
-  points: readonly number[],
-  runner: Runner,
-  { sublayer, layer, from }: Step,
-  rows: CotangentRows,
-  v: Floats,
-  watch: Pick<Watch, "stopped">,
-): Promise<Floats> {
-  const stream = streamSite(layer);
-  const inside =
-    sublayer === "attention" ? undefined : siteName({ kind: sublayer === "mlp" ? "attn_out" : "attn_z", layer });
-  const [x, path] = [await captured.site(stream), inside === undefined ? undefined : await captured.site(inside)];
-  const widthFrom = model.sites[parseSite(from).kind]!;
-  // Attention's output reaches the MLP by the stream, whose gradient is all that counts.
-  const to = sublayer === "projection" ? { site: inside, name: "path" } : { site: stream, name: "x" };
-  const widthTo = sublayer === "projection" ? path!.width : model.width;
-  const found = newFloats(dtype, rows.node.length * widthTo);
-  const K = points.length;
-  const { n, tiles } = inside ? tilesOfRows(rows, v, widthFrom) : tilesOfTrees(captured, rows, v, widthFrom);
-  const perPack = Math.max(1, Math.floor(packRows / (n * K)));
-  const packs = Math.max(1, Math.ceil(tiles.length / perPack));
-  const size = Math.ceil(tiles.length / packs);
-  const jobs = Array.from({ length: tiles.length === 0 ? 0 : packs }, (_, p): Job => {
-    const chunk = tiles.slice(p * size, (p + 1) * size);
-    const pack = packOf(captured, chunk, n, size, K);
-    return {
-      pack,
-      inputs(site) {
-        if (site === from)
-          return {
-            cotangent: floatValue(cotangentsOf(chunk, n, size, K, v, widthFrom), pack.tokens.length, widthFrom),
-          };
-        if (site === stream) return { x: pathValue(captured, pack, x, points, n) };
-        return path && site === inside ? { path: pathValue(captured, pack, path, points, n) } : {};
-      },
-      found({ site, tensors }) {
-        if (site === to.site) addRows(found, tensors[to.name]!, chunk, n, K, widthTo);
-        return undefined;
-      },
-    };
+/** For each row that of its column at the node's parent; −1 where there is none. */
+function rowsAbove(column: Int32Array, node: Int32Array, { parent, size }: Tree): Int32Array {
+  const [rowAt, columnAt] = [new Int32Array(size), new Int32Array(size).fill(-1)];
+  return node.map((at, row) => {
+    rowAt[at] = row;
+    columnAt[at] = column[row]!;
+    const up = parent[at]!;
+    return up >= 0 && columnAt[up] === column[row] ? rowAt[up]! : -1;
   });
-  await runner.run(jobs, watch);
-  return found;
 }
 
-/** A piece of the work: nodes, parents before children, and of each its row among the cotangents; −1 where it has none. */
-interface RowTile {
-  readonly node: Int32Array;
-  /** Places in the tile; −1 at roots. */
-  readonly parent: Int32Array;
-  readonly row: Int32Array;
-  /** 1 where the row's cotangent counts here; a node can be repeated in other tiles as an ancestor. */
-  readonly owned: Uint8Array;
-}
-
-const isZero = (v: Floats, row: number, D: number) => {
-  for (let d = row * D; d < (row + 1) * D; d++) if (v[d] !== 0) return false;
-  return true;
-};
-
-/** Rows by themselves, as an MLP takes them. */
-function tilesOfRows({ node }: CotangentRows, v: Floats, D: number): { n: number; tiles: RowTile[] } {
-  const n = 16;
+/** The rows from `first` on that are not all 0. */
+function usedRows(v: Floats, R: number, first: number, last: number): Int32Array {
+  const D = v.length / R;
   const used: number[] = [];
-  node.forEach((_, row) => {
-    if (!isZero(v, row, D)) used.push(row);
-  });
-  const tiles: RowTile[] = [];
-  for (let at = 0; at < used.length; at += n) {
-    const row = Int32Array.from(used.slice(at, at + n));
-    tiles.push({
-      row,
-      node: row.map((r) => node[r]!),
-      parent: new Int32Array(row.length).fill(-1),
-      owned: new Uint8Array(row.length).fill(1),
-    });
+  for (let row = first; row < last; row++) {
+    let d = row * D;
+    while (d < (row + 1) * D && v[d] === 0) d++;
+    if (d < (row + 1) * D) used.push(row);
   }
-  return { n, tiles };
+  return Int32Array.from(used);
 }
 
-/** Rows with all ancestors of their nodes, as attention takes them: a tree for each column, all cut into tiles. */
-function tilesOfTrees(
-  { plan }: Capture,
-  { column, node }: CotangentRows,
-  v: Floats,
-  D: number,
-): { n: number; tiles: RowTile[] } {
-  const { backward } = plan.forest;
-  const nodes: number[] = [];
-  const parents: number[] = [];
-  const rowOf: number[] = [];
-  for (let from = 0; from < node.length; ) {
-    let to = from;
-    while (to < node.length && column[to] === column[from]) to++;
-    const rows = new Map<number, number>();
-    for (let row = from; row < to; row++) rows.set(node[row]!, row);
-    const place = new Map<number, number>();
-    const put = (at: number): number => {
-      const known = place.get(at);
-      if (known !== undefined) return known;
-      const parent = backward.parent[at]! < 0 ? -1 : put(backward.parent[at]!);
-      parents.push(parent);
-      rowOf.push(rows.get(at) ?? -1);
-      place.set(at, nodes.push(at) - 1);
-      return nodes.length - 1;
-    };
-    for (let row = from; row < to; row++) put(node[row]!);
-    from = to;
-  }
-  const tree = {
-    size: nodes.length,
-    parent: Int32Array.from(parents),
-    position: Int32Array.from(nodes, (at) => backward.position[at]!),
-  };
-  const wanted = (at: number) => rowOf[at]! >= 0 && !isZero(v, rowOf[at]!, D);
-  const n = chooseTileSize(tree, (size) => cutForest(tree, size, { wanted }).length);
-  const tiles = cutForest(tree, n, { wanted }).map(
-    ({ nodes: places, parent, owned }: Tile): RowTile => ({
-      node: places.map((at) => nodes[at]!),
-      parent,
-      row: places.map((at) => rowOf[at]!),
-      owned,
-    }),
-  );
-  return { n, tiles };
-}
-
-/** The row of a pack at which copy k of a tile's place stands: a tile's copies are tiles side by side. */
-const rowIn = (tile: number, k: number, K: number, n: number, at: number) => (tile * K + k) * n + at;
-
-/** A pack of `size` tiles of n nodes, each K times; tiles beyond those given are padding. */
-function packOf({ plan }: Capture, tiles: readonly RowTile[], n: number, size: number, K: number): Pack {
-  const { backward } = plan.forest;
-  const N = size * K * n;
-  const [tokens, positions] = [new Int32Array(N), new Int32Array(N)];
-  const [parent, node] = [new Int32Array(N).fill(-1), new Int32Array(N).fill(-1)];
-  tiles.forEach((tile, t) => {
-    for (let k = 0; k < K; k++) {
-      tile.node.forEach((at, i) => {
-        const row = rowIn(t, k, K, n, i);
-        tokens[row] = backward.token[at]!;
-        positions[row] = backward.position[at]!;
-        node[row] = at;
-        if (tile.parent[i]! >= 0) parent[row] = rowIn(t, k, K, n, tile.parent[i]!);
-      });
-    }
-  });
-  const none = new Int32Array(0);
-  return {
-    kind: "backward",
-    tokens,
-    positions,
-    parent,
-    tiles: size * K,
-    node,
-    keep: none,
-    metric: { row: none, cleanAnswer: none, patchAnswer: none, weight: new Float32Array(0), end: none, prompt: [] },
-  };
-}
-
-/** The cotangents of a pack's rows, each copy's a K-th. */
-function cotangentsOf(tiles: readonly RowTile[], n: number, size: number, K: number, v: Floats, D: number): Floats {
-  const out = new (v.constructor as new (n: number) => Floats)(size * K * n * D);
-  tiles.forEach(({ row, owned }, t) => {
-    row.forEach((r, i) => {
-      if (r < 0 || !owned[i]) return;
-      const own = v.subarray(r * D, (r + 1) * D);
-      for (let k = 0; k < K; k++) {
-        const at = rowIn(t, k, K, n, i) * D;
-        out.set(own, at);
-        if (K > 1) for (let d = at; d < at + D; d++) out[d]! /= K;
-      }
-    });
-  });
+/** Some of R rows. */
+function rowsAt(v: Floats, R: number, rows: Int32Array): Floats {
+  const D = v.length / R;
+  const out = new (v.constructor as new (n: number) => Floats)(rows.length * D);
+  for (let i = 0; i < rows.length; i++) out.set(v.subarray(rows[i]! * D, (rows[i]! + 1) * D), i * D);
   return out;
 }
 
-/** x_clean + α(x_patch − x_clean) [N,D] at a pack's rows, α by the copy that a row belongs to. */
-function pathValue(captured: Capture, pack: Pack, { x, width: D }: SiteCapture, points: readonly number[], n: number) {
-  const out = new (x.constructor as new (n: number) => Floats)(pack.node.length * D);
-  const { backward } = captured.plan.forest;
-  pack.node.forEach((node, row) => {
-    if (node < 0) return;
-    const [clean, at] = [cleanRow(captured, node) * D, row * D];
-    const α = points[Math.floor(row / n) % points.length]!;
-    if (α === 0 || !isChanged(backward, node)) {
-      out.set(x.subarray(clean, clean + D), at);
-      return;
-    }
-    const patch = patchRow(captured, node) * D;
-    for (let d = 0; d < D; d++) out[at + d] = x[clean + d]! + α * (x[patch + d]! - x[clean + d]!);
-  });
-  return floatValue(out, pack.node.length, D);
-}
-
-/** found[row] += what was found at the row's place in each copy. */
-function addRows(found: Floats, from: Floats, tiles: readonly RowTile[], n: number, K: number, D: number): void {
-  tiles.forEach(({ row }, t) => {
-    for (let i = 0; i < row.length; i++) {
-      if (row[i]! < 0) continue;
-      for (let k = 0, to = row[i]! * D; k < K; k++) {
-        const at = rowIn(t, k, K, n, i) * D;
-        for (let d = 0; d < D; d++) found[to + d]! += from[at + d]!;
-      }
-    }
-  });
+/** Each of R rows K times. */
+function repeated(v: Floats, R: number, K: number): Floats {
+  return rowsAt(
+    v,
+    R,
+    Int32Array.from({ length: R * K }, (_, at) => Math.floor(at / K)),
+  );
 }

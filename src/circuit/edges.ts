@@ -189,6 +189,7 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
     yield* edgesInto("metric", routeToMetric(model.layers, chosen, shape), await metricTarget(linear, last));
     options.onChecks?.([...sums.checks(slope, jacobian), ...closedForms, ...flows.checks()]);
   } finally {
+    await pullback.release();
     await reader.release();
   }
 }

@@ -264,7 +264,7 @@ const evenly = (tiles: number, most: number) => Math.max(1, Math.ceil(tiles / Ma
  *
  * @param tiles the number of tiles of a size that the tree is cut into
  */
-export function chooseTileSize({ position }: Tree, tiles: (n: number) => number): number {
+function chooseTileSize({ position }: Tree, tiles: (n: number) => number): number {
   const longest = 1 + position.reduce((a, b) => Math.max(a, b), 0);
   const usual = Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
   if (usual <= longestDense) return usual;

@@ -34,8 +34,9 @@ export async function compile<O extends string>(
   return { run: (inputs, into) => session.run({ ...inputs, ...constants }, into), release: () => session.release() };
 }
 
-function constantValue({ dtype, shape, source }: Tensor): Value {
-  if (source.kind !== "constant") throw new Error("internal: the value of something that is computed");
+/** The numbers of a constant as a session's input. */
+export function constantValue({ dtype, shape, source }: Tensor): Value {
+  if (source.kind !== "constant") throw new Error("internal: the value of something that is no constant");
   return { dtype, data: source.data, shape: shape as readonly number[] };
 }
 

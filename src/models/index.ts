@@ -11,7 +11,7 @@ export { openUrl } from "../bytes/url.ts";
 export { modelFromConfig } from "./architectures.ts";
 export { type Checkpoint, openCheckpoint, type StoredType } from "./checkpoint.ts";
 export { type FittedModel, fittedModel } from "./fitted.ts";
-export type { Context, Model, Sight, Tap, Weights } from "./model.ts";
+export type { AttentionParts, Context, Model, Sight, Tap, Weights } from "./model.ts";
 export {
   heldWeights,
   type LoadedModel,

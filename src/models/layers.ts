@@ -11,8 +11,15 @@ export function linear(w: Weights, name: string, x: Tensor, { bias = false } = {
 /** Root-mean-square normalisation over the last axis (arXiv:1910.07467): x / √(mean x² + ε) · weight. */
 export function rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
   // The reciprocal is one number per row: a product and its pullback take fewer passes over x than a quotient's.
-  return x.mul(scalar(1, x.dtype).div(x.mul(x).mean(-1).add(epsilon).sqrt())).mul(weight);
+  const scale = scalar(1, x.dtype).div(x.mul(x).mean(-1).add(epsilon).sqrt());
+  normScales.add(scale);
+  return x.mul(scale).mul(weight);
 }
+
+const normScales = new WeakSet<Tensor>();
+
+/** Whether a tensor is what a norm multiplies its rows by, 1/√(mean x² + ε). */
+export const isNormScale = (t: Tensor): boolean => normScales.has(t);
 
 /** Layer normalisation over the last axis (arXiv:1607.06450): (x − mean x) / √(var x + ε) · weight + bias, of a checkpoint's `<name>`. */
 export function layerNorm(w: Weights, name: string, x: Tensor, epsilon: number): Tensor {
@@ -117,7 +124,7 @@ export function windowed(context: Context, window: number): Context {
   if (!("mask" in seen)) return { ...context, seen: { ...seen, window } };
   const depth = positions.cast(dtype);
   const tooFar = differences(depth.reshape("B", n), depth.reshape("B", n)).greaterOrEqual(window);
-  return { ...context, seen: { mask: where(tooFar, unseen(dtype), seen.mask) } };
+  return { ...context, seen: { mask: where(tooFar, unseen(dtype), seen.mask), window } };
 }
 
 /** a[B,m], b[B,n] → a − b of each with each, [B,m,n]. */
@@ -147,9 +154,10 @@ export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { tileSize: n, positions, dtype, seen }: Context,
+  { tileSize: n, positions, dtype, seen, attend: elsewhere }: Context,
   { heads: H, keyHeads: K = H, scale, cap }: AttentionOptions,
 ): Tensor {
+  if (elsewhere) return elsewhere({ q, k, v, heads: H, keyHeads: K, scale, cap, window: seen.window });
   const [N, width] = q.shape as [string, number];
   const E = width / H;
   const G = H / K;

@@ -73,12 +73,30 @@ export interface Context {
   /** The type of what is computed. */
   readonly dtype: "float32" | "float64";
   readonly seen: Sight;
+  /** Computes what attention gives, z[N,H·E], where that is to be done in another way than `attention` does it. */
+  readonly attend?: (parts: AttentionParts) => Tensor;
+}
+
+/** What attention is computed from, and how. */
+export interface AttentionParts {
+  /** q[N,H·E], k[N,K·E], v[N,K·E] */
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly heads: number;
+  readonly keyHeads: number;
+  /** Factor of the products of queries and keys. */
+  readonly scale: number;
+  /** Soft-cap of the scores. */
+  readonly cap?: number | undefined;
+  /** A token sees itself and the window − 1 before it. */
+  readonly window?: number | undefined;
 }
 
 /** Which tokens a token sees: itself and its ancestors. */
 export type Sight =
-  /** [B,n,n], or [1,n,n] for all tiles alike: 0 where the row's token sees the column's, −∞ where not. */
-  | { readonly mask: Tensor }
+  /** [B,n,n], or [1,n,n] for all tiles alike: 0 where the row's token sees the column's, −∞ where not; the window is in it. */
+  | { readonly mask: Tensor; readonly window?: number }
   /**
    * Of long tiles, whose masks are made chunk by chunk: places [N] in depth-first order, `first` a token's own and `last` that of the last token below
    * it. A token sees those between whose two places its own lies; with a window those alone whose depth differs by less.

@@ -15,7 +15,7 @@ import {
 } from "./assembler.ts";
 
 /** The loops of `Loops` as a WebAssembly module; it says there what each does. */
-export const loopsModule = () => assemble([takeOut(), above(), possible(), near()]);
+export const loopsModule = () => assemble([takeOut(), above(), possible(), near(), dots(), addUp()]);
 
 /** Moves a pointer on by some bytes, or counts on. */
 const advance = (pointer: Local<"i32">, bytes: number): Statement => pointer.set(i32.add(pointer, i32.const(bytes)));
@@ -228,6 +228,75 @@ function near() {
         ]),
       ],
       result: i32.shrU(i32.sub(into, begin!), i32.const(2)),
+    };
+  });
+}
+
+/** Runs `body` for every four entries of a list, whose factors and vectors are at hand, and moves on. */
+function byFours(list: Local<"i32">, n: Local<"i32">, end: Local<"i32">, body: readonly Statement[]): Statement[] {
+  return [
+    end.set(i32.add(list, i32.shl(n, i32.const(4)))),
+    repeatWhile(i32.ltU(list, end), [...body, advance(list, 64)]),
+  ];
+}
+
+function dots() {
+  const parameters = { g: "i32", D: "i32", list: "i32", n: "i32" } as const;
+  return defineFunction("dots", parameters, ({ g, D, list, n }, local) => {
+    const [end, gEnd, gAt, gs] = [local("i32"), local("i32"), local("i32"), local("v128")];
+    const four = [0, 1, 2, 3] as const;
+    const w = four.map(() => local("i32"));
+    const sum = four.map(() => local("v128"));
+    return {
+      body: [
+        gEnd.set(i32.add(g, i32.shl(D, i32.const(3)))),
+        ...byFours(list, n, end, [
+          ...four.flatMap((k) => [w[k]!.set(i32.load(list, 16 * k + 8)), sum[k]!.set(f64x2.splat(f64.zero))]),
+          gAt.set(g),
+          repeatWhile(i32.ltU(gAt, gEnd), [
+            gs.set(v128.load(gAt)),
+            ...four.flatMap((k) => [
+              sum[k]!.set(f64x2.add(sum[k]!, f64x2.mul(v128.load(w[k]!), gs))),
+              advance(w[k]!, 16),
+            ]),
+            advance(gAt, 16),
+          ]),
+          ...four.map((k) =>
+            f64.store(list, f64.add(f64x2.extractLane(sum[k]!, 0), f64x2.extractLane(sum[k]!, 1)), 16 * k),
+          ),
+        ]),
+      ],
+    };
+  });
+}
+
+function addUp() {
+  const parameters = { to: "i32", D: "i32", list: "i32", n: "i32" } as const;
+  return defineFunction("addUp", parameters, ({ to, D, list, n }, local) => {
+    const [end, toEnd, at, sum] = [local("i32"), local("i32"), local("i32"), local("v128")];
+    const four = [0, 1, 2, 3] as const;
+    const w = four.map(() => local("i32"));
+    const factor = four.map(() => local("v128"));
+    return {
+      body: [
+        toEnd.set(i32.add(to, i32.shl(D, i32.const(3)))),
+        ...byFours(list, n, end, [
+          ...four.flatMap((k) => [
+            w[k]!.set(i32.load(list, 16 * k + 8)),
+            factor[k]!.set(f64x2.splat(f64.load(list, 16 * k))),
+          ]),
+          at.set(to),
+          repeatWhile(i32.ltU(at, toEnd), [
+            sum.set(v128.load(at)),
+            ...four.flatMap((k) => [
+              sum.set(f64x2.add(sum, f64x2.mul(v128.load(w[k]!), factor[k]!))),
+              advance(w[k]!, 16),
+            ]),
+            v128.store(at, sum),
+            advance(at, 16),
+          ]),
+        ]),
+      ],
     };
   });
 }

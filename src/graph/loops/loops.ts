@@ -23,6 +23,13 @@ export interface Loops {
    */
   above(from: number, n: number, thresholds: number, indices: number, values: number): number;
   /**
+   * Finds every ⟨g, w⟩ of float64[D] at g and at each w. `list` has n entries of 16 bytes: where ⟨g, w⟩ is afterwards as float64, and the place of w as
+   * int32. n has to be a multiple of 4, D of 2, and at least that.
+   */
+  dots(g: number, D: number, list: number, n: number): void;
+  /** Adds Σ factor·w to float64[D] at `to`; `list` as in `dots`, with the factors in place of the products. */
+  addUp(to: number, D: number, list: number, n: number): void;
+  /**
    * Finds where p·scale·columns[0,i] + columns[1,i] + rest·columns[2,i] + norm·columns[3,i] > limit, for the whole numbers p, int32[count] at `from`,
    * i from `first` on, and float32[4,n] at `columns`. These i go to `into` as int32, ascending. count has to be a multiple of 16.
    *
@@ -71,15 +78,10 @@ export function openLoops(): Loops {
   } catch {
     return slowLoops();
   }
-  const { memory, takeOut, above, possible, near } = instance.exports as unknown as Loops & {
-    readonly memory: WebAssembly.Memory;
-  };
+  const { memory, ...loops } = instance.exports as unknown as Loops & { readonly memory: WebAssembly.Memory };
   return {
     memory,
-    takeOut,
-    above,
-    possible,
-    near,
+    ...loops,
     reserve(bytes) {
       const missing = bytes - memory.buffer.byteLength;
       if (missing > 0) memory.grow(Math.ceil(missing / page));
@@ -113,6 +115,22 @@ export function slowLoops(): Loops {
           errors[d]! -= delta * w[d]!;
         }
         deltas[2 * k] = sum;
+      }
+    },
+    dots(g, D, list, n) {
+      const [gs, found, places] = [doubles(g, D), doubles(list, 2 * n), ints(list, 4 * n)];
+      for (let k = 0; k < n; k++) {
+        const w = doubles(places[4 * k + 2]!, D);
+        let sum = 0;
+        for (let d = 0; d < D; d++) sum += gs[d]! * w[d]!;
+        found[2 * k] = sum;
+      }
+    },
+    addUp(to, D, list, n) {
+      const [sums, factors, places] = [doubles(to, D), doubles(list, 2 * n), ints(list, 4 * n)];
+      for (let k = 0; k < n; k++) {
+        const [w, factor] = [doubles(places[4 * k + 2]!, D), factors[2 * k]!];
+        for (let d = 0; d < D; d++) sums[d]! += factor * w[d]!;
       }
     },
     above(from, n, thresholds, indices, values) {

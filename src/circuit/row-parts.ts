@@ -1,0 +1,458 @@
+import { BlockReader } from "../capture/block-reader.ts";
+import type { Capture } from "../capture/capture.ts";
+import { type Floats, floatValue, newFloats } from "../capture/hooks.ts";
+import { weightInputs } from "../capture/piece-graphs.ts";
+import { streamSite } from "../capture/stream-sites.ts";
+import { cleanRow, patchRow } from "../effects/rest.ts";
+import { StoppedError } from "../errors.ts";
+import { isChanged } from "../forest/forest.ts";
+import { gradients, topological } from "../graph/reverse.ts";
+import { constantValue, int64, sessionPool, type Value } from "../graph/session.ts";
+import { sameShape, times } from "../graph/shape.ts";
+import { openStages, substitute } from "../graph/stages.ts";
+import { concat, constant, input, numbers, type Tensor } from "../graph/tensor.ts";
+import { isNormScale } from "../models/layers.ts";
+import { type AttentionParts, type Context, contextInputs, type Model, type Weights } from "../models/model.ts";
+import { isStreamed, type LoadedModel } from "../models/weights.ts";
+import { parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
+
+/**
+ * A part of a layer in which each row is computed by itself: the stream → queries, keys and values side by side; what heads give (`attn_z`) →
+ * `attn_out`; the stream and `attn_out` → `mlp_out`.
+ */
+export type RowPart = "heads" | "projection" | "mlp";
+
+/** Queries, keys and values of a layer, and how its attention puts them together. */
+export interface Heads extends Omit<AttentionParts, "q" | "k" | "v"> {
+  /** [nodes·K, (H + 2·keyHeads)·E] of all backward nodes, a node's points side by side. */
+  readonly values: Floats;
+  /** E */
+  readonly headWidth: number;
+  /** Where queries, keys and values are r·y′ + b, r the scale of the norm before them and y′ linear in the stream: r [nodes·K], and y′ as `values`. */
+  readonly scaled?: { readonly scale: Floats; readonly slope: Floats } | undefined;
+}
+
+/** Products with the transposed Jacobians of parts of layers, at K points between the clean and the patch activations of a node. */
+export interface RowParts {
+  heads(layer: number): Promise<Heads>;
+  /**
+   * Jᵀv at nodes[R]: the mean over the points for cotangents v[R,·] that are the same at all of them; `apart` each of these [R·K,·], a row's points side
+   * by side; or the mean for cotangents of `each` point, [R·K,·].
+   *
+   * @param z of `projection`: what heads give at all backward nodes and points, [nodes·K,H·E]; by default what was captured, and what lies between
+   * @throws StoppedError if asked to stop
+   */
+  pullBack(
+    part: RowPart,
+    layer: number,
+    nodes: Int32Array,
+    v: Floats,
+    how: "mean" | "apart" | "each",
+    z?: () => Floats,
+  ): Promise<Floats>;
+  /**
+   * The same of scaled `heads`, mean over the points, from what their points have in common.
+   *
+   * @param t Σ_points r·v [R,·]
+   * @param s ⟨v, y′⟩ of each point, [R·K]
+   */
+  pullBackScaled(layer: number, nodes: Int32Array, t: Floats, s: Floats): Promise<Floats>;
+  /** Releases the sessions. */
+  release(): Promise<void>;
+}
+
+/** Rows of a run, counted at each point: enough for efficient products, and few enough that what lies between them stays in the cache. */
+export const runRows = 1024;
+
+/**
+ * Opens the parts of a model's layers. What depends on the activations of a node alone is computed once for all of its rows, and what depends on the
+ * cotangent alone once for all points.
+ *
+ * @param captured with the streams, and attn_out and attn_z where they are asked for, at every clean prefix and at the patch prefixes of changed ones
+ * @param points 0 is the clean activation, 1 the patch activation
+ */
+export function openRowParts(
+  loaded: LoadedModel,
+  captured: Capture,
+  points: readonly number[],
+  stopped?: () => boolean,
+): RowParts {
+  const { model, dtype, weights } = loaded;
+  const { backward } = captured.plan.forest;
+  const K = points.length;
+  const longest = backward.position.reduce((most, position) => Math.max(most, position + 1), 1);
+  /** Rows of a tile, of which packs have whole ones. */
+  const n = Math.ceil(longest / K) * K;
+  const padded = (rows: number) => Math.ceil(rows / n) * n;
+  const perRun = Math.max(1, Math.floor(runRows / K));
+  const pool = sessionPool(loaded);
+  const reader = isStreamed(weights) ? new BlockReader(model, weights.checkpoint) : undefined;
+
+  const trace = async (part: RowPart, layer: number) => {
+    const typeOf = isStreamed(weights) ? weights.checkpoint.storedType : () => dtype;
+    const { weights: tensors, names } = weightInputs(model, typeOf, dtype);
+    const traced = tracePart(part, model, tensors, layer, contextInputs(n, dtype));
+    const values: Record<string, Value> = isStreamed(weights)
+      ? await reader!.read(names, 0)
+      : Object.fromEntries(names.map((name, i) => [`w${i}`, constantValue(weights(name))]));
+    /** Gives what tensors of the part depend on at some nodes, at all points. */
+    const inputsOf = async (outputs: readonly Tensor[], z?: () => Floats) => {
+      const needed = new Set(topological(outputs));
+      const sites = [...traced.sites].flatMap(([site, leaf]) => (needed.has(leaf) ? [site] : []));
+      const rows = await Promise.all(
+        sites.map(async (site) => {
+          const width = model.sites[parseSite(site).kind]!;
+          const heads = parseSite(site).kind === "attn_z" ? z?.() : undefined;
+          const x = heads ?? (await captured.site(site)).x;
+          return (nodes: Int32Array, N: number): Record<string, Value> => {
+            const data = heads
+              ? copyRows(x, nodes, K * width, N * width)
+              : pathRows(captured, x, width, nodes, points, N);
+            return { [inputName(site)]: floatValue(data, N, width) };
+          };
+        }),
+      );
+      return (nodes: Int32Array): Record<string, Value> => {
+        const N = padded(nodes.length * K);
+        const positions = new Int32Array(N);
+        nodes.forEach((node, i) => {
+          positions.fill(backward.position[node]!, i * K, (i + 1) * K);
+        });
+        return Object.assign(
+          { ...values, positions: int64(positions, N) },
+          ...rows.map((of) => of(nodes, N)),
+        ) as Record<string, Value>;
+      };
+    };
+    return { ...traced, values, inputsOf };
+  };
+
+  /** Runs rows by blocks of nodes, and puts what is found for each row, `width` numbers, in its place. */
+  const byNode = async (
+    nodes: Int32Array,
+    width: number,
+    ofBlock: (nodes: Int32Array) => Promise<(rows: Int32Array, places: Int32Array) => Promise<Floats>>,
+  ): Promise<Floats> => {
+    const out = newFloats(dtype, nodes.length * width);
+    for (const block of nodeBlocks(nodes, perRun)) {
+      const run = await ofBlock(block.nodes);
+      for (let begin = 0; begin < block.rows.length; begin += perRun) {
+        if (stopped?.()) throw new StoppedError();
+        const rows = block.rows.subarray(begin, begin + perRun);
+        const found = await run(rows, block.places.subarray(begin, begin + perRun));
+        for (let i = 0; i < rows.length; i++) out.set(found.subarray(i * width, (i + 1) * width), rows[i]! * width);
+      }
+    }
+    return out;
+  };
+
+  /** Copies of some rows as an input of whole tiles, the copies of a row side by side. */
+  const rowsValue = (v: Floats, rows: Int32Array, width: number, copies = 1): Value => {
+    const N = padded(rows.length * copies);
+    return floatValue(copyRows(v, rows, copies * width, N * width), N, width);
+  };
+
+  return {
+    async heads(layer) {
+      const { from, to, leaves, attention, inputsOf } = await trace("heads", layer);
+      const scaled = scaledMap(from, to, leaves);
+      const session = await pool.compile<string>({
+        values: to,
+        ...(scaled && { scale: scaled.scale, slope: scaled.slope }),
+      });
+      const at = await inputsOf([to]);
+      const found = new Map<string, Floats>();
+      for (let first = 0; first < backward.size; first += perRun) {
+        const nodes = Int32Array.from({ length: Math.min(perRun, backward.size - first) }, (_, i) => first + i);
+        for (const [name, { data, shape }] of Object.entries(await session.run(at(nodes)))) {
+          const width = K * shape[1]!;
+          const all = found.get(name) ?? newFloats(dtype, backward.size * width);
+          found.set(name, all);
+          all.set((data as Floats).subarray(0, nodes.length * width), first * width);
+        }
+      }
+      const { q, heads, keyHeads, scale, cap, window } = attention!;
+      return {
+        ...{ heads, keyHeads, scale, cap, window, headWidth: (q.shape[1] as number) / heads },
+        values: found.get("values")!,
+        scaled: scaled && { scale: found.get("scale")!, slope: found.get("slope")! },
+      };
+    },
+
+    async pullBack(part, layer, nodes, v, how, z) {
+      const traced = await trace(part, layer);
+      const { from, to, leaves, context, values, inputsOf } = traced;
+      const neurons = part === "mlp" ? scaledNeurons(traced, n, K) : undefined;
+      if (neurons) {
+        const ofNodes = await pool.compile(neurons.ofNodes);
+        const ofRows = await pool.compile({ found: neurons.ofRows });
+        const at = await inputsOf(Object.values(neurons.ofNodes));
+        return byNode(nodes, model.width, async (block) => {
+          const tables = await ofNodes.run(at(block));
+          return async (rows, places) => {
+            const node = new Int32Array(padded(rows.length));
+            node.set(places);
+            const inputs = { cotangent: rowsValue(v, rows, to.shape[1] as number), node: int64(node, node.length) };
+            return (await ofRows.run({ ...values, ...tables, ...inputs })).found.data as Floats;
+          };
+        });
+      }
+      const cotangent = input("cotangent", dtype, to.shape);
+      const [back] = gradients(to, [from], cotangent) as [Tensor];
+      const [widthTo, width] = [to.shape[1] as number, from.shape[1] as number];
+      const isEach = how === "each";
+      const stages = await openStages(
+        pool,
+        back,
+        { node: [...leaves, context.positions], ...(!isEach && { row: [cotangent] }) },
+        isEach ? [cotangent] : [],
+        how === "apart" ? (x) => x : (x) => meanOver(x, n, K),
+      );
+      const at = await inputsOf([back], z);
+      return byNode(nodes, how === "apart" ? K * width : width, async (block) => {
+        const ofNodes = await stages.of("node", at(block));
+        return async (rows, places) => {
+          const q = { ...values, cotangent: rowsValue(v, rows, widthTo, isEach ? K : 1) };
+          const ofRows = isEach ? q : await stages.of("row", q);
+          const N = padded(rows.length * K);
+          const [node, row] = [new Int32Array(N), new Int32Array(N)];
+          for (let i = 0; i < rows.length * K; i++) {
+            row[i] = Math.floor(i / K);
+            node[i] = places[row[i]!]! * K + (i % K);
+          }
+          const gathered = { node_row: int64(node, N), row_row: int64(row, N) };
+          return (await stages.last({ ...values, ...ofNodes, ...ofRows, ...gathered })).data as Floats;
+        };
+      });
+    },
+
+    async pullBackScaled(layer, nodes, t, s) {
+      const { from, to, leaves, values, inputsOf } = await trace("heads", layer);
+      const { gradient, back } = scaledMap(from, to, leaves)!;
+      const N = from.shape[0] as string;
+      const given = { t: input("t", dtype, to.shape), s: input("s", dtype, [N, K]) };
+      const along = ofPoints("gradient", gradient, input("node", "int64", [N]), K)
+        .mul(given.s.reshape(N, K, 1))
+        .sum(1)
+        .reshape(...from.shape);
+      const ofNodes = await pool.compile({ gradient: byPoints(gradient, n, K) });
+      const ofRows = await pool.compile({
+        found: back(given.t)
+          .add(along)
+          .mul(1 / K),
+      });
+      const at = await inputsOf([gradient]);
+      return byNode(nodes, model.width, async (block) => {
+        const tables = await ofNodes.run(at(block));
+        return async (rows, places) => {
+          const N = padded(rows.length);
+          const [node, positions] = [new Int32Array(N), new Int32Array(N)];
+          for (let i = 0; i < rows.length; i++) {
+            node[i] = places[i]!;
+            positions[i] = backward.position[nodes[rows[i]!]!]!;
+          }
+          const inputs = { t: rowsValue(t, rows, to.shape[1] as number), s: rowsValue(s, rows, K) };
+          const about = { node: int64(node, N), positions: int64(positions, N) };
+          return (await ofRows.run({ ...values, ...tables, ...inputs, ...about })).found.data as Floats;
+        };
+      });
+    },
+
+    async release() {
+      await pool.release();
+      reader?.release();
+    },
+  };
+}
+
+const inputName = (site: SiteName) => parseSite(site).kind;
+
+/** A part of a layer, traced. */
+interface TracedPart {
+  /** [N,·] each: by what it is differentiated, and what it gives. */
+  readonly from: Tensor;
+  readonly to: Tensor;
+  /** The inputs that are activations, named by their sites' kinds; by site, and by themselves. */
+  readonly sites: ReadonlyMap<SiteName, Tensor>;
+  readonly leaves: readonly Tensor[];
+  readonly context: Context;
+  readonly attention: AttentionParts;
+  /** mlp_act [N,·] */
+  readonly neurons: Tensor;
+}
+
+/** y = r·y′ + b of rows x: r[N,1] a scale of each row, y′ linear in x. So Jᵀt = r·y′ᵀt + ⟨t, y′⟩ ∂r/∂x. */
+interface ScaledMap {
+  readonly scale: Tensor;
+  /** y′[N,·] */
+  readonly slope: Tensor;
+  /** ∂r/∂x [N,D] */
+  readonly gradient: Tensor;
+  /** y′ᵀt, which depends on no activation. */
+  back(t: Tensor): Tensor;
+}
+
+/** What a norm and what follows it make of x, where that is linear but for the norm's scale; undefined where it is not. */
+function scaledMap(x: Tensor, y: Tensor, leaves: readonly Tensor[]): ScaledMap | undefined {
+  const [scale, ...others] = topological([y]).filter(isNormScale);
+  if (!scale || others.length > 0) return undefined;
+  const at = (value: number) => {
+    const fixed = constant(numbers([value], x.dtype), x.dtype, [1, 1]);
+    return substitute(y, new Map([[scale, fixed]]));
+  };
+  const [zero, one] = [at(0), at(1)];
+  const back = (t: Tensor) => gradients(one, [x], t)[0]!;
+  if (dependsOn(back(input("t", y.dtype, y.shape)), leaves)) return undefined;
+  return { scale, slope: one.sub(zero), gradient: gradients(scale.sum(), [x])[0]!, back };
+}
+
+/**
+ * An MLP whose neurons follow each from its own numbers of a scaled map, and whose output is linear in them: what is averaged over the points is computed
+ * of the nodes, and rows take it. Undefined for other MLPs.
+ */
+function scaledNeurons({ from, to, leaves, neurons }: TracedPart, n: number, K: number) {
+  const { dtype, shape } = to;
+  const cotangent = input("cotangent", dtype, shape);
+  const [u] = gradients(to, [neurons], cotangent) as [Tensor];
+  const products = firstProducts(from, neurons);
+  const map = scaledMap(from, concat(1, ...products), leaves);
+  if (!map || dependsOn(u, leaves) || products.some((y) => !sameShape(y.shape, neurons.shape))) return undefined;
+  const [N, M] = neurons.shape as [string, number];
+  const slopes = gradients(neurons.sum(), products);
+  const along = slopes.map((slope, p) => slope.mul(map.slope.slice(1, p * M, (p + 1) * M)));
+  const ofNodes = {
+    slope: meanOver(concat(1, ...slopes).mul(map.scale), n, K),
+    along: byPoints(
+      along.reduce((sum, one) => sum.add(one)),
+      n,
+      K,
+    ),
+    gradient: byPoints(map.gradient, n, K),
+  };
+  const node = input("node", "int64", [N]);
+  const slope = input("slope", dtype, ["C", products.length * M]).gather(node);
+  const s = ofPoints("along", neurons, node, K)
+    .mul(u.reshape(N, 1, M))
+    .sum(-1);
+  const ofScale = ofPoints("gradient", from, node, K)
+    .mul(s)
+    .mean(1)
+    .reshape(...from.shape);
+  return { ofNodes, ofRows: map.back(slope.mul(concat(1, ...products.map(() => u)))).add(ofScale) };
+}
+
+const dependsOn = (t: Tensor, leaves: readonly Tensor[]) => topological([t]).some((one) => leaves.includes(one));
+
+/** The first products with weights on the way from x. */
+function firstProducts(x: Tensor, to: Tensor): Tensor[] {
+  const [before, behind] = [new Set([x]), new Set<Tensor>()];
+  const products: Tensor[] = [];
+  for (const t of topological([to])) {
+    if (t.source.kind !== "op") continue;
+    const [a, b] = t.source.inputs;
+    if (t.source.inputs.some((one) => behind.has(one))) behind.add(t);
+    else if (t.source.op === "MatMul" && before.has(a!) && !before.has(b!)) {
+      products.push(t);
+      behind.add(t);
+    } else if (t.source.inputs.some((one) => before.has(one))) before.add(t);
+  }
+  return products;
+}
+
+/** [n·B,W] of which K points are side by side → [n·B/K,K·W]. */
+const byPoints = (x: Tensor, n: number, K: number) => x.reshape(times(n / K, "B"), K * (x.shape[1] as number));
+
+/** [n·B,W] → the mean over K points [n·B/K,W]. */
+function meanOver(x: Tensor, n: number, K: number): Tensor {
+  const [B, W] = [times(n / K, "B"), x.shape[1] as number];
+  return x.reshape(B, K, W).mean(1).reshape(B, W);
+}
+
+/** What `byPoints` gave, at the nodes of N rows: [N,K,W] with the width of `like`. */
+function ofPoints(name: string, { dtype, shape }: Tensor, node: Tensor, K: number): Tensor {
+  const W = shape[1] as number;
+  return input(name, dtype, ["C", K * W])
+    .gather(node)
+    .reshape(node.shape[0]!, K, W);
+}
+
+function tracePart(part: RowPart, model: Model, weights: Weights, layer: number, context: Context): TracedPart {
+  const found = new Map<SiteKind, Tensor>();
+  const inputs = new Map<SiteName, Tensor>();
+  const inputAt = (site: SiteName, width: number) => {
+    const made = input(inputName(site), context.dtype, [context.tokens.shape[0]!, width]);
+    inputs.set(site, made);
+    return made;
+  };
+  const at = (kind: SiteKind) => siteName({ kind, layer });
+  const stream = streamSite(layer);
+  let attention: AttentionParts | undefined;
+  const attend = (parts: AttentionParts) => {
+    attention = parts;
+    return inputAt(at("attn_z"), parts.q.shape[1] as number);
+  };
+  model.block(weights, layer, inputAt(stream, model.width), { ...context, attend }, (site, value) => {
+    const { kind } = parseSite(site);
+    found.set(kind, value);
+    return kind === "attn_out" ? inputAt(site, model.width) : value;
+  });
+  const neurons = found.get("mlp_act");
+  if (!attention || !neurons) throw new Error(`internal: ${model.modelType} has no attention, or no MLP`);
+  const { q, k, v } = attention;
+  const [from, to] = {
+    heads: [inputs.get(stream)!, concat(1, q, k, v)],
+    projection: [inputs.get(at("attn_z"))!, found.get("attn_out")!],
+    mlp: [inputs.get(stream)!, found.get("mlp_out")!],
+  }[part] as [Tensor, Tensor];
+  return { from, to, leaves: [...inputs.values()], sites: inputs, context, attention, neurons };
+}
+
+/** x_clean + α(x_patch − x_clean) [N,D] at some nodes and all points, a node's side by side; zeros behind them. */
+function pathRows(
+  captured: Capture,
+  x: Floats,
+  D: number,
+  nodes: Int32Array,
+  points: readonly number[],
+  N: number,
+): Floats {
+  const out = new (x.constructor as new (n: number) => Floats)(N * D);
+  const { backward } = captured.plan.forest;
+  let at = 0;
+  for (const node of nodes) {
+    const clean = cleanRow(captured, node) * D;
+    const patch = isChanged(backward, node) ? patchRow(captured, node) * D : clean;
+    for (const α of points) {
+      for (let d = 0; d < D; d++) out[at + d] = x[clean + d]! + α * (x[patch + d]! - x[clean + d]!);
+      at += D;
+    }
+  }
+  return out;
+}
+
+/** Some rows of a width, and zeros behind them up to a length. */
+function copyRows(from: Floats, rows: Int32Array, width: number, length: number): Floats {
+  const out = new (from.constructor as new (n: number) => Floats)(length);
+  for (let i = 0; i < rows.length; i++) out.set(from.subarray(rows[i]! * width, (rows[i]! + 1) * width), i * width);
+  return out;
+}
+
+/** Rows by their nodes, some nodes at a time. */
+function* nodeBlocks(nodes: Int32Array, most: number) {
+  const order = Int32Array.from(nodes.keys()).sort((a, b) => nodes[a]! - nodes[b]! || a - b);
+  for (let begin = 0; begin < order.length; ) {
+    const distinct: number[] = [];
+    const places: number[] = [];
+    let end = begin;
+    for (; end < order.length; end++) {
+      const node = nodes[order[end]!]!;
+      if (distinct.at(-1) !== node) {
+        if (distinct.length === most) break;
+        distinct.push(node);
+      }
+      places.push(distinct.length - 1);
+    }
+    yield { nodes: Int32Array.from(distinct), rows: order.subarray(begin, end), places: Int32Array.from(places) };
+    begin = end;
+  }
+}
