@@ -114,7 +114,7 @@ describe.each([
     expect(found).toBeGreaterThan(5);
     const close = above.filter((i) => {
       const sum = floats(x, D).reduce((sum, value, d) => sum + value * floats(rows + 4 * D * i, D)[d]!, 0);
-      return sum + column(1, i) + norm * column(3, i) > limit;
+      return sum + column(1, i) + norm * column(0, i) > limit;
     });
     const kept = loops.near(x, D, rows, n, columns, into, found, into, norm, limit);
     expect([...new Int32Array(loops.memory.buffer, into, kept)]).toEqual(close);

@@ -168,8 +168,8 @@ export interface WideLimits {
   readonly most?: number;
 }
 
-/** Measured, see LOG, "Wide dictionaries". */
-export const wideLimits: WideLimits = { features: 32_768, rows: 2048, bytes: 2 ** 31 };
+/** Bounds save memory; time they save too rarely yet to be chosen for it (LOG, "Wide dictionaries"). */
+export const wideLimits: WideLimits = { features: Infinity, rows: Infinity, bytes: 2 ** 31 };
 
 /** Whether the codes of so many rows are found by bounds; on the CPU and in float32 alone. */
 export function isWide(

@@ -39,7 +39,7 @@ const tile = 128;
  * faster, bounds every pre-activation from above (LOG, "Wide dictionaries"); where the bound reaches the threshold, a product in float32 is taken, with
  * a bound of its own; and what still may be active is computed by the product that dense codes are computed by.
  *
- * With x = s q + r, e_j = s_j q_j + r_j: |⟨x, e_j⟩ − s s_j ⟨q, q_j⟩| = |⟨s q, r_j⟩ + ⟨r, e_j⟩| ≤ ‖s q‖·‖r_j‖ + ‖r‖·‖e_j‖.
+ * With x = m + s q + r, e_j = s_j q_j + r_j, m the mean of all rows: |⟨x, e_j⟩ − ⟨m, e_j⟩ − s s_j ⟨q, q_j⟩| = |⟨s q, r_j⟩ + ⟨r, e_j⟩| ≤ ‖s q‖·‖r_j‖ + ‖r‖·‖e_j‖.
  */
 export class WideEncoder {
   readonly #loops: Loops;
@@ -80,7 +80,7 @@ export class WideEncoder {
       }
       const { x, quantised } = inputs;
       const room = roomFor(this.#loops, part.bias.length, stride, Math.min(rows, atOnce));
-      const weights = await this.#takeIn(part, D, room, most);
+      const weights = await this.#takeIn(part, quantised, room, most);
       this.#sieved = 0;
       for (let from = 0; from < rows; from += atOnce) {
         const count = Math.min(atOnce, rows - from);
@@ -93,11 +93,17 @@ export class WideEncoder {
   }
 
   /** Puts a part's rows and columns of the bound into the memory of the loops. @returns int8 weights [D,m] of `slice` features after the others */
-  async #takeIn({ rows, bias, activation }: EncoderPart, D: number, room: Room, most: number): Promise<Value[]> {
+  async #takeIn(
+    { rows, bias, activation }: EncoderPart,
+    { mean, meanLength }: Quantised,
+    room: Room,
+    most: number,
+  ): Promise<Value[]> {
     const { n, stride } = room;
+    const D = mean.length;
     const memory = this.#loops.memory.buffer;
     const held = new Float32Array(memory, room.rows, n * stride);
-    const [scale, least, rest, norm] = columnsOf(memory, room);
+    const [scale, least, rest, norm, ownLeast] = columnsOf(memory, room);
     const rounded = new Int8Array(Math.min(n, slice) * D);
     if (this.#turned.length < n * D) this.#turned = new Int8Array(n * D);
     const slices: Value[] = [];
@@ -117,7 +123,13 @@ export class WideEncoder {
         norm[i] = lengths.norm;
         const threshold = activation.kind === "jumprelu" ? activation.threshold[i]! : 0;
         const b = bias[i]!;
-        least[i] = roundUp(b - threshold + slack * (Math.abs(b) + Math.abs(threshold)));
+        let ofMean = 0;
+        for (let d = 0; d < D; d++) ofMean += mean[d]! * row[d]!;
+        const error = slack * (Math.abs(b) + Math.abs(threshold));
+        ownLeast[i] = roundUp(b - threshold + error);
+        // The sum of float64 numbers has an error of its own, far below 1e-9.
+        const errorOfMean = slack * Math.abs(ofMean) + 1e-9 * meanLength * lengths.norm;
+        least[i] = roundUp(b - threshold + ofMean + error + errorOfMean);
         held.set(row, i * stride);
         held.fill(0, i * stride + D, (i + 1) * stride);
       }
@@ -143,10 +155,10 @@ export class WideEncoder {
     const held = new Float32Array(memory, room.x, (count + 1) * stride).fill(0);
     for (let r = 0; r < count; r++) held.set(x.subarray(r * D, (r + 1) * D), r * stride);
     const slack = productError(D);
-    const bounds = quantised.rows.slice(from, from + count).map(({ scale, rest, norm }) => ({
+    const bounds = quantised.rows.slice(from, from + count).map(({ scale, rest, norm, length }) => ({
       scale,
       rest: roundUp(norm + rest),
-      norm: roundUp(rest + slack * (norm + rest)),
+      norm: roundUp(rest + slack * (length + norm + rest)),
     }));
     const largest = bounds.map((_, r) =>
       activation.kind === "topk" && limits[from + r] === 0 ? new Largest(activation.k) : undefined,
@@ -198,10 +210,10 @@ export class WideEncoder {
         if (stop === start) continue;
         next[r] = stop;
         const [list, into] = [lists.at[r]! + 4 * start, lists.at[r]! + 4 * kept[r]!];
-        const norm = roundUp(2 * slack * quantised.rows[from + r]!.norm);
+        const norm = roundUp(2 * slack * quantised.rows[from + r]!.length);
         const limit = below(limits[from + r]!);
         const x = room.x + 4 * stride * r;
-        kept[r]! += near(x, stride, room.rows, n, room.columns, list, stop - start, into, norm, limit);
+        kept[r]! += near(x, stride, room.rows, n, room.columns + 12 * n, list, stop - start, into, norm, limit);
       }
     }
     lists.counts.set(kept);
@@ -289,7 +301,7 @@ interface Room {
   readonly stride: number;
   /** float32 [n,stride] */
   readonly rows: number;
-  /** float32 [4,n]: scale, bias less threshold, length of the rest, length */
+  /** float32 [5,n]: scale, product with the mean plus bias less threshold, length of the rest, length, bias less threshold */
   readonly columns: number;
   /** float32 [rows at once + 1, stride] */
   readonly x: number;
@@ -302,40 +314,58 @@ interface Room {
 function roomFor(loops: Loops, features: number, stride: number, atOnce: number): Room {
   const n = Math.ceil(features / 16) * 16;
   const columns = 4 * n * stride;
-  const x = columns + 16 * n;
+  const x = columns + 20 * n;
   const products = x + 4 * stride * (atOnce + 1);
   const lists = products + 4 * slice * atOnce;
   loops.reserve(lists + 4 * n * atOnce);
   return { n, stride, rows: 0, columns, x, products, lists };
 }
 
-type Columns = readonly [scale: Float32Array, least: Float32Array, rest: Float32Array, norm: Float32Array];
+type Columns = readonly [
+  scale: Float32Array,
+  least: Float32Array,
+  rest: Float32Array,
+  norm: Float32Array,
+  ownLeast: Float32Array,
+];
 
 /** The columns of features from the first on. */
 function columnsOf(memory: ArrayBuffer, { columns, n }: Room, first = 0): Columns {
   const column = (k: number) => new Float32Array(memory, columns + 4 * (n * k + first), n - first);
-  return [column(0), column(1), column(2), column(3)];
+  return [column(0), column(1), column(2), column(3), column(4)];
 }
 
 interface Quantised {
   /** uint8 [rows,D], as `matmulInteger` takes them */
   readonly q: Uint8Array;
-  readonly rows: readonly QuantisedRow[];
+  readonly rows: readonly (QuantisedRow & { /** Of x itself. */ readonly length: number })[];
+  /** What all rows have in common is multiplied apart, without rounding: float32 [D], and its length. */
+  readonly mean: Float32Array;
+  readonly meanLength: number;
 }
 
 function quantiseInputs(x: Float32Array, rows: number, D: number): Quantised {
-  const [q, row] = [new Uint8Array(rows * D), new Int8Array(D)];
+  const [q, row, centred] = [new Uint8Array(rows * D), new Int8Array(D), new Float32Array(D)];
+  const sums = new Float64Array(D);
+  for (let r = 0; r < rows; r++) for (let d = 0; d < D; d++) sums[d]! += x[r * D + d]!;
+  const mean = Float32Array.from(sums, (sum) => sum / rows);
   const lengths = Array.from({ length: rows }, (_, r) => {
-    const known = quantiseRow(x.subarray(r * D, (r + 1) * D), 127, row);
-    if (!(known.norm < 1e18)) {
+    let squares = 0;
+    for (let d = 0; d < D; d++) {
+      const value = x[r * D + d]!;
+      centred[d] = value - mean[d]!;
+      squares += value * value;
+    }
+    const known = { ...quantiseRow(centred, 127, row), length: roundUp(Math.sqrt(squares)) };
+    if (!(known.length < 1e18 && known.norm < 1e18)) {
       throw new UserError(
-        `activations: expected numbers below 1e18, got others. The model overflows; check its weights.`,
+        "activations: expected numbers below 1e18, got others. The model overflows; check its weights.",
       );
     }
     for (let d = 0; d < D; d++) q[r * D + d] = row[d]! + byteZero;
     return known;
   });
-  return { q, rows: lengths };
+  return { q, rows: lengths, mean, meanLength: Math.sqrt(mean.reduce((sum, value) => sum + value * value, 0)) };
 }
 
 /** The parts of a dictionary's encoder; of one without parts, from its weights in memory. */

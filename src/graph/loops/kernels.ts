@@ -221,7 +221,7 @@ function near() {
                 f32.add(f32x4.extractLane(sums[0]!, 2), f32x4.extractLane(sums[0]!, 3)),
               ),
             ),
-            sum.set(f32.add(sum, f32.add(f32.load(column(1)), f32.mul(f32.load(column(3)), norm)))),
+            sum.set(f32.add(sum, f32.add(f32.load(column(1)), f32.mul(f32.load(column(0)), norm)))),
             when(f32.gt(sum, limit), [i32.store(into, feature!), advance(into, 4)]),
             advance(list, 4),
           ]),

@@ -48,8 +48,8 @@ export interface Loops {
     limit: number,
   ): number;
   /**
-   * Of `count` indices at `list`, keeps those i with ⟨x, row i⟩ + columns[1,i] + norm·columns[3,i] > limit: they go to `into`, which may be `list` or
-   * before it. float32[D] at `x`, float32[n,D] at `rows`, columns[4,n] as for `possible`. Sums in float32; D has to be a multiple of 16.
+   * Of `count` indices at `list`, keeps those i with ⟨x, row i⟩ + columns[1,i] + norm·columns[0,i] > limit: they go to `into`, which may be `list` or
+   * before it. float32[D] at `x`, float32[n,D] at `rows`, float32[2,n] at `columns`. Sums in float32; D has to be a multiple of 16.
    *
    * @returns how many there are
    */
@@ -160,7 +160,7 @@ export function slowLoops(): Loops {
     },
     near(x, D, rows, n, columns, list, count, into, norm, limit) {
       const [xs, candidates, kept] = [floats(x, D), ints(list, count), ints(into, count)];
-      const [least, norms] = [floats(columns + 4 * n, n), floats(columns + 12 * n, n)];
+      const [least, norms] = [floats(columns + 4 * n, n), floats(columns, n)];
       let found = 0;
       for (let k = 0; k < count; k++) {
         const i = candidates[k]!;
