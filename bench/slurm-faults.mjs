@@ -82,9 +82,9 @@ say(`planned as ${shards} shards`);
 sfc("run", ...runFlags, "--shards", String(shards), "--output_dir", divided, "--quiet");
 sfc("slurm", divided);
 
-const victim = await until("a task among the packs", () => running("packs", 1)[0]);
+const victim = await until("a task among the packs", () => running("packs", shards)[0]);
 kill([victim]);
-say(`killed process ${victim}, which computed packs of shard 1`);
+say(`killed process ${victim}, which computed packs of shard ${shards}`);
 
 await until("sites", () => [1, 2, 3].some((shard) => running("sites", shard).length > 0));
 await new Promise((done) => setTimeout(done, 3000));
