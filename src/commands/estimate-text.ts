@@ -37,7 +37,7 @@ export function circuitEstimateText({ weights, seconds, gflops, counts, ...e }: 
   const steps = Object.entries(seconds).map(([step, one]) => `${step} ${duration(one)}`);
   const little = e.memory_bytes > e.available_memory_bytes ? ": too little" : "";
   const counted = [
-    `${(counts.pass_gflop / 1e3).toPrecision(2)} TFLOP of passes`,
+    `${(counts.pass_gflop / 1e3).toLocaleString("en", { maximumSignificantDigits: 2 })} TFLOP of passes`,
     ...(counts.evaluations > 0 ? [countText(counts.evaluations, "evaluation")] : []),
     ...(counts.mask_gradients > 0 ? [countText(counts.mask_gradients, "mask gradient")] : []),
     ...(counts.edge_products > 0 ? [`${counts.edge_products.toLocaleString("en")} vector–Jacobian products`] : []),

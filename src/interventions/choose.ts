@@ -26,7 +26,17 @@ export function rankScores(scores: ScoresBySite): Scored[] {
 
 /** The n features of the largest |score|. */
 export function chooseTop(scores: ScoresBySite, n: number): Features {
-  return bySite(rankScores(scores).slice(0, n));
+  // Large models have hundreds of thousands of scores: the nth largest is found among bare numbers, so that few have to be ranked.
+  const count = [...scores.values()].reduce((sum, of) => sum + of.scores.length, 0);
+  const sizes = new Float64Array(count);
+  let at = 0;
+  for (const { scores: of } of scores.values()) for (let i = 0; i < of.length; i++) sizes[at++] = Math.abs(of[i]!);
+  const least = sizes.sort()[count - n] ?? 0;
+  const large = [...scores].map(([site, of]): [SiteName, Scores] => {
+    const kept = Array.from(of.scores, (_, i) => i).filter((i) => Math.abs(of.scores[i]!) >= least);
+    return [site, { features: kept.map((i) => of.features[i]!), scores: kept.map((i) => of.scores[i]!) }];
+  });
+  return bySite(rankScores(new Map(large)).slice(0, n));
 }
 
 /** n features, in turns the largest of one list of scores and of the next. */
