@@ -113,7 +113,7 @@ export function analyse(
     const analysisOptions = { method, score, top, ...(steps && { steps }), ...(rule && { rule }) };
     const input = { loaded, tokenizer, dictionaries, options: analysisOptions };
     const places = { ...memoryPlaces(), checkInputs: () => files.inputs.check() };
-    const prepared = prepare(usable.kept, analysisOptions);
+    const prepared = prepare(usable.kept, analysisOptions, null, loaded.model);
     const found = await analysePairs(input, prepared, places, record, reporter, extent);
     const { tables } = places;
     const sites = [...dictionaries.keys()];

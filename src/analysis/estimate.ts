@@ -256,7 +256,7 @@ export async function estimateStep(
   options: EstimateOptions & Pick<JobOptions, "batch_size">,
   machine: Machine,
 ): Promise<EstimateResult> {
-  const prepared = prepare(pairs, options, options.batch_size);
+  const prepared = prepare(pairs, options, options.batch_size, files.model);
   const estimated = await estimateRun(files, dictionaries, prepared.plans, options, machine);
   const all = [...dictionaries.values()];
   const { nodes_forward, nodes_backward, tokens } = countsOf(prepared);

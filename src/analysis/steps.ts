@@ -17,7 +17,7 @@ import { countPairs, nodesTable } from "../effects/sums.ts";
 import { unexplainedShare } from "../effects/unexplained.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
-import { type Plan, planCapture, planMetric } from "../forest/packs.ts";
+import { type Plan, planCapture, planMetric, type RowCost } from "../forest/packs.ts";
 import { unitsOf } from "../interventions/units.ts";
 import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
@@ -37,8 +37,8 @@ const secantTolerance = 0.1;
 const worthSaying = 0.01;
 /** Accuracy below which a behaviour is hardly one. */
 const fairAccuracy = 0.8;
-/** Pairs on which the forest is checked against example by example. */
-const checkedPairs = 16;
+/** Pairs on which the forest is checked against example by example: one of so many, within limits. Each takes as much work as ten in the forest. */
+const checked = { ofPairs: 25, least: 4, most: 16 };
 
 /** What an analysis computes. */
 export interface AnalysisOptions {
@@ -73,20 +73,24 @@ export interface Prepared {
  * Step 1: builds the prefix forest of some pairs, and cuts it into packs.
  *
  * @param batchSize at most so many pairs end in one pack
+ * @param model whose work decides how large packs are
  */
 export function prepare(
   pairs: readonly TokenPair[],
   { method, score }: Pick<AnalysisOptions, "method" | "score">,
   batchSize: number | null = null,
+  model?: RowCost,
 ): Prepared {
   const forest = prefixForest(pairs);
   const plan = planCapture(forest, {
     wanted: score === "effect" ? wantedBy(method) : score === "gradient" ? "none" : "clean",
     ...(batchSize === null ? {} : { batchSize }),
+    model,
   });
-  const every = Math.max(1, Math.floor(pairs.length / checkedPairs));
-  const sample = pairs.filter((_, i) => i % every === 0).slice(0, checkedPairs);
-  const [merged, separate] = forestCheckPlans(sample, plan.tileSize, score === "effect" ? "changed" : "clean");
+  const count = Math.min(checked.most, Math.max(checked.least, Math.ceil(pairs.length / checked.ofPairs)));
+  const every = Math.max(1, Math.floor(pairs.length / count));
+  const sample = pairs.filter((_, i) => i % every === 0).slice(0, count);
+  const [merged, separate] = forestCheckPlans(sample, undefined, score === "effect" ? "changed" : "clean");
   return { pairs, forest, plans: [plan, merged, separate] };
 }
 
@@ -465,7 +469,7 @@ export async function analysePairs(
     countAccuracy(accuracy);
     const [left, total] = [all.pairs.length - kept.length, all.pairs.length];
     if (left > 0) warn(`Left out ${left} of ${total} pairs that the model gets wrong (--keep correct).`);
-    prepared = prepare(kept, options, batchSize);
+    prepared = prepare(kept, options, batchSize, loaded.model);
   }
   record.counts = { ...countsOf(prepared), rows: 0 };
 

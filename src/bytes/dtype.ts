@@ -55,13 +55,13 @@ function decodeInt64(values: BigInt64Array, out: Float32Array, at: number): void
 /** The formats that can be written. */
 export type FloatDType = "F64" | "F32" | "F16" | "BF16";
 
-/** Float32 numbers in another format, rounded to nearest, ties to even; little-endian. Too large ones become infinite. */
+/** Float32 numbers in another format, rounded to nearest, ties to even; little-endian. Too large ones become infinite. Those of F32 are not copied. */
 export function encodeFloat32(values: Float32Array, dtype: FloatDType): Uint8Array {
   switch (dtype) {
     case "F64":
       return new Uint8Array(Float64Array.from(values).buffer);
     case "F32":
-      return new Uint8Array(values.slice().buffer);
+      return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
     case "F16":
       return new Uint8Array(encodeFloat16(values).buffer);
     case "BF16":

@@ -7,7 +7,7 @@ import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { gradientRows } from "./capture.ts";
-import { passOutputs } from "./held.ts";
+import { passOutputs, sizedSessions } from "./held.ts";
 import { readingHooks } from "./hooks.ts";
 import { tileSizeOf } from "./pack-inputs.ts";
 import { pieceGraphs } from "./piece-graphs.ts";
@@ -67,16 +67,19 @@ export function captureCost(
   const rowsOf = (kind: "forward" | "backward") =>
     packs.reduce((sum, { pack }) => sum + (pack.kind === kind ? pack.tokens.length : 0), 0);
   const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
-  const tileSize = plans[0]?.tileSize ?? 0;
+  /** Rows that each row sees, itself and padding included, over all rows of a kind. */
+  const seenBy = (kind: "forward" | "backward") =>
+    packs.reduce((sum, { pack }) => sum + (pack.kind === kind ? pack.tokens.length * tileSizeOf(pack) : 0), 0);
 
   const linear = model.flopsPerToken;
-  const attention = tileSize * model.attentionFlops;
+  const attention = model.attentionFlops;
   const L = model.layers;
   // Held weights save what the forward pass computes; streamed blocks compute it again, but only those that gradients have to pass.
   const low = backward > 0 ? lowestBlock(L, sites) : L;
   const share = weights === "held" ? 1 : (L - low) / L;
   const passes = weights === "held" ? 1 + share : 1 + 2 * share;
-  const flops = (forward + passes * backward) * linear + (forward + (passes + share) * backward) * attention;
+  const flops =
+    (forward + passes * backward) * linear + (seenBy("forward") + (passes + share) * seenBy("backward")) * attention;
 
   const parameters = parametersOf(model, storedType);
   const width = (site: SiteName) => model.sites[parseSite(site).kind]!;
@@ -187,11 +190,13 @@ function heldSessions(
     const graph = Object.values(passOutputs(model, weights, kind, tileSizeOf(alike[0]!), { dtype, hooks }));
     const P = alike.reduce((most, { metric }) => Math.max(most, metric.row.length), 1);
     const memory = runMemory(graph, { B: tiles, P });
-    // Packs of other numbers of tiles have a session for the largest of them, in which everything is so much larger or smaller.
-    const others = alike.reduce((most, pack) => (pack.tiles === tiles ? most : Math.max(most, pack.tiles)), 0);
-    const share = others / tiles;
-    bytes += sessionBytes(memory);
-    if (others > 0) bytes += sessionBytes({ ...memory, peak: share * memory.peak, results: share * memory.results });
+    const counts = [...new Set(alike.map((pack) => pack.tiles))];
+    // A session for each of the first numbers of tiles, one for the largest of the others; everything is larger or smaller by the number.
+    const others = counts.splice(sizedSessions);
+    for (const count of [...counts, ...(others.length > 0 ? [Math.max(...others)] : [])]) {
+      const share = count / tiles;
+      bytes += sessionBytes({ ...memory, peak: share * memory.peak, results: share * memory.results });
+    }
   }
   return bytes;
 }
@@ -204,21 +209,23 @@ function streamedSessions(
   dtype: "float32" | "float64",
   storedType: (name: string) => StoredType,
 ): number {
-  if (packs.length === 0) return 0;
-  const tileSize = tileSizeOf(packs[0]!);
-  const graphs = pieceGraphs(model, storedType, tileSize, dtype, { hooks: readingHooks(sites) });
+  const hooks = readingHooks(sites);
   const bytes = (direction: "forward" | "backward", low: number) => {
     // Packs of both kinds go forward, backward ones alone go back.
     const gone = packs.filter(({ kind }) => direction === "forward" || kind === "backward");
-    const B = gone.reduce((most, { tiles }) => Math.max(most, tiles), 0);
-    if (B === 0) return 0;
-    const kinds: { readonly file: Uint8Array; readonly outputs: readonly Tensor[] }[] = [];
-    for (let layer = low; layer < model.layers; layer++) {
-      const { outputs } = graphs.block(layer, direction);
-      const file = writeOnnx(outputs);
-      if (!kinds.some((kind) => sameBytes(kind.file, file))) kinds.push({ file, outputs: Object.values(outputs) });
+    let sum = 0;
+    for (const n of new Set(gone.map(tileSizeOf))) {
+      const graphs = pieceGraphs(model, storedType, n, dtype, { hooks });
+      const B = gone.reduce((most, pack) => (tileSizeOf(pack) === n ? Math.max(most, pack.tiles) : most), 0);
+      const kinds: { readonly file: Uint8Array; readonly outputs: readonly Tensor[] }[] = [];
+      for (let layer = low; layer < model.layers; layer++) {
+        const { outputs } = graphs.block(layer, direction);
+        const file = writeOnnx(outputs);
+        if (!kinds.some((kind) => sameBytes(kind.file, file))) kinds.push({ file, outputs: Object.values(outputs) });
+      }
+      for (const { outputs } of kinds) sum += sessionBytes(runMemory(outputs, { B }));
     }
-    return kinds.reduce((sum, { outputs }) => sum + sessionBytes(runMemory(outputs, { B })), 0);
+    return sum;
   };
   return Math.max(bytes("forward", 0), bytes("backward", lowestBlock(model.layers, sites)));
 }

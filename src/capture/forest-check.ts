@@ -1,5 +1,5 @@
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
-import { type Plan, planCapture } from "../forest/packs.ts";
+import { alikePacks, type Plan, planCapture } from "../forest/packs.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import type { Capture } from "./capture.ts";
@@ -25,9 +25,11 @@ export function forestCheckPlans(
   tileSize?: number,
   wanted: Compared = "changed",
 ): [merged: Plan, separate: Plan] {
-  const plan = (merge: "all" | "none") =>
-    planCapture(prefixForest(pairs, { merge }), { wanted, ...(tileSize !== undefined && { tileSize }) });
-  return [plan("all"), plan("none")];
+  const plan = (merge: "all" | "none", n = tileSize) =>
+    planCapture(prefixForest(pairs, { merge }), { wanted, ...(n !== undefined && { tileSize: n }) });
+  const separate = plan("none");
+  const [merged, apart] = alikePacks([plan("all", separate.tileSize), plan("none", separate.tileSize)]);
+  return [merged!, apart!];
 }
 
 /** Compares ⟨g, Δx⟩, or ⟨g, x⟩ where the plans want clean prefixes, at every site and node of the merged forest with the sums over the separate paths of the pairs that pass through it. */

@@ -176,26 +176,29 @@ export function traceMetricOf(
   return { metric, total: (missed ? missed.mul(missed) : metric).mul(numbers("weight")).sum() };
 }
 
+/** Sessions that are made for one number of tiles each; any further number shares one. */
+export const sizedSessions = 3;
+
 /**
- * Sessions for packs: for each kind of pack and size of its tiles one for the number of tiles that came first, and one for all other numbers. The
- * former opens several times faster, since its sizes are known.
+ * Sessions for packs: for each kind of pack and size of its tiles one for each of the first numbers of tiles, and one for all other numbers. That one
+ * opens several times slower, since sizes are not known.
  */
 export function packSessions() {
-  const sessions = new Map<string, { readonly tiles: number; readonly session: Promise<Session> }>();
+  const sessions = new Map<string, Map<number | "any", Promise<Session>>>();
   return {
     get(pack: Pack, make: (sizes: Sizes) => Promise<Session>): Promise<Session> {
       const key = `${pack.kind}/${tileSizeOf(pack)}`;
-      const first = sessions.get(key);
-      if (first?.tiles === pack.tiles) return first.session;
-      const other = first && sessions.get(`${key}/any`);
-      if (other) return other.session;
-      const made = { tiles: pack.tiles, session: make(first ? {} : { B: pack.tiles }) };
-      sessions.set(first ? `${key}/any` : key, made);
-      return made.session;
+      const alike = sessions.get(key) ?? new Map<number | "any", Promise<Session>>();
+      sessions.set(key, alike);
+      const size = alike.has(pack.tiles) || alike.size < sizedSessions ? pack.tiles : "any";
+      const session = alike.get(size) ?? make(size === "any" ? {} : { B: size });
+      alike.set(size, session);
+      return session;
     },
     async release(): Promise<void> {
-      for (const { session } of sessions.values()) await (await session).release();
+      const all = [...sessions.values()].flatMap((alike) => [...alike.values()]);
       sessions.clear();
+      for (const session of all) await (await session).release();
     },
   };
 }

@@ -1,6 +1,6 @@
 import { StoppedError } from "../errors.ts";
 import type { Pack } from "../forest/packs.ts";
-import { int64, sessionPool, type Value } from "../graph/session.ts";
+import { int64, type Session, sessionPool, type Value } from "../graph/session.ts";
 import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
@@ -67,22 +67,28 @@ export function streamedRunner(
       ...(await Promise.all(sites.map(async (site) => namedInputs(await job.inputs?.(site), namedByKind(site))))),
     );
 
-  /** Blocks in the order given, each with its session and its weights; the next one's are read meanwhile. */
-  async function* blocks(layers: readonly number[], graphs: PieceGraphs, direction: Direction) {
+  /** Blocks in the order given, each with its weights and a session for every size of the jobs' tiles; the next one's weights are read meanwhile. */
+  async function* blocks(layers: readonly number[], jobs: readonly Placed[], direction: Direction) {
+    const sizes = [...bySize(jobs).keys()];
     const begin = async (i: number) => {
       const layer = layers[i];
       if (layer === undefined) return undefined;
-      const graph = graphs.block(layer, direction);
-      const read = Promise.all([reader.read(graph.names, i % 2), hookWeights(graph.sites)]);
+      const graphs = sizes.map((n) => [n, graphsFor(n).block(layer, direction)] as const);
+      // Tiles of all sizes have the same weights.
+      const [, { names, sites }] = graphs[0]!;
+      const read = Promise.all([reader.read(names, i % 2), hookWeights(sites)]);
       read.catch(() => {});
-      const session = await pool.compile(graph.outputs);
-      return { layer, graph, session, read };
+      const pieces = new Map<number, { readonly graph: PieceGraph; readonly session: Session }>();
+      for (const [n, graph] of graphs) pieces.set(n, { graph, session: await pool.compile(graph.outputs) });
+      return { layer, pieces, read };
     };
     let current = await begin(0);
     for (let i = 1; current; i++) {
       const [weights, ofHooks] = await current.read;
       const next = await begin(i);
-      yield { ...current, weights: { ...weights, ...ofHooks } as Record<string, Value> };
+      const { layer, pieces } = current;
+      const pieceOf = ({ job: { pack } }: Placed) => pieces.get(tileSizeOf(pack))!;
+      yield { layer, pieceOf, weights: { ...weights, ...ofHooks } as Record<string, Value> };
       current = next;
     }
   }
@@ -112,11 +118,7 @@ export function streamedRunner(
   };
 
   /** The stream at the input of the first block of each job. */
-  const started = async (
-    jobs: readonly Placed[],
-    graphs: PieceGraphs,
-    kept: Map<string, Floats>,
-  ): Promise<Map<number, Floats>> => {
+  const started = async (jobs: readonly Placed[], kept: Map<string, Floats>): Promise<Map<number, Floats>> => {
     const out = new Map<number, Floats>();
     if (isInside) {
       for (const { id, job } of jobs) out.set(id, job.before!());
@@ -127,19 +129,21 @@ export function streamedRunner(
       return out;
     }
     const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
-    const graph = graphs.start("forward");
-    const { session, weights } = await piece(graph, used);
-    for (const placed of jobs) {
-      const { tokens } = placed.job.pack;
-      const rows = int64(placesOf(tokens, used), tokens.length);
-      const result = await session.run({
-        ...weights,
-        ...contextOf(placed),
-        ...(await hookInputs(placed, graph.sites)),
-        rows,
-      });
-      foundIn(placed, graph, result, kept);
-      out.set(placed.id, result.y!.data as Floats);
+    for (const [n, alike] of bySize(jobs)) {
+      const graph = graphsFor(n).start("forward");
+      const { session, weights } = await piece(graph, used);
+      for (const placed of alike) {
+        const { tokens } = placed.job.pack;
+        const rows = int64(placesOf(tokens, used), tokens.length);
+        const result = await session.run({
+          ...weights,
+          ...contextOf(placed),
+          ...(await hookInputs(placed, graph.sites)),
+          rows,
+        });
+        foundIn(placed, graph, result, kept);
+        out.set(placed.id, result.y!.data as Floats);
+      }
     }
     return out;
   };
@@ -147,7 +151,6 @@ export function streamedRunner(
   /** Tells the gradients of the hook, or the entry, before the first block. */
   const finished = async (
     jobs: readonly Placed[],
-    graphs: PieceGraphs,
     cotangents: ReadonlyMap<number, Floats>,
     kept: Map<string, Floats>,
   ): Promise<void> => {
@@ -158,25 +161,27 @@ export function streamedRunner(
       }
       return;
     }
-    const graph = graphs.start("backward");
-    if (graph.finds.length === 0) return;
     const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
-    const { session, weights } = await piece(graph, used);
-    for (const placed of jobs) {
-      const { tokens } = placed.job.pack;
-      const result = await session.run({
-        ...weights,
-        ...contextOf(placed),
-        ...(await hookInputs(placed, graph.sites)),
-        rows: int64(placesOf(tokens, used), tokens.length),
-        cotangent: floatValue(cotangents.get(placed.id)!, ...rowsOf(placed)),
-      });
-      foundIn(placed, graph, result, kept);
+    for (const [n, alike] of bySize(jobs)) {
+      const graph = graphsFor(n).start("backward");
+      if (graph.finds.length === 0) return;
+      const { session, weights } = await piece(graph, used);
+      for (const placed of alike) {
+        const { tokens } = placed.job.pack;
+        const result = await session.run({
+          ...weights,
+          ...contextOf(placed),
+          ...(await hookInputs(placed, graph.sites)),
+          rows: int64(placesOf(tokens, used), tokens.length),
+          cotangent: floatValue(cotangents.get(placed.id)!, ...rowsOf(placed)),
+        });
+        foundIn(placed, graph, result, kept);
+      }
     }
   };
 
   /** Metric values of each job, and ∂M/∂x [N,D] after the last block of the backward ones. */
-  const ends = async (jobs: readonly Placed[], graphs: PieceGraphs, last: ReadonlyMap<number, Floats>) => {
+  const ends = async (jobs: readonly Placed[], last: ReadonlyMap<number, Floats>) => {
     const used = distinct(
       jobs.flatMap(
         ({
@@ -186,7 +191,7 @@ export function streamedRunner(
         }) => [...metric.cleanAnswer, ...metric.patchAnswer],
       ),
     );
-    const { session, weights } = await piece(graphs.ends(), used);
+    const { session, weights } = await piece(graphsFor(tileSizeOf(jobs[0]!.job.pack)).ends(), used);
     const metrics = new Map<number, Floats>();
     const cotangents = new Map<number, Floats>();
     const D = model.width;
@@ -239,7 +244,6 @@ export function streamedRunner(
     { step, mayStop }: { step: () => void; mayStop: () => void },
   ): Promise<void> => {
     const backward = jobs.filter(isBackward);
-    const graphs = graphsFor(tileSizeOf(jobs[0]!.job.pack));
     /** Gradients go down to the input of this block; what lies below is not needed again. */
     const low = lowOf(jobs);
     const removeStreams = async () => {
@@ -310,14 +314,15 @@ export function streamedRunner(
       } else {
         layer = first;
         const found = new Map<string, Floats>();
-        stream = await started(jobs, graphs, found);
+        stream = await started(jobs, found);
         await saveStream("x", first, stream, found);
       }
       const up = Array.from({ length: L - layer }, (_, i) => layer + i);
-      for await (const { layer: l, graph, weights, session } of blocks(up, graphs, "forward")) {
+      for await (const { layer: l, weights, pieceOf } of blocks(up, jobs, "forward")) {
         const found = new Map<string, Floats>();
         for (const placed of jobs) {
           mayStop();
+          const { graph, session } = pieceOf(placed);
           const x = floatValue(stream.get(placed.id)!, ...rowsOf(placed));
           const result = await session.run({
             ...weights,
@@ -332,13 +337,13 @@ export function streamedRunner(
         if (l < low) await store.remove(keys.stream("x", l));
         step();
       }
-      const { metrics, cotangents: made } = await ends(jobs, graphs, stream);
+      const { metrics, cotangents: made } = await ends(jobs, stream);
       await store.save(keys.metric, new Map([...metrics].map(([id, values]) => [String(id), values])));
       layer = L;
       cotangents = made;
       if (backward.length > 0) {
         const found = new Map<string, Floats>();
-        if (low === first && low === L) await finished(backward, graphs, made, found);
+        if (low === first && low === L) await finished(backward, made, found);
         await saveStream("g", L, made, found);
         await store.remove(keys.stream("x", L));
       }
@@ -347,10 +352,11 @@ export function streamedRunner(
       // Sessions keep the memory of their runs: that of the forward pass makes room.
       await pool.release();
       const down = Array.from({ length: layer - low }, (_, i) => layer - 1 - i);
-      for await (const { layer: l, graph, weights, session } of blocks(down, graphs, "backward")) {
+      for await (const { layer: l, weights, pieceOf } of blocks(down, backward, "backward")) {
         const found = new Map<string, Floats>();
         for (const placed of backward) {
           mayStop();
+          const { graph, session } = pieceOf(placed);
           const x = floatValue((await store.read(keys.stream("x", l), String(placed.id)))!, ...rowsOf(placed));
           const cotangent = floatValue(cotangents.get(placed.id)!, ...rowsOf(placed));
           const inputs = { ...contextOf(placed), ...(await hookInputs(placed, graph.sites)), x, cotangent };
@@ -358,7 +364,7 @@ export function streamedRunner(
           if (result.g) cotangents.set(placed.id, result.g.data as Floats);
           foundIn(placed, graph, result, found);
         }
-        if (l === first) await finished(backward, graphs, cotangents, found);
+        if (l === first) await finished(backward, cotangents, found);
         await saveStream("g", l, cotangents, found);
         await store.remove(keys.stream("x", l));
         await store.remove(keys.stream("g", l + 1));
@@ -459,20 +465,32 @@ export function wavesOf(packs: readonly Pack[], waveRows = defaultWaveRows): num
   return waves.flatMap((wave, w) => wave.map(() => w));
 }
 
-/** Waves of at most so many rows, each of packs with tiles of one size. */
+/** Waves of at most so many rows. */
 function cutWaves(jobs: readonly Placed[], waveRows: number): Placed[][] {
   const waves: Placed[][] = [];
-  let [rows, tileSize] = [Number.POSITIVE_INFINITY, 0];
+  let rows = Number.POSITIVE_INFINITY;
   for (const placed of jobs) {
     const { pack } = placed.job;
     rows += pack.tokens.length;
-    if (rows > waveRows || tileSizeOf(pack) !== tileSize) {
+    if (rows > waveRows) {
       waves.push([]);
-      [rows, tileSize] = [pack.tokens.length, tileSizeOf(pack)];
+      rows = pack.tokens.length;
     }
     waves.at(-1)!.push(placed);
   }
   return waves;
+}
+
+/** Jobs by the nodes per tile of their packs. */
+function bySize(jobs: readonly Placed[]): Map<number, Placed[]> {
+  const groups = new Map<number, Placed[]>();
+  for (const placed of jobs) {
+    const n = tileSizeOf(placed.job.pack);
+    const group = groups.get(n);
+    if (group) group.push(placed);
+    else groups.set(n, [placed]);
+  }
+  return groups;
 }
 
 /** Sorted, each once. */

@@ -162,7 +162,7 @@ class Job {
     const divided = await findShards(this.#folder.path);
     await this.#save();
 
-    const prepared = prepare(pairs, this.#options, batchSize);
+    const prepared = prepare(pairs, this.#options, batchSize, this.#opened.model);
     const estimated = await this.#estimate(prepared);
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };

@@ -277,6 +277,8 @@ class PatchQueue {
   #place = new Map<number, number>();
   #asked: { row: number; end: number; to: { m: number } }[] = [];
   #after: (() => void)[] = [];
+  /** Whether no pack was full before the one at hand. */
+  #isFirst = true;
   readonly #jobs: Job[] = [];
 
   constructor(rest: Continuation, captured: Capture, subtrees: Subtrees, watch: Watch) {
@@ -318,14 +320,24 @@ class PatchQueue {
     this.#after.push(done);
   }
 
-  /** Runs all that was added. */
+  /** Runs all that was added. What fits into one pack takes no more tiles than it needs; all packs are of one size otherwise, as sessions are made for it. */
   async flush(): Promise<void> {
+    if (this.#isFirst) this.#shorten(this.#tile + 1);
     this.#close();
     await this.#run();
   }
 
+  /** Leaves the tiles behind the first few out of the pack at hand. */
+  #shorten(tiles: number): void {
+    const N = tiles * this.#subtrees.tileSize;
+    this.#x = this.#x.subarray(0, N * this.#rest.captured.width);
+    this.#node = this.#node.subarray(0, N);
+    this.#parent = this.#parent.subarray(0, N);
+  }
+
   /** Makes a job of the pack at hand, and begins another pack. */
   #close(): void {
+    this.#isFirst = false;
     const [asked, x, nodes] = [this.#asked, this.#x, this.#node];
     if (asked.length > 0) {
       const pack = this.#pack();

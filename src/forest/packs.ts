@@ -1,4 +1,4 @@
-import { longestDense } from "../models/model.ts";
+import { longestDense, type Model } from "../models/model.ts";
 import type { End, PrefixForest, Tile, Tree } from "./forest.ts";
 import { cutForest, isChanged } from "./forest.ts";
 
@@ -59,9 +59,14 @@ export interface PlanOptions {
   readonly nodes?: number;
   /** At most so many pairs end in one pack (`--batch_size`). */
   readonly batchSize?: number;
-  /** Nodes per tile; by default from the longest prompt. */
+  /** Nodes per tile; by default those with the least work, for each kind of pack by itself. */
   readonly tileSize?: number;
+  /** Whose work it will be; by default that of a narrow model, in which attention costs the most. */
+  readonly model?: RowCost | undefined;
 }
+
+/** What a model's work depends on: operations of a row in matrix products, and in attention for each row of its tile. */
+export type RowCost = Pick<Model, "flopsPerToken" | "attentionFlops">;
 
 /** Nodes per pack that keep products of matrices efficient and working memory small. */
 export const packNodes = 512;
@@ -69,25 +74,56 @@ export const packNodes = 512;
 /** Cuts a forest into packs. */
 export function planCapture(
   forest: PrefixForest,
-  { wanted, nodes = packNodes, batchSize, tileSize }: PlanOptions,
+  { wanted, nodes = packNodes, batchSize, tileSize, model }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
   const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
   const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
-  const n = tileSize ?? chooseTileSize(backward, (n) => cutForest(backward, n, { load: pairsAt, maxLoad }).length);
-  const backwardTiles = cutForest(backward, n, { load: pairsAt, maxLoad });
-  const forwardTiles = cutForest(forward, n, { wanted: needed });
-
-  const most = Math.max(1, Math.floor(nodes / n));
-  const packed = (kind: Pack["kind"], tiles: readonly Tile[], describe: Describe) => {
+  const cutBackward = (n: number) => cutForest(backward, n, { load: pairsAt, maxLoad });
+  const cutForward = (n: number) => cutForest(forward, n, { wanted: needed });
+  const packed = (kind: Pack["kind"], tree: Tree, cut: (n: number) => Tile[], describe: Describe) => {
+    const n = tileSize ?? chooseTileSize(tree, (n) => cut(n).length, { nodes, model });
+    const tiles = cut(n);
     const load = kind === "backward" ? pairsAt : () => 0;
-    const size = evenly(tiles.length, most);
+    const size = evenly(tiles.length, mostTiles(nodes, n));
     // Where pairs limit a pack, packs differ too much to be filled up to one size.
     const count = batchSize === undefined ? size : undefined;
     return [...chunks(tiles, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
   };
-  const packs = [...packed("backward", backwardTiles, backwardRow), ...packed("forward", forwardTiles, forwardRow)];
-  return { forest, wanted, tileSize: n, packs, row, rows };
+  const packs = [
+    ...packed("backward", backward, cutBackward, backwardRow),
+    ...packed("forward", forward, cutForward, forwardRow),
+  ];
+  return { forest, wanted, tileSize: largestTileOf(packs), packs, row, rows };
+}
+
+/** n of the largest tiles. */
+const largestTileOf = (packs: readonly Pack[]) =>
+  packs.reduce((most, { tokens, tiles }) => Math.max(most, tokens.length / tiles), 1);
+
+/** Small plans with packs filled up to the largest of their kind, so that the same sessions serve all of them. */
+export function alikePacks(plans: readonly Plan[]): Plan[] {
+  const most = { backward: 0, forward: 0 };
+  for (const { packs } of plans) for (const { kind, tiles } of packs) most[kind] = Math.max(most[kind], tiles);
+  return plans.map((plan) => ({ ...plan, packs: plan.packs.map((pack) => filledUp(pack, most[pack.kind])) }));
+}
+
+/** A pack with padding up to so many tiles. */
+function filledUp(pack: Pack, tiles: number): Pack {
+  const N = (pack.tokens.length / pack.tiles) * tiles;
+  const longer = (from: Int32Array, padding: number) => {
+    const to = new Int32Array(N).fill(padding);
+    to.set(from);
+    return to;
+  };
+  return {
+    ...pack,
+    tiles,
+    tokens: longer(pack.tokens, 0),
+    positions: longer(pack.positions, 0),
+    parent: longer(pack.parent, -1),
+    node: longer(pack.node, -1),
+  };
 }
 
 /**
@@ -235,9 +271,8 @@ export function planMetric(
   const { forward, backward, ends } = forest;
   const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
   const cut = (n: number) => cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
-  const n = tileSize ?? chooseTileSize(forward, (n) => cut(n).length);
+  const n = tileSize ?? chooseTileSize(forward, (n) => cut(n).length, { nodes });
   const tiles = cut(n);
-  const most = Math.max(1, Math.floor(nodes / n));
   const describe: Describe = (node) => ({
     token: forward.token[node]!,
     position: forward.position[node]!,
@@ -245,35 +280,64 @@ export function planMetric(
     clean: endsAt.get(node) ?? [],
     patch: [],
   });
-  const size = evenly(tiles.length, most);
+  const size = evenly(tiles.length, mostTiles(nodes, n));
   const packs = [...chunks(tiles, size, () => 0, Number.POSITIVE_INFINITY)].map((chunk) =>
     fillPack("forward", chunk, n, describe, ends, size),
   );
   return { forest, wanted: "none", tileSize: n, packs, row: new Int32Array(forward.size).fill(-1), rows: 0 };
 }
 
+/** Tiles of n nodes that a pack of so many nodes has room for. */
+const mostTiles = (nodes: number, n: number) => Math.max(1, Math.floor(nodes / n));
+
 /** Tiles per pack, at most so many, that let packs be of one size: sessions are made for sizes. */
 const evenly = (tiles: number, most: number) => Math.max(1, Math.ceil(tiles / Math.ceil(tiles / most)));
 
 /**
- * Nodes per tile, at least as many as the longest prompt has tokens.
- *
- * A tile holds six to eleven times the longest prompt, a power of two: enough that few ancestors are repeated, few enough that the dense scores
- * within a tile stay cheaper than the linear layers. Long prompts get the size with the least work, and tiles of at most `largestTile` where one
- * prompt allows.
+ * Nodes per tile, at least as many as the longest prompt has tokens, that let all packs together have the least work: in small tiles more ancestors are
+ * repeated, in large ones more is filled up, and each row's dense scores with all of its tile cost more.
  *
  * @param tiles the number of tiles of a size that the tree is cut into
+ * @param nodes nodes per pack
  */
-function chooseTileSize({ position }: Tree, tiles: (n: number) => number): number {
+export function chooseTileSize(
+  { position, size }: Tree,
+  tiles: (n: number) => number,
+  { nodes = packNodes, model }: Pick<PlanOptions, "nodes" | "model"> = {},
+): number {
   const longest = 1 + position.reduce((a, b) => Math.max(a, b), 0);
-  const usual = Math.max(64, 2 ** Math.round(Math.log2(8 * longest)));
-  if (usual <= longestDense) return usual;
-  const least = evenRows(longest);
-  const sizes = [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestTile);
-  // With this many rows in a tile attention takes about as long as the linear layers.
-  const even = 1024;
-  const work = sizes.map((n) => tiles(n) * n * (1 + n / even));
-  return sizes[work.indexOf(Math.min(...work))]!;
+  const even = model ? model.flopsPerToken / model.attentionFlops / scoreCost : narrowEven;
+  const sizes = tileSizes(longest, size);
+  const work = (n: number, count: number) => {
+    const each = evenly(count, mostTiles(nodes, n));
+    return Math.ceil(count / each) * each * n * (1 + n / even);
+  };
+  let [best, least] = [sizes[0]!, Number.POSITIVE_INFINITY];
+  for (const n of sizes) {
+    const found = work(n, Math.max(1, tiles(n)));
+    if (found < least) [best, least] = [n, found];
+  }
+  return best;
+}
+
+/** What dense scores cost beside products of matrices, for as many operations: their products are small, and there are masks and exponentials. */
+const scoreCost = 2;
+/** With so many rows in a tile attention takes as long as a narrow model's linear layers. */
+const narrowEven = 576;
+
+/** Nodes of a tree whose cutting takes so long that few sizes are tried. */
+const largeTree = 8192;
+
+/** The sizes that a tile may have: few for large trees, which fill tiles of any size. */
+function tileSizes(longest: number, nodes: number): number[] {
+  if (8 * longest > longestDense) {
+    const least = evenRows(longest);
+    return [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestTile);
+  }
+  const sizes: number[] = [];
+  const [unit, step] = nodes > largeTree ? [32, 1.5] : [8, 1.08];
+  for (let n = longest; n <= longestDense; n = step * sizes.at(-1)!) sizes.push(unit * Math.ceil(n / unit));
+  return sizes.filter((n) => n <= longestDense);
 }
 
 const largestTile = 4096;
