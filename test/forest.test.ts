@@ -237,7 +237,7 @@ describe("the prefix forest", () => {
     expect(ending.reduce((a, b) => a + b, 0)).toBe(30);
     const { packs } = planCapture(forest, { wanted: "changed", batchSize });
     const weights = packs.map(({ metric }) => metric.weight.reduce((a, b) => a + b, 0));
-    expect(Math.max(...weights)).toBe(batchSize);
+    expect(Math.max(...weights)).toBeLessThanOrEqual(batchSize);
     expect(weights.reduce((a, b) => a + b, 0)).toBe(30);
   });
 

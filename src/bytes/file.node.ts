@@ -6,6 +6,7 @@ import zlib from "node:zlib";
 import { messageOf, UserError } from "../errors.ts";
 import { crc32OfBytes } from "./crc32.ts";
 import type { Folder } from "./folder.ts";
+import { knownHash } from "./known-hashes.node.ts";
 import { withoutPointer } from "./lfs.ts";
 import { checkRange } from "./memory.ts";
 import type { ByteSource } from "./source.ts";
@@ -74,6 +75,7 @@ function fileSource(name: string, handle: FileHandle, size: number): ByteSource 
       }
       return into;
     },
+    known: knownHash(handle, size),
     close: () => handle.close(),
   };
 }

@@ -1,15 +1,21 @@
 import { newSha256 } from "#file";
 import type { ByteSource } from "./source.ts";
 
-const pieceBytes = 8 * 2 ** 20;
+const pieceBytes = 2 ** 20;
 
-/** SHA-256 of all bytes of a source, as 64 hex digits, read in pieces. */
+/** SHA-256 of all bytes of a source, as 64 hex digits, read in pieces where it is not known. */
 export async function sha256(source: ByteSource): Promise<string> {
+  const known = await source.known?.find();
+  if (known !== undefined) return known;
   const hash = newSha256();
+  const memory = new Uint8Array(Math.min(pieceBytes, source.size));
   for (let at = 0; at < source.size; at += pieceBytes) {
-    hash.update(await source.read(at, Math.min(pieceBytes, source.size - at)));
+    const length = Math.min(pieceBytes, source.size - at);
+    hash.update(await source.read(at, length, memory.subarray(0, length)));
   }
-  return hash.hex();
+  const hex = hash.hex();
+  await source.known?.keep(hex);
+  return hex;
 }
 
 /** SHA-256 of a text's UTF-8 bytes, as 64 hex digits. */

@@ -13,6 +13,15 @@ export interface ByteSource {
    * @throws UserError if the range reaches beyond the end
    */
   read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
+  /** Of a file whose SHA-256 may be known from before, as long as the system says that nobody has written to it. */
+  readonly known?:
+    | {
+        /** Undefined if it is not known. */
+        find(): Promise<string | undefined>;
+        /** Keeps the hash that was taken since `find` was asked, unless the file has changed meanwhile. */
+        keep(hash: string): Promise<void>;
+      }
+    | undefined;
   /** Nothing can be read after it. */
   close(): Promise<void>;
 }

@@ -6,7 +6,7 @@ import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
-import { fitNodes, unexplainedOf } from "./unexplained.ts";
+import { fitNodes, type TakeOut, unexplainedOf } from "./unexplained.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
@@ -51,8 +51,9 @@ export async function analyticEffects(
     onFit && dictionary.decoderBias(),
   ]);
   if (onFit && bias) {
-    const directions = { data: new Float32Array(loops.memory.buffer), start: start.map((byte) => byte / 4) };
-    onFit(site, unexplainedOf(dictionary, { x: rows, codes: sparse, rows: others }, directions, bias));
+    const left = new Float64Array(loops.memory.buffer, room.error, strideOf(captured.width)).fill(0);
+    const encoded = { x: rows, codes: sparse, rows: others };
+    onFit(site, unexplainedOf(dictionary, encoded, takeOutCodes(start, loops, room, captured.width), bias, left));
   }
   return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room);
 }
@@ -74,6 +75,25 @@ function roomOf(D: number, { offsets }: SparseCodes): Room {
   // The codes of two prompts, filled up to a multiple of four.
   const entries = 2 * most + 4;
   return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, bytes: 3 * vector + 16 * entries };
+}
+
+/** Takes codes times directions out of the error's place in the memory of loops. */
+function takeOutCodes(start: Int32Array, loops: Loops, room: Room, D: number): TakeOut {
+  const { buffer } = loops.memory;
+  const entries = (room.bytes - room.list) / 16;
+  const deltas = new Float64Array(buffer, room.list, 2 * entries);
+  const places = new Int32Array(buffer, room.list, 4 * entries);
+  new Float64Array(buffer, room.g, strideOf(D)).fill(0);
+  new Float32Array(buffer, room.zeros, strideOf(D)).fill(0);
+  return (_, { features, values }) => {
+    const count = 4 * Math.ceil(features.length / 4);
+    for (let k = 0; k < count; k++) {
+      const isThere = k < features.length;
+      deltas[2 * k] = isThere ? values[k]! : 0;
+      places[4 * k + 2] = isThere ? start[features[k]!]! : room.zeros;
+    }
+    if (count > 0) loops.takeOut(room.error, room.g, strideOf(D), room.list, count);
+  };
 }
 
 /**

@@ -1,8 +1,8 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Floats } from "../capture/hooks.ts";
 import type { Dictionary, Normalization } from "../dictionaries/dictionary.ts";
-import { type CodeReader, chunkRows, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
-import { type Directions, directionsOf } from "./directions.ts";
+import { type CodeReader, type CodeRow, chunkRows, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
+import { directionsOf } from "./directions.ts";
 
 /**
  * The share of the variance of a site's activations that a dictionary leaves unexplained on the run's own prompts: Σ‖x − x̂‖² / Σ‖x − mean‖², 0 for a
@@ -21,10 +21,20 @@ export async function unexplainedShare(
   const x = sample.slice(0, chosen.length * D);
   for (const [i, row] of chosen.entries()) x.set(sample.subarray(row * D, (row + 1) * D), i * D);
   const sparse = await codes.encode(dictionary, x);
-  const directions = await directionsOf(dictionary, sparse.features);
+  const { data, start } = await directionsOf(dictionary, sparse.features);
   const bias = await dictionary.decoderBias();
-  return unexplainedOf(dictionary, { x, codes: sparse, rows: [...chosen.keys()] }, directions, bias);
+  const takeOut: TakeOut = (left, { features, values }) => {
+    for (let k = 0; k < features.length; k++) {
+      const at = start[features[k]!]!;
+      const value = values[k]!;
+      for (let d = 0; d < D; d++) left[d]! -= value * data[at + d]!;
+    }
+  };
+  return unexplainedOf(dictionary, { x, codes: sparse, rows: [...chosen.keys()] }, takeOut, bias);
 }
+
+/** Takes a row's codes times their directions out of `left`, of which the first D numbers count. */
+export type TakeOut = (left: Float64Array, codes: CodeRow) => void;
 
 /**
  * The forward nodes on which the fit of dictionaries is judged: at most 256 of those that are kept, of packs that are spread over all of them. First
@@ -56,27 +66,23 @@ interface Encoded {
  * The share of the variance of some activations that is left when their codes are decoded; null where there is none.
  *
  * @param bias b_dec[D]
+ * @param left where the rests are put, at least D numbers
  */
 export function unexplainedOf(
   { outputWidth: D, normalization }: Dictionary,
   { x, codes, rows }: Encoded,
-  { data, start }: Directions,
+  takeOut: TakeOut,
   bias: Float32Array,
+  left: Float64Array = new Float64Array(D),
 ): number | null {
   if (rows.length < 2) return null;
   const mean = new Float64Array(D);
   for (const row of rows) for (let d = 0; d < D; d++) mean[d]! += x[row * D + d]! / rows.length;
   let [missed, variance] = [0, 0];
-  const left = new Float64Array(D);
   for (const row of rows) {
     const token = x.subarray(row * D, (row + 1) * D);
     takeWithoutBias(left, token, bias, normalization);
-    const { features, values } = codeRow(codes, row);
-    for (let k = 0; k < features.length; k++) {
-      const at = start[features[k]!]!;
-      const value = values[k]!;
-      for (let d = 0; d < D; d++) left[d]! -= value * data[at + d]!;
-    }
+    takeOut(left, codeRow(codes, row));
     for (let d = 0; d < D; d++) {
       missed += left[d]! ** 2;
       variance += (token[d]! - mean[d]!) ** 2;

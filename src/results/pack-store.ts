@@ -105,8 +105,11 @@ function sumOf(named: readonly (readonly [name: string, bytes: Uint8Array])[]): 
 }
 
 function checkActivations(values: Floats, what: string): void {
+  // Of numbers that are finite, all differences with themselves are 0.
+  let rest = 0;
+  for (let i = 0; i < values.length; i++) rest += values[i]! - values[i]!;
+  if (rest === 0) return;
   const at = values.findIndex((value: number) => !Number.isFinite(value));
-  if (at < 0) return;
   throw new UserError(
     `activations ${what}: expected finite numbers, got ${values[at]}. The model overflows in float32: try --precision float64, or check its weights.`,
   );
