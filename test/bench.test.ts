@@ -40,9 +40,10 @@ describe("what sfc bench counts, by hand", () => {
     // Forward nodes 1, 5, 6 and 30 after each of the two; backward nodes 1, 5 to 6, and 30. A clean prompt is passed twice, a patch prompt once.
     const [tokens, nodes] = [30 * 9, 63 + 32];
     expect(result).toMatchObject({ set: "thirty", pairs: 30, tokens, nodes, node_ratio: tokens / nodes });
-    // Tiles of 64 rows hold the 32 backward nodes, and the 32 forward ones that a patch prompt needs: 2·64 + 64. By themselves, 30 prompts of
-    // three tokens are 90 rows, two tiles: 2·128 + 128.
-    expect([result.forest_rows, result.example_rows]).toEqual([192, 384]);
+    // A tile of 32 rows holds the backward nodes; beside it are 6 and the 30 behind it, 31 rows filled up to 32: 2·32 + 32. By themselves, 30 prompts of
+    // three tokens take three such tiles: 2·96 + 96.
+    expect([result.forest_rows, result.example_rows]).toEqual([96, 288]);
+    expect(result.row_ratio).toBe(96 / nodes);
     expect(result.forest_seconds).toBeGreaterThan(0);
     expect(result.time_ratio).toBe(result.example_seconds / result.forest_seconds);
   });

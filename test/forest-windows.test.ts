@@ -129,6 +129,7 @@ describe.each(["gemma2", "gemma3_text", "qwen2", "qwen3", "mistral"])(
       ["in tiles just large enough for the longest prompt", { tileSize: 11 }],
       ["in odd tiles, one per pack", { tileSize: 17, nodes: 17 }],
       ["three pairs per pack", { batchSize: 3 }],
+      ["forward nodes beside small tiles", { beside: "always" as const, tileSize: 12, nodes: 24 }],
     ])(`activations and summed gradients equal example by example, %s (seed ${seed})`, async (_, options) => {
       expect((await new Rows().add(model, examples, options)).gap(separate)).toBeLessThan(1e-9);
     });

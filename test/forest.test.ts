@@ -158,7 +158,11 @@ describe(`effects on the prefix forest, float64, seed ${seed}`, async () => {
     ["an odd tile size and one tile per pack", { tileSize: 11, nodes: 11 }],
     ["at most three pairs per pack", { batchSize: 3 }],
     ["one pair per pack", { batchSize: 1 }],
+    ["forward nodes beside the tiles", { beside: "always" as const }],
+    ["forward nodes beside small tiles, several per pack", { beside: "always" as const, tileSize: 11, nodes: 33 }],
   ])("do not depend on the cut: %s", async (_, options) => {
+    const { packs } = planCapture(prefixForest(pairs), { wanted: "changed", ...options });
+    expect(packs.some(({ beside }) => beside !== undefined)).toBe("beside" in options);
     expect(gap(await effects(pairs, options), separate)).toBeLessThan(1e-9);
   });
 

@@ -105,6 +105,15 @@ describe(`a forest of many packs (seed ${seed})`, () => {
     }
   });
 
+  it("gives the same with forward nodes beside the tiles", async () => {
+    const beside = planCapture(plan.forest, { wanted: "changed", nodes: 64, beside: "always" });
+    expect(beside.packs.every((pack) => pack.beside !== undefined)).toBe(true);
+    for (const waveRows of [64, 8192]) {
+      const loaded = loadedModel(model, streamedWeights(checkpoint), { dtype: "float64" });
+      await expectSame(await capture(loaded, beside, { sites, waveRows }), held, 1e-12);
+    }
+  });
+
   it.each<[string, SiteName[], number]>([
     ["the residual stream after the last block alone: no block backward", ["resid_post.last"], 0],
     ["the residual stream after block 0: all blocks but that one", ["resid_post.0"], 1],

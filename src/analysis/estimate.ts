@@ -6,7 +6,7 @@ import { needsOf } from "../effects/dispatch.ts";
 import { type EffectsCost, effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
 import type { MethodName } from "../effects/method.ts";
 import { UserError } from "../errors.ts";
-import type { Pack, Plan } from "../forest/packs.ts";
+import { type Pack, type Plan, rowCounts } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import { type Model, parameterCount } from "../models/model.ts";
@@ -241,6 +241,8 @@ export interface EstimateResult extends Estimate {
   readonly saes: { readonly sites: number; readonly features: number; readonly bytes: number };
   readonly pairs: number;
   readonly nodes: { readonly forward: number; readonly backward: number; readonly tokens: number };
+  /** Rows of the analysis' own passes: what is computed, and what is needed of it (`rowCounts`). */
+  readonly rows: { readonly computed: number; readonly needed: number };
   readonly available_memory_bytes: number;
 }
 
@@ -269,6 +271,7 @@ export async function estimateStep(
     },
     pairs: pairs.length,
     nodes: { forward: nodes_forward, backward: nodes_backward, tokens },
+    rows: rowCounts(prepared.plans[0]),
     available_memory_bytes: machine.availableMemory(),
     ...estimated,
   };

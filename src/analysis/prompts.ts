@@ -1,4 +1,4 @@
-import type { Floats, Found, Job } from "../capture/hooks.ts";
+import type { Floats, Job } from "../capture/hooks.ts";
 import { newFloats, readingHooks } from "../capture/hooks.ts";
 import { runModel } from "../capture/run.ts";
 import type { Watch } from "../capture/runner.ts";
@@ -71,6 +71,7 @@ export async function capturePrompts<S extends SiteName>(
         });
       },
       found({ site, kind, tensors: { x } }) {
+        if (kind === "beside") return undefined;
         const D = width[site as S];
         const to = nodes[kind][site]!;
         for (const [row, node] of pack.node.entries()) {
@@ -86,7 +87,7 @@ export async function capturePrompts<S extends SiteName>(
     };
   });
   await runModel(loaded, jobs, { hooks: readingHooks(sites), ...watch });
-  const rowsOf = (kind: Found["kind"]) =>
+  const rowsOf = (kind: "value" | "gradient") =>
     Object.fromEntries(
       sites.map((site) => {
         const D = width[site];

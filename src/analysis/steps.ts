@@ -86,6 +86,7 @@ export function prepare(
     wanted: score === "effect" ? wantedBy(method) : score === "gradient" ? "none" : "clean",
     ...(batchSize === null ? {} : { batchSize }),
     model,
+    beside: "cheaper",
   });
   const count = Math.min(checked.most, Math.max(checked.least, Math.ceil(pairs.length / checked.ofPairs)));
   const every = Math.max(1, Math.floor(pairs.length / count));

@@ -91,10 +91,15 @@ interface Metrics {
 function captureJob(plan: Plan, pack: Pack, metrics: Metrics): Job {
   return {
     pack,
-    metric: (values) => placeMetric(pack, values, metrics.clean, metrics.patch),
-    found: ({ kind, tensors }) => ({
-      x: keptRows(tensors.x!, kind === "value" ? pack.keep : gradientRows(plan, pack), pack),
-    }),
+    metric(values) {
+      placeMetric(pack, values, metrics.clean, metrics.patch);
+      if (pack.beside) placeMetric(pack.beside, values.subarray(pack.metric.row.length), metrics.clean, metrics.patch);
+    },
+    found({ kind, tensors }) {
+      const x = tensors.x!;
+      if (kind === "beside") return { x: keptRows(x, pack.beside!.keep, pack.beside!) };
+      return { x: keptRows(x, kind === "value" ? pack.keep : gradientRows(plan, pack), pack) };
+    },
   };
 }
 
@@ -122,6 +127,9 @@ function captureOf(
       for (const [k, pack] of packs.entries()) {
         const rows = await results.read(first + k, "value", name, "x");
         if (rows) placeRows(x, rows, D, (i) => plan.row[forwardNode(plan, pack, pack.keep[i]!)]!);
+        const { beside } = pack;
+        const others = beside && (await results.read(first + k, "beside", name, "x"));
+        if (others) placeRows(x, others, D, (i) => plan.row[beside.node[beside.keep[i]!]!]!);
         const gradients = await results.read(first + k, "gradient", name, "x");
         const nodes = gradientRows(plan, pack);
         if (gradients) addRows(g, gradients, D, (i) => pack.node[nodes[i]!]!);

@@ -9,7 +9,7 @@ import { parseSite, type SiteName } from "../site.ts";
 import { gradientRows } from "./capture.ts";
 import { passOutputs, sizedSessions } from "./held.ts";
 import { readingHooks } from "./hooks.ts";
-import { tileSizeOf } from "./pack-inputs.ts";
+import { besideSizeOf, tileSizeOf, wholePack } from "./pack-inputs.ts";
 import { pieceGraphs } from "./piece-graphs.ts";
 import { lowestBlock } from "./stream-sites.ts";
 import { defaultWaveRows, memoryWaveRows } from "./streamed.ts";
@@ -64,12 +64,20 @@ export function captureCost(
   inPlace = true,
 ): CaptureCost {
   const packs = plans.flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })));
+  const besides = packs.flatMap(({ pack }) => (pack.beside ? [pack.beside] : []));
   const rowsOf = (kind: "forward" | "backward") =>
-    packs.reduce((sum, { pack }) => sum + (pack.kind === kind ? pack.tokens.length : 0), 0);
+    [...packs.map(({ pack }) => pack), ...besides].reduce(
+      (sum, pack) => sum + (pack.kind === kind ? pack.tokens.length : 0),
+      0,
+    );
   const [forward, backward] = [rowsOf("forward"), rowsOf("backward")];
   /** Rows that each row sees, itself and padding included, over all rows of a kind. */
   const seenBy = (kind: "forward" | "backward") =>
-    packs.reduce((sum, { pack }) => sum + (pack.kind === kind ? pack.tokens.length * tileSizeOf(pack) : 0), 0);
+    packs.reduce((sum, { pack }) => {
+      const beside = kind === "forward" ? (pack.beside?.tokens.length ?? 0) : 0;
+      const own = pack.kind === kind ? pack.tokens.length * tileSizeOf(pack) : 0;
+      return sum + own + beside * (tileSizeOf(pack) + besideSizeOf(pack));
+    }, 0);
 
   const linear = model.flopsPerToken;
   const attention = model.attentionFlops;
@@ -83,7 +91,7 @@ export function captureCost(
 
   const parameters = parametersOf(model, storedType);
   const width = (site: SiteName) => model.sites[parseSite(site).kind]!;
-  const kept = packs.reduce((sum, { pack }) => sum + pack.keep.length, 0);
+  const kept = [...packs.map(({ pack }) => pack), ...besides].reduce((sum, { keep }) => sum + keep.length, 0);
   const gradients = packs.reduce(
     (sum, { plan, pack }) => sum + (pack.kind === "backward" ? gradientRows(plan, pack).length : 0),
     0,
@@ -179,7 +187,7 @@ function heldSessions(
   const hooks = readingHooks(sites);
   const groups = new Map<string, Pack[]>();
   for (const pack of packs) {
-    const key = `${pack.kind}/${tileSizeOf(pack)}`;
+    const key = `${pack.kind}/${tileSizeOf(pack)}/${besideSizeOf(pack)}`;
     const group = groups.get(key);
     if (group) group.push(pack);
     else groups.set(key, [pack]);
@@ -187,9 +195,11 @@ function heldSessions(
   let bytes = 0;
   for (const alike of groups.values()) {
     const { kind, tiles } = alike[0]!;
-    const graph = Object.values(passOutputs(model, weights, kind, tileSizeOf(alike[0]!), { dtype, hooks }));
+    const [n, m] = [tileSizeOf(alike[0]!), besideSizeOf(alike[0]!)];
+    const graph = Object.values(passOutputs(model, weights, kind, n, { dtype, hooks }, m));
     const P = alike.reduce((most, { metric }) => Math.max(most, metric.row.length), 1);
-    const memory = runMemory(graph, { B: tiles, P });
+    const Q = alike.reduce((most, { beside }) => Math.max(most, beside?.metric.row.length ?? 0), 1);
+    const memory = runMemory(graph, { B: tiles, P, Q });
     const counts = [...new Set(alike.map((pack) => pack.tiles))];
     // A session for each of the first numbers of tiles, one for the largest of the others; everything is larger or smaller by the number.
     const others = counts.splice(sizedSessions);
@@ -212,7 +222,7 @@ function streamedSessions(
   const hooks = readingHooks(sites);
   const bytes = (direction: "forward" | "backward", low: number) => {
     // Packs of both kinds go forward, backward ones alone go back.
-    const gone = packs.filter(({ kind }) => direction === "forward" || kind === "backward");
+    const gone = direction === "forward" ? packs.map(wholePack) : packs.filter(({ kind }) => kind === "backward");
     let sum = 0;
     for (const n of new Set(gone.map(tileSizeOf))) {
       const graphs = pieceGraphs(model, storedType, n, dtype, { hooks });

@@ -4,7 +4,15 @@ import { gradients } from "../graph/reverse.ts";
 import { compile, type Session, type Sizes, type Value } from "../graph/session.ts";
 import { times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
-import { type Context, contextInputs, forward, type Model, type Tap, type Weights } from "../models/model.ts";
+import {
+  type Context,
+  contextInputs,
+  contextsBeside,
+  forward,
+  type Model,
+  type Tap,
+  type Weights,
+} from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import {
@@ -16,8 +24,9 @@ import {
   type Hooks,
   type Job,
   namedInputs,
+  newFloats,
 } from "./hooks.ts";
-import { packInputs, tileSizeOf } from "./pack-inputs.ts";
+import { besideSizeOf, packInputs, tileSizeOf } from "./pack-inputs.ts";
 import type { Objective, Runner, RunOptions } from "./runner.ts";
 import { memoryStore } from "./store.ts";
 import { streamBefore } from "./stream-sites.ts";
@@ -40,18 +49,28 @@ export function heldRunner(
     return fixed;
   };
 
+  /** m at the pack's rows, then at those beside them. */
+  const metricOf = ({ metric, beside }: Pack, outputs: Readonly<Record<string, Value>>): Floats => {
+    const [P, Q] = [metric.row.length, beside?.metric.row.length ?? 0];
+    const values = newFloats(dtype, outputs.metric ? P + Q : 0);
+    if (outputs.metric) values.set((outputs.metric.data as Floats).subarray(0, P));
+    if (Q > 0) values.set((outputs["beside/metric"]!.data as Floats).subarray(0, Q), P);
+    return values;
+  };
+
   const runPack = async (job: Job): Promise<Map<string, Floats>> => {
     const { pack } = job;
     const n = tileSizeOf(pack);
-    const session = sessions.get(pack, (sizes) =>
-      compile(passOutputs(model, weights, pack.kind, n, { dtype, hooks, objective, from }), loaded, { sizes }),
-    );
+    const session = sessions.get(pack, (sizes) => {
+      const traced = { dtype, hooks, objective, from };
+      return compile(passOutputs(model, weights, pack.kind, n, traced, besideSizeOf(pack)), loaded, { sizes });
+    });
     const inputs: Record<string, Value> = { ...packInputs(pack, n, dtype), ...(await fixedInputs()) };
     for (const [site] of entries) Object.assign(inputs, namedInputs(await job.inputs?.(site), namedAt(site)));
     const before = job.before?.();
     if (before) inputs.before = { dtype, data: before, shape: [pack.tokens.length, model.width] };
     const outputs = await (await session).run(inputs);
-    const metric = (outputs.metric!.data as Floats).subarray(0, pack.metric.row.length);
+    const metric = metricOf(pack, outputs);
     job.metric?.(metric);
     const kept = new Map<string, Floats>([["metric", metric]]);
     for (const found of foundIn(outputs)) {
@@ -89,6 +108,8 @@ export interface Traced {
 /**
  * The results of a model's pass over tiles of n nodes, traced: `metric`[P], and what hooks give, by `outputName`. In a backward pass gradients are
  * those of M.
+ *
+ * @param m rows beside each tile, of which values alone are read, and `beside/metric`[Q]; the pass is the whole model then, with hooks that only read
  */
 export function passOutputs(
   model: Model,
@@ -96,8 +117,10 @@ export function passOutputs(
   kind: Pack["kind"],
   n: number,
   { dtype, hooks, from, objective }: Pick<LoadedModel, "dtype"> & Traced,
+  m = 0,
 ): Record<string, Tensor> {
-  const context = contextInputs(n, dtype);
+  const both = m > 0 ? contextsBeside(n, m, dtype) : undefined;
+  const context = both?.tile ?? contextInputs(n, dtype);
   const outputs: Record<string, Tensor> = {};
   const wrt: Record<string, Tensor> = {};
   const targets: NonNullable<Hooked["targets"]>[number][] = [];
@@ -111,8 +134,9 @@ export function passOutputs(
     const hook = hooks.get(site);
     return hook ? take(site, applyHook(hook, x, { context, named: namedAt(site) })) : x;
   };
-  const last =
-    from === undefined
+  const last = both
+    ? forwardBoth(model, weights, both, tap, outputs, hooks)
+    : from === undefined
       ? forward(model, weights, context, tap)
       : forwardFrom(
           model,
@@ -129,6 +153,31 @@ export function passOutputs(
     for (const [i, g] of gradients(sum, Object.values(wrt)).entries()) outputs[Object.keys(wrt)[i]!] = g;
   }
   return outputs;
+}
+
+/** The model over tiles and what lies beside them, layer by layer; values and metric of the latter become outputs. */
+function forwardBoth(
+  model: Model,
+  weights: Weights,
+  { tile, beside }: ReturnType<typeof contextsBeside>,
+  tap: Tap,
+  outputs: Record<string, Tensor>,
+  hooks: Hooks,
+): Tensor {
+  const read: Tap = (site, x) => {
+    if (hooks.has(site)) outputs[outputName("beside", "x", site)] = x;
+    return x;
+  };
+  let x = tap("embed", model.embed(weights, tile));
+  let y = read("embed", model.embed(weights, beside));
+  for (let layer = 0; layer < model.layers; layer++) {
+    x = model.block(weights, layer, x, tile, tap);
+    y = model.block(weights, layer, y, beside, read);
+  }
+  const rows = input("beside/row", "int64", ["Q"]);
+  const logit = (name: string) => model.tokenLogits(weights, y.gather(rows), input(`beside/${name}`, "int64", ["Q"]));
+  outputs["beside/metric"] = logit("patch_answer").sub(logit("clean_answer"));
+  return x;
 }
 
 /** What stands at the site where an entry begins. */
@@ -187,7 +236,7 @@ export function packSessions() {
   const sessions = new Map<string, Map<number | "any", Promise<Session>>>();
   return {
     get(pack: Pack, make: (sizes: Sizes) => Promise<Session>): Promise<Session> {
-      const key = `${pack.kind}/${tileSizeOf(pack)}`;
+      const key = `${pack.kind}/${tileSizeOf(pack)}/${besideSizeOf(pack)}`;
       const alike = sessions.get(key) ?? new Map<number | "any", Promise<Session>>();
       sessions.set(key, alike);
       const size = alike.has(pack.tiles) || alike.size < sizedSessions ? pack.tiles : "any";
@@ -211,7 +260,7 @@ function foundIn(outputs: Readonly<Record<string, Value>>): Iterable<Found> {
   const found = new Map<string, { site: SiteName; kind: Found["kind"]; tensors: Record<string, Floats> }>();
   for (const [output, { data }] of Object.entries(outputs)) {
     const [kind, name, site] = output.split("/");
-    if ((kind !== "value" && kind !== "gradient") || !site) continue;
+    if ((kind !== "value" && kind !== "beside" && kind !== "gradient") || !site) continue;
     const key = `${kind}/${site}`;
     const of = found.get(key) ?? { site, kind, tensors: {} };
     found.set(key, of);

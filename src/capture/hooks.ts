@@ -45,10 +45,10 @@ export interface Entry {
 export type Inputs = Readonly<Record<string, Value>>;
 export type Hooks = ReadonlyMap<SiteName, Hook>;
 
-/** What a hook has found in a pack: all values of its site at once, and in backward packs all gradients. */
+/** What a hook has found in a pack: all values of its site at once, those of the rows beside the pack's, and in backward packs all gradients. */
 export interface Found {
   readonly site: SiteName;
-  readonly kind: "value" | "gradient";
+  readonly kind: "value" | "beside" | "gradient";
   /** Numbers by their names in `values` or `wrt`; `x` without `trace`. */
   readonly tensors: Tensors;
 }
@@ -64,7 +64,7 @@ export interface Job {
   before?(): Floats;
   /** Called with all that hooks find. What is returned is kept in the store. */
   found?(found: Found): Tensors | undefined;
-  /** Called with m[P] at the pack's metric rows, in logits. */
+  /** Called with m[P] at the pack's metric rows, then those of the pack beside it, in logits. */
   metric?(values: Floats): void;
 }
 

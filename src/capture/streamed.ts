@@ -5,7 +5,7 @@ import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { BlockReader } from "./block-reader.ts";
 import { type Floats, type Found, floatValue, type Job, namedInputs, newFloats } from "./hooks.ts";
-import { floatsOf, packContext, tileSizeOf } from "./pack-inputs.ts";
+import { besideRows, floatsOf, ownRows, packContext, tileSizeOf, wholePack } from "./pack-inputs.ts";
 import { type Direction, namedByKind, type PieceGraph, type PieceGraphs, pieceGraphs } from "./piece-graphs.ts";
 import type { Runner, RunOptions } from "./runner.ts";
 import { memoryStore, type Store } from "./store.ts";
@@ -21,7 +21,11 @@ export const memoryWaveRows = 4096;
 interface Placed {
   readonly id: number;
   readonly job: Job;
+  /** What goes forward: the pack, with the rows beside its tiles as further rows of these. */
+  readonly whole: Pack;
 }
+
+const placedJob = (job: Job, id: number): Placed => ({ id, job, whole: wholePack(job.pack) });
 
 /**
  * Runs jobs block by block: all packs of a wave go through block 0, or the one after the entry, then through the next one, and so on, then the
@@ -69,7 +73,7 @@ export function streamedRunner(
 
   /** Blocks in the order given, each with its weights and a session for every size of the jobs' tiles; the next one's weights are read meanwhile. */
   async function* blocks(layers: readonly number[], jobs: readonly Placed[], direction: Direction) {
-    const sizes = [...bySize(jobs).keys()];
+    const sizes = [...bySize(jobs, direction).keys()];
     const begin = async (i: number) => {
       const layer = layers[i];
       if (layer === undefined) return undefined;
@@ -87,7 +91,7 @@ export function streamedRunner(
       const [weights, ofHooks] = await current.read;
       const next = await begin(i);
       const { layer, pieces } = current;
-      const pieceOf = ({ job: { pack } }: Placed) => pieces.get(tileSizeOf(pack))!;
+      const pieceOf = (pack: Pack) => pieces.get(tileSizeOf(pack))!;
       yield { layer, pieceOf, weights: { ...weights, ...ofHooks } as Record<string, Value> };
       current = next;
     }
@@ -103,8 +107,8 @@ export function streamedRunner(
     } as Record<string, Value>,
   });
 
-  const rowsOf = ({ job }: Placed): [number, number] => [job.pack.tokens.length, model.width];
-  const contextOf = ({ job: { pack } }: Placed) => packContext(pack, tileSizeOf(pack), dtype);
+  const rowsOf = (pack: Pack): [number, number] => [pack.tokens.length, model.width];
+  const contextOf = (pack: Pack) => packContext(pack, tileSizeOf(pack), dtype);
   const foundIn = (
     placed: Placed,
     graph: PieceGraph,
@@ -128,16 +132,16 @@ export function streamedRunner(
       for (const { id, job } of jobs) out.set(id, (await job.inputs!(from.site)).x!.data as Floats);
       return out;
     }
-    const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
-    for (const [n, alike] of bySize(jobs)) {
+    const used = distinct(jobs.flatMap(({ whole }) => [...whole.tokens]));
+    for (const [n, alike] of bySize(jobs, "forward")) {
       const graph = graphsFor(n).start("forward");
       const { session, weights } = await piece(graph, used);
       for (const placed of alike) {
-        const { tokens } = placed.job.pack;
+        const { tokens } = placed.whole;
         const rows = int64(placesOf(tokens, used), tokens.length);
         const result = await session.run({
           ...weights,
-          ...contextOf(placed),
+          ...contextOf(placed.whole),
           ...(await hookInputs(placed, graph.sites)),
           rows,
         });
@@ -162,7 +166,7 @@ export function streamedRunner(
       return;
     }
     const used = distinct(jobs.flatMap(({ job }) => [...job.pack.tokens]));
-    for (const [n, alike] of bySize(jobs)) {
+    for (const [n, alike] of bySize(jobs, "backward")) {
       const graph = graphsFor(n).start("backward");
       if (graph.finds.length === 0) return;
       const { session, weights } = await piece(graph, used);
@@ -170,10 +174,10 @@ export function streamedRunner(
         const { tokens } = placed.job.pack;
         const result = await session.run({
           ...weights,
-          ...contextOf(placed),
+          ...contextOf(placed.job.pack),
           ...(await hookInputs(placed, graph.sites)),
           rows: int64(placesOf(tokens, used), tokens.length),
-          cotangent: floatValue(cotangents.get(placed.id)!, ...rowsOf(placed)),
+          cotangent: floatValue(cotangents.get(placed.id)!, ...rowsOf(placed.job.pack)),
         });
         foundIn(placed, graph, result, kept);
       }
@@ -182,27 +186,17 @@ export function streamedRunner(
 
   /** Metric values of each job, and ∂M/∂x [N,D] after the last block of the backward ones. */
   const ends = async (jobs: readonly Placed[], last: ReadonlyMap<number, Floats>) => {
-    const used = distinct(
-      jobs.flatMap(
-        ({
-          job: {
-            pack: { metric },
-          },
-        }) => [...metric.cleanAnswer, ...metric.patchAnswer],
-      ),
-    );
-    const { session, weights } = await piece(graphsFor(tileSizeOf(jobs[0]!.job.pack)).ends(), used);
+    const used = distinct(jobs.flatMap(({ whole: { metric } }) => [...metric.cleanAnswer, ...metric.patchAnswer]));
+    const { session, weights } = await piece(graphsFor(tileSizeOf(jobs[0]!.whole)).ends(), used);
     const metrics = new Map<number, Floats>();
     const cotangents = new Map<number, Floats>();
     const D = model.width;
-    for (const {
-      id,
-      job: { pack },
-    } of jobs) {
-      const { row, cleanAnswer, patchAnswer, weight, target } = pack.metric;
+    for (const { id, job, whole } of jobs) {
+      const { row, cleanAnswer, patchAnswer, weight, target } = whole.metric;
       const P = row.length;
       const stream = last.get(id)!;
-      const cotangent = newFloats(dtype, pack.kind === "backward" ? stream.length : 0);
+      const { pack } = job;
+      const cotangent = newFloats(dtype, pack.kind === "backward" ? pack.tokens.length * D : 0);
       if (pack.kind === "backward") cotangents.set(id, cotangent);
       metrics.set(id, newFloats(dtype, P));
       if (P === 0) continue;
@@ -221,7 +215,8 @@ export function streamedRunner(
       metrics.set(id, result.metric!.data as Floats);
       if (pack.kind !== "backward") continue;
       const added = result.g!.data as Floats;
-      row.forEach((r, i) => {
+      // The pack's own rows come first; no gradient comes from those beside them.
+      pack.metric.row.forEach((r, i) => {
         for (let d = 0; d < D; d++) cotangent[r * D + d]! += added[i * D + d]!;
       });
     }
@@ -322,11 +317,11 @@ export function streamedRunner(
         const found = new Map<string, Floats>();
         for (const placed of jobs) {
           mayStop();
-          const { graph, session } = pieceOf(placed);
-          const x = floatValue(stream.get(placed.id)!, ...rowsOf(placed));
+          const { graph, session } = pieceOf(placed.whole);
+          const x = floatValue(stream.get(placed.id)!, ...rowsOf(placed.whole));
           const result = await session.run({
             ...weights,
-            ...contextOf(placed),
+            ...contextOf(placed.whole),
             ...(await hookInputs(placed, graph.sites)),
             x,
           });
@@ -356,10 +351,12 @@ export function streamedRunner(
         const found = new Map<string, Floats>();
         for (const placed of backward) {
           mayStop();
-          const { graph, session } = pieceOf(placed);
-          const x = floatValue((await store.read(keys.stream("x", l), String(placed.id)))!, ...rowsOf(placed));
-          const cotangent = floatValue(cotangents.get(placed.id)!, ...rowsOf(placed));
-          const inputs = { ...contextOf(placed), ...(await hookInputs(placed, graph.sites)), x, cotangent };
+          const { pack } = placed.job;
+          const { graph, session } = pieceOf(pack);
+          const stream = (await store.read(keys.stream("x", l), String(placed.id)))!;
+          const x = floatValue(ownRows(pack, stream), ...rowsOf(pack));
+          const cotangent = floatValue(cotangents.get(placed.id)!, ...rowsOf(pack));
+          const inputs = { ...contextOf(pack), ...(await hookInputs(placed, graph.sites)), x, cotangent };
           const result = await session.run({ ...weights, ...inputs });
           if (result.g) cotangents.set(placed.id, result.g.data as Floats);
           foundIn(placed, graph, result, found);
@@ -380,7 +377,7 @@ export function streamedRunner(
     rowsTogether,
     async run(list, { onProgress, stopped, only = () => true } = {}) {
       const store = given ?? memoryStore();
-      const jobs = list.map((job, id) => ({ id, job }));
+      const jobs = list.map(placedJob);
       const waves = cutWaves(jobs, rowsTogether);
       const wanted = [...waves.entries()].filter(([, wave]) => wave.some(({ id }) => only(id)));
       const total = wanted.reduce((sum, [, wave]) => sum + stepsOf(wave) * wave.length, 0);
@@ -400,11 +397,11 @@ export function streamedRunner(
       const waveOf = waves.flatMap((wave, w) => wave.map(() => w));
       return {
         async read(job, kind, site, name) {
-          const of = kind === "value" ? "x" : "g";
+          const of = kind === "gradient" ? "g" : "x";
           if (kind === "gradient" && list[job]!.pack.kind !== "backward") return undefined;
           return store.read(
             keysOf(waveOf[job]!).rows(of, stageOf(of, site, hooks.get(site)?.trace !== undefined)),
-            tensorName(site, name, job),
+            tensorName({ site, kind }, name, job),
           );
         },
       };
@@ -443,13 +440,26 @@ function keysOf(wave: number): Keys {
   return { metric: name("metric"), done: name("done"), rows: of("rows"), stream: of("stream") };
 }
 
-const tensorName = (site: SiteName, name: string, job: number) => `${site}/${name}/${job}`;
+const tensorName = ({ site, kind }: Pick<Found, "site" | "kind">, name: string, job: number) =>
+  `${site}/${kind === "beside" ? "beside/" : ""}${name}/${job}`;
 
 const isBackward = ({ job: { pack } }: Placed) => pack.kind === "backward";
 
 /** Tells a job what was found, and keeps what it gives back. */
 function keep({ id, job }: Placed, found: Found, kept: Map<string, Floats>): void {
-  for (const [name, data] of Object.entries(job.found?.(found) ?? {})) kept.set(tensorName(found.site, name, id), data);
+  for (const one of found.kind === "value" && job.pack.beside ? apart(job.pack, found) : [found]) {
+    for (const [name, data] of Object.entries(job.found?.(one) ?? {})) kept.set(tensorName(one, name, id), data);
+  }
+}
+
+/** The values of a whole pack as those of its own rows and those of the rows beside them. */
+function apart(pack: Pack, { site, tensors }: Found): Found[] {
+  const parts = (take: (pack: Pack, values: Floats) => Floats) =>
+    Object.fromEntries(Object.entries(tensors).map(([name, values]) => [name, take(pack, values)]));
+  return [
+    { site, kind: "value", tensors: parts(ownRows) },
+    { site, kind: "beside", tensors: parts(besideRows) },
+  ];
 }
 
 /**
@@ -459,7 +469,7 @@ function keep({ id, job }: Placed, found: Found, kept: Map<string, Floats>): voi
  */
 export function wavesOf(packs: readonly Pack[], waveRows = defaultWaveRows): number[] {
   const waves = cutWaves(
-    packs.map((pack, id) => ({ id, job: { pack } })),
+    packs.map((pack, id) => placedJob({ pack }, id)),
     waveRows,
   );
   return waves.flatMap((wave, w) => wave.map(() => w));
@@ -470,22 +480,22 @@ function cutWaves(jobs: readonly Placed[], waveRows: number): Placed[][] {
   const waves: Placed[][] = [];
   let rows = Number.POSITIVE_INFINITY;
   for (const placed of jobs) {
-    const { pack } = placed.job;
-    rows += pack.tokens.length;
+    const { tokens } = placed.whole;
+    rows += tokens.length;
     if (rows > waveRows) {
       waves.push([]);
-      rows = pack.tokens.length;
+      rows = tokens.length;
     }
     waves.at(-1)!.push(placed);
   }
   return waves;
 }
 
-/** Jobs by the nodes per tile of their packs. */
-function bySize(jobs: readonly Placed[]): Map<number, Placed[]> {
+/** Jobs by the nodes per tile of what goes in a direction. */
+function bySize(jobs: readonly Placed[], direction: Direction): Map<number, Placed[]> {
   const groups = new Map<number, Placed[]>();
   for (const placed of jobs) {
-    const n = tileSizeOf(placed.job.pack);
+    const n = tileSizeOf(direction === "forward" ? placed.whole : placed.job.pack);
     const group = groups.get(n);
     if (group) group.push(placed);
     else groups.set(n, [placed]);

@@ -29,13 +29,25 @@ export function benchText(result: BenchResult): string {
 
 function forestTable(forest: readonly ForestBench[]): string[] {
   return textTable([
-    ["pairs", "number", "tokens", "nodes", "ratio", "examples, s", "forest, s", "ratio", "time/node ratio"],
+    [
+      "pairs",
+      "number",
+      "tokens",
+      "nodes",
+      "ratio",
+      "rows computed / needed",
+      "examples, s",
+      "forest, s",
+      "ratio",
+      "time/node ratio",
+    ],
     ...forest.map((f) => [
       f.set,
       String(f.pairs),
       String(f.tokens),
       String(f.nodes),
       f.node_ratio.toFixed(1),
+      f.row_ratio.toFixed(2),
       f.example_seconds.toFixed(2),
       f.forest_seconds.toFixed(2),
       f.time_ratio.toFixed(1),

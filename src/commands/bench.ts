@@ -7,7 +7,15 @@ import { openRunner } from "../capture/run.ts";
 import type { Runner } from "../capture/runner.ts";
 import { StoppedError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
-import { type Pack, type Plan, planCapture, planMetric } from "../forest/packs.ts";
+import {
+  computedRows,
+  type Pack,
+  type Plan,
+  planCapture,
+  planMetric,
+  type RowCost,
+  rowCounts,
+} from "../forest/packs.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input, type Tensor } from "../graph/tensor.ts";
 import { type Model, parameterCount } from "../models/model.ts";
@@ -19,7 +27,7 @@ import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
-import { median } from "../stats.ts";
+import { median, sum } from "../stats.ts";
 import { versions } from "../storage/package.ts";
 
 export interface BenchRequest {
@@ -41,6 +49,8 @@ export interface ForestBench {
   readonly node_ratio: number;
   /** Rows that the sessions compute: repeated ancestors and padding included; a row of a backward pack counts twice. */
   readonly forest_rows: number;
+  /** `forest_rows` over those that are needed: each forward node once forward, each backward node once back. */
+  readonly row_ratio: number;
   readonly example_rows: number;
   readonly forest_seconds: number;
   readonly example_seconds: number;
@@ -166,7 +176,7 @@ async function measure(
   reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
-    forest.push(await benchForest(name, list, openPasses(), reporter, effort));
+    forest.push(await benchForest(name, list, openPasses(), reporter, effort, model));
     reporter.set(forest.length);
   }
   return {
@@ -248,9 +258,11 @@ export async function benchForest(
   passes: Runner,
   reporter: Reporter,
   { forestRepeats }: Pick<BenchEffort, "forestRepeats">,
+  model?: RowCost,
 ): Promise<ForestBench> {
   const forest = prefixForest(pairs);
-  const { tileSize, packs: merged } = planCapture(forest, { wanted: "changed" });
+  const plan = planCapture(forest, { wanted: "changed", model, beside: "cheaper" });
+  const { tileSize, packs: merged } = plan;
   const separate = exampleByExample(pairs, tileSize);
   const all = (packs: readonly Pack[]) => async () => {
     for (const pack of packs) {
@@ -263,14 +275,16 @@ export async function benchForest(
   await passes.release();
   const tokens = pairs.reduce((sum, { clean, patch }) => sum + 2 * clean.length + patch.length, 0);
   const nodes = forest.forward.size + forest.backward.size;
+  const rows = rowCounts(plan);
   return {
     set,
     pairs: pairs.length,
     tokens,
     nodes,
     node_ratio: tokens / nodes,
-    forest_rows: rowsOf(merged),
-    example_rows: rowsOf(separate),
+    forest_rows: rows.computed,
+    row_ratio: rows.computed / rows.needed,
+    example_rows: sum(separate.map(computedRows)),
     forest_seconds: forestSeconds,
     example_seconds: exampleSeconds,
     time_ratio: exampleSeconds / forestSeconds,
@@ -283,10 +297,6 @@ function exampleByExample(pairs: readonly TokenPair[], tileSize: number): Pack[]
   const swapped = pairs.map((pair) => ({ ...pair, clean: pair.patch, patch: pair.clean }));
   const patch = planMetric(prefixForest(swapped, { merge: "none" }), { tileSize });
   return [...clean.packs.filter((pack) => pack.kind === "backward"), ...patch.packs];
-}
-
-function rowsOf(packs: readonly Pack[]): number {
-  return packs.reduce((sum, pack) => sum + pack.node.length * (pack.kind === "backward" ? 2 : 1), 0);
 }
 
 /** Floating-point operations of a forward pass over a pack's nodes: linear layers, and attention to ancestors alone. */

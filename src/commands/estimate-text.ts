@@ -14,6 +14,7 @@ export function estimateText(e: EstimateResult): string {
       "pairs",
       `${e.pairs}; ${e.nodes.forward} forward and ${e.nodes.backward} backward nodes for ${e.nodes.tokens} tokens example by example`,
     ],
+    ["rows", `${e.rows.computed} computed, ${(e.rows.computed / e.rows.needed).toFixed(2)} times what the nodes need`],
     ["weights", where],
     [
       "memory",

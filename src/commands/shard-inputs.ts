@@ -12,7 +12,9 @@ export const pairsIdentity = (pairs: readonly TokenPair[]) => sha256OfText(JSON.
 
 /** SHA-256 of what goes into the model, pack by pack. */
 export function packsIdentity(plans: readonly Plan[]): string {
-  const packs = plans.map((plan) => plan.packs.map(({ kind, tokens, node }) => [kind, [...tokens], [...node]]));
+  const packs = plans.map((plan) =>
+    plan.packs.map(({ kind, tokens, node, beside }) => [kind, [...tokens], [...node], [...(beside?.node ?? [])]]),
+  );
   return sha256OfText(JSON.stringify(packs));
 }
 

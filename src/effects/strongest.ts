@@ -139,7 +139,7 @@ async function patchFeatures(
   const { forest, model, weights } = given;
   const dictionaries = new Map([...given.dictionaries].filter(([site]) => features.has(site)));
   const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], model.layers);
-  const plan = planCapture(forest, { wanted });
+  const plan = planCapture(forest, { wanted, model, beside: "cheaper" });
   const steps = (method === "secant" ? given.steps : undefined) ?? secantSteps([...given.dictionaries.keys()]);
   const number = given.dtype === "float64" ? 8 : 4;
   const held = isStreamed(weights) ? "streamed" : "held";

@@ -218,7 +218,7 @@ function chain(tree: Tree, node: number, place: ReadonlyMap<number, number>): nu
 }
 
 /** Nodes with each subtree in one piece, children in the order in which they were made. */
-function depthFirst(tree: Tree): Int32Array {
+export function depthFirst(tree: Tree): Int32Array {
   const firstChild = new Int32Array(tree.size).fill(-1);
   const next = new Int32Array(tree.size).fill(-1);
   let root = -1;

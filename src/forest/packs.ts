@@ -1,6 +1,7 @@
 import { longestDense, type Model } from "../models/model.ts";
+import { sum } from "../stats.ts";
 import type { End, PrefixForest, Tile, Tree } from "./forest.ts";
-import { cutForest, isChanged } from "./forest.ts";
+import { cutForest, depthFirst, isChanged } from "./forest.ts";
 
 /** Which activations a method asks for: at the clean and patch prefix of changed nodes, at every clean prefix, at all of these, or none. */
 export type Wanted = "changed" | "clean" | "both" | "none";
@@ -37,6 +38,11 @@ export interface Pack {
   /** Rows whose activations are kept, each forward node in one pack alone. */
   readonly keep: Int32Array;
   readonly metric: MetricRows;
+  /**
+   * Forward nodes beside a backward pack's tiles, m to each: they see the tile's rows besides their own, so that no ancestors are repeated for them, and
+   * no gradient reaches them. Their `parent` is a place in their tile: below n among the tile's rows, from n on among their own.
+   */
+  readonly beside?: Pack | undefined;
 }
 
 /** Metric values to compute, P of them. A weight of 0 asks for the value without its gradient. */
@@ -61,6 +67,8 @@ export interface PlanOptions {
   readonly batchSize?: number;
   /** Nodes per tile; by default those with the least work, for each kind of pack by itself. */
   readonly tileSize?: number;
+  /** Whether forward nodes lie beside backward packs: never by default, since only captures know of them; or where that is less work. */
+  readonly beside?: "never" | "cheaper" | "always";
   /** Whose work it will be; by default that of a narrow model, in which attention costs the most. */
   readonly model?: RowCost | undefined;
 }
@@ -74,27 +82,146 @@ export const packNodes = 512;
 /** Cuts a forest into packs. */
 export function planCapture(
   forest: PrefixForest,
-  { wanted, nodes = packNodes, batchSize, tileSize, model }: PlanOptions,
+  { wanted, nodes = packNodes, batchSize, tileSize, model, beside = "never" }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
   const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
   const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
   const cutBackward = (n: number) => cutForest(backward, n, { load: pairsAt, maxLoad });
   const cutForward = (n: number) => cutForest(forward, n, { wanted: needed });
-  const packed = (kind: Pack["kind"], tree: Tree, cut: (n: number) => Tile[], describe: Describe) => {
-    const n = tileSize ?? chooseTileSize(tree, (n) => cut(n).length, { nodes, model });
-    const tiles = cut(n);
+  const packed = (kind: Pack["kind"], n: number, tiles: readonly Tile[], describe: Describe) => {
     const load = kind === "backward" ? pairsAt : () => 0;
     const size = evenly(tiles.length, mostTiles(nodes, n));
     // Where pairs limit a pack, packs differ too much to be filled up to one size.
     const count = batchSize === undefined ? size : undefined;
     return [...chunks(tiles, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
   };
-  const packs = [
-    ...packed("backward", backward, cutBackward, backwardRow),
-    ...packed("forward", forward, cutForward, forwardRow),
-  ];
+  const sizesOf = (tree: Tree, cut: (n: number) => Tile[]) =>
+    tileSize === undefined ? bestTileSizes(tree, (n) => cut(n).length, { nodes, model }) : [tileSize];
+  const backwardSizes = sizesOf(backward, cutBackward);
+  const backwardOf = (n: number) => packed("backward", n, cutBackward(n), backwardRow);
+  const n = sizesOf(forward, cutForward)[0]!;
+  const choices = [[...backwardOf(backwardSizes[0]!), ...packed("forward", n, cutForward(n), forwardRow)]];
+  if (beside !== "never") {
+    const short = backwardSizes.filter((size) => size <= longestDense / 2).slice(0, triedSizes);
+    const joined = short.flatMap((size) => {
+      const found = besidePacks(forest, backwardOf(size), needed, forwardRow);
+      return found ? [found] : [];
+    });
+    if (beside === "always" && joined.length > 0) choices.length = 0;
+    for (const packs of joined) choices.push(packs);
+  }
+  const even = evenOf(model);
+  const work = choices.map((list) => sum(list.map((pack) => packWork(pack, even))));
+  const packs = choices[work.indexOf(Math.min(...work))]!;
   return { forest, wanted, tileSize: largestTileOf(packs), packs, row, rows };
+}
+
+/**
+ * The rows that a plan computes, padding and repeated ancestors included, and those that it needs: each forward node once forward, each backward node once
+ * back. A row of a backward pack goes both ways.
+ */
+export function rowCounts({ forest, wanted, packs }: Pick<Plan, "forest" | "wanted" | "packs">): {
+  readonly computed: number;
+  readonly needed: number;
+} {
+  const { needed } = rolesOf(forest, wanted);
+  const clean = new Set(forest.backward.clean);
+  const others = forest.forward.token.reduce((count, _, node) => count + Number(needed(node)), 0);
+  return { computed: sum(packs.map(computedRows)), needed: clean.size + others + forest.backward.size };
+}
+
+/** The rows that a pack computes, those that go both ways twice. */
+export const computedRows = ({ kind, tokens, beside }: Pack): number =>
+  (kind === "backward" ? 2 : 1) * tokens.length + (beside?.tokens.length ?? 0);
+
+/** What going through a pack takes, back too where it does, in rows of linear layers. */
+function packWork({ kind, tokens, tiles, beside }: Pack, even: number): number {
+  const n = tokens.length / tiles;
+  const own = (kind === "backward" ? 2 : 1) * tokens.length * (1 + n / even);
+  return beside ? own + beside.tokens.length * (1 + (n + beside.tokens.length / tiles) / even) : own;
+}
+
+/** Sizes of backward tiles beside which forward nodes are tried. */
+const triedSizes = 6;
+/** Tiles that are looked at for a place beside them. */
+const triedTiles = 16;
+
+/**
+ * Backward packs with the forward nodes that are needed beside their tiles: each beside one that has its nearest ancestor on the backward side, and in
+ * equal numbers. Undefined where tiles are too long for that, or there are no such nodes.
+ */
+function besidePacks(
+  { forward, backward, ends }: PrefixForest,
+  packs: readonly Pack[],
+  needed: (node: number) => boolean,
+  describe: Describe,
+): Pack[] | undefined {
+  const tiles: { readonly place: Map<number, number>; readonly beside: Map<number, number>; owned: Set<number> }[] = [];
+  const tilesWith = new Map<number, number[]>();
+  for (const { node, tiles: count } of packs) {
+    const n = node.length / count;
+    for (let b = 0; b < count; b++) {
+      const place = new Map<number, number>();
+      for (let i = 0; i < n; i++) {
+        if (node[b * n + i]! < 0) continue;
+        const clean = backward.clean[node[b * n + i]!]!;
+        if (place.has(clean)) continue;
+        place.set(clean, i);
+        const list = tilesWith.get(clean);
+        if (list) list.push(tiles.length);
+        else tilesWith.set(clean, [tiles.length]);
+      }
+      tiles.push({ place, beside: new Map(), owned: new Set() });
+    }
+  }
+  if (tiles.length === 0) return undefined;
+  const all = [...tiles.keys()];
+  const wanted = [...depthFirst(forward)].filter(needed).map((node) => {
+    const chain: number[] = [];
+    let at = node;
+    for (; at >= 0 && !tilesWith.has(at); at = forward.parent[at]!) chain.unshift(at);
+    return { node, chain, having: at < 0 ? all : tilesWith.get(at)! };
+  });
+  if (wanted.length === 0) return undefined;
+  // Those that have the least choice come first.
+  wanted.sort((a, b) => a.having.length - b.having.length);
+  const fair = Math.ceil(wanted.length / tiles.length) + 1;
+  for (const [k, { node, chain, having }] of wanted.entries()) {
+    const few = Math.min(triedTiles, having.length);
+    // Neighbours are tried first where those before them lie.
+    const first = having.length > few ? Math.floor((k / wanted.length) * having.length) : 0;
+    let best: { readonly t: number; readonly missing: number; readonly load: number } | undefined;
+    for (let i = 0; i < few; i++) {
+      const t = having[(first + i) % having.length]!;
+      const { beside } = tiles[t]!;
+      const missing = chain.reduce((sum, one) => sum + (beside.has(one) ? 0 : 1), 0);
+      const load = beside.size + missing;
+      const isBetter =
+        !best ||
+        (load <= fair && best.load <= fair ? missing < best.missing : load < best.load) ||
+        (missing === best.missing && load < best.load);
+      if (isBetter) best = { t, missing, load };
+    }
+    const { beside, owned } = tiles[best!.t]!;
+    for (const one of chain) if (!beside.has(one)) beside.set(one, beside.size);
+    owned.add(node);
+  }
+  const m = 4 * Math.ceil(Math.max(...tiles.map(({ beside }) => beside.size)) / 4);
+  let first = 0;
+  return packs.map((pack) => {
+    const n = pack.node.length / pack.tiles;
+    const own = tiles.slice(first, first + pack.tiles).map(({ place, beside, owned }): Tile => {
+      const nodes = Int32Array.from(beside.keys());
+      const parent = nodes.map((node) => {
+        const up = forward.parent[node]!;
+        return up < 0 ? -1 : beside.has(up) ? n + beside.get(up)! : place.get(up)!;
+      });
+      return { nodes, parent, owned: Uint8Array.from(nodes, (node) => Number(owned.has(node))) };
+    });
+    first += pack.tiles;
+    return { ...pack, beside: fillPack("forward", own, m, describe, ends, pack.tiles, true) };
+  });
 }
 
 /** n of the largest tiles. */
@@ -294,36 +421,42 @@ const mostTiles = (nodes: number, n: number) => Math.max(1, Math.floor(nodes / n
 const evenly = (tiles: number, most: number) => Math.max(1, Math.ceil(tiles / Math.ceil(tiles / most)));
 
 /**
- * Nodes per tile, at least as many as the longest prompt has tokens, that let all packs together have the least work: in small tiles more ancestors are
- * repeated, in large ones more is filled up, and each row's dense scores with all of its tile cost more.
+ * Sizes of tiles, all large enough for the longest prompt, those first that let all packs together have the least work: in small tiles more ancestors
+ * are repeated, in large ones more is filled up, and each row's dense scores with all of its tile cost more.
  *
  * @param tiles the number of tiles of a size that the tree is cut into
  * @param nodes nodes per pack
  */
-export function chooseTileSize(
+function bestTileSizes(
   { position, size }: Tree,
   tiles: (n: number) => number,
-  { nodes = packNodes, model }: Pick<PlanOptions, "nodes" | "model"> = {},
-): number {
+  { nodes = packNodes, model }: Pick<PlanOptions, "nodes" | "model">,
+): number[] {
   const longest = 1 + position.reduce((a, b) => Math.max(a, b), 0);
-  const even = model ? model.flopsPerToken / model.attentionFlops / scoreCost : narrowEven;
-  const sizes = tileSizes(longest, size);
-  const work = (n: number, count: number) => {
+  const even = evenOf(model);
+  const work = (n: number) => {
+    const count = Math.max(1, tiles(n));
     const each = evenly(count, mostTiles(nodes, n));
     return Math.ceil(count / each) * each * n * (1 + n / even);
   };
-  let [best, least] = [sizes[0]!, Number.POSITIVE_INFINITY];
-  for (const n of sizes) {
-    const found = work(n, Math.max(1, tiles(n)));
-    if (found < least) [best, least] = [n, found];
-  }
-  return best;
+  const sizes = tileSizes(longest, size).map((n) => ({ n, work: work(n) }));
+  return sizes.sort((a, b) => a.work - b.work).map(({ n }) => n);
 }
 
-/** What dense scores cost beside products of matrices, for as many operations: their products are small, and there are masks and exponentials. */
-const scoreCost = 2;
-/** With so many rows in a tile attention takes as long as a narrow model's linear layers. */
-const narrowEven = 576;
+/** The nodes per tile with which a tree takes the least work. */
+export function chooseTileSize(
+  tree: Tree,
+  tiles: (n: number) => number,
+  options: Pick<PlanOptions, "nodes" | "model"> = {},
+): number {
+  return bestTileSizes(tree, tiles, options)[0]!;
+}
+
+/** Rows in a tile with which attention takes as many operations as the linear layers. */
+const evenOf = (model: RowCost | undefined) => (model ? model.flopsPerToken / model.attentionFlops : narrowEven);
+
+/** The same of the embedded model. */
+const narrowEven = 1152;
 
 /** Nodes of a tree whose cutting takes so long that few sizes are tried. */
 const largeTree = 8192;
@@ -335,7 +468,7 @@ function tileSizes(longest: number, nodes: number): number[] {
     return [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestTile);
   }
   const sizes: number[] = [];
-  const [unit, step] = nodes > largeTree ? [32, 1.5] : [8, 1.08];
+  const [unit, step] = nodes > largeTree ? [32, 1.5] : [4, 1.06];
   for (let n = longest; n <= longestDense; n = step * sizes.at(-1)!) sizes.push(unit * Math.ceil(n / unit));
   return sizes.filter((n) => n <= longestDense);
 }
@@ -345,7 +478,10 @@ const largestTile = 4096;
 /** At least so many rows, in a number that has many divisors: long tiles are computed in equal chunks. */
 const evenRows = (rows: number) => 128 * Math.ceil(rows / 128);
 
-/** @param count tiles of the pack; those beyond `tiles` are padding */
+/**
+ * @param count tiles of the pack; those beyond `tiles` are padding
+ * @param inTile whether parents are told by their places in the tile
+ */
 function fillPack(
   kind: Pack["kind"],
   tiles: readonly Tile[],
@@ -353,6 +489,7 @@ function fillPack(
   describe: Describe,
   ends: readonly End[],
   count = tiles.length,
+  inTile = false,
 ): Pack {
   const N = n * count;
   const [tokens, positions, node] = [new Int32Array(N), new Int32Array(N), new Int32Array(N).fill(-1)];
@@ -378,7 +515,7 @@ function fillPack(
   tiles.forEach((tile, b) => {
     for (let i = 0; i < tile.nodes.length; i++) {
       const at = b * n + i;
-      if (tile.parent[i]! >= 0) parent[at] = b * n + tile.parent[i]!;
+      if (tile.parent[i]! >= 0) parent[at] = tile.parent[i]! + (inTile ? 0 : b * n);
       const about = describe(tile.nodes[i]!);
       node[at] = tile.nodes[i]!;
       tokens[at] = about.token;

@@ -1,5 +1,5 @@
 import { overChunks } from "../graph/chunks.ts";
-import { constant, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
+import { concat, constant, numbers, scalar, type Tensor, where } from "../graph/tensor.ts";
 import type { Context, Model, Weights } from "./model.ts";
 
 /** x[N,in] → [N,out] with the weight [out,in] of a checkpoint's `<name>.weight`, and its bias if asked for. */
@@ -85,8 +85,13 @@ export function rotaryFrequencies(R: number, base: number): number[] {
 }
 
 /** Rotary positions of the context's tokens for heads of width E; axes beyond those that turn stay as they are. */
-export function rotary({ positions, tileSize, dtype }: Context, E: number, { frequencies, scale }: Turning): Rotary {
+export function rotary(
+  { positions, tileSize: rows, dtype, above }: Context,
+  E: number,
+  { frequencies, scale }: Turning,
+): Rotary {
   const half = frequencies.length;
+  const tileSize = above?.tileSize ?? rows;
   const table = (f: (angle: number) => number) => {
     const values = Array.from({ length: tileSize * E }, (_, at) => {
       const axis = at % E;
@@ -119,11 +124,12 @@ export function rotate(x: Tensor, heads: number, { cos, sin, turn }: Rotary): Te
  * those whose depth differs by less than `window`.
  */
 export function windowed(context: Context, window: number): Context {
-  const { tileSize: n, positions, dtype, seen } = context;
-  if (window >= n) return context;
+  const { tileSize: n, positions, dtype, seen, above } = context;
+  if (window >= (above?.tileSize ?? n)) return context;
   if (!("mask" in seen)) return { ...context, seen: { ...seen, window } };
-  const depth = positions.cast(dtype);
-  const tooFar = differences(depth.reshape("B", n), depth.reshape("B", n)).greaterOrEqual(window);
+  const depth = positions.cast(dtype).reshape("B", n);
+  const depths = above ? concat(1, above.positions.cast(dtype).reshape("B", above.tileSize), depth) : depth;
+  const tooFar = differences(depth, depths).greaterOrEqual(window);
   return { ...context, seen: { mask: where(tooFar, unseen(dtype), seen.mask), window } };
 }
 
@@ -154,7 +160,7 @@ export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { tileSize: n, positions, dtype, seen, attend: elsewhere }: Context,
+  { tileSize: n, positions, dtype, seen, attend: elsewhere, leaves, above }: Context,
   { heads: H, keyHeads: K = H, scale, cap }: AttentionOptions,
 ): Tensor {
   if (elsewhere) return elsewhere({ q, k, v, heads: H, keyHeads: K, scale, cap, window: seen.window });
@@ -162,13 +168,20 @@ export function attention(
   const E = width / H;
   const G = H / K;
   // There are never more keys than queries to scale.
-  const keys = k.mul(scale).reshape("B", n, K, E).transpose(0, 2, 3, 1);
-  const values = v.reshape("B", n, K, E).transpose(0, 2, 1, 3);
-  /** rows[B,K,G·r,E], mask[B or 1,r,n] → [B,K,G·r,E] */
+  const own = {
+    keys: k.mul(scale).reshape("B", n, K, E).transpose(0, 2, 3, 1),
+    values: v.reshape("B", n, K, E).transpose(0, 2, 1, 3),
+  };
+  if (leaves) Object.assign(leaves, { keys: own.keys.detach(), values: own.values.detach() });
+  const keys = above ? concat(3, above.keys!, own.keys) : own.keys;
+  const values = above ? concat(2, above.values!, own.values) : own.values;
+  /** Rows that are seen or masked. */
+  const c = n + (above?.tileSize ?? 0);
+  /** rows[B,K,G·r,E], mask[B or 1,r,c] → [B,K,G·r,E] */
   const attend = (rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor, r: number) => {
-    const scores = softCap(rows.matmul(keys), cap).reshape("B", K, G, r, n);
-    const weights = scores.add(mask.reshape(mask.shape[0]!, 1, 1, r, n)).softmax();
-    return weights.reshape("B", K, G * r, n).matmul(values);
+    const scores = softCap(rows.matmul(keys), cap).reshape("B", K, G, r, c);
+    const weights = scores.add(mask.reshape(mask.shape[0]!, 1, 1, r, c)).softmax();
+    return weights.reshape("B", K, G * r, c).matmul(values);
   };
   if ("mask" in seen) {
     const rows = q

@@ -73,6 +73,10 @@ export interface Context {
   /** The type of what is computed. */
   readonly dtype: "float32" | "float64";
   readonly seen: Sight;
+  /** Where attention leaves its keys and values for rows beside these. */
+  readonly leaves?: TileKeys;
+  /** Of rows beside others: those of their tile, which they see besides their own; left there by the same layer just before. */
+  readonly above?: TileKeys;
   /** Computes what attention gives, z[N,H·E], where that is to be done in another way than `attention` does it. */
   readonly attend?: (parts: AttentionParts) => Tensor;
 }
@@ -91,6 +95,16 @@ export interface AttentionParts {
   readonly cap?: number | undefined;
   /** A token sees itself and the window − 1 before it. */
   readonly window?: number | undefined;
+}
+
+/** Keys and values of the n rows of each tile in one layer, through which no gradient passes. */
+export interface TileKeys {
+  readonly tileSize: number;
+  /** [n·B] */
+  readonly positions: Tensor;
+  /** [B,K,E,n] and [B,K,n,E] */
+  keys?: Tensor;
+  values?: Tensor;
 }
 
 /** Which tokens a token sees: itself and its ancestors. */
@@ -153,6 +167,29 @@ export function contextInputs(n: number, dtype: "float32" | "float64", oneMask =
     dtype,
     seen,
   };
+}
+
+/**
+ * Two contexts: that of tiles of n tokens, and that of m tokens beside each tile, which see those above them and themselves: `beside/tokens`,
+ * `beside/positions` and `beside/mask`[B,m,n + m]. Each layer is traced for the former, then for the latter.
+ */
+export function contextsBeside(
+  n: number,
+  m: number,
+  dtype: "float32" | "float64",
+): { readonly tile: Context; readonly beside: Context } {
+  const tile = contextInputs(n, dtype);
+  const keys: TileKeys = { tileSize: n, positions: tile.positions };
+  const N: Dim = times(m, "B");
+  const beside: Context = {
+    tileSize: m,
+    tokens: input("beside/tokens", "int64", [N]),
+    positions: input("beside/positions", "int64", [N]),
+    dtype,
+    seen: { mask: input("beside/mask", dtype, ["B", m, n + m]) },
+    above: keys,
+  };
+  return { tile: { ...tile, leaves: keys }, beside };
 }
 
 /** The whole model up to the last block: x[N,D]. */

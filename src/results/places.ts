@@ -54,7 +54,9 @@ export async function openPlaces({
     },
     store(plans) {
       if (captureOf === null) return memoryStore();
-      const packs = plans.map((plan) => plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node]]));
+      const packs = plans.map((plan) =>
+        plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node], [...(p.beside?.node ?? [])]]),
+      );
       files ??= fileStore(partial, sha256OfText(JSON.stringify([...captureOf, packs])), () => inputs.check());
       return files;
     },
