@@ -52,7 +52,7 @@ describe("the cost of a capture", () => {
       patchAnswer: 31,
     };
   });
-  const plan = planCapture(prefixForest(pairs), { wanted: "changed", nodes: 64 });
+  const plan = planCapture(prefixForest(pairs), { wanted: "changed", nodes: 64, tileSize: 64 });
   const sites = ["embed", "attn_z.1", "mlp_act.1", "resid_post.0", "resid_post.2"];
 
   it.each(["held", "streamed"] as const)(
@@ -83,6 +83,22 @@ describe("the cost of a capture", () => {
     );
     const last = `resid_post.${model.layers - 1}`;
     expect(flops("streamed", [last])).toBeCloseTo((forward + backward) * (one + seen), -1);
+  });
+
+  it("rows beside the tiles go forward alone, and see the tile besides themselves", () => {
+    const { packs, ...rest } = planCapture(plan.forest, {
+      wanted: "changed",
+      nodes: 64,
+      tileSize: 32,
+      beside: "always",
+    });
+    const sum = (of: (pack: (typeof packs)[number]) => number) => packs.reduce((all, pack) => all + of(pack), 0);
+    const [N, M] = [sum(({ tokens }) => tokens.length), sum(({ beside }) => beside!.tokens.length)];
+    const m = packs[0]!.beside!.tokens.length / packs[0]!.tiles;
+    expect(M).toBeGreaterThan(0);
+    const { flops } = captureCost(model, [{ packs, ...rest }], ["embed"], "held", checkpoint.storedType);
+    const seen = 3 * N * 32 + M * (32 + m);
+    expect(flops).toBeCloseTo((2 * N + M) * model.flopsPerToken + seen * model.attentionFlops, -1);
   });
 
   it.each(["held", "streamed"] as const)("%s: long prompts take memory in proportion to their length", (where) => {

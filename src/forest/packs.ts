@@ -439,7 +439,9 @@ function bestTileSizes(
     const each = evenly(count, mostTiles(nodes, n));
     return Math.ceil(count / each) * each * n * (1 + n / even);
   };
-  const sizes = tileSizes(longest, size).map((n) => ({ n, work: work(n) }));
+  const all = tileSizes(longest, size);
+  // A tile that holds the longest prompt may be larger than a pack; no other is.
+  const sizes = all.filter((n) => n <= Math.max(nodes, all[0]!)).map((n) => ({ n, work: work(n) }));
   return sizes.sort((a, b) => a.work - b.work).map(({ n }) => n);
 }
 
