@@ -497,7 +497,9 @@ describe("the cache", () => {
     const lines: string[] = [];
     const waiting = pullWith({ ...silent, line: (text) => lines.push(text), stopped: () => lines.length > 1 });
     await expect(waiting).rejects.toThrow(StoppedError);
-    expect(lines[1]).toBe("Waiting for process 1 on another, which downloads model.safetensors.");
+    expect(lines[1]).toMatch(
+      /^Waiting for process 1 on another \(last sign of life [\d.]+ s ago\), which downloads model\.safetensors\.$/,
+    );
     const longAgo = new Date(Date.now() - 3_600_000);
     await utimes(lock, longAgo, longAgo);
     await pullAll(["model.safetensors"]);
