@@ -211,7 +211,7 @@ describe("flags that cannot be understood", () => {
     [["--score", "magic"], 2, ["--score", "gradient-activation"]],
     [["--colour", "red"], 2, ["--colour", "--help"]],
     [["--output_dir"], 2, ["--output_dir"]],
-    [["extra"], 2, ["argument"]],
+    [["extra"], 2, ["extra", "--shard"]],
     [["--num_examples", "-3"], 2, ["--num_examples", "from 1 up"]],
     [["--task", "sums"], 2, ["--task", "sums"]],
   ];

@@ -300,15 +300,17 @@ describe("against what changing the passes shows", () => {
       const { dictionaries, forest } = of;
       const dictionary = dictionaries.get(site)!;
       const [decoder, D] = [await dictionary.decoder(), dictionary.inputWidth];
-      const plan = planCapture(forest, { wanted: "both" });
+      // One tile, so that one pack has all of the forest.
+      const plan = planCapture(forest, { wanted: "both", tileSize: forest.backward.size });
       const captured = await capture(of, plan, { sites: [site] });
       const { x } = await captured.site(site);
       const [pack] = plan.packs as [Pack];
+      const n = pack.tokens.length / pack.tiles;
       const total = (change: Floats) => {
-        const moved = constant(change, "float64", [plan.tileSize, D]);
+        const moved = constant(change, "float64", [n, D]);
         const trace: Hook["trace"] = (y) => ({
           y: y
-            .reshape("B", plan.tileSize, D)
+            .reshape("B", n, D)
             .add(moved)
             .reshape(...y.shape),
         });

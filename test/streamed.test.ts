@@ -14,6 +14,7 @@ import { prefixForest } from "../src/forest/forest.ts";
 import { type Plan, planCapture, planMetric } from "../src/forest/packs.ts";
 import { writeOnnx } from "../src/graph/onnx.ts";
 import { sessionPool } from "../src/graph/session.ts";
+import { times } from "../src/graph/shape.ts";
 import { input } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
@@ -254,8 +255,8 @@ describe(`a forest of many packs (seed ${seed})`, () => {
     for (const site of ["embed", "attn_z.1", "mlp_out.0", "resid_post.0"]) {
       // The hook sees the tokens themselves: those from 12 up get another activation.
       const hook: Hook = {
-        trace: (x, { context: { tokens } }) => ({
-          y: x.add(tokens.cast("float64").greater(11).cast("float64").reshape("64*B", 1).mul(3)),
+        trace: (x, { context: { tokens, tileSize } }) => ({
+          y: x.add(tokens.cast("float64").greater(11).cast("float64").reshape(times(tileSize, "B"), 1).mul(3)),
         }),
       };
       const got = await metricWith({ hooks: new Map([[site, hook]]) });

@@ -171,7 +171,7 @@ class ShardJob {
     await using opened = await openJob(options, this.#reporter, { patchless: options.score !== "effect" });
     try {
       const { kept } = usablePairs(opened.source, opened, options, this.#reporter);
-      const prepared = prepare(kept, options, plan.batch_size);
+      const prepared = prepare(kept, options, plan.batch_size, opened.model);
       check.pairs(kept, prepared.plans);
       const { model, checkpoint, dictionaries } = opened;
       const identity = await checkpoint.sha256();
