@@ -92,8 +92,10 @@ describe("the steps of a comparison, in memory", () => {
         means.set(of[i]!, (means.get(of[i]!) ?? 0) + rows[i]! / pairs.length);
       });
       expect(feature).toEqual([...means.keys()].sort((a, b) => a - b));
+      // An analysis packs its nodes in other tiles, so float32 rounds differently.
+      const largest = Math.max(...[...means.values()].map(Math.abs));
       feature.forEach((f, i) => {
-        expect(effect[i]).toBeCloseTo(means.get(f)!, 9);
+        expect(Math.abs(effect[i]! - means.get(f)!) / largest).toBeLessThan(1e-6);
       });
     }
   });

@@ -440,8 +440,9 @@ function bestTileSizes(
     return Math.ceil(count / each) * each * n * (1 + n / even);
   };
   const all = tileSizes(longest, size);
-  // A tile that holds the longest prompt may be larger than a pack; no other is.
-  const sizes = all.filter((n) => n <= Math.max(nodes, all[0]!)).map((n) => ({ n, work: work(n) }));
+  // Tiles of long prompts may be larger than a pack, and so may one that just holds the longest prompt; no other is.
+  const most = isLong(longest) ? largestTile : Math.max(nodes, all[0]!);
+  const sizes = all.filter((n) => n <= Math.max(most, all[0]!)).map((n) => ({ n, work: work(n) }));
   return sizes.sort((a, b) => a.work - b.work).map(({ n }) => n);
 }
 
@@ -465,7 +466,7 @@ const largeTree = 8192;
 
 /** The sizes that a tile may have: few for large trees, which fill tiles of any size. */
 function tileSizes(longest: number, nodes: number): number[] {
-  if (8 * longest > longestDense) {
+  if (isLong(longest)) {
     const least = evenRows(longest);
     return [1, 2, 4, 8].map((factor) => factor * least).filter((n) => n === least || n <= largestTile);
   }
@@ -476,6 +477,9 @@ function tileSizes(longest: number, nodes: number): number[] {
 }
 
 const largestTile = 4096;
+
+/** Whether prompts are so long that attention is computed in chunks in tiles that hold several. */
+const isLong = (longest: number) => 8 * longest > longestDense;
 
 /** At least so many rows, in a number that has many divisors: long tiles are computed in equal chunks. */
 const evenRows = (rows: number) => 128 * Math.ceil(rows / 128);

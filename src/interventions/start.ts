@@ -18,7 +18,7 @@ export interface Start {
   readonly site: SiteName;
   /** D */
   readonly width: number;
-  /** What the plain model has at the clean tokens of a pack's rows [N,D]; zeros at padding. */
+  /** What the plain model has at the clean tokens of a pack's rows [N,D]; at padding that of another row, since SAEs that normalise divide by it. */
   rowsOf(pack: Pack): Floats;
 }
 
@@ -37,9 +37,9 @@ export function startOf(
     width: D,
     rowsOf({ node }) {
       const rows = newFloats(values instanceof Float64Array ? "float64" : "float32", node.length * D);
+      const any = node.find((n) => n >= 0)!;
       node.forEach((n, row) => {
-        if (n < 0) return;
-        const from = plan.row[plan.forest.backward.clean[n]!]! * D;
+        const from = plan.row[plan.forest.backward.clean[n < 0 ? any : n]!]! * D;
         rows.set(values.subarray(from, from + D), row * D);
       });
       return rows;
