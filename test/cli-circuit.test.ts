@@ -147,7 +147,13 @@ it("says where a limit on the size of files is in the way, and goes on without i
   const folder = join(home, "limited");
   const flags = ["circuit", run, ...small, "--output_dir", folder];
   const { code, stderr } = await shell(`ulimit -f 8; $SFC ${quoted(flags)} --quiet`);
-  expectError({ code, stdout: "", stderr, signal: null }, 1, "a limit on the size of files", folder);
+  expectError(
+    { code, stdout: "", stderr, signal: null },
+    1,
+    "expected room on the disk, got a limit on the size of files (",
+    "Raise the limit (ulimit -f)",
+    folder,
+  );
   await succeeds(flags);
   const whole = join(run, "circuit");
   expect(await table(join(folder, "edges.parquet"))).toEqual(await table(join(whole, "edges.parquet")));

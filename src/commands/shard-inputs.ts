@@ -1,7 +1,7 @@
 import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { UserError } from "../errors.ts";
-import type { Plan } from "../forest/packs.ts";
+import { type Plan, packsJson } from "../forest/packs.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { inspectRunFolder } from "../results/folder.ts";
 import { findShards, type ShardPlan, type ShardState, unfinished } from "../results/shards.ts";
@@ -11,12 +11,7 @@ import type { SiteName } from "../site.ts";
 export const pairsIdentity = (pairs: readonly TokenPair[]) => sha256OfText(JSON.stringify(pairs));
 
 /** SHA-256 of what goes into the model, pack by pack. */
-export function packsIdentity(plans: readonly Plan[]): string {
-  const packs = plans.map((plan) =>
-    plan.packs.map(({ kind, tokens, node, beside }) => [kind, [...tokens], [...node], [...(beside?.node ?? [])]]),
-  );
-  return sha256OfText(JSON.stringify(packs));
-}
+export const packsIdentity = (plans: readonly Plan[]) => sha256OfText(JSON.stringify(packsJson(plans)));
 
 /** What the packs of a capture that are kept depend on besides themselves. */
 export function captureIdentity(

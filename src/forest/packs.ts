@@ -131,6 +131,12 @@ export function rowCounts({ forest, wanted, packs }: Pick<Plan, "forest" | "want
   return { computed: sum(packs.map(computedRows)), needed: clean.size + others + forest.backward.size };
 }
 
+/** What goes into the model, pack by pack, as JSON: by it a kept capture and a plan of shards know their packs again. */
+export const packsJson = (plans: readonly Pick<Plan, "packs">[]) =>
+  plans.map(({ packs }) =>
+    packs.map(({ kind, tokens, node, beside }) => [kind, [...tokens], [...node], [...(beside?.node ?? [])]]),
+  );
+
 /** The rows that a pack computes, those that go both ways twice. */
 export const computedRows = ({ kind, tokens, beside }: Pack): number =>
   (kind === "backward" ? 2 : 1) * tokens.length + (beside?.tokens.length ?? 0);

@@ -4,6 +4,7 @@ import type { PairResult, Places } from "../analysis/steps.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { memoryStore } from "../capture/store.ts";
+import { packsJson } from "../forest/packs.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
 import { importPairs } from "../prompts/read-pairs.ts";
 import { writeFileAtomic } from "../storage/files.ts";
@@ -54,10 +55,8 @@ export async function openPlaces({
     },
     store(plans) {
       if (captureOf === null) return memoryStore();
-      const packs = plans.map((plan) =>
-        plan.packs.map((p) => [p.kind, [...p.tokens], [...p.node], [...(p.beside?.node ?? [])]]),
-      );
-      files ??= fileStore(partial, sha256OfText(JSON.stringify([...captureOf, packs])), () => inputs.check());
+      const made = sha256OfText(JSON.stringify([...captureOf, packsJson(plans)]));
+      files ??= fileStore(partial, made, () => inputs.check());
       return files;
     },
     save,
