@@ -13,6 +13,7 @@ import {
   type SiteImportance,
   type TopFeatures,
 } from "../src/report/data.ts";
+import { sampleCards } from "./sample-cards.ts";
 import { sampleCircuit, sampleEvaluation } from "./sample-circuit.ts";
 
 const splits = ["train", "test"] as const;
@@ -165,6 +166,7 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
     examples: cases.map((name) => example(random, name, sites, layers)),
     drivers,
     meaning: meaning(drivers, cases, layers),
+    cards: sampleCards(seed, features, drivers),
     circuit: sampleCircuit(seed),
     evaluation: sampleEvaluation(seed),
     limits: reportLimits,

@@ -4,6 +4,7 @@ import type { Interval } from "../interventions/clusters.ts";
 import type { FeatureSpread } from "../interventions/spread.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
+import type { FeatureCards } from "./cards.ts";
 import type { ReportCircuit, ReportEvaluation } from "./circuit.ts";
 
 /**
@@ -40,6 +41,11 @@ export interface ReportData {
   readonly drivers: readonly FeatureDrivers[];
   /** What single features stand for, where it was measured (`ablation.json` in the run's folder). */
   readonly meaning: Ablation | null;
+  /**
+   * What is known of each feature that the run names (`feature-cards.json` in the run's folder); null in runs of before. A card's neighbours in the
+   * circuit are those of `circuit`, see `flowAt`.
+   */
+  readonly cards: FeatureCards | null;
   /** The graph of the circuit, where `sfc circuit` made one. */
   readonly circuit: ReportCircuit | null;
   /** What circuits of the run's features are worth, where `sfc evaluate` measured it. */

@@ -8,6 +8,7 @@ import { exactMiss, kindsBeside, type Ranking, rankingSchema } from "../circuit/
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
+import { featureCardsSchema } from "../report/cards.ts";
 import {
   type CaseAccuracy,
   type DriverContext,
@@ -66,6 +67,8 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
   const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
   const ablationPath = join(folder, "ablation.json");
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
+  const cardsPath = join(folder, "feature-cards.json");
+  const cards = existsSync(cardsPath) ? await readChecked(cardsPath, featureCardsSchema) : null;
   const pairs = await readPairs(join(folder, "pairs.jsonl"));
   const accuracy = accuracyOf(pairs);
   const tables = await Tables.open(
@@ -90,6 +93,7 @@ export async function readReportData(folder: string, limits: ReportLimits = repo
       examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
       drivers: ranking.score === "gradient" ? [] : await driversOf(tables, prompts, ranking, limits),
       meaning: meaning === null ? null : roundAll(meaning),
+      cards,
       circuit: await readReportCircuit(folder, limits.edges),
       evaluation: roundAll(await readReportEvaluation(folder)),
       limits,
