@@ -53,7 +53,9 @@ const splitEffects = record({
 const promptContext = record({
   prompt: count.describe("place in `prompts`"),
   position: count.describe("of the driving token"),
-  codes: numbers.describe("the code at every token of the clean prompt"),
+  codes: list(z.number().nullable()).describe(
+    "the code at every token of the clean prompt; null before the first token in which the prompts differ, where the run keeps none",
+  ),
   patch_code: z.number().nullable().describe("the code at the position in the patch prompt"),
   effect: z.number().describe("mean over the pairs that share the prefix, in logits"),
   pairs: count.describe("pairs that share the prefix"),
@@ -83,7 +85,7 @@ const card = record({
     .describe("means per pair of the same sample of pairs, in logits; null where the feature was not patched"),
   contexts: list(promptContext).describe("nodes of the largest |effect|, each with another token"),
   activations: record(activations).describe(
-    "on the nodes of the run's clean prompts; BOS, EOS and padding are left out",
+    "on the different prefixes of the run's clean prompts, from the first token on in which a pair's prompts differ; BOS, EOS and padding are left out",
   ),
   corpus: record({
     ...activations,
