@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { type Comparison, comparisonSchema } from "../src/report/comparison.ts";
+import { correlation } from "../src/report/format.ts";
 import { isComparison, reportPage } from "../src/report/page.ts";
-import { correlation } from "../web/format.ts";
 import { costAgainst, integratedAgainstPlain, sameFeatures } from "../web/methods.ts";
 import { sampleReport } from "../web/sample.ts";
 import { sampleComparison } from "../web/sample-comparison.ts";

@@ -1,7 +1,7 @@
 import type { ComparedMethod, Comparison, MethodAgreement } from "../src/report/comparison.ts";
+import { correlation, multiple, percent, percentOf, tiny, whole } from "../src/report/format.ts";
 import { parseSite } from "../src/site.ts";
 import { median } from "../src/stats.ts";
-import { correlation, multiple, percent, percentOf, tiny, whole } from "./format.ts";
 
 /** What a method does, in half a sentence (METHOD: "Node effects"). */
 export function describeMethod({ method, steps, rule, batch }: ComparedMethod): string {

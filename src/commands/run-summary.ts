@@ -3,7 +3,9 @@ import { countText, duration } from "../amounts.ts";
 import { exactMiss, kindsBeside, type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { effectKinds, type MethodName } from "../effects/method.ts";
 import { leastWords } from "../interventions/spread.ts";
+import type { Finding } from "../report/findings.ts";
 import { textTable } from "../report/text-table.ts";
+import { readFindings } from "../results/findings.ts";
 import { type Manifest, manifestFile } from "../results/manifest.ts";
 import { reportFile } from "../results/report.ts";
 import { median } from "../stats.ts";
@@ -82,6 +84,8 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
     "",
     ...readingLines(ranking, manifest),
     "",
+    ...foundLines(await readFindings(folder, manifest, ranking)),
+    "",
     ...checkLines(checks),
     ...warnings.map((warning) => `warning  ${warning}`),
     "",
@@ -89,6 +93,12 @@ export async function summaryText(folder: string, manifest: Manifest, { again = 
   ];
   return lines.join("\n");
 }
+
+/** What was found, a line each. */
+const foundLines = (findings: readonly Finding[]) => [
+  "Found:",
+  ...findings.map(({ claim, grounds }) => `- ${claim} ${grounds}`),
+];
 
 /** The strongest features of every site, in the ranking's order, that of computation. */
 function topLines(ranking: Ranking, method: string): string[] {

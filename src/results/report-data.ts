@@ -4,7 +4,7 @@ import { z } from "zod";
 import { percentText } from "../amounts.ts";
 import { readRegular } from "../bytes/file.node.ts";
 import { ablationSchema } from "../circuit/meaning.ts";
-import { exactMiss, kindsBeside, type Ranking, rankingSchema } from "../circuit/ranking.ts";
+import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
@@ -12,7 +12,6 @@ import { featureCardsSchema } from "../report/cards.ts";
 import {
   type CaseAccuracy,
   type DriverContext,
-  type ExactSample,
   type FeatureDrivers,
   type ReportData,
   type ReportExample,
@@ -21,15 +20,14 @@ import {
   type ReportRun,
   reportLimits,
   type SiteAgreement,
-  type SiteImportance,
-  type TopFeatures,
 } from "../report/data.ts";
 import { compareSites, type SiteName } from "../site.ts";
-import { mean, rounded } from "../stats.ts";
+import { mean, roundAll, rounded } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
 import { readReportCircuit, readReportEvaluation } from "./report-circuit.ts";
+import { exactSample, type FoundFeatures, importanceOf, withExactValues, withSpread } from "./report-ranking.ts";
 
 /** What the report needs of a line of `pairs.jsonl`. */
 const pairSchema = z.object({
@@ -219,77 +217,6 @@ function accuracyOf(pairs: readonly PairLine[]): CaseAccuracy[] {
       patchMean: patched.length === group.length ? rounded(mean(patched)) : null,
     };
   });
-}
-
-function importanceOf(ranking: Ranking): SiteImportance[] {
-  return (["train", "test"] as const).flatMap((split) =>
-    ranking.sites.flatMap(({ site, splits }) => {
-      const row = splits[split];
-      if (row === undefined) return [];
-      const errorShare = row.error_share === null ? null : rounded(row.error_share);
-      const explained = row.explained === null ? null : rounded(row.explained);
-      return [{ split, site, importance: rounded(row.importance), errorShare, explained, leftOut: row.left_out }];
-    }),
-  );
-}
-
-/** The strongest features as the tables have them. */
-type FoundFeatures = Omit<TopFeatures, "exact" | "beside" | "spread" | "stability10">;
-
-/** The features with what they do when patched by themselves, which is known over all cases together, and what they are first-order and secant. */
-function withExactValues(
-  features: readonly FoundFeatures[],
-  ranking: Ranking,
-  { options }: Manifest,
-): Omit<TopFeatures, "spread" | "stability10">[] {
-  type Exact = NonNullable<Ranking["sites"][number]["splits"]["train"]>["top"][number]["exact"];
-  const found = new Map<string, NonNullable<Exact>>();
-  for (const { site, splits } of ranking.sites) {
-    for (const [split, { top }] of Object.entries(splits)) {
-      for (const { feature, exact } of top) if (exact) found.set(`${split} ${site}/${feature}`, exact);
-    }
-  }
-  const kinds = kindsBeside(String(options.method ?? "analytic"));
-  return features.map((group) => {
-    const column = (kind: "effect" | "first_order" | "secant") =>
-      group.feature.map((feature) => {
-        const exact = group.case === "" ? found.get(`${group.split} ${group.site}/${feature}`) : undefined;
-        const value = exact?.[kind] ?? null;
-        return value === null ? null : rounded(value);
-      });
-    const beside = kinds.map((kind) => ({
-      kind: kind === "secant" ? ("secant" as const) : ("first-order" as const),
-      effect: column(kind),
-    }));
-    return {
-      ...group,
-      exact: column("effect"),
-      beside: beside.filter(({ effect }) => effect.some((value) => value !== null)),
-    };
-  });
-}
-
-/** The features with how much effects and ranks would change with other words, which is known over all cases together. */
-function withSpread(
-  features: readonly Omit<TopFeatures, "spread" | "stability10">[],
-  { sites }: Ranking,
-): TopFeatures[] {
-  return features.map((group) => {
-    const ranked = group.case === "" ? sites.find(({ site }) => site === group.site)?.splits[group.split] : undefined;
-    const byFeature = new Map(ranked?.top.map((row) => [row.feature, row]));
-    const spread = group.feature.map((feature) => {
-      const { by_words = null, by_pairs = null, ranks = null, in_top_10 = null } = byFeature.get(feature) ?? {};
-      return by_words && by_pairs && ranks && in_top_10 !== null ? { by_words, by_pairs, ranks, in_top_10 } : null;
-    });
-    return { ...group, spread, stability10: ranked?.stability_10 ?? null };
-  });
-}
-
-function exactSample(ranking: Ranking): ExactSample | null {
-  const miss = exactMiss(ranking);
-  if (miss === null || ranking.exact === null) return null;
-  const { split, pairs, of } = ranking.exact;
-  return roundAll({ split, pairs, of, ...miss });
 }
 
 async function agreementOf(tables: Tables, ranking: Ranking, points: number): Promise<SiteAgreement[]> {
@@ -718,14 +645,6 @@ class Tables {
 }
 
 const firstLine = (error: unknown) => messageOf(error).split("\n")[0]!;
-
-function roundAll<T>(value: T): T {
-  return JSON.parse(
-    JSON.stringify(value, (_, value) =>
-      Number.isInteger(value) || typeof value !== "number" ? value : rounded(value),
-    ),
-  ) as T;
-}
 
 /** The sites where something is known. */
 function knownShares(unexplained: Manifest["unexplained"]): Record<SiteName, number> {

@@ -1,6 +1,6 @@
 import type { CaseAccuracy, ReportData } from "../../src/report/data.ts";
+import { signed, whole } from "../../src/report/format.ts";
 import { CaseName, Scroll, Section } from "../controls.tsx";
-import { signed, whole } from "../format.ts";
 import { splitsOf } from "../select.ts";
 import { ShareCell } from "./share.tsx";
 

@@ -1,8 +1,8 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Interval } from "../../src/interventions/clusters.ts";
 import type { ReportData, SiteAgreement } from "../../src/report/data.ts";
+import { signed, whole } from "../../src/report/format.ts";
 import { Choice, Section } from "../controls.tsx";
-import { signed, whole } from "../format.ts";
 import { firstKind, kindsOf, nameOf, sitesOfKind, unitOf } from "../select.ts";
 import { SignedScatter } from "./scatter.tsx";
 

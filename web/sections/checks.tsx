@@ -1,6 +1,6 @@
 import type { ReportCheck, ReportData } from "../../src/report/data.ts";
+import { number, tiny } from "../../src/report/format.ts";
 import { Scroll, Section } from "../controls.tsx";
-import { number, tiny } from "../format.ts";
 
 /** Do the numbers hold? Every check of the run, folded by name. */
 export function ChecksSection({ data }: { data: ReportData }) {

@@ -11,8 +11,8 @@ import {
   textCells,
 } from "../../src/circuit/export/layout.ts";
 import { type CircuitGraph, type GraphNode, graphNodeName } from "../../src/circuit/graph.ts";
+import { signed, tokenText } from "../../src/report/format.ts";
 import { Scroll } from "../controls.tsx";
-import { signed, tokenText } from "../format.ts";
 
 const [margin, bandLabels, foot] = [12, 64, 34];
 /** A drawing is not squeezed further than this: it scrolls sideways instead. */

@@ -1,8 +1,8 @@
 import { useMemo, useState } from "preact/hooks";
 import { prune } from "../../src/circuit/influence.ts";
 import { flowAt, graphOfReport, type ReportCircuit } from "../../src/report/circuit.ts";
+import { percent, percentOf, signed, whole } from "../../src/report/format.ts";
 import { Section, Select, Slider } from "../controls.tsx";
-import { percent, percentOf, signed, whole } from "../format.ts";
 import { CircuitDrawing, pageName } from "./circuit-drawing.tsx";
 import { FlowTable } from "./flow.tsx";
 

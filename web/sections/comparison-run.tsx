@@ -1,7 +1,7 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { Comparison } from "../../src/report/comparison.ts";
+import { seconds, whole } from "../../src/report/format.ts";
 import { Fact, Section } from "../controls.tsx";
-import { seconds, whole } from "../format.ts";
 import { layersOf } from "../select.ts";
 
 /** What was run, so that it can be run again, and on what. */

@@ -1,6 +1,6 @@
 import type { Comparison } from "../../src/report/comparison.ts";
+import { compact, lastPart, percent, whole } from "../../src/report/format.ts";
 import { Figure, Findings, Warnings } from "../controls.tsx";
-import { compact, lastPart, percent, whole } from "../format.ts";
 import { costAgainst, describeMethod, sameFeatures } from "../methods.ts";
 
 /** What was compared and how it came out: the first method against each other one, in a sentence each. */

@@ -1,7 +1,7 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { ComparedMethod, Comparison } from "../../src/report/comparison.ts";
+import { multiple, seconds, whole } from "../../src/report/format.ts";
 import { Scroll, Section } from "../controls.tsx";
-import { multiple, seconds, whole } from "../format.ts";
 
 /** Time and memory of every method, with the ratios to the first. */
 export function CostSection({ data }: { data: Comparison }) {

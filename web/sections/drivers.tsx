@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { DriverContext, FeatureDrivers, ReportData } from "../../src/report/data.ts";
+import { number, signed, whole } from "../../src/report/format.ts";
 import { Choice, Section, Select } from "../controls.tsx";
-import { number, signed, whole } from "../format.ts";
 import type { FeatureName } from "../link.ts";
 import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
 import { PromptText } from "./tokens.tsx";

@@ -1,8 +1,8 @@
 import { useMemo } from "preact/hooks";
 import type { Comparison } from "../../src/report/comparison.ts";
+import { correlation, percent, percentOf, whole } from "../../src/report/format.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
 import { Findings, Scroll, Section } from "../controls.tsx";
-import { correlation, percent, percentOf, whole } from "../format.ts";
 import { integratedAgainstPlain, linearMethods } from "../methods.ts";
 import { kindsOf } from "../select.ts";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";

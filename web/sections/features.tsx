@@ -4,8 +4,8 @@ import type { Interval } from "../../src/interventions/clusters.ts";
 import type { FeatureSpread } from "../../src/interventions/spread.ts";
 import type { Split } from "../../src/prompts/pairs.ts";
 import type { ReportData, TopFeatures } from "../../src/report/data.ts";
+import { number, percent, signed, whole } from "../../src/report/format.ts";
 import { Choice, Section, Select } from "../controls.tsx";
-import { number, percent, signed, whole } from "../format.ts";
 import { linkTo } from "../link.ts";
 import { firstKind, kindsOf, nameOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
 

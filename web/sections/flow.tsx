@@ -1,6 +1,6 @@
 import type { GraphNode } from "../../src/circuit/graph.ts";
 import type { Flow, FlowEnd } from "../../src/report/circuit.ts";
-import { number, percentOf, signed } from "../format.ts";
+import { number, percentOf, signed } from "../../src/report/format.ts";
 import { linkTo } from "../link.ts";
 import { pageName } from "./circuit-drawing.tsx";
 

@@ -1,10 +1,10 @@
 import * as Plot from "@observablehq/plot";
 import { useCallback, useState } from "preact/hooks";
 import type { ReportData, SiteImportance } from "../../src/report/data.ts";
+import { number, percent, signed } from "../../src/report/format.ts";
 import { parseSite } from "../../src/site.ts";
 import { Chart } from "../chart.tsx";
 import { Scroll, Section } from "../controls.tsx";
-import { number, percent, signed } from "../format.ts";
 import { kindsOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
 import { tipStyle } from "./tip.ts";
 

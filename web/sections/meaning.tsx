@@ -1,7 +1,7 @@
 import type { Ablation } from "../../src/circuit/meaning.ts";
 import type { ReportData } from "../../src/report/data.ts";
+import { number, signed, whole } from "../../src/report/format.ts";
 import { CaseName, Scroll, Section } from "../controls.tsx";
-import { number, signed, whole } from "../format.ts";
 import { ShareCell } from "./share.tsx";
 
 /** What single features stand for, and whether the model needs them. */

@@ -1,9 +1,9 @@
 import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { Comparison, MethodAgreement } from "../../src/report/comparison.ts";
+import { correlation, number, percent, signed, tiny, whole } from "../../src/report/format.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
-import { correlation, number, percent, signed, tiny, whole } from "../format.ts";
 import { kindsOf } from "../select.ts";
 import { SignedScatter } from "./scatter.tsx";
 import { Over, ShareCell } from "./share.tsx";

@@ -1,8 +1,8 @@
 import { useState } from "preact/hooks";
 import type { ReportData, ReportExample } from "../../src/report/data.ts";
+import { signed, tokenText } from "../../src/report/format.ts";
 import { parseSite } from "../../src/site.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
-import { signed, tokenText } from "../format.ts";
 import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
 
 const views = ["features + error", "features", "error"] as const;

@@ -1,7 +1,7 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { ReportData } from "../../src/report/data.ts";
+import { seconds, whole } from "../../src/report/format.ts";
 import { Fact, Section } from "../controls.tsx";
-import { seconds, whole } from "../format.ts";
 
 /** What was run, so that it can be run again, and what it cost. */
 export function RunSection({ data }: { data: ReportData }) {

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { Interval } from "../../src/interventions/clusters.ts";
-import { percent } from "../format.ts";
+import { percent } from "../../src/report/format.ts";
 
 /** A table's cell with a share in [0, 1] as a number over a bar. Alarming when it is low and low is bad. */
 export function ShareCell(props: { share: number; alarmBelow?: number; title?: string; children?: ComponentChildren }) {

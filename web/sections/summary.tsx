@@ -1,7 +1,7 @@
 import { effectKinds, type MethodName } from "../../src/effects/method.ts";
 import type { ReportData, SiteImportance } from "../../src/report/data.ts";
+import { lastPart, number, percent, percentOf, signed, whole } from "../../src/report/format.ts";
 import { Figure, Warnings } from "../controls.tsx";
-import { lastPart, number, percent, percentOf, signed, whole } from "../format.ts";
 import { nameOf, splitsOf, unitOf } from "../select.ts";
 
 /** The result at a glance: what was asked, how the model does, where it happens, whether the numbers hold. */

@@ -1,9 +1,9 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Comparison } from "../../src/report/comparison.ts";
+import { percentOf, signed } from "../../src/report/format.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
 import { median } from "../../src/stats.ts";
 import { Choice, Scroll, Section } from "../controls.tsx";
-import { percentOf, signed } from "../format.ts";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";
 
 type SumRow = Comparison["sums"][number];

@@ -1,6 +1,6 @@
 import { Fragment } from "preact";
 import type { ReportPrompt } from "../../src/report/data.ts";
-import { tokenText } from "../format.ts";
+import { tokenText } from "../../src/report/format.ts";
 
 /** A prompt as running text; the patch prompt's tokens stand above the ones they replace, one token can be marked. */
 export function PromptText(props: { prompt: ReportPrompt; marked?: number; sign?: number }) {

@@ -1,9 +1,9 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Curve, CurvePoint } from "../../src/interventions/evaluation.ts";
 import type { ReportEvaluation } from "../../src/report/circuit.ts";
+import { minus, number, percentOf, whole } from "../../src/report/format.ts";
 import { mean } from "../../src/stats.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
-import { minus, number, percentOf, whole } from "../format.ts";
 import { type CurveLine, SizeChart, SizeLegend } from "./size-chart.tsx";
 
 /** Ways that choose no features of the SAEs, or none on purpose: what the others are measured by. */

@@ -1,4 +1,4 @@
-import { duration } from "../src/amounts.ts";
+import { duration } from "../amounts.ts";
 
 export const minus = "−";
 const superscripts = "⁰¹²³⁴⁵⁶⁷⁸⁹";
