@@ -83,7 +83,7 @@ describe("what circuits take, worked out by hand", () => {
     expect(subsetsWork(held, forest, dictionaries, { own: 4, whole: 0 }).passes).toBe((4 * half) / 2);
   });
 
-  it("edges: a product with each sublayer for every node of a target, of the error and of the site", () => {
+  it("edges: each sublayer forward for every node, and a product with it for every node of a target, of the error and of the site", () => {
     const forest = prefixForest([pair]);
     const nodes = new Map<SiteName, number>([
       ["resid_post.0", 4],
@@ -98,9 +98,11 @@ describe("what circuits take, worked out by hand", () => {
     expect(edges("secant").vectors).toBe(2 * (lower + upper));
     // Attention takes features' nodes with what comes before them: nodes have three tokens in the mean, so half of two more.
     const trees = 4 * 2 + 2 * 3 + (2 * 2 + 2 * 1);
-    // All points of a secant meet the weights together.
-    for (const kind of ["gradient", "secant"] as const)
-      expect(edges(kind).passes).toBeCloseTo((lower + upper) * mlp + trees * attention, 3);
+    // Nodes go forward at each of the points: through the MLP those that change, through attention all four. Rows only back, all points together.
+    for (const [kind, points] of [["gradient", 1] as const, ["secant", 4] as const]) {
+      const [inMlp, inAttention] = [points * (3 + 1), points * (4 + 4)];
+      expect(edges(kind).passes).toBeCloseTo((inMlp + lower + upper) * mlp + (inAttention + trees) * attention, 3);
+    }
     expect(edges("secant").products).toBeGreaterThan(edges("gradient").products);
   });
 

@@ -1,6 +1,8 @@
 import { duration, percentText } from "../amounts.ts";
 import type { Capture } from "../capture/capture.ts";
+import { runningOf } from "../capture/cost.ts";
 import { type Check, check } from "../circuit/checks.ts";
+import { edgesWork } from "../circuit/cost.ts";
 import { type EdgeRows, edgeRows } from "../circuit/edge-rows.ts";
 import { type EdgeSums, edgesOfSums, sumEdges } from "../circuit/edge-sums.ts";
 import {
@@ -15,16 +17,16 @@ import {
 import type { CircuitGraph, GraphAbout } from "../circuit/graph.ts";
 import { graphOf } from "../circuit/graph-of.ts";
 import { prune } from "../circuit/influence.ts";
-import { pathShape, routeTo } from "../circuit/paths.ts";
 import { effectsFrom } from "../effects/analytic.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { UserError } from "../errors.ts";
-import { isChanged, type PrefixForest, prefixForest } from "../forest/forest.ts";
+import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Features } from "../interventions/ablation.ts";
 import type { Reporter } from "../progress.ts";
 import { groupKey, type TokenPair } from "../prompts/pairs.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
 import { type Choice, chooseCircuit, type EvaluateInput, ofSplit, watchOf } from "./evaluate.ts";
+import { gflopsFor, secondsOf } from "./rates.ts";
 
 /** What a circuit is made of, and how. */
 export interface CircuitOptions extends Choice {
@@ -274,7 +276,7 @@ async function edgeSums(
   }
   const missing = sites.filter((site) => site !== "embed" && !found.has(site));
   const targets = new Map(missing.map((site) => [site, [...(features.get(site) ?? []), "error" as const]]));
-  const work = edgeWork(input, forest, targets, effects, jacobian);
+  const work = await workOfEdges(input, forest, targets, effects, jacobian);
   if (work.seconds > longSeconds) {
     reporter.line(`Edges: about ${Math.round(work.products)} vector–Jacobian products, ${duration(work.seconds)}.`);
   }
@@ -336,37 +338,25 @@ async function edgeSums(
 
 /** Seconds of work from which on it is told beforehand. */
 const longSeconds = 5;
-/** Floating-point operations per second that products with weights reach. */
-const rate = 110e9;
-/** Seconds that everything else takes for each number of a row, once and at each point (bench/edges.mjs). */
-const perNumber = { once: 9e-8, point: 3e-8 };
 
-/** How many products with sublayers' Jacobians edges take, of vectors, and about how long. */
-function edgeWork(
+/** What edges will take, now that it is known at how many nodes their targets change. */
+async function workOfEdges(
   input: CircuitInput,
-  { backward }: PrefixForest,
+  forest: PrefixForest,
   targets: ReadonlyMap<SiteName, readonly (number | "error")[]>,
   effects: ReadonlyMap<SiteName, SiteSums>,
   jacobian: Jacobian,
-): { products: number; seconds: number } {
-  const { model } = input.loaded;
-  const { dictionaries } = input;
-  const chosen = new Set(dictionaries.keys());
-  const changed = backward.token.reduce((sum, _, node) => sum + (isChanged(backward, node) ? 1 : 0), 0);
-  const points = jacobian === "secant" ? pointsOf(input) : 1;
-  let products = 0;
-  for (const [site, list] of targets) {
-    const { steps } = routeTo(site, chosen, pathShape(model));
-    const nodes = list.reduce<number>(
-      (sum, one) => sum + (one === "error" ? changed : (effects.get(site)?.get(one)?.nodes ?? 0)),
-      0,
-    );
-    products += nodes * steps.length;
-  }
-  // Back through half of a layer's weights, once for all points.
-  const flops = model.flopsPerToken / model.layers / 2;
-  const others = model.width * (perNumber.once + points * perNumber.point);
-  return { products, seconds: products * (flops / rate + others) };
+): Promise<{ products: number; seconds: number }> {
+  const { loaded, dictionaries } = input;
+  const features = [...targets].map(([site, list]) => [site, list.filter((one) => one !== "error")] as const);
+  const nodes = features.map(([site, list]) => {
+    const of = effects.get(site);
+    return [site, list.reduce((sum, feature) => sum + (of?.get(feature)?.nodes ?? 0), 0)] as const;
+  });
+  const counts = new Map(features.map(([site, list]) => [site, list.length]));
+  const known = { jacobian, steps: pointsOf(input), nodes: new Map(nodes) };
+  const work = edgesWork(runningOf(loaded), forest, dictionaries, counts, known);
+  return { products: work.vectors, seconds: secondsOf(work, await gflopsFor(work.passes, loaded.model.width)) };
 }
 
 /** For each backward node of a forest its number in that of all pairs, which the run's tables have. */

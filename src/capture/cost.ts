@@ -5,6 +5,7 @@ import { sameBytes } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
+import { isStreamed, type LoadedModel } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { gradientRows } from "./capture.ts";
 import { passOutputs, sizedSessions } from "./held.ts";
@@ -134,6 +135,13 @@ export interface Running {
   readonly storedType: (name: string) => StoredType;
   /** Bytes of a number that is computed with. */
   readonly number: 4 | 8;
+}
+
+/** What is to be run with a model that is open. */
+export function runningOf({ model, weights, dtype }: LoadedModel): Running {
+  const number = dtype === "float64" ? 8 : 4;
+  if (!isStreamed(weights)) return { model, weights: "held", storedType: () => "float32", number };
+  return { model, weights: "streamed", storedType: (name) => weights.checkpoint.storedType(name), number };
 }
 
 /**

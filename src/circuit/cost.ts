@@ -20,6 +20,12 @@ import { runRows } from "./row-parts.ts";
  */
 const usualShare = 0.2;
 
+/**
+ * Numbers that are multiplied one by one, beside products with weights: of a node at each point by the width within the sublayer, and of a row by that of
+ * the model, which is copied from step to step (bench/estimates.mjs).
+ */
+const [nodeWork, rowWork] = [40, 20];
+
 /** What edges are counted by. */
 export interface EdgeCounts {
   readonly jacobian: Jacobian;
@@ -38,7 +44,7 @@ export interface EdgeWork extends Work {
 /**
  * What `edges` takes, its capture left out.
  *
- * @param targets features at each target site; the error and the site as a whole come on top
+ * @param targets features at each target site, to which the error comes; every site is a target as a whole
  */
 export function edgesWork(
   { model, weights, storedType, number }: Running,
@@ -58,7 +64,7 @@ export function edgesWork(
 
   const kinds = new Set<Step["sublayer"]>();
   let [passes, products, read, decoded, vectors, memory] = [0, 0, 0, 0, 0, 0];
-  const into = (route: Route, own: number, whole: number, sourceSites: readonly SiteName[]) => {
+  const into = (route: Route, own: number, whole: number, nodes: number, sourceSites: readonly SiteName[]) => {
     // Attention takes a feature's nodes with all that comes before them; the error and the site are whole trees already.
     const trees = own * (1 + (depth - 1) / 2) + whole;
     let mixed = false;
@@ -67,11 +73,13 @@ export function edgesWork(
       const rows = isMlp ? (mixed ? trees : own + whole) : trees;
       vectors += own + whole;
       kinds.add(step.sublayer);
-      // Back alone, and once for all points, but for attention between nodes.
-      passes += rows * shares[step.sublayer] * model.flopsPerToken;
-      if (!isMlp) products += (K * (own + whole) * depth * model.attentionFlops) / model.layers / 4;
-      products += (5 + K) * rows * model.width;
       const chunks = Math.max(1, Math.ceil(((own + whole) * model.width * (route.steps.length + 1)) / chunkNumbers));
+      // Nodes go forward at every point, for each chunk of an MLP's rows; rows only back, and once for all points.
+      const forward = K * (isMlp ? chunks * nodes : backward.size);
+      passes += (forward + rows) * shares[step.sublayer] * model.flopsPerToken;
+      if (!isMlp) products += (K * (own + whole) * depth * model.attentionFlops) / model.layers;
+      const inner = isMlp ? (model.sites.mlp_act ?? model.width) : model.width;
+      products += (nodeWork * forward + K * rows) * inner + rowWork * rows * model.width;
       if (weights === "streamed") read += chunks * (isMlp ? 1 : 2) * block;
       mixed ||= !isMlp;
     }
@@ -93,10 +101,12 @@ export function edgesWork(
     const live = Math.min(F, entries);
     const own = nodes?.get(site) ?? (targets.get(site) ?? 0) * usualShare * there;
     const route = routeTo(site, chosen, shape);
+    const whole = targets.has(site) ? 2 : 1;
     const held = into(
       route,
       own,
-      2 * there,
+      whole * there,
+      there,
       route.sources.map((one) => one.site),
     );
     // Read directions are gathered column by column, each number from another line of memory.
@@ -105,14 +115,15 @@ export function edgesWork(
     const directions = (8 + 4 + 4) * live * D + 4 * liveWeights * D * F;
     memory = Math.max(memory, held + directions);
   }
-  const last = streamSite(model.layers);
+  const atEnd = activeNodes(model, forest, streamSite(model.layers)).length;
   const end = routeToMetric(model.layers, chosen, shape);
   memory = Math.max(
     memory,
     into(
       end,
       0,
-      activeNodes(model, forest, last).length,
+      atEnd,
+      atEnd,
       end.sources.map((one) => one.site),
     ),
   );
