@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { CompareOptions, JobOptions } from "../src/analysis/options.ts";
-import { compareFolder, runFolder } from "../src/cli/default-folder.ts";
+import { compareFolder, runFolder } from "../src/commands/default-folder.ts";
 
 const setting = {
   model_name: "demo",

@@ -24,10 +24,11 @@ const tiers = [
   ["jobs"],
   ["open"],
   ["commands"],
+  ["serve"],
   ["cli"],
 ];
 /** Folders that may use Node; files that end with .node.ts may, anywhere. */
-const onNode = ["storage", "hub", "results", "jobs", "open", "commands", "cli"];
+const onNode = ["storage", "hub", "results", "jobs", "open", "commands", "serve", "cli"];
 const folders = tiers.flat();
 const tierOf = (folder: string) => tiers.findIndex((tier) => tier.includes(folder));
 

@@ -41,19 +41,22 @@ function oneFile(): Plugin {
   };
 }
 
-export default defineConfig({
+/** Makes report.html, or with `--mode serve` the page of `sfc serve`: each is one file with all of its own script in it. */
+export default defineConfig(({ mode }) => ({
   root: fileURLToPath(new URL(".", import.meta.url)),
   base: "./",
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   plugins: [oneFile()],
   build: {
     outDir: fileURLToPath(new URL("../dist/web", import.meta.url)),
-    emptyOutDir: true,
+    emptyOutDir: mode !== "serve",
     target: "es2023",
     cssTarget: "chrome123",
     modulePreload: false,
     assetsInlineLimit: 0,
     chunkSizeWarningLimit: 1000,
-    rolldownOptions: { input: fileURLToPath(new URL("./report.html", import.meta.url)) },
+    rolldownOptions: {
+      input: fileURLToPath(new URL(mode === "serve" ? "./serve.html" : "./report.html", import.meta.url)),
+    },
   },
-});
+}));

@@ -2,12 +2,11 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { type MethodSpec, parseMethods } from "../analysis/compare-methods.ts";
 import type { CompareOptions } from "../analysis/options.ts";
+import { compareFolder, defaultMethods } from "../commands/default-folder.ts";
 import { defaultSteps, isIntegrated, type Rule, rules } from "../effects/method.ts";
 import { UsageError } from "../errors.ts";
 import { reportFile } from "../results/report.ts";
-import { compareFolder } from "./default-folder.ts";
 import {
-  defaultMethods,
   deviceFlags,
   folded,
   modelFlag,

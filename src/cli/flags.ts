@@ -27,10 +27,6 @@ export interface Flags {
   readonly device?: string;
 }
 
-/** What `--top` and `--methods` are where they are not given. */
-export const defaultTop = 20;
-export const defaultMethods = "analytic,sfc";
-
 /** What --pairs expects, for --help. */
 export const pairsHelp = `
 A line of --pairs:

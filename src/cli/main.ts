@@ -5,6 +5,7 @@ import { Command, CommanderError, Option } from "commander";
 import type { JobOptions } from "../analysis/options.ts";
 import { shardParts } from "../analysis/shards.ts";
 import { scores } from "../circuit/ranking.ts";
+import { defaultTop, runFolder } from "../commands/default-folder.ts";
 import {
   defaultSteps,
   isIntegrated,
@@ -23,10 +24,8 @@ import { packageRoot } from "../storage/package.ts";
 import { addCircuitCommand } from "./circuit-command.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
-import { runFolder } from "./default-folder.ts";
 import { addEvaluateCommand } from "./evaluate-command.ts";
 import {
-  defaultTop,
   deviceFlags,
   folded,
   modelFlag,
@@ -41,6 +40,7 @@ import {
   wholeNumberUpTo,
 } from "./flags.ts";
 import { runJob } from "./host.ts";
+import { addServeCommand } from "./serve-command.ts";
 import {
   addShardCommands,
   dividedBy,
@@ -196,6 +196,7 @@ function program(): Command {
   addShardCommands(sfc);
   addEvaluateCommand(sfc);
   addCircuitCommand(sfc);
+  addServeCommand(sfc);
   addTrainCommands(sfc);
   addCompletionCommand(
     sfc,

@@ -2,7 +2,10 @@ import { basename, join, resolve } from "node:path";
 import { type CompareOptions, type JobOptions, taskName, type WorkOptions } from "../analysis/options.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
 import { defaultSteps } from "../effects/method.ts";
-import { defaultMethods, defaultTop } from "./flags.ts";
+
+/** What `--top` and `--methods` are where they are not given. */
+export const defaultTop = 20;
+export const defaultMethods = "analytic,sfc";
 
 /** Longer names of folders end with a hash in place of the rest. */
 const longestName = 100;

@@ -1,0 +1,38 @@
+import { type Command, InvalidArgumentError } from "commander";
+import { messageOf } from "../errors.ts";
+import { folded } from "./flags.ts";
+import { print, printError } from "./terminal.ts";
+
+const help = `
+Only this machine can reach the page, and only with the address that is printed: it carries a token. Ctrl-C ends it.
+
+Examples:
+  sfc serve
+  sfc serve outputs/quick_test --port 0`;
+
+/** Adds `sfc serve`. */
+export function addServeCommand(sfc: Command): void {
+  sfc
+    .command("serve")
+    .description("show the runs and comparisons of a folder in the browser")
+    .argument("[folder]", "a folder of runs, or a run's own (default: outputs)")
+    .option("--port <n>", "port on 127.0.0.1; 0 for any that is free (default: 7327)", portNumber)
+    .addHelpText("after", folded(help))
+    .action(async (folder: string | undefined, { port }: { port?: number }) => {
+      const { serve, usualPort } = await import("../serve/serve.ts");
+      const onFault = (error: unknown) => printError((error instanceof Error && error.stack) || messageOf(error));
+      const server = await serve({ folder: folder ?? null, port: port ?? usualPort, onFault });
+      print(`Open ${server.url}`);
+      await new Promise<void>((resolve) => {
+        for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
+      });
+      // Whatever does not end by itself within the second ends with the process.
+      setTimeout(() => process.exit(0), 700).unref();
+      await server.close();
+    });
+}
+
+function portNumber(text: string): number {
+  if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
+  throw new InvalidArgumentError("Expected a port from 0 to 65535.");
+}

@@ -1,0 +1,90 @@
+import { lastPart, seconds, whole } from "../../src/report/format.ts";
+import type { FolderItem } from "../../src/serve/api.ts";
+import { Scroll } from "../controls.tsx";
+import { layersOf } from "../select.ts";
+import { useAnswer } from "./client.ts";
+import { Waiting } from "./waiting.tsx";
+
+/** The runs and comparisons of the folder. */
+export function FolderView() {
+  const asked = useAnswer("GET folder", {});
+  const { answer } = asked;
+  return (
+    <section class="section" aria-labelledby="runs-title">
+      <h1 id="runs-title">Runs</h1>
+      <Waiting asked={asked} what="the folder" />
+      {answer && (
+        <>
+          <p class="names">{answer.folder}</p>
+          {answer.items.length === 0 ? (
+            <p class="empty">No run is here yet. sfc run makes one in outputs.</p>
+          ) : (
+            <Items items={answer.items} />
+          )}
+          {answer.problems.length > 0 && (
+            <details>
+              <summary>{whole(answer.problems.length)} cannot be shown</summary>
+              <ul>
+                {answer.problems.map(({ name, reason }) => (
+                  <li key={name}>
+                    <b>{name}</b>: {reason}
+                  </li>
+                ))}
+              </ul>
+            </details>
+          )}
+        </>
+      )}
+    </section>
+  );
+}
+
+/** The address of a file in an item's folder. */
+const fileLink = ({ name }: FolderItem, file: string) =>
+  `/files/${[...(name === "." ? [] : name.split("/")), file].map(encodeURIComponent).join("/")}`;
+
+function Items({ items }: { items: readonly FolderItem[] }) {
+  return (
+    <Scroll label="Runs and comparisons">
+      <table class="runs">
+        <thead>
+          <tr>
+            <th scope="col">name</th>
+            <th scope="col">status</th>
+            <th scope="col">model</th>
+            <th scope="col">task</th>
+            <th scope="col">method</th>
+            <th scope="col">sites</th>
+            <th scope="col" class="value">
+              pairs
+            </th>
+            <th scope="col" class="value">
+              effects
+            </th>
+            <th scope="col" class="value">
+              time
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {items.map((item) => (
+            <tr key={item.name}>
+              <th scope="row">
+                {item.report ? <a href={fileLink(item, "report.html")}>{item.name}</a> : item.name}
+                {item.dummy && <span class="note"> random directions</span>}
+              </th>
+              <td>{item.kind === "comparison" ? `${item.status}, comparison` : item.status}</td>
+              <td>{lastPart(item.model)}</td>
+              <td>{lastPart(item.task)}</td>
+              <td>{item.method}</td>
+              <td>{layersOf(item.sites)}</td>
+              <td class="value">{whole(item.pairs)}</td>
+              <td class="value">{item.rows === null ? "" : whole(item.rows)}</td>
+              <td class="value">{seconds(item.seconds)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}
