@@ -213,7 +213,7 @@ describe.skipIf(harness === null)("the page of a comparison", () => {
     const looks = await page
       .locator("#exactness figure")
       .first()
-      .locator("g[aria-label=dot]")
+      .locator("g[data-mark=dot]")
       .evaluateAll((all) =>
         all.map((g) => `${g.getAttribute("fill")} ${g.querySelector("path")!.getAttribute("d")!.split("L").length}`),
       );

@@ -187,7 +187,7 @@ test("accuracy counts pairs with m < 0 at the clean prompt", async () => {
   expect(warnings.some((line) => line.includes("50.0 % of the train pairs of simple"))).toBe(true);
 });
 
-test("a prompt is found again from the forest, with the sums at its tokens", async () => {
+test("a prompt is found again from the forest, with the sums and the strongest features at its tokens", async () => {
   await writeRun();
   const { examples } = await readReportData(folder);
   expect(examples).toEqual([
@@ -199,7 +199,18 @@ test("a prompt is found again from the forest, with the sums at its tokens", asy
       patchAnswer: " run",
       cleanMetric: -2,
       patchMetric: 5,
-      sites: [{ site: "resid_post.0", features: [0, 0, -1], error: [0, 0, 0.1] }],
+      sites: [
+        {
+          site: "resid_post.0",
+          features: [0, 0, -1],
+          error: [0, 0, 0.1],
+          top: [
+            { feature: [], effect: [] },
+            { feature: [], effect: [] },
+            { feature: [9, 7], effect: [-2, 1] },
+          ],
+        },
+      ],
     },
   ]);
 });

@@ -73,15 +73,15 @@ describe.skipIf(harness === null)("the page", () => {
     const { page } = await open(sampleReport(seed));
     expect(await page.locator("h1").allTextContents()).toEqual(["The features behind agreement in demo"]);
     expect(await page.locator(".section > h2").allTextContents()).toEqual([
-      "Does the model do it?",
-      "Where in the model?",
-      "Which features?",
-      "Do they hold on new prompts?",
-      "At which token?",
-      "What drives them?",
-      "What do they mean?",
       "How do they work together?",
+      "Which features?",
+      "What do they mean?",
       "What are circuits worth?",
+      "What drives them?",
+      "At which token?",
+      "Where in the model?",
+      "Do they hold on new prompts?",
+      "Does the model do it?",
       "Do the numbers hold?",
       "What was run",
     ]);
@@ -99,7 +99,10 @@ describe.skipIf(harness === null)("the page", () => {
     const { page } = await open(data);
     const row = data.accuracy.find((a) => a.split === "test" && a.case === "across_rc/plural_singular")!;
     const cells = await page.locator("#accuracy tbody tr", { hasText: row.case }).locator("td").allTextContents();
-    expect(cells[5]).toBe(row.accuracy === 1 ? "100 %" : `${(100 * row.accuracy).toFixed(1)} %`);
+    const [share, interval] = cells[5]!.split(" [");
+    expect(share).toBe(row.accuracy === 1 ? "100 %" : `${(100 * row.accuracy).toFixed(1)} %`);
+    const [low, high] = interval!.split(/[–\]]/).map(Number);
+    expect(low! < 100 * row.accuracy && high! >= Math.floor(100 * row.accuracy)).toBe(true);
 
     const chosen = { site: "mlp_out.2", split: "test", case: "nounpp/plural_singular" };
     await page.locator("#features").getByText("mlp_out", { exact: true }).click();
@@ -180,7 +183,7 @@ describe.skipIf(harness === null)("the page", () => {
   test("a feature's address opens what drives it, and marks the token", async () => {
     const data = sampleReport(seed);
     const row = data.drivers.find((d) => d.site === "mlp_out.3")!;
-    const { page } = await open(data, { hash: `#drivers/${row.site}/${row.feature}` });
+    const { page } = await open(data, { hash: `#drivers?site=${row.site}&feature=${row.feature}` });
     const details = page.locator("#drivers details[open]");
     await details.first().waitFor();
     expect(await details.locator("summary b").allTextContents()).toEqual([`${row.site}/${row.feature}`]);
@@ -195,7 +198,7 @@ describe.skipIf(harness === null)("the page", () => {
     const { page } = await open(sampleReport(seed));
     const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const light = await paper();
-    await page.locator(".top input").first().focus();
+    await page.locator(".top input[type=radio]").first().focus();
     await page.keyboard.press("ArrowRight");
     expect(await paper()).toBe(light);
     await page.keyboard.press("ArrowRight");
@@ -234,13 +237,13 @@ describe.skipIf(harness === null)("the page", () => {
     const { page } = await open(data);
     const node = graph.nodes.find(({ kind }) => kind === "metric")!;
     await page.locator(".circuit .node.metric").click();
-    await page.locator(".flow h3").getByText("metric", { exact: true }).waitFor();
+    await page.locator("#circuit .flow h3").getByText("metric", { exact: true }).waitFor();
     const into = graph.edges
       .filter(({ target }) => target === node.id)
       .sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-    const named = await page.locator(".flow tbody th button").allTextContents();
+    const named = await page.locator("#circuit .flow tbody th button").allTextContents();
     expect(named).toEqual(into.slice(0, named.length).map(({ source }) => source.replace("/error", " error")));
-    const numbers = (await page.locator(".flow tbody td:nth-child(2)").allTextContents()).map((text) =>
+    const numbers = (await page.locator("#circuit .flow tbody td:nth-child(2)").allTextContents()).map((text) =>
       Number(text.replace("−", "-")),
     );
     // All that comes in, its remainder included, is the effect in the last row.
@@ -252,12 +255,12 @@ describe.skipIf(harness === null)("the page", () => {
     await page.keyboard.press("ArrowDown");
     const below = await page.locator('.circuit .node[aria-pressed="true"]:not(.metric)').getAttribute("aria-label");
     expect(await page.evaluate(() => document.activeElement?.getAttribute("aria-label"))).toBe(below);
-    expect(below).toContain(`${await page.locator(".flow h3").textContent()}, effect`);
+    expect(below).toContain(`${await page.locator("#circuit .flow h3").textContent()}, effect`);
 
-    const next = page.locator(".flow tbody th button").first();
+    const next = page.locator("#circuit .flow tbody th button").first();
     const name = await next.textContent();
     await next.click();
-    await page.locator(".flow h3").getByText(name!, { exact: true }).waitFor();
+    await page.locator("#circuit .flow h3").getByText(name!, { exact: true }).waitFor();
     await page.close();
   });
 

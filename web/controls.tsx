@@ -1,5 +1,5 @@
 import { type ComponentChildren, Fragment } from "preact";
-import { useId } from "preact/hooks";
+import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Finding } from "./methods.ts";
 
 /** One of a few values, all in view: radio buttons that look like a segmented control. */
@@ -88,13 +88,32 @@ export function Slider(props: {
   );
 }
 
-/** A box that scrolls sideways by itself, so that the page never does; reachable by keyboard. */
+/** A box that scrolls sideways by itself, so that the page never does; reachable by keyboard, and says so where there is more than fits. */
 export function Scroll(props: { label: string; children: ComponentChildren }) {
+  const box = useRef<HTMLElement>(null);
+  const [hidden, setHidden] = useState(false);
+  useLayoutEffect(() => {
+    const element = box.current;
+    if (element === null) return;
+    const look = () => setHidden(element.scrollWidth > element.clientWidth + 1);
+    look();
+    const observer = new ResizeObserver(look);
+    observer.observe(element);
+    if (element.firstElementChild !== null) observer.observe(element.firstElementChild);
+    return () => observer.disconnect();
+  }, []);
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls has to be reachable by keyboard (WCAG 2.1.1)
-    <section class="scroll" aria-label={props.label} tabIndex={0}>
-      {props.children}
-    </section>
+    <>
+      {hidden && (
+        <p class="scroll-hint" aria-hidden="true">
+          More to the right: scroll sideways →
+        </p>
+      )}
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls has to be reachable by keyboard (WCAG 2.1.1) */}
+      <section class={hidden ? "scroll hidden" : "scroll"} aria-label={props.label} tabIndex={0} ref={box}>
+        {props.children}
+      </section>
+    </>
   );
 }
 
@@ -102,9 +121,32 @@ export function Scroll(props: { label: string; children: ComponentChildren }) {
 export function Section(props: { id: string; title: string; children: ComponentChildren }) {
   return (
     <section class="section" id={props.id} aria-labelledby={`${props.id}-title`}>
-      <h2 id={`${props.id}-title`}>{props.title}</h2>
+      <h2 id={`${props.id}-title`} tabIndex={-1}>
+        {props.title}
+      </h2>
       {props.children}
     </section>
+  );
+}
+
+/** A text to take elsewhere, with a button that copies it. */
+export function Copied({ label, text }: { label: string; text: string }) {
+  const [done, setDone] = useState(false);
+  const copy = () =>
+    navigator.clipboard?.writeText(text).then(
+      () => setDone(true),
+      () => setDone(false),
+    );
+  return (
+    <div class="copied">
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls has to be reachable by keyboard (WCAG 2.1.1) */}
+      <section class="command" tabIndex={0} aria-label={label}>
+        <pre>{text}</pre>
+      </section>
+      <button type="button" class="plain" onClick={copy} aria-label={`Copy: ${label}`}>
+        {done ? "Copied" : "Copy"}
+      </button>
+    </div>
   );
 }
 

@@ -1,10 +1,13 @@
 import type { ComponentChildren } from "preact";
 import { ThemeChoice } from "./theme.tsx";
 
-/** What every page has around its parts: the bar with the sections and the theme, and a way past it for the keyboard. */
+/** What every page has around its parts: the bar with the sections, a search and the theme, and a way past it for the keyboard. */
 export function Frame(props: {
   /** Anchor and title of every section, in order. */
   contents: readonly (readonly [id: string, title: string])[];
+  search?: ComponentChildren;
+  /** What stands beside the parts. */
+  beside?: ComponentChildren;
   children: ComponentChildren;
 }) {
   return (
@@ -20,9 +23,11 @@ export function Frame(props: {
             </a>
           ))}
         </nav>
+        {props.search}
         <ThemeChoice />
       </div>
       <main>{props.children}</main>
+      {props.beside}
     </>
   );
 }

@@ -276,7 +276,10 @@ function example(random: Random, name: string, sites: readonly string[], layers:
         const at = (t === subject ? atSubject : 0) + (t === length - 1 ? atLast : 0);
         return total * (at + 0.03 * random.normal());
       });
-      return { site, features: values, error: values.map((v) => v * 0.08 * random.normal()) };
+      const top = values.map((value) =>
+        value === 0 ? { feature: [], effect: [] } : { feature: [11, 7], effect: [0.7 * value, 0.2 * value] },
+      );
+      return { site, features: values, error: values.map((v) => v * 0.08 * random.normal()), top };
     }),
   };
 }

@@ -1,7 +1,8 @@
 import type { Score } from "../src/circuit/ranking.ts";
 import type { Split } from "../src/prompts/pairs.ts";
 import type { ReportData } from "../src/report/data.ts";
-import { parseSite, siteKinds } from "../src/site.ts";
+import { parseSite, type SiteName, siteKinds } from "../src/site.ts";
+import { useSelection } from "./selection.tsx";
 
 /** The splits of a run, train first. */
 export function splitsOf(data: ReportData): Split[] {
@@ -18,6 +19,29 @@ export function kindsOf(sites: readonly string[]): string[] {
 export function firstKind(sites: readonly string[]): string {
   const kinds = kindsOf(sites);
   return kinds.includes("resid_post") ? "resid_post" : (kinds[0] ?? "");
+}
+
+/**
+ * The kind of sites that a part shows, which is that of the chosen site where the part has it, and how to choose another: its site at the same
+ * layer, or its first.
+ */
+export function useKind(sites: readonly SiteName[]): [kind: string, setKind: (kind: string) => void] {
+  const { selection, select } = useSelection();
+  const { site } = selection;
+  const chosen = site === null ? null : parseSite(site);
+  const kind = chosen !== null && kindsOf(sites).includes(chosen.kind) ? chosen.kind : firstKind(sites);
+  const setKind = (next: string) => {
+    const found = sitesOfKind(sites, next);
+    select({ site: found.find((one) => parseSite(one).layer === chosen?.layer) ?? found[0] ?? null });
+  };
+  return [kind, setKind];
+}
+
+/** The chosen split where a part has it, else its first. */
+export function useSplit(splits: readonly Split[]): [split: Split, setSplit: (split: Split) => void] {
+  const { selection, select } = useSelection();
+  const split = splits.find((one) => one === selection.split) ?? splits[0] ?? "train";
+  return [split, (next) => select({ split: next })];
 }
 
 /** Sites of one kind, by layer, each once. */

@@ -188,11 +188,12 @@ export interface ReportExample {
   readonly patchAnswer: string;
   readonly cleanMetric: number;
   readonly patchMetric: number | null;
-  /** Per site one number per token, mean over the pairs that share the prefix: Σ over features, and the error. */
+  /** Per site one number per token, mean over the pairs that share the prefix: Σ over features, and the error; and the strongest features there. */
   readonly sites: readonly {
     readonly site: SiteName;
     readonly features: readonly number[];
     readonly error: readonly number[];
+    readonly top: readonly { readonly feature: readonly number[]; readonly effect: readonly number[] }[];
   }[];
 }
 

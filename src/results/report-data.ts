@@ -9,6 +9,7 @@ import { errorFeature } from "../effects/rows.ts";
 import { messageOf, UserError } from "../errors.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
 import { featureCardsSchema } from "../report/cards.ts";
+import { shellWord } from "../report/citation.ts";
 import {
   type CaseAccuracy,
   type DriverContext,
@@ -172,12 +173,8 @@ function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
 
 /** The command line that makes the run again, as one that a shell reads back. */
 function commandOf({ command, options, seed }: Manifest): string {
-  const quoted = (value: unknown) => {
-    const text = Array.isArray(value) ? value.join(",") : String(value);
-    return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
-  };
   const flags = Object.entries<RunOptions[string]>({ ...options, seed }).flatMap(([name, value]) =>
-    value === null || value === false ? [] : value === true ? [`--${name}`] : [`--${name} ${quoted(value)}`],
+    value === null || value === false ? [] : value === true ? [`--${name}`] : [`--${name} ${shellWord(value)}`],
   );
   return ["sfc", command, ...flags].join(" ");
 }
@@ -255,6 +252,9 @@ function typicalPairs(pairs: readonly PairLine[], limit: number): number[] {
   return typical.slice(0, limit);
 }
 
+/** Features named at each token of an example, per site. */
+const namedPerToken = 5;
+
 async function examplesOf(
   tables: Tables,
   prompts: Prompts,
@@ -263,7 +263,9 @@ async function examplesOf(
   limit: number,
 ): Promise<ReportExample[]> {
   const chosen = typicalPairs(pairs, limit).map((i) => ({ pair: pairs[i]!, path: prompts.path(pairs[i]!.end) }));
-  const sums = await tables.sumsAt([...new Set(chosen.flatMap(({ path }) => path.map((node) => node.node)))]);
+  const nodes = [...new Set(chosen.flatMap(({ path }) => path.map((node) => node.node)))];
+  const sums = await tables.sumsAt(nodes);
+  const strongest = await tables.strongestAt(nodes, namedPerToken);
   return chosen.map(({ pair, path }) => ({
     split: pair.split,
     case: pair.case,
@@ -277,7 +279,11 @@ async function examplesOf(
         const sum = sums.get(`${site} ${node}`) ?? { features: 0, error: 0 };
         return { features: rounded(sum.features / weight), error: rounded(sum.error / weight) };
       });
-      return { site, features: at.map((sum) => sum.features), error: at.map((sum) => sum.error) };
+      const top = path.map(({ node, weight }) => {
+        const found = strongest.get(`${site} ${node}`) ?? { feature: [], effect: [] };
+        return { feature: found.feature, effect: found.effect.map((effect) => rounded(effect / weight)) };
+      });
+      return { site, features: at.map((sum) => sum.features), error: at.map((sum) => sum.error), top };
     }),
   }));
 }
@@ -597,6 +603,29 @@ class Tables {
        FROM effects WHERE node IN (${nodes.join(", ")}) GROUP BY site, node`,
     );
     return new Map(rows.map((row) => [`${row.site} ${row.node}`, row]));
+  }
+
+  /** The features with the largest |effect| at each of the nodes; keyed `<site> <node>`, summed over the pairs that share the node. */
+  async strongestAt(
+    nodes: readonly number[],
+    limit: number,
+  ): Promise<Map<string, { feature: number[]; effect: number[] }>> {
+    if (nodes.length === 0) return new Map();
+    const rows = await this.#query<{ site: SiteName; node: number; feature: number; effect: number }>(
+      "effects",
+      `SELECT site, node, feature, effect FROM effects
+       WHERE node IN (${nodes.join(", ")}) AND feature <> ${errorFeature} AND effect <> 0
+       QUALIFY row_number() OVER (PARTITION BY site, node ORDER BY abs(effect) DESC, feature) <= ${limit}
+       ORDER BY site, node, abs(effect) DESC, feature`,
+    );
+    const found = new Map<string, { feature: number[]; effect: number[] }>();
+    for (const { site, node, feature, effect } of rows) {
+      const one = found.get(`${site} ${node}`) ?? { feature: [], effect: [] };
+      found.set(`${site} ${node}`, one);
+      one.feature.push(feature);
+      one.effect.push(effect);
+    }
+    return found;
   }
 
   /**

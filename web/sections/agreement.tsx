@@ -1,15 +1,16 @@
-import { useMemo, useState } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import type { Interval } from "../../src/interventions/clusters.ts";
 import type { ReportData, SiteAgreement } from "../../src/report/data.ts";
 import { signed, whole } from "../../src/report/format.ts";
 import { Choice, Section } from "../controls.tsx";
-import { firstKind, kindsOf, nameOf, sitesOfKind, unitOf } from "../select.ts";
+import { kindsOf, nameOf, sitesOfKind, unitOf, useKind } from "../select.ts";
+import { linkTo, useSelection } from "../selection.tsx";
 import { SignedScatter } from "./scatter.tsx";
 
 /** Do the same features matter on prompts that were not used to find them? */
 export function AgreementSection({ data }: { data: ReportData }) {
   const sites = data.agreement.map((row) => row.site);
-  const [kind, setKind] = useState(() => firstKind(sites));
+  const [kind, setKind] = useKind(sites);
   const rows = sitesOfKind(sites, kind).map((site) => data.agreement.find((row) => row.site === site) as SiteAgreement);
   const most = Math.max(0, ...rows.flatMap((row) => [...row.train, ...row.test].map(Math.abs)));
   return (
@@ -23,10 +24,11 @@ export function AgreementSection({ data }: { data: ReportData }) {
         <>
           <p>
             One dot per feature: its {nameOf[data.run.score]} on train across, on test upwards, in{" "}
-            {unitOf[data.run.score]} (the strongest {data.limits.points}). Axes are square-root scales, so that small
-            effects stay apart. Spearman's ρ is over all features with a row in both splits.
+            {unitOf[data.run.score]} (the strongest {data.limits.points}). A dot opens the feature's card. Axes are
+            square-root scales, so that small effects stay apart. Spearman's ρ is over all features with a row in both
+            splits.
             {rows.some((row) => row.overlap10ByWords !== null) &&
-              " In brackets: 95 % intervals over other words, those of both splits drawn again."}
+              " In brackets: 95 % intervals over other words, those of both splits drawn again."}
           </p>
           <div class="controls">
             <Choice label="Site" values={kindsOf(sites)} value={kind} onChange={setKind} />
@@ -43,17 +45,21 @@ export function AgreementSection({ data }: { data: ReportData }) {
 }
 
 function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
+  const { selection } = useSelection();
   const points = useMemo(
     () =>
       row.feature.map((feature, i) => {
         const [x, y] = [row.train[i] ?? 0, row.test[i] ?? 0];
-        return { x, y, title: `${row.site}/${feature}\ntrain ${signed(x)}\ntest ${signed(y)}` };
+        const title = `${row.site}/${feature}\ntrain ${signed(x)}\ntest ${signed(y)}`;
+        return { x, y, title, href: linkTo({ site: row.site, feature }) };
       }),
     [row],
   );
   const rho = row.spearman === null ? "–" : row.spearman.toFixed(2).replace("-", "−");
+  const { site, feature } = selection;
+  const chosen = site === row.site && feature !== null ? linkTo({ site, feature }) : null;
   return (
-    <figure>
+    <figure class={site === row.site ? "chosen" : undefined}>
       <figcaption>
         <b>{row.site}</b>
         <span>
@@ -71,7 +77,8 @@ function Scatter({ row, most }: { row: SiteAgreement; most: number }) {
       <SignedScatter
         points={points}
         most={most}
-        label={`${row.site}: effects on train against test, Spearman ${rho}`}
+        chosen={chosen}
+        label={`${row.site} on train against test: effects of features, Spearman ${rho}`}
       />
     </figure>
   );

@@ -1,6 +1,8 @@
 import type { ReportCheck, ReportData } from "../../src/report/data.ts";
 import { number, tiny } from "../../src/report/format.ts";
-import { Scroll, Section } from "../controls.tsx";
+import { Section } from "../controls.tsx";
+import { linkTo } from "../selection.tsx";
+import { DataTable } from "../table.tsx";
 
 /** Do the numbers hold? Every check of the run, folded by name. */
 export function ChecksSection({ data }: { data: ReportData }) {
@@ -39,32 +41,24 @@ function Check({ name, rows }: { name: string; rows: readonly ReportCheck[] }) {
           {passed} of {rows.length}, worst gap {tiny(relative(worst))} of the scale, tolerance {tiny(worst.tolerance)}
         </span>
       </summary>
-      <Scroll label={`Check ${name}`}>
-        <table class="numbers">
-          <thead>
-            <tr>
-              <th scope="col">Site</th>
-              <th scope="col">gap</th>
-              <th scope="col">scale</th>
-              <th scope="col">gap / scale</th>
-              <th scope="col">tolerance</th>
-              <th scope="col">result</th>
-            </tr>
-          </thead>
-          <tbody>
-            {rows.map((row) => (
-              <tr key={row.site} class={row.passed ? "" : "low"}>
-                <th scope="row">{row.site === "" ? "whole run" : row.site}</th>
-                <td>{tiny(row.gap)}</td>
-                <td>{number(row.scale)}</td>
-                <td>{tiny(relative(row))}</td>
-                <td>{tiny(row.tolerance)}</td>
-                <td class="text">{row.passed ? "passed" : "failed"}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
+      <DataTable
+        label={`Check ${name}`}
+        rows={rows}
+        rowKey={(row) => row.site}
+        rowClass={(row) => (row.passed ? "" : "low")}
+        columns={[
+          {
+            name: "site",
+            of: (row) => row.site,
+            show: ({ site }) => (site === "" ? "whole run" : <a href={linkTo({ site }, "features")}>{site}</a>),
+          },
+          { name: "gap", of: (row) => row.gap, show: (row) => tiny(row.gap) },
+          { name: "scale", of: (row) => row.scale, show: (row) => number(row.scale) },
+          { name: "gap / scale", of: relative, show: (row) => tiny(relative(row)) },
+          { name: "tolerance", of: (row) => row.tolerance, show: (row) => tiny(row.tolerance) },
+          { name: "result", of: (row) => (row.passed ? "passed" : "failed"), text: true },
+        ]}
+      />
     </details>
   );
 }

@@ -1,4 +1,4 @@
-import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import {
   boxHeight,
   characterWidth,
@@ -35,10 +35,13 @@ function shortName({ kind, feature, token }: GraphNode): string {
 export function CircuitDrawing(props: {
   graph: CircuitGraph;
   chosen: string;
+  /** An arrow key went to a node. */
+  onMove: (id: string) => void;
+  /** A node was clicked, or entered. */
   onChoose: (id: string) => void;
   label: string;
 }) {
-  const { graph, chosen, onChoose } = props;
+  const { graph, chosen, onMove, onChoose } = props;
   const box = useRef<HTMLDivElement>(null);
   const width = Math.max(leastWidth, useWidth(box));
   const layout = useMemo(() => layoutOf(graph, width - bandLabels - 2 * margin, shortName), [graph, width]);
@@ -56,7 +59,7 @@ export function CircuitDrawing(props: {
     const next = nextIn(layout, from, direction);
     if (next === undefined) return;
     refocus.current = true;
-    onChoose(next.node.id);
+    onMove(next.node.id);
   };
   const places = useMemo(() => new Map(layout.nodes.map((placed) => [placed.node.id, placed])), [layout]);
   const entry = places.has(chosen) ? chosen : layout.nodes.at(-1)?.node.id;
@@ -101,8 +104,10 @@ export function CircuitDrawing(props: {
 
 function useWidth(box: { readonly current: HTMLDivElement | null }): number {
   const [width, setWidth] = useState(0);
-  useEffect(() => {
+  // Before anything is painted, so that what lies below does not move.
+  useLayoutEffect(() => {
     if (box.current === null) return;
+    setWidth(Math.floor(box.current.clientWidth));
     const observer = new ResizeObserver(([entry]) => setWidth(Math.floor(entry!.contentRect.width)));
     observer.observe(box.current);
     return () => observer.disconnect();

@@ -2,12 +2,15 @@ import { useMemo, useState } from "preact/hooks";
 import { prune } from "../../src/circuit/influence.ts";
 import { flowAt, graphOfReport, type ReportCircuit } from "../../src/report/circuit.ts";
 import { percent, percentOf, signed, whole } from "../../src/report/format.ts";
+import { Downloads } from "../chart.tsx";
 import { Section, Select, Slider } from "../controls.tsx";
+import { useSelection } from "../selection.tsx";
 import { CircuitDrawing, pageName } from "./circuit-drawing.tsx";
-import { FlowTable } from "./flow.tsx";
+import { FlowTable, selectionOf } from "./flow.tsx";
 
 /** The circuit as a graph: as much of it as two thresholds leave, and what comes to and leaves one of its nodes. */
-export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; known: ReadonlySet<string> }) {
+export function CircuitSection({ circuit }: { circuit: ReportCircuit }) {
+  const { selection, select } = useSelection();
   const graph = useMemo(() => graphOfReport(circuit), [circuit]);
   const [nodes, setNodes] = useState(circuit.start.nodes);
   const [edges, setEdges] = useState(circuit.start.edges);
@@ -20,8 +23,13 @@ export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; kno
       ),
     [shown],
   );
-  const [asked, setAsked] = useState<string | null>(null);
-  const chosen = asked ?? falling[0]?.id ?? "";
+  const byFeature = graph.nodes.find(
+    ({ site, feature }) => feature !== undefined && site === selection.site && feature === selection.feature,
+  );
+  const asked = graph.nodes.find(({ id }) => id === selection.node) ?? byFeature;
+  const chosen = asked?.id ?? falling[0]?.id ?? "";
+  const look = (node: string) => select({ node });
+  const open = (id: string) => select(selectionOf(graph.nodes.find((node) => node.id === id)!));
   const flow = useMemo(() => (chosen === "" ? null : flowAt(graph, chosen)), [graph, chosen]);
   const drawn = useMemo(() => new Set(shown.nodes.map(({ id }) => id)), [shown]);
   const names = new Map(graph.nodes.map((node) => [node.id, node]));
@@ -34,7 +42,7 @@ export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; kno
         feature, the error of an SAE (what it does not reconstruct) or the tokens. An edge is the part of the upper
         node's effect that comes from the lower one, along all paths that pass no other site of the graph; it is orange
         where it moves the model to the patch answer, blue where it moves it to the clean answer, and wide where it is
-        strong. Bars under the names are |effect|.
+        strong. Bars under the names are |effect|. A feature opens its card.
       </p>
       <p>
         The influence of a node is the share of the metric's input that passes through it. The sliders keep the nodes of
@@ -62,7 +70,7 @@ export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; kno
           values={listed.map(({ id }) => id)}
           value={chosen}
           show={(id) => `${pageName(names.get(id)!)} (${signed(names.get(id)!.effect)})`}
-          onChange={setAsked}
+          onChange={look}
         />
       </div>
       <p class="note" role="status">
@@ -76,13 +84,16 @@ export function CircuitSection({ circuit, known }: { circuit: ReportCircuit; kno
           ` The ${whole(circuit.left)} weakest edges are not in this page: they count as remainders.`}
       </p>
       <div class="circuit-view">
-        <CircuitDrawing
-          graph={shown}
-          chosen={chosen}
-          onChoose={setAsked}
-          label="The circuit's graph: the tab key comes to the chosen node, the arrow keys go to the next one"
-        />
-        {flow !== null && <FlowTable flow={flow} drawn={drawn} known={known} onChoose={setAsked} />}
+        <Downloads name="Circuit">
+          <CircuitDrawing
+            graph={shown}
+            chosen={chosen}
+            onMove={look}
+            onChoose={open}
+            label="The circuit's graph: the tab key comes to the chosen node, the arrow keys go to the next one"
+          />
+        </Downloads>
+        {flow !== null && <FlowTable flow={flow} drawn={drawn} />}
       </div>
     </Section>
   );

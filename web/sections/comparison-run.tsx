@@ -1,7 +1,8 @@
 import { bytesText } from "../../src/amounts.ts";
+import { comparisonCommand } from "../../src/report/citation.ts";
 import type { Comparison } from "../../src/report/comparison.ts";
 import { seconds, whole } from "../../src/report/format.ts";
-import { Fact, Section } from "../controls.tsx";
+import { Copied, Fact, Section } from "../controls.tsx";
 import { layersOf } from "../select.ts";
 
 /** What was run, so that it can be run again, and on what. */
@@ -11,9 +12,8 @@ export function ComparisonRunSection({ data }: { data: Comparison }) {
   const options = Object.entries(data.options).filter(([, value]) => value !== null);
   return (
     <Section id="run" title="What was run">
-      <pre class="command">
-        <code>{data.command}</code>
-      </pre>
+      <p>This command makes the comparison again:</p>
+      <Copied label="The command" text={comparisonCommand(data)} />
       <dl class="facts">
         <Fact name="Model">{data.model.name}</Fact>
         <Fact name="Dictionaries">

@@ -1,18 +1,16 @@
-import { useEffect, useState } from "preact/hooks";
 import type { DriverContext, FeatureDrivers, ReportData } from "../../src/report/data.ts";
 import { number, signed, whole } from "../../src/report/format.ts";
 import { Choice, Section, Select } from "../controls.tsx";
-import type { FeatureName } from "../link.ts";
 import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
+import { linkTo, useSelection } from "../selection.tsx";
 import { PromptText } from "./tokens.tsx";
 
 /** What the strongest features read: the tokens with their largest effects, in their prompts. */
-export function DriversSection({ data, shown }: { data: ReportData; shown: FeatureName | null }) {
+export function DriversSection({ data }: { data: ReportData }) {
+  const { selection, select } = useSelection();
   const sites = data.drivers.map((row) => row.site);
-  const [site, setSite] = useState(() => strongestSite(data.drivers));
-  useEffect(() => {
-    if (shown !== null) setSite(shown.site);
-  }, [shown]);
+  const site = sites.find((one) => one === selection.site) ?? strongestSite(data.drivers);
+  const setSite = (next: string) => select({ site: next });
   const kind = site.split(".")[0] ?? "";
   const rows = data.drivers.filter((row) => row.site === site);
   const changeKind = (next: string) => {
@@ -51,8 +49,8 @@ export function DriversSection({ data, shown }: { data: ReportData; shown: Featu
             />
           </div>
           {rows.map((row, i) => {
-            const asked = shown !== null && shown.site === site;
-            const open = asked ? shown.feature === row.feature : i < 2;
+            const asked = rows.some(({ feature }) => feature === selection.feature);
+            const open = asked ? selection.feature === row.feature : i < 2;
             return <Feature key={`${site}/${row.feature}/${open}`} row={row} open={open} />;
           })}
         </>
@@ -77,14 +75,21 @@ function Feature({ row, open }: { row: FeatureDrivers; open: boolean }) {
           {row.site}/{row.feature}
         </b>
         <span>
+          {" "}
           {signed(row.effect)} logits per pair{row.exact !== null && `, exact ${signed(row.exact)}`}
         </span>
       </summary>
+      <p>
+        <a href={linkTo({ site: row.site, feature: row.feature })}>
+          All of {row.site}/{row.feature}
+        </a>
+      </p>
       <ol class="contexts">
         {row.contexts.map((context) => (
           <Context
             key={`${context.case} ${context.split} ${context.prompt.clean.join("")} ${context.position}`}
             context={context}
+            href={linkTo({ site: row.site, feature: row.feature })}
           />
         ))}
       </ol>
@@ -92,11 +97,11 @@ function Feature({ row, open }: { row: FeatureDrivers; open: boolean }) {
   );
 }
 
-function Context({ context }: { context: DriverContext }) {
+function Context({ context, href }: { context: DriverContext; href: string }) {
   return (
     <li>
       <p>
-        <PromptText prompt={context.prompt} marked={context.position} sign={context.effect} />
+        <PromptText prompt={context.prompt} marked={context.position} sign={context.effect} href={href} />
       </p>
       <p class="note">
         <span class={context.effect < 0 ? "effect negative" : "effect positive"}>{signed(context.effect)}</span> code{" "}

@@ -5,6 +5,8 @@ import { compareSites, parseSite } from "../../src/site.ts";
 import { Findings, Scroll, Section } from "../controls.tsx";
 import { integratedAgainstPlain, linearMethods } from "../methods.ts";
 import { kindsOf } from "../select.ts";
+import { useSelection } from "../selection.tsx";
+import { DataTable } from "../table.tsx";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";
 import { Over } from "./share.tsx";
 
@@ -24,6 +26,7 @@ export function ExactnessSection({ data }: { data: Comparison }) {
   );
   const axis = useMemo(() => ({ domain: [lowest(values.map((row) => row.value)), 1], nice: true }), [values]);
   const byKind = useMemo(() => kinds.map((kind) => values.filter((row) => row.kind === kind)), [values]);
+  const sitesOfKinds = useMemo(() => kinds.map((kind) => (layer: number) => `${kind}.${layer}`), [data]);
   const overall = data.exactness.filter((row) => row.site === "");
   return (
     <Section id="exactness" title="How near are they to the truth?">
@@ -38,7 +41,7 @@ export function ExactnessSection({ data }: { data: Comparison }) {
         </Scroll>
       )}
       <p class="note">
-        error = Σ|effect − exact| / Σ|exact|; 100 % is what calling every effect 0 would give. In brackets: 95 %
+        error = Σ|effect − exact| / Σ|exact|; 100 % is what calling every effect 0 would give. In brackets: 95 %
         intervals over other words.
       </p>
       {kinds.length > 0 && (
@@ -61,6 +64,8 @@ export function ExactnessSection({ data }: { data: Comparison }) {
                   rows={byKind[i]!}
                   y={axis}
                   show={correlation}
+                  siteOf={sitesOfKinds[i]!}
+                  table="exactness-numbers"
                 />
               </figure>
             ))}
@@ -116,53 +121,36 @@ function Errors({ rows }: { rows: readonly Exactness[] }) {
 }
 
 function BySite({ data, methods }: { data: Comparison; methods: readonly string[] }) {
+  const { selection } = useSelection();
   const rows = new Map(data.exactness.map((row) => [`${row.method} ${row.site}`, row]));
   const sites = [...new Set(data.exactness.map((row) => row.site))].filter((site) => site !== "").sort(compareSites);
   return (
-    <details>
+    <details id="exactness-numbers" open={sites.includes(selection.site ?? "")}>
       <summary>The same as numbers</summary>
-      <Scroll label="Each method against exact by site">
-        <table class="numbers">
-          <thead>
-            <tr>
-              <th scope="col" rowSpan={2}>
-                Site
-              </th>
-              {methods.map((name) => (
-                <th key={name} scope="colgroup" class="first" colSpan={2}>
-                  {name}
-                </th>
-              ))}
-            </tr>
-            <tr>
-              {methods.map((name) => [
-                <th key={`${name} p`} scope="col" class="first">
-                  Pearson
-                </th>,
-                <th key={`${name} e`} scope="col">
-                  error
-                </th>,
-              ])}
-            </tr>
-          </thead>
-          <tbody>
-            {sites.map((site) => (
-              <tr key={site}>
-                <th scope="row">{site}</th>
-                {methods.map((name) => {
-                  const row = rows.get(`${name} ${site}`);
-                  return [
-                    <td key={`${name} p`} class="first">
-                      {correlation(row?.pearson ?? null)}
-                    </td>,
-                    <td key={`${name} e`}>{row?.error == null ? "–" : percentOf(row.error)}</td>,
-                  ];
-                })}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
+      <DataTable
+        label="Each method against exact by site"
+        rows={sites}
+        rowKey={(site) => site}
+        rowClass={(site) => (site === selection.site ? "chosen" : "")}
+        columns={[
+          { name: "site", of: (site) => site },
+          ...methods.flatMap((name) => {
+            const of = (site: string) => rows.get(`${name} ${site}`);
+            return [
+              {
+                name: `${name}: Pearson`,
+                of: (site: string) => of(site)?.pearson ?? null,
+                show: (site: string) => correlation(of(site)?.pearson ?? null),
+              },
+              {
+                name: `${name}: error`,
+                of: (site: string) => of(site)?.error ?? null,
+                show: (site: string) => (of(site)?.error == null ? "–" : percentOf(of(site)!.error!)),
+              },
+            ];
+          }),
+        ]}
+      />
     </details>
   );
 }

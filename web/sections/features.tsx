@@ -6,8 +6,9 @@ import type { Split } from "../../src/prompts/pairs.ts";
 import type { ReportData, TopFeatures } from "../../src/report/data.ts";
 import { number, percent, signed, whole } from "../../src/report/format.ts";
 import { Choice, Section, Select } from "../controls.tsx";
-import { linkTo } from "../link.ts";
-import { firstKind, kindsOf, nameOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
+import { kindsOf, nameOf, sitesOfKind, splitsOf, unitOf, useKind, useSplit } from "../select.ts";
+import { linkTo, useSelection } from "../selection.tsx";
+import { DataTable } from "../table.tsx";
 
 const few = 8;
 /** With fewer words a run gives no intervals. */
@@ -18,9 +19,10 @@ export function FeaturesSection({ data }: { data: ReportData }) {
   const sites = data.features.map((group) => group.site);
   const splits = splitsOf(data);
   const cases = useMemo(() => [...new Set(data.features.map((group) => group.case))], [data]);
-  const [kind, setKind] = useState(() => firstKind(sites));
-  const [split, setSplit] = useState(splits[0] ?? "train");
-  const [name, setName] = useState("");
+  const { selection, select } = useSelection();
+  const [kind, setKind] = useKind(sites);
+  const [split, setSplit] = useSplit(splits);
+  const name = cases.find((one) => one === selection.case) ?? "";
   const [all, setAll] = useState(false);
   const groups = sitesOfKind(sites, kind)
     .map((site) => data.features.find((g) => g.site === site && g.split === split && g.case === name))
@@ -35,7 +37,6 @@ export function FeaturesSection({ data }: { data: ReportData }) {
   const range = { low: Math.min(0, ...values), high: Math.max(0, ...values) };
   const patched = groups.some((group) => group.exact.some((value) => value !== null));
   const spread = groups.some((group) => group.spread.some((value) => value !== null));
-  const known = useMemo(() => new Set(data.drivers.map((d) => `${d.site}/${d.feature}`)), [data]);
   return (
     <Section id="features" title="Which features?">
       <p>
@@ -44,7 +45,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
         {patched &&
           data.exact !== null &&
           ` ${besideText(groups)} exact is what the feature does when it is patched by itself, on ${whole(data.exact.pairs)} of ${whole(data.exact.of)} pairs.`}
-        {known.size > 0 && " An underlined feature leads to the tokens that drive it."}
+        {" A row opens the feature's card: what it reads, and what happens without it."}
       </p>
       <p>{spread ? spreadText(data, split) : noSpreadText(data, split, name)}</p>
       <div class="controls">
@@ -55,7 +56,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
           values={cases}
           value={name}
           show={(c) => (c === "" ? "all cases" : c)}
-          onChange={setName}
+          onChange={(next) => select({ case: next })}
         />
       </div>
       {groups.length === 0 ? (
@@ -68,7 +69,6 @@ export function FeaturesSection({ data }: { data: ReportData }) {
               group={group}
               range={range}
               rows={all ? data.limits.features : few}
-              known={known}
               patched={patched}
               spread={spread}
               column={numberOf(data)}
@@ -81,6 +81,7 @@ export function FeaturesSection({ data }: { data: ReportData }) {
           {all ? `Show the first ${few} of each layer` : `Show up to ${data.limits.features} of each layer`}
         </button>
       )}
+      {groups.length > 0 && <AsTable groups={groups} column={numberOf(data)} />}
     </Section>
   );
 }
@@ -89,12 +90,14 @@ function Site(props: {
   group: TopFeatures;
   range: Range;
   rows: number;
-  known: ReadonlySet<string>;
   patched: boolean;
   spread: boolean;
   column: string;
 }) {
-  const { group, range, known, patched, spread, column } = props;
+  const { group, range, patched, spread, column } = props;
+  const { selection, select } = useSelection();
+  const { site } = group;
+  const open = (feature: number) => select({ site, feature });
   return (
     <table class="bars">
       <caption>
@@ -133,14 +136,16 @@ function Site(props: {
           return (
             <tr
               key={feature}
+              class={selection.site === site && selection.feature === feature ? "chosen row" : "row"}
+              onClick={(event) => {
+                if ((event.target as Element).closest("a") === null) open(feature);
+              }}
               title={`${group.site}/${feature}: ${signed(effect)}, ${whole(group.nodes[i] ?? 0)} nodes${own ? spreadTitle(own) : ""}`}
             >
               <th scope="row">
-                {known.has(`${group.site}/${feature}`) ? (
-                  <a href={linkTo({ site: group.site, feature })}>{feature}</a>
-                ) : (
-                  feature
-                )}
+                <a href={linkTo({ site, feature })} aria-label={`${site}/${feature}, ${signed(effect)}`}>
+                  {feature}
+                </a>
               </th>
               <td class="bar" aria-hidden="true">
                 <Bar value={effect} range={range} />
@@ -184,6 +189,56 @@ function Site(props: {
   );
 }
 
+/** All of the features shown, in one table that can be sorted and saved. */
+function AsTable({ groups, column }: { groups: readonly TopFeatures[]; column: string }) {
+  const [shown, setShown] = useState(false);
+  const rows = groups.flatMap((group) =>
+    group.feature.map((feature, i) => ({
+      site: group.site,
+      feature,
+      effect: group.effect[i]!,
+      place: i + 1,
+      spread: group.spread[i] ?? null,
+      nodes: group.nodes[i]!,
+      exact: group.exact[i] ?? null,
+      beside: group.beside.map(({ effect }) => effect[i] ?? null),
+    })),
+  );
+  type Row = (typeof rows)[number];
+  const value = (name: string, of: (row: Row) => number | null) => ({
+    name,
+    of,
+    show: (row: Row) => (of(row) === null ? "" : signed(of(row)!)),
+  });
+  const first = groups[0]!;
+  return (
+    <details onToggle={(event) => setShown(event.currentTarget.open)}>
+      <summary>As one table, to sort and to save</summary>
+      {shown && (
+        <DataTable
+          label={`Features of ${first.site.split(".")[0]}, ${first.split}, ${first.case === "" ? "all cases" : first.case}`}
+          rows={rows}
+          rowKey={(row) => `${row.site}/${row.feature}`}
+          columns={[
+            {
+              name: "feature",
+              of: (row) => `${row.site}/${row.feature}`,
+              show: ({ site, feature }) => <a href={linkTo({ site, feature })}>{`${site}/${feature}`}</a>,
+            },
+            { name: "rank at its site", of: (row) => row.place },
+            value(column, (row) => row.effect),
+            value("95 % low", (row) => row.spread?.by_words.low ?? null),
+            value("95 % high", (row) => row.spread?.by_words.high ?? null),
+            ...first.beside.map(({ kind }, i) => value(kind, (row) => row.beside[i] ?? null)),
+            value("exact", (row) => row.exact),
+            { name: "nodes", of: (row) => row.nodes },
+          ]}
+        />
+      )}
+    </details>
+  );
+}
+
 /** What the numbers are, in a word. */
 function numberOf({ run }: ReportData): string {
   if (run.score !== "effect") return "score";
@@ -204,7 +259,7 @@ function besideText(groups: readonly TopFeatures[]): string {
 
 /** What the whiskers, "± words" and the ranks are. */
 function spreadText(data: ReportData, split: Split): string {
-  return `Whiskers are 95 % intervals over other words: the ${whole(data.words[split] ?? 0)} words that the ${split} pairs share are drawn again and again. Their thick part is the interval over single pairs, too narrow because pairs share words. "± words" is half a whisker, "rank" the 95 % interval of the rank; "stable" is what the ten strongest and those of a draw have in common (Jaccard).`;
+  return `Whiskers are 95 % intervals over other words: the ${whole(data.words[split] ?? 0)} words that the ${split} pairs share are drawn again and again. Their thick part is the interval over single pairs, too narrow because pairs share words. "± words" is half a whisker, "rank" the 95 % interval of the rank; "stable" is what the ten strongest and those of a draw have in common (Jaccard).`;
 }
 
 /** Why there are no intervals. */
@@ -216,7 +271,7 @@ function noSpreadText({ run, words }: ReportData, split: Split, name: string): s
 }
 
 function spreadTitle({ by_words: words, by_pairs: pairs, ranks, in_top_10 }: FeatureSpread): string {
-  return `\n95 % over words: ${signed(words.low)} to ${signed(words.high)}\nover pairs, too narrow: ${signed(pairs.low)} to ${signed(pairs.high)}\nrank ${rangeText(ranks)}, in the top 10 of ${percent(in_top_10)} of draws`;
+  return `\n95 % over words: ${signed(words.low)} to ${signed(words.high)}\nover pairs, too narrow: ${signed(pairs.low)} to ${signed(pairs.high)}\nrank ${rangeText(ranks)}, in the top 10 of ${percent(in_top_10)} of draws`;
 }
 
 /** Half the width of an interval, two digits of it. */

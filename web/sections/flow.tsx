@@ -1,7 +1,7 @@
 import type { GraphNode } from "../../src/circuit/graph.ts";
 import type { Flow, FlowEnd } from "../../src/report/circuit.ts";
 import { number, percentOf, signed } from "../../src/report/format.ts";
-import { linkTo } from "../link.ts";
+import { type Change, linkTo, useSelection } from "../selection.tsx";
 import { pageName } from "./circuit-drawing.tsx";
 
 /** Ends of edges that are named, the strongest. */
@@ -12,13 +12,12 @@ const negligible = 0.005;
 /** What comes to one node and what leaves it, whether drawn or not. */
 export function FlowTable(props: {
   flow: Flow;
-  /** Ids of the nodes that are drawn. */
-  drawn: ReadonlySet<string>;
-  /** Features, as `site/feature`, that the page tells more of. */
-  known: ReadonlySet<string>;
-  onChoose: (id: string) => void;
+  /** Ids of the nodes that are drawn beside it; null where none are. */
+  drawn: ReadonlySet<string> | null;
 }) {
-  const { flow, drawn, known, onChoose } = props;
+  const { flow, drawn } = props;
+  const { select } = useSelection();
+  const onChoose = (node: GraphNode) => select(selectionOf(node));
   const { node } = flow;
   const name = pageName(node);
   const isSource = flow.inflow.length === 0 && node.remainder === undefined;
@@ -28,8 +27,8 @@ export function FlowTable(props: {
   return (
     <section class="flow" aria-label={`Flow at ${name}`} aria-live="polite">
       <h3>
-        {node.site !== undefined && known.has(name) ? (
-          <a href={linkTo({ site: node.site, feature: node.feature! })}>{name}</a>
+        {drawn !== null && node.site !== undefined && node.feature !== undefined ? (
+          <a href={linkTo({ site: node.site, feature: node.feature })}>{name}</a>
         ) : (
           name
         )}
@@ -41,7 +40,7 @@ export function FlowTable(props: {
         {node.position !== undefined && `, at position ${node.position}`}
         {node.activation !== undefined &&
           `; activation ${number(node.activation)}${node.patchActivation === undefined ? "" : ` → ${number(node.patchActivation)}`}`}
-        .{!drawn.has(node.id) && " Not drawn at these thresholds."}
+        .{drawn !== null && !drawn.has(node.id) && " Not drawn at these thresholds."}
       </p>
       {isSource ? (
         <p class="note">Nothing in the graph leads into it.</p>
@@ -62,11 +61,16 @@ export function FlowTable(props: {
   );
 }
 
+/** What looking at a node selects: the card of a feature, the flow of any other. */
+export function selectionOf({ id, site, feature }: GraphNode): Change {
+  return feature === undefined || site === undefined ? { node: id } : { site, feature, node: id };
+}
+
 function Ends(props: {
   head: string;
   ends: readonly FlowEnd[];
-  drawn: ReadonlySet<string>;
-  onChoose: (id: string) => void;
+  drawn: ReadonlySet<string> | null;
+  onChoose: (node: GraphNode) => void;
   of: number;
   children: preact.ComponentChildren;
 }) {
@@ -85,7 +89,7 @@ function Ends(props: {
         {ends.slice(0, named).map(({ node, value }) => (
           <Row
             key={node.id}
-            name={<Named node={node} drawn={drawn.has(node.id)} onChoose={onChoose} />}
+            name={<Named node={node} drawn={drawn === null || drawn.has(node.id)} onChoose={onChoose} />}
             value={value}
             of={of}
           />
@@ -99,14 +103,14 @@ function Ends(props: {
   );
 }
 
-function Named({ node, drawn, onChoose }: { node: GraphNode; drawn: boolean; onChoose: (id: string) => void }) {
+function Named({ node, drawn, onChoose }: { node: GraphNode; drawn: boolean; onChoose: (node: GraphNode) => void }) {
   const at = node.position === undefined ? "" : ` @${node.position}`;
   return (
     <button
       type="button"
       class={drawn ? "plain node" : "plain node hidden"}
       title={drawn ? undefined : "not drawn at these thresholds"}
-      onClick={() => onChoose(node.id)}
+      onClick={() => onChoose(node)}
     >
       {pageName(node)}
       {at}

@@ -1,11 +1,15 @@
 import * as Plot from "@observablehq/plot";
 import { useCallback, useState } from "preact/hooks";
+import type { Split } from "../../src/prompts/pairs.ts";
 import type { ReportData, SiteImportance } from "../../src/report/data.ts";
 import { number, percent, signed } from "../../src/report/format.ts";
 import { parseSite } from "../../src/site.ts";
+import { linearTicks } from "../axis.ts";
 import { Chart } from "../chart.tsx";
-import { Scroll, Section } from "../controls.tsx";
+import { Section } from "../controls.tsx";
 import { kindsOf, sitesOfKind, splitsOf, unitOf } from "../select.ts";
+import { linkTo } from "../selection.tsx";
+import { type Column, DataTable } from "../table.tsx";
 import { tipStyle } from "./tip.ts";
 
 /** Where in the model it happens: Σ|effect| per layer and kind of site, and how much the dictionaries miss. */
@@ -22,7 +26,9 @@ export function ImportanceSection({ data }: { data: ReportData }) {
         <sub>i</sub>| over the features of a site, in {unitOf[data.run.score]}, on one scale
         {splits.length > 1 && "; bars are train, the line across each is test"}.
         {mostError > 0 &&
-          " Below each, the error's share: what the dictionary could not express, |error| / (Σ|effect| + |error|)."}
+          " Below each, the error's share: what the dictionary could not express, |error| / (Σ|effect| + |error|)."}{" "}
+        Sites of the residual stream describe the same stream at another depth: their sums are not added up. A bar leads
+        to the features of its site.
       </p>
       {kinds.length === 0 ? (
         <p class="empty">The ranking holds no sites.</p>
@@ -44,7 +50,7 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
   const { kind, data, most, mostError } = props;
   const rows = data.importance
     .filter((row) => parseSite(row.site).kind === kind)
-    .map((row) => ({ ...row, layer: parseSite(row.site).layer }));
+    .map((row) => ({ ...row, layer: parseSite(row.site).layer, href: linkTo({ site: row.site }, "features") }));
   const main = splitsOf(data)[0] ?? "train";
   const layers = [...new Set(rows.map((row) => row.layer))].sort((a, b) => a - b);
   const best = rows.reduce((a, b) => (b.split === main && b.importance > a.importance ? b : a));
@@ -54,7 +60,10 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
     tickSize: 0,
     tickFormat: (layer: number) => (layers.length * 22 < width || layer % 5 === 0 ? String(layer) : ""),
   });
-  const common = { marginLeft: 40, marginRight: 4, style: { fontFamily: "inherit", fontSize: "12px" } };
+  const upward = linearTicks(0, most, 4);
+  const shares = linearTicks(0, mostError, 2, (v) => `${+(100 * v).toPrecision(2)} %`);
+  const marginLeft = Math.max(upward.room, mostError > 0 ? shares.room : 0);
+  const common = { marginLeft, marginRight: 4, style: { fontFamily: "inherit", fontSize: "12px" } };
   const drawImportance = useCallback(
     (width: number) =>
       Plot.plot({
@@ -64,7 +73,14 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
         marginTop: 12,
         marginBottom: 22,
         x: axis(width),
-        y: { domain: [0, most], ticks: 4, tickSize: 0, label: null, grid: true },
+        y: {
+          domain: [0, most],
+          ticks: upward.ticks,
+          tickFormat: upward.tickFormat,
+          tickSize: 0,
+          label: null,
+          grid: true,
+        },
         marks: [
           Plot.barY(rows, {
             filter: (row) => row.split === main,
@@ -73,6 +89,8 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
             fill: "var(--bar)",
             title: describe,
             tip: tipStyle,
+            href: "href",
+            ariaLabel: (row: SiteImportance) => describe(row).replaceAll("\n", ", "),
             insetLeft: 1,
             insetRight: 1,
           }),
@@ -99,9 +117,9 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
         x: axis(width),
         y: {
           domain: [0, mostError],
-          ticks: 2,
+          ticks: shares.ticks,
           tickSize: 0,
-          tickFormat: (v: number) => `${+(100 * v).toFixed(1)} %`,
+          tickFormat: shares.tickFormat,
           label: null,
           grid: true,
         },
@@ -113,6 +131,8 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
             fill: "var(--error)",
             title: describe,
             tip: tipStyle,
+            href: "href",
+            ariaLabel: (row: SiteImportance) => describe(row).replaceAll("\n", ", "),
             insetLeft: 1,
             insetRight: 1,
           }),
@@ -128,12 +148,17 @@ function Kind(props: { kind: string; data: ReportData; most: number; mostError: 
       </figcaption>
       <Chart
         label={`Importance of ${kind} by layer; the largest is ${best.site} with ${number(best.importance)}`}
+        height={170}
         draw={drawImportance}
       />
       {mostError > 0 && (
         <>
           <p class="axis-title">error share</p>
-          <Chart label={`Error share of ${kind} by layer; numbers are in the table below`} draw={drawError} />
+          <Chart
+            label={`Error share of ${kind} by layer; numbers are in the table below`}
+            height={74}
+            draw={drawError}
+          />
         </>
       )}
     </figure>
@@ -153,17 +178,29 @@ function changes({ change }: ReportData): string {
 
 function Numbers({ data }: { data: ReportData }) {
   const [open, setOpen] = useState(false);
-  const kinds = kindsOf(data.importance.map((row) => row.site));
   const splits = splitsOf(data);
-  const rows = new Map(data.importance.map((row) => [`${row.split} ${row.site}`, row]));
   const explains = data.importance.some((row) => row.explained !== null);
   const leavesOut = data.importance.some((row) => (row.leftOut ?? 0) > 0);
+  const kinds = kindsOf(data.importance.map((row) => row.site));
   const sites = kinds.flatMap((kind) =>
     sitesOfKind(
       data.importance.map((row) => row.site),
       kind,
     ),
   );
+  const found = new Map(data.importance.map((row) => [`${row.split} ${row.site}`, row]));
+  const column = (
+    split: Split,
+    name: string,
+    of: (row: SiteImportance) => number | null,
+    show: (value: number) => string,
+  ): Column<string> => {
+    const value = (site: string) => {
+      const row = found.get(`${split} ${site}`);
+      return row === undefined ? null : of(row);
+    };
+    return { name, of: value, show: (site) => (value(site) === null ? "–" : show(value(site)!)) };
+  };
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>The same as numbers</summary>
@@ -175,57 +212,29 @@ function Numbers({ data }: { data: ReportData }) {
         </p>
       )}
       {open && (
-        <Scroll label="Importance as numbers">
-          <table class="numbers">
-            <thead>
-              <tr>
-                <th scope="col">Site</th>
-                {splits.map((split) => [
-                  <th key={`${split} i`} scope="col">
-                    {split}
-                  </th>,
-                  <th key={`${split} e`} scope="col">
-                    error share
-                  </th>,
-                  explains && (
-                    <th key={`${split} x`} scope="col">
-                      explained
-                    </th>
-                  ),
-                  leavesOut && (
-                    <th key={`${split} l`} scope="col">
-                      left out
-                    </th>
-                  ),
-                ])}
-              </tr>
-            </thead>
-            <tbody>
-              {sites.map((site) => (
-                <tr key={site}>
-                  <th scope="row">{site}</th>
-                  {splits.map((split) => {
-                    const row = rows.get(`${split} ${site}`);
-                    return [
-                      <td key={`${split} i`}>{row === undefined ? "–" : number(row.importance)}</td>,
-                      <td key={`${split} e`}>
-                        {row === undefined || row.errorShare === null ? "–" : percent(row.errorShare)}
-                      </td>,
-                      explains && (
-                        <td key={`${split} x`}>
-                          {row === undefined || row.explained === null
-                            ? "–"
-                            : `${(100 * row.explained).toFixed(1).replace("-", "−")} %`}
-                        </td>
-                      ),
-                      leavesOut && <td key={`${split} l`}>{row?.leftOut == null ? "–" : percent(row.leftOut)}</td>,
-                    ];
-                  })}
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </Scroll>
+        <DataTable
+          label="Importance by site"
+          rows={sites}
+          rowKey={(site) => site}
+          columns={[
+            { name: "site", of: (site) => site, show: (site) => <a href={linkTo({ site }, "features")}>{site}</a> },
+            ...splits.flatMap((split) => [
+              column(split, split, (row) => row.importance, number),
+              column(split, `${split}: error share`, (row) => row.errorShare, percent),
+              ...(explains
+                ? [
+                    column(
+                      split,
+                      `${split}: explained`,
+                      (row) => row.explained,
+                      (v) => `${(100 * v).toFixed(1).replace("-", "−")} %`,
+                    ),
+                  ]
+                : []),
+              ...(leavesOut ? [column(split, `${split}: left out`, (row) => row.leftOut, percent)] : []),
+            ]),
+          ]}
+        />
       )}
     </details>
   );

@@ -5,6 +5,7 @@ import { correlation, number, percent, signed, tiny, whole } from "../../src/rep
 import { compareSites, parseSite } from "../../src/site.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
 import { kindsOf } from "../select.ts";
+import { linkTo } from "../selection.tsx";
 import { SignedScatter } from "./scatter.tsx";
 import { Over, ShareCell } from "./share.tsx";
 
@@ -28,7 +29,7 @@ export function MethodAgreementSection({ data }: { data: Comparison }) {
             <sup>−4</sup> of the largest effect). The difference is the largest between two effects of one feature, as a
             share of the largest effect; below about 10<sup>−4</sup> it is rounding.
             {pairs.some((row) => row.pearson_by_words !== null) &&
-              ` In brackets: 95 % intervals over other words, the ${whole(data.words ?? 0)} that pairs share drawn again.`}
+              ` In brackets: 95 % intervals over other words, the ${whole(data.words ?? 0)} that pairs share drawn again.`}
           </p>
           <Scroll label="Agreement of every pair of methods">
             <Likenesses head="Methods" rows={pairs} name={(row) => <Names pair={row} />} />
@@ -129,7 +130,8 @@ function Scatters({ data }: { data: Comparison }) {
         points: row.feature
           .map((feature, i) => {
             const [site, x, y] = [row.site[i] ?? "", row.x[i] ?? 0, row.y[i] ?? 0];
-            return { site, x, y, title: `${site}/${feature}\n${row.a} ${signed(x)}\n${row.b} ${signed(y)}` };
+            const title = `${site}/${feature}\n${row.a} ${signed(x)}\n${row.b} ${signed(y)}`;
+            return { site, x, y, title, href: linkTo({ site, feature }) };
           })
           .filter(({ site }) => kind === "" || parseSite(site).kind === kind),
       })),
@@ -145,7 +147,7 @@ function Scatters({ data }: { data: Comparison }) {
       <p>
         One dot per feature, the strongest of each pair of methods: its effect by one method across, by the other
         upwards, in logits per pair. On the dotted line both say the same. Axes are square-root scales, so that small
-        effects stay apart, and the same in all pictures.
+        effects stay apart, and the same in all pictures. A dot shows what every method says of its feature.
       </p>
       <div class="controls">
         <Choice

@@ -1,7 +1,8 @@
 import { bytesText } from "../../src/amounts.ts";
+import { citationOf } from "../../src/report/citation.ts";
 import type { ReportData } from "../../src/report/data.ts";
 import { seconds, whole } from "../../src/report/format.ts";
-import { Fact, Section } from "../controls.tsx";
+import { Copied, Fact, Section } from "../controls.tsx";
 
 /** What was run, so that it can be run again, and what it cost. */
 export function RunSection({ data }: { data: ReportData }) {
@@ -10,9 +11,10 @@ export function RunSection({ data }: { data: ReportData }) {
   const longest = Math.max(0, ...run.phases.map((phase) => phase.seconds));
   return (
     <Section id="run" title="What was run">
-      <pre class="command">
-        <code>{run.command}</code>
-      </pre>
+      <p>This command makes the run again:</p>
+      <Copied label="The command" text={run.command} />
+      <p>To cite it:</p>
+      <Copied label="The citation" text={citationOf(data)} />
       <dl class="facts">
         <Fact name="Model">
           {run.model.name} <Hash value={run.model.sha256} />

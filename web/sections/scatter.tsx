@@ -1,14 +1,18 @@
 import * as Plot from "@observablehq/plot";
 import { useCallback } from "preact/hooks";
+import { roomFor, rootTicks, tickText } from "../axis.ts";
 import { Chart } from "../chart.tsx";
 import { tipStyle } from "./tip.ts";
 
-/** One dot of a scatter plot, and what is said of it under the pointer. */
+/** One dot of a scatter plot, what is said of it, and where it leads. */
 export interface Point {
   readonly x: number;
   readonly y: number;
   readonly title: string;
+  readonly href: string;
 }
+
+const tall = 260;
 
 /**
  * Effects against effects, with the diagonal on which both are equal. Both axes are square-root scales of both signs: most features have small
@@ -16,21 +20,31 @@ export interface Point {
  *
  * @param most both axes go from −most to +most
  */
-export function SignedScatter({ points, most, label }: { points: readonly Point[]; most: number; label: string }) {
+export function SignedScatter(props: {
+  points: readonly Point[];
+  most: number;
+  label: string;
+  chosen?: string | null;
+}) {
+  const { points, most, label, chosen = null } = props;
   const draw = useCallback(
     (width: number) => {
-      const domain = [-most * 1.05, most * 1.05];
-      const axis = { domain, type: "pow", exponent: 0.5, ticks: 5, tickSize: 0, label: null } as const;
+      const end = most * 1.05;
+      const domain = [-end, end];
+      const height = Math.min(width, tall);
+      const axis = { domain, type: "pow", exponent: 0.5, tickSize: 0, tickFormat: tickText, label: null } as const;
+      const upward = rootTicks(end, height - 30);
+      const marginLeft = roomFor(upward.map(tickText));
       return Plot.plot({
         width,
-        height: Math.min(width, 260),
-        marginLeft: 34,
+        height,
+        marginLeft,
         marginBottom: 22,
         marginTop: 8,
-        marginRight: 8,
+        marginRight: 14,
         style: { fontFamily: "inherit", fontSize: "12px" },
-        x: axis,
-        y: axis,
+        x: { ...axis, ticks: rootTicks(end, width - marginLeft - 14) },
+        y: { ...axis, ticks: upward },
         marks: [
           Plot.ruleX([0], { stroke: "var(--rule)" }),
           Plot.ruleY([0], { stroke: "var(--rule)" }),
@@ -38,12 +52,23 @@ export function SignedScatter({ points, most, label }: { points: readonly Point[
             domain.map((v) => [v, v]),
             { stroke: "var(--muted)", strokeDasharray: "2 3" },
           ),
-          Plot.dot(points, { x: "x", y: "y", r: 2.5, fill: "var(--bar)", fillOpacity: 0.65 }),
+          Plot.dot(points, {
+            x: "x",
+            y: "y",
+            r: (point: Point) => (point.href === chosen ? 6 : 2.5),
+            fill: "var(--bar)",
+            fillOpacity: 0.65,
+            stroke: (point: Point) => (point.href === chosen ? "var(--ink)" : "none"),
+            href: "href",
+            ariaLabel: (point: Point) => point.title.replaceAll("\n", ", "),
+          }),
           Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", ...tipStyle })),
         ],
+        r: { type: "identity" },
+        color: { type: "identity" },
       });
     },
-    [points, most],
+    [points, most, chosen],
   );
-  return <Chart label={label} draw={draw} />;
+  return <Chart label={label} height={tall} draw={draw} />;
 }

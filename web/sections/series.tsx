@@ -1,7 +1,9 @@
 import * as Plot from "@observablehq/plot";
 import { useCallback } from "preact/hooks";
 import type { ComparedMethod, Comparison } from "../../src/report/comparison.ts";
+import type { SiteName } from "../../src/site.ts";
 import { Chart } from "../chart.tsx";
+import { linkTo } from "../selection.tsx";
 import { colourOf, dashOf, LineKey, symbolOf } from "./marks.tsx";
 import { tipStyle } from "./tip.ts";
 
@@ -48,8 +50,12 @@ export function Series(props: {
   /** The y axis: its domain, scale and ticks. */
   y: Plot.ScaleOptions;
   show: (value: number) => string;
+  /** The site that the marks of a layer lead to, in the table of the numbers. */
+  siteOf: (layer: number) => SiteName;
+  /** Id of that table. */
+  table: string;
 }) {
-  const { methods, rows, y, show } = props;
+  const { methods, rows, y, show, siteOf, table } = props;
   const draw = useCallback(
     (width: number) => {
       const layers = [...new Set(rows.map((row) => row.layer))].sort((a, b) => a - b);
@@ -60,6 +66,7 @@ export function Series(props: {
         const lines = here.map((row) => `${row.method} ${show(row.value)}`);
         return {
           layer,
+          href: linkTo({ site: siteOf(layer) }, table),
           top: Math.max(...here.map((row) => row.value)),
           title: [`layer ${layer}`, ...lines].join("\n"),
         };
@@ -98,6 +105,8 @@ export function Series(props: {
                 r: room * Math.max(3.5, 7.5 - i),
                 fill: stroke,
                 symbol: symbolOf(place),
+                href: (row: LayerValue) => linkTo({ site: siteOf(row.layer) }, table),
+                ariaLabel: (row: LayerValue) => `${name}, layer ${row.layer}: ${show(row.value)}`,
               }),
             ];
           }),
@@ -105,7 +114,7 @@ export function Series(props: {
         ],
       });
     },
-    [methods, rows, y, show],
+    [methods, rows, y, show, siteOf, table],
   );
-  return <Chart label={props.label} draw={draw} />;
+  return <Chart label={props.label} height={220} draw={draw} />;
 }

@@ -1,7 +1,9 @@
 import * as Plot from "@observablehq/plot";
 import { useCallback } from "preact/hooks";
 import type { CurvePoint } from "../../src/interventions/evaluation.ts";
+import { linearTicks } from "../axis.ts";
 import { Chart } from "../chart.tsx";
+import { linkTo } from "../selection.tsx";
 import { colourOf, LineKey, symbolOf } from "./marks.tsx";
 import { tipStyle } from "./tip.ts";
 
@@ -50,7 +52,8 @@ export function SizeChart(props: {
           const y = point[value];
           // A size of 0 has no place on a logarithmic axis.
           if (y === null || point.size === 0) return [];
-          return [{ line, size: point.size, y, interval: value === "faithfulness" ? point.by_words : null }];
+          const interval = value === "faithfulness" ? point.by_words : null;
+          return [{ line, size: point.size, y, interval, href: linkTo({ size: point.size }, "worth-cases") }];
         }),
       );
       const sizes = [...new Set(rows.map(({ size }) => size))].sort((a, b) => a - b);
@@ -63,18 +66,38 @@ export function SizeChart(props: {
           const band = interval === null ? "" : ` [${interval.low.toFixed(2)}, ${interval.high.toFixed(2)}]`;
           return `${line.name} ${y.toFixed(2)}${band}`;
         });
-        return { size, y: Math.max(...here.map(({ y }) => y)), title: [`${size} features`, ...texts].join("\n") };
+        return {
+          size,
+          href: here[0]!.href,
+          y: Math.max(...here.map(({ y }) => y)),
+          title: [`${size} features`, ...texts].join("\n"),
+        };
       });
+      const upward = linearTicks(least, most, 5);
       return Plot.plot({
         width,
         height,
-        marginLeft: 38,
+        marginLeft: upward.room,
         marginRight: 14,
         marginTop: 14,
         marginBottom: 26,
         style: { fontFamily: "inherit", fontSize: "12px" },
-        x: { type: "log", label: null, tickSize: 0, ticks: apart(sizes, width - 52), tickFormat: String, nice: false },
-        y: { label: null, tickSize: 0, grid: true, ticks: 5, domain: [least, most] },
+        x: {
+          type: "log",
+          label: null,
+          tickSize: 0,
+          ticks: apart(sizes, width - upward.room - 14),
+          tickFormat: String,
+          nice: false,
+        },
+        y: {
+          label: null,
+          tickSize: 0,
+          grid: true,
+          ticks: upward.ticks,
+          tickFormat: upward.tickFormat,
+          domain: [least, most],
+        },
         marks: [
           Plot.ruleY([0, 1], { stroke: "var(--muted)", strokeWidth: 0.8 }),
           mark === null ? null : Plot.ruleY([mark], { stroke: "var(--ink)", strokeWidth: 1.5, strokeDasharray: "1 3" }),
@@ -103,6 +126,9 @@ export function SizeChart(props: {
                 r: line.dashed ? 3.2 : 4,
                 fill: stroke,
                 symbol: symbolOf(line.place),
+                href: "href",
+                ariaLabel: ({ size, y }: { size: number; y: number }) =>
+                  `${line.name}, ${size} features: ${value} ${y.toFixed(2)}`,
               }),
             ];
           }),
@@ -112,7 +138,7 @@ export function SizeChart(props: {
     },
     [lines, value, mark, height],
   );
-  return <Chart label={props.label} draw={draw} />;
+  return <Chart label={props.label} height={height} draw={draw} />;
 }
 
 /** Of some sizes those whose numbers do not run into each other on a logarithmic axis of `width` pixels; the largest always. */

@@ -1,12 +1,15 @@
 import { effectKinds, type MethodName } from "../../src/effects/method.ts";
-import type { ReportData, SiteImportance } from "../../src/report/data.ts";
-import { lastPart, number, percent, percentOf, signed, whole } from "../../src/report/format.ts";
+import type { ReportData } from "../../src/report/data.ts";
+import { findingsOf } from "../../src/report/findings.ts";
+import { lastPart, percent, percentOf, signed, whole } from "../../src/report/format.ts";
 import { Figure, Warnings } from "../controls.tsx";
-import { nameOf, splitsOf, unitOf } from "../select.ts";
+import { nameOf, splitsOf } from "../select.ts";
+import { linkTo } from "../selection.tsx";
+import { Named } from "./named.tsx";
 
-/** The result at a glance: what was asked, how the model does, where it happens, whether the numbers hold. */
+/** The result at a glance: what was found, in sentences; then on what, and what the numbers are. */
 export function Summary({ data }: { data: ReportData }) {
-  const { run } = data;
+  const { run, change } = data;
   const splits = splitsOf(data);
   const pairs = splits.map((split) => {
     const rows = data.accuracy.filter((row) => row.split === split);
@@ -14,9 +17,8 @@ export function Summary({ data }: { data: ReportData }) {
   });
   const all = pairs.reduce((sum, row) => sum + row.pairs, 0);
   const right = data.accuracy.reduce((sum, row) => sum + row.accuracy * row.pairs, 0);
-  const strongest = strongestSite(data);
   const passed = data.checks.filter((check) => check.passed).length;
-  const [first, second] = exampleAnswers(data);
+  const total = change.train ?? change.test;
 
   const unfinished = `This run is not complete (${run.status}); the numbers may change when it is.`;
   const warnings = run.status === "finished" ? data.warnings : [unfinished, ...data.warnings];
@@ -34,6 +36,8 @@ export function Summary({ data }: { data: ReportData }) {
         The features behind <em>{lastPart(run.task)}</em> in{" "}
         <span class="unbroken">{lastPart(run.model.name).replace(/\.gguf$/i, "")}</span>
       </h1>
+      <Warnings lines={warnings} />
+      <Found data={data} />
       <dl class="figures">
         <Figure
           name="Pairs"
@@ -45,15 +49,9 @@ export function Summary({ data }: { data: ReportData }) {
           value={all === 0 ? "–" : percent(right / all)}
           note={`${new Set(data.accuracy.map((row) => row.case)).size} cases`}
         />
-        <Figure
-          name="Strongest site"
-          value={strongest === null ? "–" : strongest.site}
-          note={
-            strongest === null
-              ? ""
-              : `Σ|${run.score === "effect" ? "effect" : "score"}| ${number(strongest.importance)} ${unitOf[run.score]}`
-          }
-        />
+        {total !== undefined && (
+          <Figure name="Change of m" value={signed(total)} note="logits, clean to patch prompt" />
+        )}
         <Figure
           name="Checks passed"
           value={data.checks.length === 0 ? "none" : `${passed} of ${data.checks.length}`}
@@ -61,18 +59,7 @@ export function Summary({ data }: { data: ReportData }) {
           failed={passed < data.checks.length}
         />
       </dl>
-      <Warnings lines={warnings} />
-      <p class="lede">
-        Every number below is about <i>m</i> = logit(patch answer) − logit(clean answer), read at the end of the clean
-        prompt
-        {first !== undefined && (
-          <>
-            ; with the answers <q>{first.trim()}</q> (clean) and <q>{second?.trim()}</q> (patch), <i>m</i> {"<"} 0 means
-            that the model prefers <q>{first.trim()}</q>
-          </>
-        )}
-        . {signSentence(data)}
-      </p>
+      <Reading data={data} />
       <Kind data={data} />
       <p class="legend" aria-hidden="true">
         <span>
@@ -83,6 +70,54 @@ export function Summary({ data }: { data: ReportData }) {
         </span>
       </p>
     </header>
+  );
+}
+
+/** What was found, each sentence with its numbers and a link to the part that shows it. */
+function Found({ data }: { data: ReportData }) {
+  const findings = findingsOf(data);
+  return (
+    <section id="found" aria-labelledby="found-title">
+      <h2 id="found-title" tabIndex={-1}>
+        What was found
+      </h2>
+      {findings.length === 0 ? (
+        <p class="empty">Nothing: the run has no pairs and no features.</p>
+      ) : (
+        <ul class="findings">
+          {findings.map(({ claim, grounds, section }) => (
+            <li key={claim}>
+              <strong>
+                <Named text={claim} />
+              </strong>{" "}
+              <span class="grounds">
+                <Named text={grounds} />{" "}
+                <a href={linkTo({}, section)} aria-label={`Show the numbers: ${claim}`}>
+                  Show
+                </a>
+              </span>
+            </li>
+          ))}
+        </ul>
+      )}
+    </section>
+  );
+}
+
+/** What m is, and what the signs say. */
+function Reading({ data }: { data: ReportData }) {
+  const [first, second] = exampleAnswers(data);
+  return (
+    <p class="lede">
+      Every number is about <i>m</i> = logit(patch answer) − logit(clean answer), read at the end of the clean prompt
+      {first !== undefined && (
+        <>
+          ; with the answers <q>{first.trim()}</q> (clean) and <q>{second?.trim()}</q> (patch), <i>m</i> {"<"} 0 means
+          that the model prefers <q>{first.trim()}</q>
+        </>
+      )}
+      . {signSentence(data)}
+    </p>
   );
 }
 
@@ -97,8 +132,11 @@ function Kind({ data: { run, exact, unexplained } }: { data: ReportData }) {
         <>
           Patched by themselves on {whole(exact.pairs)} of {whole(exact.of)} {exact.split} pairs, the strongest features
           are off by {exact.distance === null ? "–" : percentOf(exact.distance)} (Σ|effect − exact| / Σ|exact|);
-          furthest off is {exact.worst.site}/{exact.worst.feature}, {signed(exact.worst.effect)} where the exact effect
-          is {signed(exact.worst.exact)} logits.
+          furthest off is{" "}
+          <a href={linkTo({ site: exact.worst.site, feature: exact.worst.feature })}>
+            {exact.worst.site}/{exact.worst.feature}
+          </a>
+          , {signed(exact.worst.effect)} where the exact effect is {signed(exact.worst.exact)} logits.
         </>
       )}
     </p>
@@ -115,12 +153,6 @@ function fitSentence(unexplained: ReportData["unexplained"]): string {
   return `The SAEs leave ${range} of the variance of these prompts' activations unexplained (most at ${site}). `;
 }
 
-/** The site with the largest importance in the run's first split; sites overlap, so they are not added. */
-function strongestSite(data: ReportData): SiteImportance | null {
-  const rows = data.importance.filter((row) => row.split === splitsOf(data)[0]);
-  return rows.reduce<SiteImportance | null>((a, b) => (a !== null && a.importance >= b.importance ? a : b), null);
-}
-
 function exampleAnswers(data: ReportData): string[] {
   const example = data.examples[0];
   return example === undefined ? [] : [example.cleanAnswer, example.patchAnswer];
@@ -132,8 +164,9 @@ function signSentence({ run }: ReportData): string {
       ? "A positive effect: taking its patch value, the feature alone moves the model to the patch answer; its clean value supports the clean answer."
       : "A positive effect: the feature's change from its clean to its patch value pushes the model to the patch answer; its clean value supports the clean answer.";
   }
-  if (run.score === "gradient") {
-    return `A positive ${nameOf[run.score]}: more of the feature moves the model to the patch answer. No patch prompt was run.`;
-  }
-  return `A positive ${nameOf[run.score]}: as active as it is in the clean prompt, the feature moves the model to the patch answer. No patch prompt was run.`;
+  const more =
+    run.score === "gradient"
+      ? "more of the feature moves the model to the patch answer"
+      : "as active as it is in the clean prompt, the feature moves the model to the patch answer";
+  return `A positive ${nameOf[run.score]}: ${more}. The score itself takes nothing from patch prompts.`;
 }

@@ -3,7 +3,9 @@ import type { Comparison } from "../../src/report/comparison.ts";
 import { percentOf, signed } from "../../src/report/format.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
 import { median } from "../../src/stats.ts";
-import { Choice, Scroll, Section } from "../controls.tsx";
+import { Choice, Section } from "../controls.tsx";
+import { useSelection } from "../selection.tsx";
+import { DataTable } from "../table.tsx";
 import { Series, SeriesLegend, seriesOf } from "./series.tsx";
 
 type SumRow = Comparison["sums"][number];
@@ -69,12 +71,16 @@ export function SumsSection({ data }: { data: Comparison }) {
           rows={values}
           y={axis}
           show={percentOf}
+          siteOf={siteOf}
+          table="sums-numbers"
         />
       </figure>
       <Numbers data={data} methods={methods.map(({ name }) => name)} gapOf={gapOf} />
     </Section>
   );
 }
+
+const siteOf = (layer: number) => `resid_post.${layer}`;
 
 /** Round numbers (1, 2, 5 times a power of ten) that lie well apart on a square-root scale from 0 to `most`. */
 function rootTicks(most: number): number[] {
@@ -88,38 +94,36 @@ function rootTicks(most: number): number[] {
 
 function Numbers(props: { data: Comparison; methods: readonly string[]; gapOf: (row: SumRow) => number | null }) {
   const { data, methods, gapOf } = props;
+  const { selection } = useSelection();
   const rows = new Map(data.sums.map((row) => [`${row.method} ${row.site}`, row]));
   const sites = [...new Set(data.sums.map((row) => row.site))].sort(compareSites);
   return (
-    <Scroll label="Gap by layer and method">
-      <table class="numbers">
-        <thead>
-          <tr>
-            <th scope="col">Site</th>
-            {methods.map((name) => (
-              <th key={name} scope="col">
-                {name}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {sites.map((site) => (
-            <tr key={site}>
-              <th scope="row">{site}</th>
-              {methods.map((name) => {
-                const row = rows.get(`${name} ${site}`);
-                const gap = row === undefined ? null : gapOf(row);
+    <div id="sums-numbers">
+      <DataTable
+        label="Gap by layer and method"
+        rows={sites}
+        rowKey={(site) => site}
+        rowClass={(site) => (site === selection.site ? "chosen" : "")}
+        columns={[
+          { name: "site", of: (site) => site },
+          ...methods.map((name) => {
+            const rowOf = (site: string) => rows.get(`${name} ${site}`);
+            const value = (site: string) => (rowOf(site) === undefined ? null : gapOf(rowOf(site)!));
+            return {
+              name,
+              of: value,
+              cell: (site: string) => {
+                const [row, gap] = [rowOf(site), value(site)];
                 return (
                   <td key={name} title={row && `sum ${signed(row.sum)}, total ${signed(row.total)} logits`}>
                     {gap === null ? "–" : percentOf(gap)}
                   </td>
                 );
-              })}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scroll>
+              },
+            };
+          }),
+        ]}
+      />
+    </div>
   );
 }

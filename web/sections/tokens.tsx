@@ -2,8 +2,8 @@ import { Fragment } from "preact";
 import type { ReportPrompt } from "../../src/report/data.ts";
 import { tokenText } from "../../src/report/format.ts";
 
-/** A prompt as running text; the patch prompt's tokens stand above the ones they replace, one token can be marked. */
-export function PromptText(props: { prompt: ReportPrompt; marked?: number; sign?: number }) {
+/** A prompt as running text; the patch prompt's tokens stand above the ones they replace, one token can be marked, and lead somewhere. */
+export function PromptText(props: { prompt: ReportPrompt; marked?: number; sign?: number; href?: string }) {
   const { prompt, marked } = props;
   const sign = (props.sign ?? 0) < 0 ? "negative" : "positive";
   return (
@@ -20,7 +20,11 @@ export function PromptText(props: { prompt: ReportPrompt; marked?: number; sign?
         return (
           <Fragment key={t}>
             {text.startsWith(" ") && " "}
-            {t === marked ? <mark class={sign}>{word}</mark> : word}
+            {t === marked ? (
+              <mark class={sign}>{props.href === undefined ? word : <a href={props.href}>{word}</a>}</mark>
+            ) : (
+              word
+            )}
           </Fragment>
         );
       })}

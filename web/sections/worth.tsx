@@ -4,6 +4,9 @@ import type { ReportEvaluation } from "../../src/report/circuit.ts";
 import { minus, number, percentOf, whole } from "../../src/report/format.ts";
 import { mean } from "../../src/stats.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
+import { useSplit } from "../select.ts";
+import { linkTo, useSelection } from "../selection.tsx";
+import { DataTable } from "../table.tsx";
 import { type CurveLine, SizeChart, SizeLegend } from "./size-chart.tsx";
 
 /** Ways that choose no features of the SAEs, or none on purpose: what the others are measured by. */
@@ -26,7 +29,7 @@ export function WorthSection({ evaluation }: { evaluation: ReportEvaluation }) {
   const treatments = distinct(curves.map((curve) => curve.errors));
   const ways = distinct(curves.map((curve) => curve.way));
   const [group, setGroup] = useState(groups[0] ?? "");
-  const [split, setSplit] = useState(splits[0] ?? "train");
+  const [split, setSplit] = useSplit(splits);
   const [ablation, setAblation] = useState(ablations[0] ?? "mean");
   const [errors, setErrors] = useState(treatments[0] ?? "ablated");
   const shown = useMemo(
@@ -62,7 +65,7 @@ export function WorthSection({ evaluation }: { evaluation: ReportEvaluation }) {
         longer shows the behaviour: completeness near 0.
       </p>
       <p>
-        Bands are 95 % intervals over the words that pairs share: they tell how much these numbers would change with
+        Bands are 95 % intervals over the words that pairs share: they tell how much these numbers would change with
         other words of the same kind. Where bands overlap widely, the order of two ways may be chance. Where they do
         not, it still holds for these constructions, this model and these SAEs alone; and circuits under one kind of
         ablation say nothing about another.
@@ -118,7 +121,7 @@ export function WorthSection({ evaluation }: { evaluation: ReportEvaluation }) {
           <Cases curves={shown} circuits={evaluation.circuits} />
         </>
       )}
-      {evaluation.transfer !== null && <Transfer transfer={evaluation.transfer} />}
+      {evaluation.transfer !== null && <Transfer transfer={evaluation.transfer} onChoose={setGroup} />}
     </Section>
   );
 }
@@ -143,52 +146,68 @@ function baselineText(ways: readonly string[]): string {
   return ways.flatMap((way) => (texts[way] === undefined ? [] : [`${way}, ${texts[way]}`])).join("; ");
 }
 
-/** Sizes × ways, as the terminal shows them. */
+/** Sizes × ways, as the terminal shows them, and the areas of the curves. */
 function Numbers({ curves }: { curves: readonly Curve[] }) {
+  const { selection } = useSelection();
   const sizes = distinct(curves.flatMap(({ points }) => points.map(({ size }) => size))).sort((a, b) => a - b);
+  const pointOf = (curve: Curve, size: number) => curve.points.find((point) => point.size === size);
   return (
     <>
+      <p>Faithfulness with its interval, then completeness. A size shows its circuits case by case.</p>
+      <div class="breakout">
+        <DataTable
+          label="Faithfulness and completeness by size and way"
+          rows={sizes}
+          rowKey={String}
+          rowClass={(size) => (size === selection.size ? "chosen" : "")}
+          csv={() => pointRows(curves)}
+          columns={[
+            {
+              name: "features",
+              of: (size) => size,
+              show: (size) => <a href={linkTo({ size }, "worth-cases")}>{whole(size)}</a>,
+            },
+            ...curves.map((curve) => ({
+              name: nameOf(curve),
+              of: (size: number) => pointOf(curve, size)?.faithfulness ?? null,
+              cell: (size: number) => <Point key={nameOf(curve)} point={pointOf(curve, size)} />,
+            })),
+          ]}
+        />
+      </div>
       <p>
-        Faithfulness with its interval, then completeness. CPR is the area under faithfulness over the share of all
-        features that a circuit holds, best 1; CMD the area between faithfulness and 1, best 0 (the measures of MIB, the
-        mechanistic interpretability benchmark).
+        CPR is the area under faithfulness over the share of all features that a circuit holds, best 1; CMD the area
+        between faithfulness and 1, best 0 (the measures of MIB, the mechanistic interpretability benchmark).
       </p>
-      <Scroll label="Faithfulness and completeness by size and way">
-        <table class="numbers">
-          <thead>
-            <tr>
-              <th scope="col">Features</th>
-              {curves.map((curve) => (
-                <th key={nameOf(curve)} scope="col">
-                  {nameOf(curve)}
-                </th>
-              ))}
-            </tr>
-          </thead>
-          <tbody>
-            {sizes.map((size) => (
-              <tr key={size}>
-                <th scope="row">{whole(size)}</th>
-                {curves.map((curve) => (
-                  <Point key={nameOf(curve)} point={curve.points.find((point) => point.size === size)} />
-                ))}
-              </tr>
-            ))}
-            {(["cpr", "cmd"] as const).map((area) => (
-              <tr key={area}>
-                <th scope="row">{area.toUpperCase()}</th>
-                {curves.map((curve) => (
-                  <td key={nameOf(curve)} class="area">
-                    {two(curve[area])}
-                  </td>
-                ))}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
+      <DataTable
+        label="Areas of the curves by way"
+        rows={curves}
+        rowKey={nameOf}
+        columns={[
+          { name: "way", of: nameOf },
+          { name: "CPR", of: (curve) => curve.cpr, show: (curve) => two(curve.cpr) },
+          { name: "CMD", of: (curve) => curve.cmd, show: (curve) => two(curve.cmd) },
+        ]}
+      />
     </>
   );
+}
+
+/** Every point of the curves, a row each, with its intervals. */
+function pointRows(curves: readonly Curve[]) {
+  const head = ["way", "seed", "features", "faithfulness", "95 % low", "95 % high", "completeness"];
+  const rows = curves.flatMap(({ way, seed, points }) =>
+    points.map(({ size, faithfulness, by_words: words, completeness }) => [
+      way,
+      seed,
+      size,
+      faithfulness,
+      words?.low ?? null,
+      words?.high ?? null,
+      completeness,
+    ]),
+  );
+  return [head, ...rows];
 }
 
 function Point({ point }: { point: CurvePoint | undefined }) {
@@ -210,7 +229,8 @@ function Cases(props: { curves: readonly Curve[]; circuits: ReportEvaluation["ci
   const sizes = distinct(curves.flatMap(({ points }) => points.map(({ size }) => String(size)))).sort(
     (a, b) => Number(a) - Number(b),
   );
-  const [asked, setSize] = useState("");
+  const { selection, select } = useSelection();
+  const asked = String(selection.size);
   const size = sizes.includes(asked) ? asked : (sizes[sizes.length >> 1] ?? "");
   const points = curves.map(({ points: of }) => of.find((point) => String(point.size) === size));
   const cases = distinct(points.flatMap((point) => Object.keys(point?.cases ?? {})));
@@ -230,49 +250,43 @@ function Cases(props: { curves: readonly Curve[]; circuits: ReportEvaluation["ci
   );
   return (
     <>
-      <h3>Case by case</h3>
+      <h3 id="worth-cases">Case by case</h3>
       <p>
         Faithfulness of each case by itself: where one case lacks what another has too much, the pooled number hides it.
-        {stability.some(Number.isFinite) &&
-          " Stability: the share of features that circuits have in common which were chosen again from resampled words (Jaccard)."}
+        Single cases have no intervals; they are wider than the bands above.
       </p>
       <div class="controls">
-        <Select label="Features in the circuit" values={sizes} value={size} onChange={setSize} />
+        <Select
+          label="Features in the circuit"
+          values={sizes}
+          value={size}
+          onChange={(next) => select({ size: Number(next) })}
+        />
       </div>
-      <Scroll label={`Faithfulness by case of circuits of ${size} features`}>
-        <table class="numbers">
-          <thead>
-            <tr>
-              <th scope="col">Case</th>
-              {curves.map((curve) => (
-                <th key={nameOf(curve)} scope="col">
-                  {nameOf(curve)}
-                </th>
-              ))}
-            </tr>
-          </thead>
-          <tbody>
-            {cases.map((name) => (
-              <tr key={name}>
-                <th scope="row">
-                  <Underscored name={name} />
-                </th>
-                {points.map((point, i) => (
-                  <td key={nameOf(curves[i]!)}>{point?.cases[name] === undefined ? "–" : two(point.cases[name])}</td>
-                ))}
-              </tr>
-            ))}
-            {stability.some(Number.isFinite) && (
-              <tr>
-                <th scope="row">stability</th>
-                {stability.map((value, i) => (
-                  <td key={nameOf(curves[i]!)}>{Number.isFinite(value) ? percentOf(value) : "–"}</td>
-                ))}
-              </tr>
-            )}
-          </tbody>
-        </table>
-      </Scroll>
+      <DataTable
+        label={`Faithfulness by case of circuits of ${size} features`}
+        rows={cases}
+        rowKey={(name) => name}
+        columns={[
+          { name: "case", of: (name) => name, show: (name) => <Underscored name={name} /> },
+          ...curves.map((curve, i) => ({
+            name: nameOf(curve),
+            of: (name: string) => points[i]?.cases[name] ?? null,
+            show: (name: string) => (points[i]?.cases[name] === undefined ? "–" : two(points[i].cases[name])),
+          })),
+        ]}
+      />
+      {stability.some(Number.isFinite) && (
+        <p class="note">
+          Stability:{" "}
+          {curves
+            .flatMap((curve, i) =>
+              Number.isFinite(stability[i]) ? [`${nameOf(curve)} ${percentOf(stability[i]!)}`] : [],
+            )
+            .join(", ")}
+          , the share of features that circuits have in common which were chosen again from resampled words (Jaccard).
+        </p>
+      )}
     </>
   );
 }
@@ -291,7 +305,12 @@ function Underscored({ name }: { name: string }) {
   );
 }
 
-function Transfer({ transfer }: { transfer: NonNullable<ReportEvaluation["transfer"]> }) {
+function Transfer(props: {
+  transfer: NonNullable<ReportEvaluation["transfer"]>;
+  /** A group was chosen, to see its curves. */
+  onChoose: (group: string) => void;
+}) {
+  const { transfer, onChoose } = props;
   const { way, size, ablation, groups, faithfulness } = transfer;
   return (
     <>
@@ -324,7 +343,14 @@ function Transfer({ transfer }: { transfer: NonNullable<ReportEvaluation["transf
                   const size = `${(100 * Math.min(1, Math.max(0, value))).toFixed(0)}%`;
                   return (
                     <td key={other} class={i === j ? "own" : undefined} style={{ "--size": size }}>
-                      {Number.isFinite(value) ? two(value) : "–"}
+                      <button
+                        type="button"
+                        class="cell"
+                        aria-label={`Chosen for ${name}, measured on ${other}: ${Number.isFinite(value) ? two(value) : "none"}. Show the curves of ${other}`}
+                        onClick={() => onChoose(other)}
+                      >
+                        {Number.isFinite(value) ? two(value) : "–"}
+                      </button>
                     </td>
                   );
                 })}
