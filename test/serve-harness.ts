@@ -19,7 +19,7 @@ export function send(port: number, text: string): Promise<Answer> {
     });
     socket.on("error", (error) => (all === "" ? reject(error) : resolve(answerOf(all))));
     socket.on("end", () => resolve(answerOf(all)));
-    socket.write(text);
+    socket.write(text, "latin1");
   });
 }
 

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseRange } from "../src/serve/files.ts";
+import { largestBody } from "../src/serve/guard.ts";
 import { serve } from "../src/serve/serve.ts";
 import type { OpenServer } from "../src/serve/server.ts";
 import { entry, expectError, sfc, start } from "./cli-harness.ts";
@@ -85,6 +86,7 @@ describe("refused, with nothing read", () => {
   const json = { "content-type": "application/json", "content-length": "2" };
   const post = (path: string, headers: Record<string, string> = {}, body = "{}") =>
     wire("POST", path, { cookie, ...json, ...headers }, body);
+  const live = (headers: Record<string, string> = {}, body = "{}") => post("/api/live/effects", headers, body);
   /** Attacks: what is sent, the status, and a word of the reason. */
   const attacks: readonly (readonly [name: string, status: number, reason: string, request: () => string])[] = [
     ["no token", 401, "token", () => wire("GET", "/api/folder")],
@@ -173,6 +175,39 @@ describe("refused, with nothing read", () => {
     ),
     ["POST to what is read", 405, "method", () => post("/api/folder")],
     ["POST to a file", 405, "method", () => post("/files/run/plain.json")],
+    ["a body of plain text, as a form may send", 415, "Content-Type", () => live({ "content-type": "text/plain" })],
+    ["a form", 415, "Content-Type", () => live({ "content-type": "application/x-www-form-urlencoded" })],
+    ["a body of no type", 415, "Content-Type", () => live({ "content-type": "" })],
+    [
+      "JSON in another charset",
+      415,
+      "Content-Type",
+      () => live({ "content-type": "application/json; charset=utf-16" }),
+    ],
+    ["a packed body", 415, "Content-Encoding", () => live({ "content-encoding": "gzip" })],
+    ["a body that is said to be large", 413, "body", () => live({ "content-length": String(largestBody + 1) }, "")],
+    [
+      "a body that waits to be asked for",
+      413,
+      "body",
+      () => live({ "content-length": "99999999", expect: "100-continue" }, ""),
+    ],
+    [
+      "a body without an end",
+      411,
+      "Content-Length",
+      () =>
+        wire(
+          "POST",
+          "/api/live/effects",
+          { cookie, "content-type": "application/json", "transfer-encoding": "chunked" },
+          "5\r\n[1,2]\r\n",
+        ),
+    ],
+    ["a body that is no JSON", 400, "JSON", () => live({}, "{]")],
+    ["a body that is no UTF-8", 400, "JSON", () => live({}, Buffer.from([0xff, 0xfe]).toString("latin1"))],
+    ["a body of another form", 400, "request", () => live({}, "[]")],
+    ["a body with a prototype", 400, "request", () => live({ "content-length": "23" }, '{"__proto__":{"a":"b"}}')],
     ["POST to the page", 405, "method", () => post("/")],
   ];
 

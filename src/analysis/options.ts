@@ -48,9 +48,6 @@ export const embeddedModel = "demo";
 /** Pairs per split and case of the tasks that are made here. */
 export const defaultExamples = 32;
 
-/** Pairs from which on work with all of them is a phase of its own, which shows its progress. */
-export const manyPairs = 2000;
-
 /** The task where none is named. */
 export const defaultTask: TaskName = "agreement";
 

@@ -1,7 +1,7 @@
 import type { Pack, Plan } from "../forest/packs.ts";
+import { sameBytes } from "../graph/kept-sessions.ts";
 import { type RunMemory, runMemory } from "../graph/memory.ts";
 import { writeOnnx } from "../graph/onnx.ts";
-import { sameBytes } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";

@@ -9,20 +9,19 @@ import { merge } from "../commands/merge.ts";
 import { pullNames } from "../commands/pull.ts";
 import { run } from "../commands/run.ts";
 import { runShard } from "../commands/shard.ts";
-import { keepsNothing } from "../jobs/serve.ts";
 
 /** The jobs that a worker can do, by name. */
 export const jobs = {
   run,
   compare,
-  pairs: keepsNothing(pairs),
-  bench: keepsNothing(bench),
+  pairs,
+  bench,
   circuit,
-  estimate: keepsNothing(estimate),
-  estimateCircuit: keepsNothing(estimateCircuitOf),
-  estimateEvaluation: keepsNothing(estimateEvaluate),
+  estimate,
+  estimateCircuit: estimateCircuitOf,
+  estimateEvaluation: estimateEvaluate,
   evaluate,
-  intervene: keepsNothing(intervene),
+  intervene,
   pull: pullNames,
   shard: runShard,
   merge,

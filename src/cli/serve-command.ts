@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from "commander";
-import { messageOf } from "../errors.ts";
+import { messageOf, UsageError } from "../errors.ts";
 import { folded } from "./flags.ts";
 import { print, printError } from "./terminal.ts";
 
@@ -10,18 +10,30 @@ Examples:
   sfc serve
   sfc serve outputs/quick_test --port 0`;
 
+interface Flags {
+  readonly port?: number;
+  readonly model_name?: string;
+  readonly sae_source?: string;
+}
+
 /** Adds `sfc serve`. */
 export function addServeCommand(sfc: Command): void {
   sfc
     .command("serve")
     .description("show the runs and comparisons of a folder in the browser")
     .argument("[folder]", "a folder of runs, or a run's own (default: outputs)")
+    .option("--model_name <name>", "a model for live work that no run of the folder has, as sfc run takes it")
+    .option("--sae_source <source>", "its SAEs (default: the model's own)")
     .option("--port <n>", "port on 127.0.0.1; 0 for any that is free (default: 7327)", portNumber)
     .addHelpText("after", folded(help))
-    .action(async (folder: string | undefined, { port }: { port?: number }) => {
-      const { serve, usualPort } = await import("../serve/serve.ts");
+    .action(async (folder: string | undefined, { port, model_name, sae_source }: Flags) => {
+      const { givenModel, serve, usualPort } = await import("../serve/serve.ts");
       const onFault = (error: unknown) => printError((error instanceof Error && error.stack) || messageOf(error));
-      const server = await serve({ folder: folder ?? null, port: port ?? usualPort, onFault });
+      if (sae_source !== undefined && model_name === undefined) {
+        throw new UsageError("--sae_source: expected --model_name with it, got none. Name the model too.");
+      }
+      const given = model_name === undefined ? null : givenModel(model_name, sae_source ?? null);
+      const server = await serve({ folder: folder ?? null, port: port ?? usualPort, given, onFault });
       print(`Open ${server.url}`);
       await new Promise<void>((resolve) => {
         for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());

@@ -230,7 +230,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       await closeFinished(folder);
       if (resolve(path) === resolve(request.run, circuitFolderName)) {
         reporter.begin("report", 1);
-        await refreshReport(request.run, reporter);
+        await refreshReport(request.run, (line) => reporter.line(line));
       }
       reporter.end();
       return { file: finished, again: false, dummy: isDummy(open) };

@@ -19,7 +19,7 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   for (const warning of opened.warnings) reporter.line(warning);
   const { kept } = usablePairs(opened.source, opened, options, reporter);
   for (const warning of dictionaryWarnings(dictionaries, kept, opened.tokenizer)) reporter.line(warning);
-  const result = await estimateStep(opened, dictionaries, kept, options, thisMachine, reporter);
+  const result = await estimateStep(opened, dictionaries, kept, options, thisMachine);
   reporter.end();
   return result;
 }

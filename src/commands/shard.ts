@@ -8,7 +8,7 @@ import {
   analyseSites,
   capturedSites,
   captureStep,
-  prepareAll,
+  prepare,
   type SitePlaces,
 } from "../analysis/steps.ts";
 import { StoppedError, UserError } from "../errors.ts";
@@ -171,7 +171,7 @@ class ShardJob {
     await using opened = await openJob(options, this.#reporter, { patchless: options.score !== "effect" });
     try {
       const { kept } = usablePairs(opened.source, opened, options, this.#reporter);
-      const prepared = prepareAll(kept, options, plan.batch_size, opened.model, this.#reporter);
+      const prepared = prepare(kept, options, plan.batch_size, opened.model);
       check.pairs(kept, prepared.plans);
       const { model, checkpoint, dictionaries } = opened;
       const identity = await checkpoint.sha256();
@@ -191,7 +191,6 @@ class ShardJob {
         inputs: opened.inputs,
         captureOf: captureIdentity(identity, captured, plan.weights, plan),
         spill: `spill-${this.#shard}`,
-        stopped: this.#reporter.stopped,
         save: async () => {},
       });
       const waveRows = plan.wave_rows ?? undefined;

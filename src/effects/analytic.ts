@@ -2,7 +2,6 @@ import type { Capture, SiteCapture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
-import { steps, type Watch } from "../progress.ts";
 import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
@@ -11,32 +10,15 @@ import { fitNodes, type TakeOut, unexplainedOf } from "./unexplained.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
-  const captured = await captureFor(given, "changed");
-  // Where there is no capture yet, its passes are what is told.
-  const tell = given.captured && given.onProgress;
-  const count = given.dictionaries.size;
-  let site = 0;
-  for await (const found of effectsFrom(captured, given, (done, total) => tell?.(site + done / total, count))) {
-    yield found;
-    tell?.(++site, count);
-  }
+  yield* effectsFrom(await captureFor(given, "changed"), given);
 }
 
-/**
- * The effects of all given sites from one capture.
- *
- * @param onProgress told how far each site is
- */
-export async function* effectsFrom(
-  captured: Capture,
-  given: MethodInput,
-  onProgress?: Watch["onProgress"],
-): AsyncGenerator<SiteEffects> {
+/** The effects of all given sites from one capture. */
+export async function* effectsFrom(captured: Capture, given: MethodInput): AsyncGenerator<SiteEffects> {
   const [codes, loops] = [codeReader(given), openLoops()];
-  const { onFit, stopped } = given;
   try {
     for (const dictionary of given.dictionaries.values()) {
-      yield await analyticEffects(captured, dictionary, codes, loops, { ...(onFit && { onFit }), onProgress, stopped });
+      yield await analyticEffects(captured, dictionary, codes, loops, given.onFit);
     }
   } finally {
     await codes.release();
@@ -49,26 +31,20 @@ export async function* effectsFrom(
  * effect[n,i] = (f_patch − f_clean)[n,i] · ⟨g[n], W_dec[i]⟩, in logits: the change of the metric if feature i alone took its patch value, summed
  * over the pairs that share node n. Equal to a spliced SAE that passes gradients through (arXiv:2403.19647); see METHOD. The error's effect is
  * ⟨g, Δε⟩ with Δε = Δx − Δf·W_dec computed as a vector. There are rows for the features whose codes differ, at the nodes where Δ and g can.
- *
- * @throws StoppedError if asked to stop
  */
 export async function analyticEffects(
   capture: Capture,
   dictionary: Dictionary,
   codes: CodeReader,
   loops: Loops = openLoops(),
-  { onFit, onProgress, stopped }: Pick<MethodInput, "onFit"> & Watch = {},
+  onFit?: MethodInput["onFit"],
 ): Promise<Required<SiteEffects>> {
   const { writes: site } = dictionary;
-  const captured = await capture.site(site, { stopped });
+  const captured = await capture.site(site);
   const nodes = capture.activeNodes(site);
   const judged = onFit ? fitNodes(capture) : [];
   const { rows, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
-  // Encoding takes about as long as the nodes.
-  const sparse = await codes.encode(dictionary, rows, {
-    onProgress: (done, total) => onProgress?.(done, 2 * total),
-    stopped,
-  });
+  const sparse = await codes.encode(dictionary, rows);
   const room = roomOf(captured.width, sparse);
   const [start, bias] = await Promise.all([
     placeDirections(dictionary, sparse.features, loops, room.bytes),
@@ -79,8 +55,7 @@ export async function analyticEffects(
     const encoded = { x: rows, codes: sparse, rows: others };
     onFit(site, unexplainedOf(dictionary, encoded, takeOutCodes(start, loops, room, captured.width), bias, left));
   }
-  const step = steps({ onProgress: (done, total) => onProgress?.(total + done, 2 * total), stopped }, nodes.length);
-  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room, step);
+  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room);
 }
 
 /** Where a node's vectors lie in the memory of loops, in bytes; the directions come behind them. */
@@ -161,7 +136,6 @@ function nodeEffects(
   start: Int32Array,
   loops: Loops,
   room: Room,
-  step: (done: number) => void,
 ): Required<SiteEffects> {
   const rows = new RowBuilder(site, features.length);
   const stride = strideOf(D);
@@ -180,7 +154,6 @@ function nodeEffects(
   const [changed, fClean, fPatch] = [new Int32Array(entries), new Float64Array(entries), new Float64Array(entries)];
   let check: SumCheck = { node: -1, gap: 0, scale: 0 };
   nodes.forEach((node, n) => {
-    step(n);
     const [c, p] = [clean[n]!, patch[n]!];
     const at = node * D;
     for (let d = 0; d < D; d++) {

@@ -24,12 +24,22 @@ export interface Session<I extends string = string, O extends string = string> {
   release(): Promise<void>;
 }
 
+/** Sessions that stay open for graphs that come again, as those of prompts of the same shape. */
+export interface KeptSessions {
+  /** The session of this ONNX file, with which it must have all in common; its `release` gives it back, and it stays open. */
+  lend(file: Uint8Array, open: () => Promise<Session>): Promise<Session>;
+  /** Ends all that nobody uses. */
+  release(): Promise<void>;
+}
+
 /** Where and with how many threads a session computes. */
 export interface SessionOptions {
   /** Threads within one operation; 0 leaves the choice to the runtime (all cores). */
   readonly threads?: number;
   /** Where to run: the runtime's name of an execution provider, "cpu" by default. */
   readonly device?: Device;
+  /** Where sessions stay open for graphs that come again; by default none does. */
+  readonly kept?: KeptSessions;
 }
 
 /** What a runtime is told besides. */

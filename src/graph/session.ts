@@ -1,4 +1,5 @@
 import { createRuntime, readsInPlace } from "#session";
+import { sameBytes } from "./kept-sessions.ts";
 import { type FedConstant, writeOnnx } from "./onnx.ts";
 import { topological } from "./reverse.ts";
 import type { Session, SessionOptions, Value } from "./runtime.ts";
@@ -28,7 +29,9 @@ export async function compile<O extends string>(
 ): Promise<Session<string, O>> {
   const fed: FedConstant[] | undefined = !embedConstants && (await readsInPlace(options.device)) ? [] : undefined;
   const file = writeOnnx(outputs, fed, sizes);
-  const session = (await createRuntime(file, { ...options, fuse: mayFuse(outputs) })) as Session<string, O>;
+  const open = () => createRuntime(file, { ...options, fuse: mayFuse(outputs) });
+  // A file with the weights in it would be kept a second time.
+  const session = (await (fed && options.kept ? options.kept.lend(file, open) : open())) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
   const constants = Object.fromEntries(fed.map(({ name, tensor }) => [name, constantValue(tensor)]));
   return { run: (inputs, into) => session.run({ ...inputs, ...constants }, into), release: () => session.release() };
@@ -58,7 +61,8 @@ export function sessionPool(options: SessionOptions = {}): SessionPool {
     async compile<O extends string>(outputs: Readonly<Record<O, Tensor>>) {
       const file = writeOnnx(outputs);
       const known = made.find((one) => sameBytes(one.file, file));
-      const session = known?.session ?? createRuntime(file, { ...options, fuse: mayFuse(outputs) });
+      const open = () => createRuntime(file, { ...options, fuse: mayFuse(outputs) });
+      const session = known?.session ?? (options.kept ? options.kept.lend(file, open) : open());
       if (!known) made.push({ file, session });
       return (await session) as Session<string, O>;
     },
@@ -69,13 +73,6 @@ export function sessionPool(options: SessionOptions = {}): SessionPool {
       }
     },
   };
-}
-
-/** Whether two arrays hold the same bytes. */
-export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
 }
 
 /** Numbers as a session's float32 input or output. */

@@ -1,13 +1,13 @@
 import { type Floats, type Hook, type Inputs, type Job, newFloats } from "../capture/hooks.ts";
 import { logitsOf } from "../capture/logits.ts";
 import { runModel } from "../capture/run.ts";
+import type { Watch } from "../capture/runner.ts";
 import { streamSite } from "../capture/stream-sites.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dictionaryAt, type Picked, pickFeatures } from "../dictionaries/pick.ts";
 import type { PrefixForest } from "../forest/forest.ts";
 import { type Pack, planMetric } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
-import type { Watch } from "../progress.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
@@ -295,7 +295,8 @@ function meanSums(V: number) {
   };
 }
 
-function softmax(logits: Floats): Float64Array {
+/** The probabilities that logits [V] stand for. */
+export function softmax(logits: Floats): Float64Array {
   let highest = Number.NEGATIVE_INFINITY;
   for (const logit of logits) highest = Math.max(highest, logit);
   const p = Float64Array.from(logits, (logit) => Math.exp(logit - highest));
@@ -304,7 +305,7 @@ function softmax(logits: Floats): Float64Array {
 }
 
 /** The `top` most probable tokens of each of two distributions, in the order of the larger probability. */
-function mostProbable(before: Float64Array, after: Float64Array, top: number): NextToken[] {
+export function mostProbable(before: Float64Array, after: Float64Array, top: number): NextToken[] {
   const tokens = new Set([...largest(before, top), ...largest(after, top)]);
   const most = ({ before, after }: NextToken) => Math.max(before, after);
   return [...tokens]

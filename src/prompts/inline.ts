@@ -30,6 +30,20 @@ export function inlinePair(
       `--answers: expected the clean and the patch answer with a comma between them, as " is, are", got "${excerpt(answers, 60)}". Write both; answers with a comma of their own need a file (--pairs).`,
     );
   }
+  return spacedPair(clean, patch, typed as [string, string], tokenizer);
+}
+
+/**
+ * A pair whose answers are typed each by itself; spaces are put as `inlinePair` puts them.
+ *
+ * @param tokenizer null where none is at hand: spaces are then put between words alone
+ */
+export function spacedPair(
+  clean: string,
+  patch: string | null,
+  typed: readonly [clean: string, patch: string],
+  tokenizer: Tokenizer | null,
+): { readonly pair: PromptPair; readonly notes: readonly string[] } {
   const [cleanAnswer, patchAnswer] = typed.map((answer) => withSpace(clean, answer, tokenizer)) as [string, string];
   const spaced = [cleanAnswer, patchAnswer].filter((answer, i) => answer !== typed[i]);
   const notes =
@@ -53,10 +67,10 @@ export function inlinePair(
 const unspaced =
   /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
 
-function withSpace(prompt: string, answer: string, tokenizer: Tokenizer): string {
+function withSpace(prompt: string, answer: string, tokenizer: Tokenizer | null): string {
   if (/^\s/.test(answer) || /\s$/.test(prompt)) return answer;
   const words = /\p{L}$/u.test(prompt) && /^\p{L}/u.test(answer);
   if (words && !unspaced.test(prompt.slice(-1)) && !unspaced.test(answer[0]!)) return ` ${answer}`;
-  const isToken = (text: string) => typeof tokenizer.answerToken(prompt, text) === "number";
+  const isToken = (text: string) => typeof tokenizer?.answerToken(prompt, text) === "number";
   return !isToken(answer) && isToken(` ${answer}`) ? ` ${answer}` : answer;
 }

@@ -1,3 +1,10 @@
+import type { LiveFound } from "../analysis/live.ts";
+import type { MethodName } from "../effects/method.ts";
+import type { Intervention } from "../interventions/intervene.ts";
+import type { TaskName } from "../prompts/english/tasks.ts";
+import type { Split } from "../prompts/pairs.ts";
+import type { ReportCircuit } from "../report/circuit.ts";
+import type { EffectRow } from "../results/read-run.ts";
 import type { SiteName } from "../site.ts";
 
 /** A run or a comparison in the folder that is served. */
@@ -31,9 +38,201 @@ export interface FolderListing {
   readonly problems: readonly { readonly name: string; readonly reason: string }[];
 }
 
+/** A model with SAEs that live work can be done on: the page names it, and never a path. */
+export interface ModelChoice {
+  readonly id: string;
+  readonly model: string;
+  /** Null for the model's own. */
+  readonly saes: string | null;
+}
+
+/** A model that is open. */
+export interface OpenedModel extends ModelChoice {
+  readonly layers: number;
+  readonly sites: readonly { readonly site: SiteName; readonly features: number }[];
+  readonly warnings: readonly string[];
+  /** In memory: the model's weights, the SAEs read by now, and the whole process. */
+  readonly bytes: { readonly weights: number; readonly saes: number; readonly resident: number };
+}
+
+/** What live work there can be, and what is open. */
+export interface LiveState {
+  readonly models: readonly ModelChoice[];
+  readonly open: OpenedModel | null;
+  /** Questions that wait for their turn, the one that is being answered included. */
+  readonly waiting: number;
+}
+
+/** A pair as it is typed. A space is put before an answer that needs one. */
+export interface TypedPair {
+  readonly clean: string;
+  readonly patch: string;
+  readonly clean_answer: string;
+  readonly patch_answer: string;
+}
+
+/** What live work is done on. */
+export interface LiveSubject {
+  /** The id of a `ModelChoice`. */
+  readonly model: string;
+  readonly pairs: readonly TypedPair[];
+}
+
+/** Every live answer: where it can be saved from, how long it took, what was left out, what to know. */
+export interface LiveAnswer {
+  /** By which it is saved. */
+  readonly id: string;
+  /** From the question's turn to its answer; what of it was the opening of the model. */
+  readonly seconds: number;
+  readonly opening_seconds: number;
+  readonly model: OpenedModel;
+  /** Pairs that cannot be used, by their places, with the reason. */
+  readonly rejected: readonly { readonly pair: number; readonly reason: string }[];
+  readonly notes: readonly string[];
+}
+
+export interface EffectsRequest extends LiveSubject {
+  readonly method: MethodName;
+  /** Features per site. */
+  readonly top: number;
+}
+
+/** Features whose codes are changed, in the form of `sfc evaluate --ablate`: `resid_post.2/1035`, with a number `resid_post.2/1035=0.5`. */
+export interface InterveneRequest extends LiveSubject {
+  readonly ablate: readonly string[];
+  readonly scale: readonly string[];
+  readonly set: readonly string[];
+}
+
+/** A token's probability to come next. */
+export interface NextChange {
+  readonly token: number;
+  readonly text: string;
+  readonly before: number;
+  readonly after: number;
+}
+
+/** What the model does at the clean prompts before and after features are changed. */
+export interface Intervened {
+  readonly interventions: readonly Intervention[];
+  /** m in logits, by pair. */
+  readonly pairs: readonly { readonly before: number; readonly after: number; readonly next: readonly NextChange[] }[];
+}
+
+export interface CircuitRequest extends LiveSubject {
+  /** Features of the circuit. */
+  readonly size: number;
+}
+
+/** Which rows of a run's effects.parquet; what is left out is not restricted. */
+export interface RowsRequest {
+  /** The name of a `FolderItem`. */
+  readonly run: string;
+  readonly site?: SiteName | undefined;
+  readonly split?: Split | undefined;
+  readonly case?: string | undefined;
+  /** −1 for the error. */
+  readonly feature?: number | undefined;
+  /** Rows in front that are left out, those of the largest |effect| first. */
+  readonly offset: number;
+  readonly limit: number;
+}
+
+/** A row of effects.parquet with its tokens: codes and gradient are null for the error. */
+export interface ShownRow extends EffectRow {
+  readonly token: string;
+  readonly patch_token: string;
+}
+
+export interface RowsPage {
+  readonly rows: readonly ShownRow[];
+  /** Rows that the request matches, and that the file has. */
+  readonly matching: number;
+  readonly all: number;
+  /** What there is to choose from. */
+  readonly sites: readonly SiteName[];
+  readonly splits: readonly Split[];
+  readonly cases: readonly string[];
+  readonly seconds: number;
+}
+
+/** Which runs are compared, over which of their features. */
+export interface CompareRequest {
+  /** Names of `FolderItem`s. */
+  readonly left: string;
+  readonly right: string;
+  readonly split: Split;
+  /** A feature counts as one of a run's where its rank at its site is at most this. */
+  readonly top: number;
+}
+
+/** A feature that is among the strongest of one run or of both. Effects are in logits, mean over the run's pairs; null where it has no row. */
+export interface ComparedFeature {
+  readonly feature: number;
+  readonly left: number | null;
+  readonly right: number | null;
+  readonly left_rank: number | null;
+  readonly right_rank: number | null;
+  readonly in: "both" | "left" | "right";
+}
+
+export interface ComparedSite {
+  readonly site: SiteName;
+  /** How many are among the strongest of both, of the left run alone, of the right run alone. */
+  readonly counts: Readonly<Record<ComparedFeature["in"], number>>;
+  /** Pearson correlation of the effects of all features with a row in both; null for fewer than two. */
+  readonly correlation: number | null;
+  /** The largest |effect| in either run first. */
+  readonly features: readonly ComparedFeature[];
+}
+
+export interface RunsCompared {
+  readonly sites: readonly ComparedSite[];
+  /** Sites that cannot be compared, with the reason. */
+  readonly apart: readonly { readonly site: SiteName; readonly reason: string }[];
+  /** What a reader has to know, as that the models differ. */
+  readonly notes: readonly string[];
+}
+
+/** A run that is to be made in the folder: of a task, or of pairs that are typed. */
+export interface RunStart {
+  /** The new folder's name. */
+  readonly name: string;
+  /** The id of a `ModelChoice`. */
+  readonly model: string;
+  readonly method: MethodName;
+  readonly of: { readonly task: TaskName; readonly num_examples: number } | { readonly pairs: readonly TypedPair[] };
+}
+
+/** A run that was started here. */
+export interface RunState {
+  readonly id: string;
+  /** The folder's name. */
+  readonly name: string;
+  readonly status: "running" | "finished" | "stopped" | "failed";
+  /** What it does now, and how much of it is done, from 0 to 1. */
+  readonly phase: string;
+  readonly share: number;
+  readonly seconds: number;
+  /** What it told, the last lines. */
+  readonly lines: readonly string[];
+  /** Why it failed or stopped. */
+  readonly error: string | null;
+}
+
 /** What the page asks for, and what it gets, by method and address behind `/api/`. Requests with GET are flat: their fields are the address's parameters. */
 export interface Endpoints {
   "GET folder": { request: Record<never, never>; response: FolderListing };
+  "GET rows": { request: RowsRequest; response: RowsPage };
+  "GET compare": { request: CompareRequest; response: RunsCompared };
+  "GET live": { request: Record<never, never>; response: LiveState };
+  "POST live/effects": { request: EffectsRequest; response: LiveAnswer & LiveFound };
+  "POST live/intervene": { request: InterveneRequest; response: LiveAnswer & Intervened };
+  "POST live/circuit": { request: CircuitRequest; response: LiveAnswer & { readonly circuit: ReportCircuit } };
+  "POST live/save": { request: { readonly id: string; readonly name: string }; response: { readonly file: string } };
+  "GET work": { request: Record<never, never>; response: { readonly runs: readonly RunState[] } };
+  "POST work/start": { request: RunStart; response: RunState };
+  "POST work/stop": { request: { readonly id: string }; response: RunState };
 }
 
 export type EndpointName = keyof Endpoints;

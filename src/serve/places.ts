@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { type FileHandle, open, realpath } from "node:fs/promises";
+import { type FileHandle, lstat, open, realpath } from "node:fs/promises";
 import { join, sep } from "node:path";
 import { isPlainName, Refused } from "./guard.ts";
 
@@ -36,6 +36,19 @@ export class Places {
     const path = parts.every(isPlainName) ? await realpath(join(this.root, ...parts)).catch(() => null) : null;
     if (path === null || !this.holds(path)) throw new Refused(404, "There is nothing of this name in the folder.");
     return path;
+  }
+
+  /**
+   * The path of a new file or folder directly in one of the folder's own, or in the folder itself.
+   *
+   * @throws Refused with 403 if a link there leads outside
+   */
+  async fresh(...parts: readonly string[]): Promise<string> {
+    const path = join(this.root, ...parts);
+    const isThere = await lstat(path).catch(() => null);
+    const real = isThere && (await realpath(path).catch(() => null));
+    if (parts.every(isPlainName) && (!isThere || (real !== null && this.holds(real)))) return path;
+    throw new Refused(403, "name: expected a new one in the folder, got that of a link that leads elsewhere.");
   }
 
   /** Whether a path without links lies in the folder. */

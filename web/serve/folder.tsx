@@ -3,6 +3,7 @@ import type { FolderItem } from "../../src/serve/api.ts";
 import { Scroll } from "../controls.tsx";
 import { layersOf } from "../select.ts";
 import { useAnswer } from "./client.ts";
+import { placeLink } from "./place.ts";
 import { Waiting } from "./waiting.tsx";
 
 /** The runs and comparisons of the folder. */
@@ -46,24 +47,28 @@ const fileLink = ({ name }: FolderItem, file: string) =>
 function Items({ items }: { items: readonly FolderItem[] }) {
   return (
     <Scroll label="Runs and comparisons">
-      <table class="runs">
+      <table class="numbers runs">
         <thead>
           <tr>
             <th scope="col">name</th>
-            <th scope="col">status</th>
-            <th scope="col">model</th>
-            <th scope="col">task</th>
-            <th scope="col">method</th>
-            <th scope="col">sites</th>
-            <th scope="col" class="value">
-              pairs
+            <th scope="col" class="text">
+              status
             </th>
-            <th scope="col" class="value">
-              effects
+            <th scope="col" class="text">
+              model
             </th>
-            <th scope="col" class="value">
-              time
+            <th scope="col" class="text">
+              task
             </th>
+            <th scope="col" class="text">
+              method
+            </th>
+            <th scope="col" class="text">
+              sites
+            </th>
+            <th scope="col">pairs</th>
+            <th scope="col">effects</th>
+            <th scope="col">time</th>
           </tr>
         </thead>
         <tbody>
@@ -73,14 +78,20 @@ function Items({ items }: { items: readonly FolderItem[] }) {
                 {item.report ? <a href={fileLink(item, "report.html")}>{item.name}</a> : item.name}
                 {item.dummy && <span class="note"> random directions</span>}
               </th>
-              <td>{item.kind === "comparison" ? `${item.status}, comparison` : item.status}</td>
-              <td>{lastPart(item.model)}</td>
-              <td>{lastPart(item.task)}</td>
-              <td>{item.method}</td>
-              <td>{layersOf(item.sites)}</td>
-              <td class="value">{whole(item.pairs)}</td>
-              <td class="value">{item.rows === null ? "" : whole(item.rows)}</td>
-              <td class="value">{seconds(item.seconds)}</td>
+              <td class="text">{item.kind === "comparison" ? `${item.status}, comparison` : item.status}</td>
+              <td class="text">{lastPart(item.model)}</td>
+              <td class="text">{lastPart(item.task)}</td>
+              <td class="text">{item.method}</td>
+              <td class="text">{layersOf(item.sites)}</td>
+              <td>{whole(item.pairs)}</td>
+              <td>
+                {item.rows !== null && item.status === "finished" ? (
+                  <a href={placeLink("rows", item.name)}>{whole(item.rows)}</a>
+                ) : (
+                  ""
+                )}
+              </td>
+              <td>{seconds(item.seconds)}</td>
             </tr>
           ))}
         </tbody>

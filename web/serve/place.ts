@@ -24,6 +24,8 @@ export function usePlace(): Place {
       scrollTo(0, 0);
     };
     addEventListener("hashchange", follow);
+    // It may have changed before anyone listened.
+    setPlace(placeOf(location.hash));
     return () => removeEventListener("hashchange", follow);
   }, []);
   return place;

@@ -1,5 +1,4 @@
-import { UserError } from "../../errors.ts";
-import { steps, type Watch } from "../../progress.ts";
+import { StoppedError, UserError } from "../../errors.ts";
 import { Random } from "../../random.ts";
 import type { PromptPair, Split } from "../pairs.ts";
 import { nounsOfSplit } from "./agreement.ts";
@@ -7,11 +6,13 @@ import { openers } from "./grammar-words.ts";
 import type { Gender, Grammatical, Lexicon, Noun } from "./lexicon.ts";
 import { present } from "./lexicon.ts";
 
-export interface TaskOptions extends Watch {
+export interface TaskOptions {
   readonly lexicon: Lexicon;
   readonly seed: number | string;
   /** Pairs of each case in each split. */
   readonly perCase: number;
+  /** Asked now and then; true ends the work with a StoppedError. */
+  readonly stopped?: () => boolean;
 }
 
 /** The behaviours that prompt pairs can be made for. */
@@ -144,16 +145,15 @@ const mostRepeats = 2000;
 
 /** Draws pairs until a case has enough different ones. */
 function collect(
-  { lexicon, seed, perCase, ...watch }: TaskOptions,
+  { lexicon, seed, perCase, stopped }: TaskOptions,
   split: Split,
   name: string,
   draw: Draw,
 ): PromptPair[] {
   const random = new Random(`${seed}/${split}/${name}`);
   const pairs = new Map<string, PromptPair>();
-  const step = steps(watch, perCase);
-  for (let repeats = 0; pairs.size < perCase && repeats < mostRepeats; repeats++) {
-    step(pairs.size);
+  for (let [draws, repeats] = [0, 0]; pairs.size < perCase && repeats < mostRepeats; draws++, repeats++) {
+    if (draws % 1000 === 0 && stopped?.()) throw new StoppedError("Stopped.");
     const drawn = draw(random);
     if (drawn === undefined) continue;
     const key = `${drawn.clean_prefix}/${drawn.patch_prefix}/${drawn.clean_answer}`;
