@@ -129,6 +129,13 @@ describe("findings", () => {
     expect(found.map(text).join()).not.toContain("Strongest");
   });
 
+  test("where the strongest hold less than half, that is said", () => {
+    const found = only({ features: [group({})], importance: [importance(3, 0.13)], change: {} });
+    expect(found[0]!.claim).toBe(
+      "At resid_post.2 no few features stand out: the 3 strongest features (resid_post.2/1035, resid_post.2/649, resid_post.2/7) hold 30 % of Σ|effect|.",
+    );
+  });
+
   test("a circuit is the smallest that keeps 80 % on test pairs, baselines left out; else that is said", () => {
     const curve = full.evaluation!.curves[0]!;
     const point = (size: number, faithfulness: number) => ({

@@ -9,7 +9,7 @@ export function citationOf({ run }: Pick<ReportData, "run">): string {
     `${lastPart(what.name)}${what.sha256 === null ? "" : ` (sha256 ${what.sha256.slice(0, 12)})`}`;
   const score = run.score === "effect" ? "" : `, score ${run.score}`;
   return [
-    "@software{analytic_sfc,",
+    "@software{analytic-sfc,",
     `  title   = {analytic-sfc: sparse features behind ${texText(lastPart(run.task))} in ${texText(of(run.model))}},`,
     `  version = {${version}},`,
     `  note    = {SAEs ${texText(of(run.dictionaries))}; method ${texText(run.method + score)}, seed ${run.seed}. Method after Marks et al., Sparse Feature Circuits, arXiv:2403.19647}`,
@@ -22,6 +22,8 @@ const texText = (text: string) => text.replace(/[\\{}]/g, "").replace(/[#$%&_]/g
 
 /** The command line that makes a comparison again: what `compare.json` calls its command, with the options that it was started with. */
 export function comparisonCommand({ command, options }: Pick<Comparison, "command" | "options">): string {
+  // A command line as it was typed has its flags already.
+  if (command.includes(" --")) return command;
   const flags = Object.entries(options).flatMap(([name, value]) =>
     value === null || value === false ? [] : value === true ? [`--${name}`] : [`--${name} ${shellWord(value)}`],
   );
