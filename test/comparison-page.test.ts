@@ -6,6 +6,7 @@ import { costAgainst, integratedAgainstPlain, sameFeatures } from "../web/method
 import { sampleReport } from "../web/sample.ts";
 import { sampleComparison } from "../web/sample-comparison.ts";
 import { layersOf } from "../web/select.ts";
+import { seriousFindings } from "./axe.ts";
 import { lowContrast, type PageHarness, pageHarness } from "./page-harness.ts";
 
 const seed = 7;
@@ -205,6 +206,32 @@ describe.skipIf(harness === null)("the page of a comparison", () => {
     const row = part.locator(".scroll").last().locator("tbody tr", { hasText: "mlp_out.3" });
     expect(await row.locator("td").first().textContent()).toBe(correlation(at.pearson));
     await page.close();
+  });
+
+  test("axe finds nothing serious, and dots and marks of layers lead to a card and to their row", async () => {
+    for (const width of [390, 1440]) {
+      const { page, problems } = await open(data, { width });
+      for (const summary of await page.locator("main details > summary").all()) await summary.click();
+      expect(await seriousFindings(page)).toEqual([]);
+      const unled = await page
+        .locator(".chart svg circle, .chart svg [data-mark=dot] path")
+        .evaluateAll((all) => all.filter((one) => (one.closest("a")?.getAttribute("aria-label") ?? "") === "").length);
+      expect(unled).toBe(0);
+      const press = (where: string) =>
+        page
+          .locator(where)
+          .evaluate((a) => a.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true })));
+      await press("#agreement .chart a >> nth=3");
+      const row = data.scatter[0]!;
+      expect(await page.locator("#card-title").textContent()).toBe(`${row.site[3]}/${row.feature[3]}`);
+      const effect = Number((await page.locator(".card tbody td").first().textContent())!.replace("−", "-"));
+      expect(effect).toBeCloseTo(row.x[3]!, 2);
+      await page.locator(".close").click();
+      await press("#sums .chart a >> nth=1");
+      expect(await page.locator("#sums tr.chosen th").allTextContents()).toEqual(["resid_post.1"]);
+      expect(problems).toEqual([]);
+      await page.close();
+    }
   });
 
   test("a line per method in each picture of layers, with a colour and a shape of its own", async () => {

@@ -32,7 +32,7 @@ describe.skipIf(harness === null)("one selection for the whole report, in a brow
     const shown = await page
       .locator(".card .shaded")
       .first()
-      .locator(":scope > span > span")
+      .locator(".token")
       .evaluateAll((all) => all.map((one) => (one.querySelector("ruby")?.firstChild ?? one).textContent!.trim()));
     expect(shown).toEqual(words);
     await page.locator(".card-parts button", { hasText: "Without it" }).click();

@@ -2,6 +2,7 @@ import type { ReportData } from "../../src/report/data.ts";
 import { number, percent, signed, tokenText, whole } from "../../src/report/format.ts";
 import { type KnownFeature, tokensOf } from "../known.ts";
 import { linkTo } from "../selection.tsx";
+import { Shaded } from "./shaded.tsx";
 
 interface Part {
   readonly of: KnownFeature;
@@ -93,52 +94,6 @@ function ContextLine(props: {
       <a href={linkTo({ split: at.split, case: at.case }, "features")}>{at.case}</a>, {at.split},{" "}
       {props.pairs === 1 ? "1 pair" : `${whole(props.pairs)} pairs`}
     </p>
-  );
-}
-
-/** Tokens on a ground that is the stronger, the larger the feature's code is there. */
-export function Shaded(props: {
-  tokens: readonly string[];
-  patch?: readonly (string | null)[];
-  codes: readonly (number | null)[];
-  most: number;
-  marked: number;
-}) {
-  const { tokens, patch, codes, most, marked } = props;
-  return (
-    <span class="prompt shaded">
-      {tokens.map((token, t) => {
-        const text = tokenText(token);
-        const code = codes[t] ?? null;
-        const other = patch?.[t] ?? null;
-        const word = text.trimStart();
-        const size = code === null ? 0 : Math.min(1, code / most);
-        const classes = [code === null ? "unknown" : "", t === marked ? "peak" : ""]
-          .filter((one) => one !== "")
-          .join(" ");
-        return (
-          <span key={t}>
-            {text.startsWith(" ") && " "}
-            <span
-              class={classes === "" ? undefined : classes}
-              style={{ "--size": `${Math.round(100 * size)}%` }}
-              title={code === null ? "activation not kept" : `activation ${number(code)}`}
-            >
-              {other === null ? (
-                word
-              ) : (
-                <ruby>
-                  {word}
-                  <rp> (patch: </rp>
-                  <rt>{tokenText(other).trim()}</rt>
-                  <rp>)</rp>
-                </ruby>
-              )}
-            </span>
-          </span>
-        );
-      })}
-    </span>
   );
 }
 

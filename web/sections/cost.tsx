@@ -1,7 +1,8 @@
 import { bytesText } from "../../src/amounts.ts";
 import type { ComparedMethod, Comparison } from "../../src/report/comparison.ts";
 import { multiple, seconds, whole } from "../../src/report/format.ts";
-import { Scroll, Section } from "../controls.tsx";
+import { Section } from "../controls.tsx";
+import { DataTable } from "../table.tsx";
 
 /** Time and memory of every method, with the ratios to the first. */
 export function CostSection({ data }: { data: Comparison }) {
@@ -91,40 +92,31 @@ function Numbers({ methods }: { methods: readonly ComparedMethod[] }) {
   return (
     <details>
       <summary>The same as numbers</summary>
-      <Scroll label="Time and memory as numbers">
-        <table class="numbers">
-          <thead>
-            <tr>
-              <th scope="col">Method</th>
-              <th scope="col">pairs per batch</th>
-              <th scope="col">steps</th>
-              <th scope="col">rows of effects</th>
-              <th scope="col">loading</th>
-              <th scope="col">time</th>
-              <th scope="col">model loaded</th>
-              <th scope="col">on top</th>
-              <th scope="col">peak</th>
-            </tr>
-          </thead>
-          <tbody>
-            {methods.map((method) => (
-              <tr key={method.name}>
-                <th scope="row">{method.name}</th>
-                <td>{method.batch === null ? "forest" : whole(method.batch)}</td>
-                <td>
-                  {method.steps === null ? "–" : `${method.steps}${method.rule === null ? "" : `, ${method.rule}`}`}
-                </td>
-                <td>{whole(method.rows)}</td>
-                <td>{seconds(method.loading_seconds)}</td>
-                <td>{seconds(method.seconds)}</td>
-                <td>{bytesText(method.loaded_bytes)}</td>
-                <td>{bytesText(method.above_bytes)}</td>
-                <td>{bytesText(method.peak_bytes)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
+      <DataTable
+        label="Time and memory by method"
+        rows={methods}
+        rowKey={(method) => method.name}
+        columns={[
+          { name: "method", of: (method) => method.name },
+          {
+            name: "pairs per batch",
+            of: (method) => method.batch,
+            show: (method) => (method.batch === null ? "forest" : whole(method.batch)),
+          },
+          {
+            name: "steps",
+            of: (method) => method.steps,
+            show: (method) =>
+              method.steps === null ? "–" : `${method.steps}${method.rule === null ? "" : `, ${method.rule}`}`,
+          },
+          { name: "rows of effects", of: (method) => method.rows, show: (method) => whole(method.rows) },
+          { name: "loading", of: (method) => method.loading_seconds, show: (m) => seconds(m.loading_seconds) },
+          { name: "time", of: (method) => method.seconds, show: (method) => seconds(method.seconds) },
+          { name: "model loaded", of: (method) => method.loaded_bytes, show: (m) => bytesText(m.loaded_bytes) },
+          { name: "on top", of: (method) => method.above_bytes, show: (method) => bytesText(method.above_bytes) },
+          { name: "peak", of: (method) => method.peak_bytes, show: (method) => bytesText(method.peak_bytes) },
+        ]}
+      />
     </details>
   );
 }

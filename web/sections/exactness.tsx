@@ -2,7 +2,7 @@ import { useMemo } from "preact/hooks";
 import type { Comparison } from "../../src/report/comparison.ts";
 import { correlation, percent, percentOf, whole } from "../../src/report/format.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
-import { Findings, Scroll, Section } from "../controls.tsx";
+import { Findings, Section } from "../controls.tsx";
 import { integratedAgainstPlain, linearMethods } from "../methods.ts";
 import { kindsOf } from "../select.ts";
 import { useSelection } from "../selection.tsx";
@@ -35,11 +35,7 @@ export function ExactnessSection({ data }: { data: Comparison }) {
         linear methods approximate. Here they are compared over the features that were patched.
       </p>
       {findings.length > 0 && <Findings label="Integrated methods against the gradient alone" findings={findings} />}
-      {overall.length > 0 && (
-        <Scroll label="Each method against exact, all sites together">
-          <Errors rows={overall} />
-        </Scroll>
-      )}
+      {overall.length > 0 && <Errors rows={overall} />}
       <p class="note">
         error = Σ|effect − exact| / Σ|exact|; 100 % is what calling every effect 0 would give. In brackets: 95 %
         intervals over other words.
@@ -85,38 +81,37 @@ function lowest(values: readonly number[]): number {
 
 function Errors({ rows }: { rows: readonly Exactness[] }) {
   return (
-    <table class="numbers">
-      <thead>
-        <tr>
-          <th scope="col">Method</th>
-          <th scope="col">Pearson</th>
-          <th scope="col">error</th>
-          <th scope="col">Spearman</th>
-          <th scope="col">signs</th>
-          <th scope="col">features</th>
-        </tr>
-      </thead>
-      <tbody>
-        {rows.map((row) => (
-          <tr key={row.method}>
-            <th scope="row">
-              <span class="unbroken">{row.method}</span>
-            </th>
-            <td>
+    <DataTable
+      label="Each method against exact, all sites together"
+      rows={rows}
+      rowKey={(row) => row.method}
+      columns={[
+        { name: "method", of: (row) => row.method, show: (row) => <span class="unbroken">{row.method}</span> },
+        {
+          name: "Pearson",
+          of: (row) => row.pearson,
+          show: (row) => (
+            <>
               {correlation(row.pearson)}
               <Over words={row.pearson_by_words} show={correlation} />
-            </td>
-            <td>
+            </>
+          ),
+        },
+        {
+          name: "error",
+          of: (row) => row.error,
+          show: (row) => (
+            <>
               {row.error === null ? "–" : percentOf(row.error)}
               <Over words={row.error_by_words} show={percentOf} />
-            </td>
-            <td>{correlation(row.spearman)}</td>
-            <td>{row.sign === null ? "–" : percent(row.sign)}</td>
-            <td>{whole(row.features)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
+            </>
+          ),
+        },
+        { name: "Spearman", of: (row) => row.spearman, show: (row) => correlation(row.spearman) },
+        { name: "signs", of: (row) => row.sign, show: (row) => (row.sign === null ? "–" : percent(row.sign)) },
+        { name: "features", of: (row) => row.features, show: (row) => whole(row.features) },
+      ]}
+    />
   );
 }
 

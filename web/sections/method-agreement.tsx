@@ -3,9 +3,10 @@ import { useMemo, useState } from "preact/hooks";
 import type { Comparison, MethodAgreement } from "../../src/report/comparison.ts";
 import { correlation, number, percent, signed, tiny, whole } from "../../src/report/format.ts";
 import { compareSites, parseSite } from "../../src/site.ts";
-import { Choice, Scroll, Section, Select } from "../controls.tsx";
+import { Choice, Section, Select } from "../controls.tsx";
 import { kindsOf } from "../select.ts";
-import { linkTo } from "../selection.tsx";
+import { linkTo, useSelection } from "../selection.tsx";
+import { type Column, DataTable } from "../table.tsx";
 import { SignedScatter } from "./scatter.tsx";
 import { Over, ShareCell } from "./share.tsx";
 
@@ -31,9 +32,13 @@ export function MethodAgreementSection({ data }: { data: Comparison }) {
             {pairs.some((row) => row.pearson_by_words !== null) &&
               ` In brackets: 95 % intervals over other words, the ${whole(data.words ?? 0)} that pairs share drawn again.`}
           </p>
-          <Scroll label="Agreement of every pair of methods">
-            <Likenesses head="Methods" rows={pairs} name={(row) => <Names pair={row} />} />
-          </Scroll>
+          <Likenesses
+            label="Agreement of every pair of methods"
+            head="methods"
+            rows={pairs}
+            text={nameOf}
+            name={(row) => <Names pair={row} />}
+          />
           {data.scatter.length > 0 && <Scatters data={data} />}
           <Sites data={data} pairs={pairs} />
         </>
@@ -43,46 +48,74 @@ export function MethodAgreementSection({ data }: { data: Comparison }) {
 }
 
 function Likenesses(props: {
+  label: string;
   head: string;
   rows: readonly MethodAgreement[];
+  text: (row: MethodAgreement) => string;
   name: (row: MethodAgreement) => ComponentChildren;
 }) {
+  const { selection } = useSelection();
+  const correlated = (name: string, of: (row: MethodAgreement) => number | null): Column<MethodAgreement> => ({
+    name,
+    of,
+    show: (row) => correlation(of(row)),
+  });
+  const top = (
+    name: string,
+    of: (row: MethodAgreement) => number | null,
+    words: (row: MethodAgreement) => MethodAgreement["top_10_by_words"],
+  ): Column<MethodAgreement> => ({
+    name,
+    of,
+    cell: (row) => <Top key={name} share={of(row)} words={words(row)} />,
+  });
   return (
-    <table class="numbers">
-      <thead>
-        <tr>
-          <th scope="col">{props.head}</th>
-          <th scope="col">Pearson</th>
-          <th scope="col">Spearman</th>
-          <th scope="col">signs</th>
-          <th scope="col">top 10</th>
-          <th scope="col">top 50</th>
-          <th scope="col">top 100</th>
-          <th scope="col">difference</th>
-          <th scope="col">features</th>
-        </tr>
-      </thead>
-      <tbody>
-        {props.rows.map((row) => (
-          <tr key={`${nameOf(row)} ${row.site}`}>
-            <th scope="row">{props.name(row)}</th>
-            <td>
+    <DataTable
+      label={props.label}
+      rows={props.rows}
+      rowKey={(row) => `${nameOf(row)} ${row.site}`}
+      rowClass={(row) => (row.site !== "" && row.site === selection.site ? "chosen" : "")}
+      columns={[
+        { name: props.head, of: props.text, show: props.name },
+        {
+          name: "Pearson",
+          of: (row) => row.pearson,
+          show: (row) => (
+            <>
               {correlation(row.pearson)}
               <Over words={row.pearson_by_words} show={correlation} />
-            </td>
-            <td>{correlation(row.spearman)}</td>
-            <td>{row.sign === null ? "–" : percent(row.sign)}</td>
-            <Top share={row.top_10} words={row.top_10_by_words} />
-            <Top share={row.top_50} words={row.top_50_by_words} />
-            <Top share={row.top_100} words={row.top_100_by_words} />
-            <td title={`${tiny(row.difference)} of ${signed(row.scale).slice(1)} logits`}>
+            </>
+          ),
+        },
+        correlated("Spearman", (row) => row.spearman),
+        { name: "signs", of: (row) => row.sign, show: (row) => (row.sign === null ? "–" : percent(row.sign)) },
+        top(
+          "top 10",
+          (row) => row.top_10,
+          (row) => row.top_10_by_words,
+        ),
+        top(
+          "top 50",
+          (row) => row.top_50,
+          (row) => row.top_50_by_words,
+        ),
+        top(
+          "top 100",
+          (row) => row.top_100,
+          (row) => row.top_100_by_words,
+        ),
+        {
+          name: "difference",
+          of: (row) => (row.scale > 0 ? row.difference / row.scale : null),
+          cell: (row) => (
+            <td key="difference" title={`${tiny(row.difference)} of ${signed(row.scale).slice(1)} logits`}>
               {row.scale > 0 ? relative(row.difference / row.scale) : "–"}
             </td>
-            <td>{whole(row.features)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
+          ),
+        },
+        { name: "features", of: (row) => row.features, show: (row) => whole(row.features) },
+      ]}
+    />
   );
 }
 
@@ -205,9 +238,13 @@ function Sites({ data, pairs }: { data: Comparison; pairs: readonly MethodAgreem
           onChange={(i) => setChosen(Number(i))}
         />
       </div>
-      <Scroll label={`Agreement of ${nameOf(pair)} by site`}>
-        <Likenesses head="Site" rows={rows} name={(row) => row.site} />
-      </Scroll>
+      <Likenesses
+        label={`Agreement of ${nameOf(pair)} by site`}
+        head="site"
+        rows={rows}
+        text={(row) => row.site}
+        name={(row) => row.site}
+      />
     </>
   );
 }
