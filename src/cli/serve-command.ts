@@ -4,11 +4,15 @@ import { folded } from "./flags.ts";
 import { print, printError } from "./terminal.ts";
 
 const help = `
+The page lists runs and comparisons, shows reports, rows of effects and two runs side by side. Under Live it has effects, the next token, changed
+features and the circuit of pairs that are typed, on the embedded model and on those of the folder's runs; under Work it starts runs.
+
 Only this machine can reach the page, and only with the address that is printed: it carries a token. Ctrl-C ends it.
 
 Examples:
   sfc serve
-  sfc serve outputs/quick_test --port 0`;
+  sfc serve outputs/quick_test --port 0
+  sfc serve --model_name ./my-llama --sae_source ./my-saes`;
 
 interface Flags {
   readonly port?: number;

@@ -121,7 +121,7 @@ function Run({ run, onStop }: { run: RunState; onStop: () => void }) {
           </button>
         </>
       )}
-      {error !== null && <p class="problem">{error}</p>}
+      {status === "failed" && <p class="problem">{error}</p>}
       {status === "finished" && (
         <p>
           <a href={`/files/${encodeURIComponent(name)}/report.html`}>Its report</a>,{" "}
