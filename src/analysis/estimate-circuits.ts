@@ -142,7 +142,7 @@ class Counted {
     const { model, number } = this.running;
     const steps = [...this.#steps];
     const passes = sum(steps.map(([, work]) => work.passes));
-    const gflops = await gflopsFor(passes, model.width);
+    const gflops = await gflopsFor(passes, model.width, this.#subject.options.device as Device);
     const saes = sum(
       [...dictionaries.values()].map(({ inputWidth, outputWidth, featureCount: F }) => (inputWidth + outputWidth) * F),
     );

@@ -14,7 +14,7 @@ import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import type { JobOptions } from "./options.ts";
-import { gflopsFor, nodeBytes, programBytes, rates } from "./rates.ts";
+import { assumedGflops, gflopsFor, nodeBytes, programBytes, rates } from "./rates.ts";
 import { countsOf, prepare } from "./steps.ts";
 
 /** What an estimate asks of the machine that is to do the work. */
@@ -23,6 +23,8 @@ export interface Machine {
   availableMemory(): number;
   /** Bytes of memory that work may ask for before it is refused: more than those, where the system gives back what it holds. */
   mostMemory(): number;
+  /** Whether it lacks the device that the work is for, which may be done elsewhere; false by default. */
+  readonly lacksDevice?: boolean;
 }
 
 /** The files of a model, of which an estimate reads headers alone. */
@@ -44,6 +46,8 @@ export interface Estimate {
   readonly gflops: number;
   /** The work of the capture, padding and what is computed again included, in GFLOP. */
   readonly capture_gflop: number;
+  /** Where it is not the CPU: its memory for the weights and the largest run of a session, in bytes. */
+  readonly device?: { readonly name: Exclude<Device, "cpu">; readonly memory_bytes: number };
 }
 
 /** Bytes of memory while the tables are put together, per row of effects.parquet and of features.parquet; beyond a limit they go through the disk. */
@@ -85,7 +89,8 @@ export async function estimateRun(
     methodCost(method, model, plans[0]!, dictionaries, options.steps, number, weights),
   );
   const most = Math.max(works[0]!.flops, ...costs.map(({ flops }) => flops), sum(effects.map(({ flops }) => flops)));
-  const gflops = await gflopsFor(most, model.width);
+  const device = options.device as Device;
+  const gflops = machine.lacksDevice ? assumedGflops : await gflopsFor(most, model.width, device);
 
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
@@ -141,6 +146,7 @@ export async function estimateRun(
     },
     gflops,
     capture_gflop: chosen.flops / 1e9,
+    ...(device !== "cpu" && { device: { name: device, memory_bytes: chosen.onDevice() } }),
   };
 }
 

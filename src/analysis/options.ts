@@ -34,6 +34,8 @@ export interface JobOptions {
   readonly score: "effect" | "gradient" | "gradient-activation";
   readonly precision: "float32" | "float64";
   readonly device: string;
+  /** How far the device's numbers may be from the CPU's, as a share of the largest; missing where `parityTolerance` holds. Changes no result. */
+  readonly device_tolerance?: number;
   readonly top: number;
   readonly keep: "all" | "correct";
   readonly weights: WeightsChoice;
@@ -47,6 +49,9 @@ export const embeddedModel = "demo";
 
 /** Pairs per split and case of the tasks that are made here. */
 export const defaultExamples = 32;
+
+/** How far a device's numbers may be from the CPU's in float64, as a share of the largest, where nothing else is asked. */
+export const parityTolerance = 1e-3;
 
 /** The task where none is named. */
 export const defaultTask: TaskName = "agreement";
@@ -70,6 +75,7 @@ export type WorkOptions = Pick<
   | "seed"
   | "precision"
   | "device"
+  | "device_tolerance"
 >;
 
 /** What the flags of a comparison say, one field per flag. */

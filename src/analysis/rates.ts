@@ -1,4 +1,5 @@
 import type { Work } from "../capture/work.ts";
+import type { Device } from "../graph/runtime.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input } from "../graph/tensor.ts";
 import { Random } from "../random.ts";
@@ -7,9 +8,12 @@ import { Random } from "../random.ts";
 export const programBytes = 235e6;
 export const nodeBytes = 700;
 /** What a machine's matrix products are taken to reach where the work is too small to measure them. */
-const assumedGflops = 150;
+export const assumedGflops = 150;
 /** Work that is worth a measurement of the machine, in floating-point operations. */
 const longWork = 2e12;
+
+/** Milliseconds after which no further product is measured: some devices are slow. */
+const mostMeasured = 2000;
 
 /** Rates of everything but matrix products, on one core of a server of 2024; they bear on the time alone. */
 export const rates = {
@@ -44,24 +48,25 @@ export function secondsOf(work: Work, gflops: number): number {
   );
 }
 
-/** GFLOP/s to reckon with: measured where the largest part of the work is worth it. */
-export async function gflopsFor(flops: number, width: number): Promise<number> {
-  return flops < longWork ? assumedGflops : await gemmGflops(width);
+/** GFLOP/s to reckon with: measured where the largest part of the work is worth it, or is done on a device, whose rate may be any. */
+export async function gflopsFor(flops: number, width: number, device: Device = "cpu"): Promise<number> {
+  return device === "cpu" && flops < longWork ? assumedGflops : await gemmGflops(width, device);
 }
 
 /** GFLOP/s of a product of 512 rows with a matrix as wide as the model; takes about half a second. */
-export async function gemmGflops(width: number): Promise<number> {
+export async function gemmGflops(width: number, device: Device = "cpu"): Promise<number> {
   const [N, K, M] = [512, width, 4 * width];
   const random = new Random("gemm");
   const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
   const product = input("x", "float32", [N, K])
     .matmul(constant(matrix(K * M), "float32", [K, M]))
     .sum(-1);
-  const session = await compile({ y: product }, {}, { embedConstants: true });
+  const session = await compile({ y: product }, { device }, { embedConstants: true });
   const x = float32(matrix(N * K), N, K);
   let best = 0;
   await session.run({ x });
-  for (let i = 0; i < 5; i++) {
+  const end = performance.now() + mostMeasured;
+  for (let i = 0; i < 5 && (i === 0 || performance.now() < end); i++) {
     const start = performance.now();
     await session.run({ x });
     best = Math.max(best, (2 * N * K * M) / (performance.now() - start) / 1e6);

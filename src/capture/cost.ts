@@ -28,6 +28,8 @@ export interface CaptureCost {
   readonly held: number;
   /** Bytes in the store: at the peak, and of the rows that stay until the effects are computed. */
   readonly stored: { readonly peak: number; readonly end: number };
+  /** Bytes of memory of a device that runs the sessions: of each its own copy of held weights, or one block's, and the largest run. */
+  onDevice(): number;
   /** Bytes of graphs with weights inside that have to be compiled; 0 where the runtime reads weights in place. */
   readonly compiled: number;
 }
@@ -107,7 +109,11 @@ export function captureCost(
     return {
       flops,
       read: parameters.stored,
-      memory: () => held + heldSessions(model, allPacks, sites, dtype),
+      memory: () => held + heldSessions(model, allPacks, sites, dtype).bytes,
+      onDevice: () => {
+        const { count, bytes } = heldSessions(model, allPacks, sites, dtype);
+        return count * number * parameters.count + bytes;
+      },
       held,
       stored: { peak: end, end },
       compiled: inPlace ? 0 : 2 * number * parameters.count,
@@ -120,6 +126,7 @@ export function captureCost(
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
+    onDevice: () => ofBlocks + streamedSessions(model, allPacks, sites, dtype, storedType),
     memory: () => 2 * ofBlocks + streamedSessions(model, allPacks, sites, dtype, storedType) + liveStreams * stream,
     held: 0,
     // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
@@ -180,7 +187,7 @@ export function passWork(
       ? (2 * parametersOf(model, storedType).blocks) / model.layers +
         streamedSessions(model, asked, sites, dtype, storedType) +
         (back ? model.layers + liveStreams : liveStreams) * stream
-      : heldSessions(model, asked, sites, dtype),
+      : heldSessions(model, asked, sites, dtype).bytes,
   });
 }
 
@@ -190,7 +197,7 @@ function heldSessions(
   packs: readonly Pack[],
   sites: readonly SiteName[],
   dtype: "float32" | "float64",
-): number {
+): { readonly count: number; readonly bytes: number } {
   const weights = (name: string) => input(name, dtype, model.parameters.get(name)!);
   const hooks = readingHooks(sites);
   const groups = new Map<string, Pack[]>();
@@ -200,7 +207,7 @@ function heldSessions(
     if (group) group.push(pack);
     else groups.set(key, [pack]);
   }
-  let bytes = 0;
+  let [count, bytes] = [0, 0];
   for (const alike of groups.values()) {
     const { kind, tiles } = alike[0]!;
     const [n, m] = [tileSizeOf(alike[0]!), besideSizeOf(alike[0]!)];
@@ -211,12 +218,13 @@ function heldSessions(
     const counts = [...new Set(alike.map((pack) => pack.tiles))];
     // A session for each of the first numbers of tiles, one for the largest of the others; everything is larger or smaller by the number.
     const others = counts.splice(sizedSessions);
-    for (const count of [...counts, ...(others.length > 0 ? [Math.max(...others)] : [])]) {
-      const share = count / tiles;
+    for (const size of [...counts, ...(others.length > 0 ? [Math.max(...others)] : [])]) {
+      const share = size / tiles;
+      count++;
       bytes += sessionBytes({ ...memory, peak: share * memory.peak, results: share * memory.results });
     }
   }
-  return bytes;
+  return { count, bytes };
 }
 
 /** Bytes of the sessions of streamed weights: those of all kinds of blocks in the direction that takes more. */

@@ -1,4 +1,5 @@
 import type { BenchResult, ForestBench } from "../commands/bench.ts";
+import { deviceLines } from "../commands/check-device.ts";
 import { textTable } from "../report/text-table.ts";
 /** The result as text for a terminal. */
 export function benchText(result: BenchResult): string {
@@ -7,6 +8,7 @@ export function benchText(result: BenchResult): string {
     `${result.machine.cpu}, ${result.machine.cores} cores; ${Object.entries(result.versions)
       .map(([name, v]) => `${name} ${v}`)
       .join(", ")}; model ${result.model}`,
+    ...deviceLines(result),
     `matrix products: ${n(result.gemm_peak)} GFLOP/s at best, ${n(result.gemm_own_shapes)} in the model's own shapes`,
     "",
     ...textTable([

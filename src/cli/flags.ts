@@ -1,7 +1,8 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { defaultTask, embeddedModel, type JobOptions, type WorkOptions } from "../analysis/options.ts";
+import { defaultTask, embeddedModel, type JobOptions, parityTolerance, type WorkOptions } from "../analysis/options.ts";
 import { checkTask } from "../analysis/pairs.ts";
 import { UsageError } from "../errors.ts";
+import { type Device, devices } from "../graph/runtime.ts";
 import { type BosChoice, bosChoices } from "../prompts/bos.ts";
 import { type AnswerTokens, answerTokens } from "../prompts/check.ts";
 import { taskNames } from "../prompts/english/tasks.ts";
@@ -24,7 +25,8 @@ export interface Flags {
   readonly answer_tokens?: AnswerTokens;
   readonly seed: number;
   readonly precision?: JobOptions["precision"];
-  readonly device?: string;
+  readonly device?: Device;
+  readonly device_tolerance?: number;
 }
 
 /** What --pairs expects, for --help. */
@@ -98,15 +100,20 @@ export function saeFlags(command: Command): Command {
     .option("--sites <kinds>", "kinds of sites, as resid_post,mlp_out (default: all with SAEs)");
 }
 
-/** Adds `--precision`, described by these words, and `--device`. */
+/** Adds `--precision`, described by these words, and what says where sessions run. */
 export function deviceFlags(command: Command, precision = "number format"): Command {
-  return command
+  return deviceFlag(command)
     .addOption(new Option("--precision <type>", precision).choices(["float32", "float64"]).default("float32"))
-    .addOption(
-      new Option("--device <name>", "where sessions run")
-        .choices(["cpu", "webgpu", "cuda", "coreml", "dml"])
-        .default("cpu"),
+    .option(
+      "--device_tolerance <share>",
+      `how far the device's numbers may be from the CPU's, as a share of the largest (default: ${parityTolerance})`,
+      amount,
     );
+}
+
+/** Adds `--device`. */
+export function deviceFlag(command: Command): Command {
+  return command.addOption(new Option("--device <name>", "where sessions run").choices(devices).default("cpu"));
 }
 
 /**
@@ -137,6 +144,7 @@ export function settingOf(flags: Flags, { patchless = false } = {}): WorkOptions
     seed: flags.seed,
     precision: flags.precision ?? "float32",
     device: flags.device ?? "cpu",
+    ...(flags.device_tolerance !== undefined && { device_tolerance: flags.device_tolerance }),
   };
 }
 

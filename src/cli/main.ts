@@ -26,6 +26,7 @@ import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { addEvaluateCommand } from "./evaluate-command.ts";
 import {
+  deviceFlag,
   deviceFlags,
   folded,
   modelFlag,
@@ -174,7 +175,7 @@ function program(): Command {
     .description(
       "measure matrix-multiply speed, the share of it that the passes reach, and the speed-up from the prefix forest",
     );
-  modelFlag(bench)
+  deviceFlag(modelFlag(bench))
     .option("--pairs <file>", "also time these pairs, one token per word")
     .option("--seed <n>", "seed of the pairs", wholeNumberFrom0, 1)
     .option("--json", "print JSON")
@@ -185,6 +186,7 @@ function program(): Command {
         ...(flags.allow_config_field && { allow_config_field: flags.allow_config_field }),
         pairs: flags.pairs ?? null,
         seed: flags.seed,
+        device: flags.device,
       };
       const result = await runJob("bench", request, { quiet: flags.quiet });
       if (flags.json) return printJson(result);

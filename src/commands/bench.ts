@@ -5,6 +5,7 @@ import { captureAll } from "../capture/capture.ts";
 import { readingHooks } from "../capture/hooks.ts";
 import { openRunner } from "../capture/run.ts";
 import type { Runner } from "../capture/runner.ts";
+import type { Check } from "../circuit/checks.ts";
 import { StoppedError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import {
@@ -16,11 +17,13 @@ import {
   type RowCost,
   rowCounts,
 } from "../forest/packs.ts";
+import type { Device } from "../graph/runtime.ts";
 import { compile, float32 } from "../graph/session.ts";
 import { constant, input, type Tensor } from "../graph/tensor.ts";
 import { type Model, parameterCount } from "../models/model.ts";
-import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
-import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
+import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../models/weights.ts";
+import { checkRuntime } from "../open/device.ts";
+import { type OpenJob, openJob, openSaes } from "../open/open.ts";
 import { readPairText } from "../open/pairs.ts";
 import type { Reporter } from "../progress.ts";
 import type { PromptPair, TokenPair } from "../prompts/pairs.ts";
@@ -29,6 +32,7 @@ import { Random } from "../random.ts";
 import { siteName } from "../site.ts";
 import { median, sum } from "../stats.ts";
 import { versions } from "../storage/package.ts";
+import { compareOnDevice } from "./check-device.ts";
 
 export interface BenchRequest {
   readonly model_name: string;
@@ -36,6 +40,8 @@ export interface BenchRequest {
   /** A file of pairs to time besides the default ones; null for none. Its words are taken as tokens, whatever the tokenizer. */
   readonly pairs: string | null;
   readonly seed: number;
+  /** Default: cpu. */
+  readonly device?: Device | undefined;
 }
 
 /** The merged forest against example by example, on one set of pairs. Medians of several runs, taken in turn. */
@@ -61,6 +67,9 @@ export interface BenchResult {
   readonly machine: { readonly cpu: string; readonly cores: number };
   readonly versions: Readonly<Record<string, string>>;
   readonly model: string;
+  readonly device: Device;
+  /** How far the device's numbers are from the CPU's in float64, with random directions for SAEs; none of the CPU. */
+  readonly parity: readonly Check[];
   /** GFLOP/s of onnxruntime's matrix product, the best of several sizes. */
   readonly gemm_peak: number;
   /** GFLOP/s over the products of one block of the model, forward and backward, at the pack's number of rows. */
@@ -77,6 +86,7 @@ export interface BenchResult {
     readonly share_of_own_shapes: number;
     readonly share_of_peak: number;
   }[];
+  /** On a device of the pairs that are given alone. */
   readonly forest: readonly ForestBench[];
   readonly peak_rss_bytes: number;
 }
@@ -113,6 +123,7 @@ export async function bench(
   // A wrong path ends it now, not after minutes of measuring.
   const extra = request.pairs === null ? null : await pairsOf(request.pairs, request.seed);
   reporter.begin("machine", 1);
+  await checkRuntime(request.device ?? "cpu", reporter);
   const { model_name, allow_config_field, seed } = request;
   const options = {
     ...noPairs,
@@ -130,30 +141,35 @@ export async function bench(
 }
 
 async function measure(
-  { model_name, pairs, seed }: BenchRequest,
+  request: BenchRequest,
   extra: readonly PromptPair[] | null,
   opened: OpenJob,
   reporter: Reporter,
   effort: BenchEffort,
 ): Promise<BenchResult> {
+  const { pairs, seed, device = "cpu" } = request;
   const { model, checkpoint } = opened;
-  const peak = await gemmPeak(seed, reporter, effort);
+  const peak = await gemmPeak(seed, device, reporter, effort);
   reporter.begin("model", 1);
   const { kept } = usablePairs(opened.source, opened, { num_examples: effort.examples }, reporter);
   const sites = Array.from({ length: model.layers }, (_, layer) =>
     (["attn_out", "mlp_out", "resid_post"] as const).map((kind) => siteName({ kind, layer })),
   ).flat();
   const plan = planCapture(prefixForest(kept), { wanted: "changed" });
-  if (parameterCount(model) > mostHeld) {
-    const own = await ownShapesRate(model, plan, seed, reporter);
-    const timed = await timeBlocks(opened, plan, own, peak, reporter, effort);
-    return { ...(await described(model_name)), ...timed, forest: [], peak_rss_bytes: peakRss() };
+  const streamed = parameterCount(model) > mostHeld;
+  const weights = streamed ? streamedWeights(checkpoint) : await heldWeights(model, checkpoint);
+  const loaded = loadedModel(model, weights, { device });
+  const about = await described(request, await parityOf(loaded, opened, kept, seed, reporter));
+  reporter.begin("passes", 1);
+  if (streamed) {
+    const own = await ownShapesRate(model, plan, seed, device, reporter);
+    const timed = await timeBlocks(loaded, plan, own, peak, reporter, effort);
+    return { ...about, ...timed, forest: [], peak_rss_bytes: peakRss() };
   }
-  const loaded = loadedModel(model, await heldWeights(model, checkpoint));
   const openPasses = () => openRunner(loaded, { hooks: readingHooks(sites) });
   const passes = openPasses();
   const full = plan.packs.find((p) => p.kind === "backward")!;
-  const own = await ownShapes(model, full.node.length, seed);
+  const own = await ownShapes(model, full.node.length, seed, device);
   const forwardFloor = floorFlops(model, full);
   const [ownSeconds, ...passSeconds] = await inTurn(
     effort.repeats,
@@ -171,16 +187,17 @@ async function measure(
     return { pass, nodes, floor_gflop: floor / 1e9, seconds, gflops, ...shares };
   });
   await passes.release();
-  const sets: [string, readonly TokenPair[]][] = [["default pairs", kept]];
+  // What the forest saves is the same on any device, and takes minutes on a slow one.
+  const sets: [string, readonly TokenPair[]][] = device === "cpu" ? [["default pairs", kept]] : [];
   if (pairs !== null && extra !== null) sets.push([pairs.split("/").at(-1)!, wordsAsTokens(extra, model.vocabulary)]);
-  reporter.begin("forest", sets.length);
+  if (sets.length > 0) reporter.begin("forest", sets.length);
   const forest: ForestBench[] = [];
   for (const [name, list] of sets) {
     forest.push(await benchForest(name, list, openPasses(), reporter, effort, model));
     reporter.set(forest.length);
   }
   return {
-    ...(await described(model_name)),
+    ...about,
     gemm_peak: peak,
     gemm_own_shapes: ownRate,
     passes: timed,
@@ -192,18 +209,42 @@ async function measure(
 /** Parameters above which blocks are measured instead of the whole model. */
 const mostHeld = 2 ** 27;
 
-async function described(model: string): Promise<Pick<BenchResult, "machine" | "versions" | "model">> {
+async function described(
+  { model_name: model, device = "cpu" }: BenchRequest,
+  parity: readonly Check[],
+): Promise<Pick<BenchResult, "machine" | "versions" | "model" | "device" | "parity">> {
   return {
+    device,
+    parity,
     machine: { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length },
     versions: await versions(),
     model,
   };
 }
 
+/** How far a device's numbers are from the CPU's, with random directions for SAEs. */
+async function parityOf(
+  loaded: LoadedModel,
+  opened: OpenJob,
+  pairs: readonly TokenPair[],
+  seed: number,
+  reporter: Reporter,
+): Promise<readonly Check[]> {
+  if (loaded.device === "cpu") return [];
+  const dictionaries = await openSaes(opened, { sae_source: "dummy", layers: null, sites: null, seed }, reporter);
+  return compareOnDevice({ loaded, dictionaries, pairs }, undefined, reporter);
+}
+
 const peakRss = () => process.resourceUsage().maxRSS * 1024;
 
-async function ownShapesRate(model: Model, plan: Plan, seed: number, reporter: Reporter): Promise<number> {
-  const own = await ownShapes(model, plan.packs[0]!.node.length, seed);
+async function ownShapesRate(
+  model: Model,
+  plan: Plan,
+  seed: number,
+  device: Device,
+  reporter: Reporter,
+): Promise<number> {
+  const own = await ownShapes(model, plan.packs[0]!.node.length, seed, device);
   const [seconds] = await inTurn(5, [own.run], reporter);
   await own.release();
   return own.flops / seconds! / 1e9;
@@ -214,13 +255,14 @@ async function ownShapesRate(model: Model, plan: Plan, seed: number, reporter: R
  * the better one counts.
  */
 async function timeBlocks(
-  { model, checkpoint }: OpenModel,
+  loaded: LoadedModel,
   plan: Plan,
   ownRate: number,
   peakBefore: number,
   reporter: Reporter,
   effort: BenchEffort,
 ): Promise<Pick<BenchResult, "gemm_peak" | "gemm_own_shapes" | "passes">> {
+  const { model, device = "cpu" } = loaded;
   const pack = plan.packs.find((p) => p.kind === "backward")!;
   const L = model.layers;
   reporter.begin("blocks", 2 * L);
@@ -232,12 +274,12 @@ async function timeBlocks(
     last = now;
     reporter.set(done, total);
   };
-  await captureAll(loadedModel(model, streamedWeights(checkpoint)), [{ ...plan, packs: [pack] }], {
+  await captureAll(loaded, [{ ...plan, packs: [pack] }], {
     sites: ["embed"],
     onProgress,
     stopped: reporter.stopped,
   });
-  const peak = Math.max(peakBefore, await gemmPeak(1, reporter, effort));
+  const peak = Math.max(peakBefore, await gemmPeak(1, device, reporter, effort));
   const nodes = pack.node.reduce((sum, node) => sum + (node >= 0 ? 1 : 0), 0);
   const forwardFloor = floorFlops(model, pack) / L;
   const passes = (["block forward", "block backward"] as const).map((pass, i) => {
@@ -315,11 +357,18 @@ function attentionShare(model: Model, pack: Pack): number {
   return attentionFlops(model, pack) / floorFlops(model, pack);
 }
 
-/** GFLOP/s of onnxruntime's product with a constant matrix, the best of some sizes. */
-async function gemmPeak(seed: number, reporter: Reporter, { repeats, sizes }: BenchEffort): Promise<number> {
+/** GFLOP/s of onnxruntime's product with a constant matrix, the best of some sizes, as many as there is time for. */
+async function gemmPeak(
+  seed: number,
+  device: Device,
+  reporter: Reporter,
+  { repeats, sizes }: BenchEffort,
+): Promise<number> {
   let best = 0;
+  const end = performance.now() + mostMeasured;
   for (const [N, K, M] of sizes) {
-    const products = await compileProducts([[K, M]], N, seed);
+    if (performance.now() > end) break;
+    const products = await compileProducts([[K, M]], N, seed, device);
     const [seconds] = await inTurn(repeats, [products.run], reporter);
     await products.release();
     best = Math.max(best, products.flops / seconds! / 1e9);
@@ -328,11 +377,11 @@ async function gemmPeak(seed: number, reporter: Reporter, { repeats, sizes }: Be
 }
 
 /** The products of the linear layers of the model's first block, forward and backward. */
-function ownShapes(model: Model, N: number, seed: number): Promise<Products> {
+function ownShapes(model: Model, N: number, seed: number, device: Device): Promise<Products> {
   const shapes = [...model.parameters]
     .filter(([name, shape]) => /\.0\./.test(name) && shape.length === 2)
     .map(([, [out, inner]]) => [inner!, out!] as const);
-  return compileProducts(shapes, N, seed);
+  return compileProducts(shapes, N, seed, device);
 }
 
 interface Products {
@@ -354,6 +403,7 @@ async function compileProducts(
   shapes: readonly (readonly [number, number])[],
   N: number,
   seed: number,
+  device: Device,
 ): Promise<Products> {
   const random = new Random(`${seed}/gemm`);
   const matrix = (n: number) => Float32Array.from({ length: n }, () => random.uniform() - 0.5);
@@ -372,13 +422,17 @@ async function compileProducts(
     }
     outputs[`y${i}`] = y;
   });
-  const session = await compile(outputs, {}, { embedConstants: true });
+  const session = await compile(outputs, { device }, { embedConstants: true });
   const values = Object.fromEntries([...inputs.keys()].map((K) => [`x${K}`, float32(matrix(N * K), N, K)]));
   return { flops, run: () => session.run(values), release: () => session.release() };
 }
 
+/** Milliseconds after which nothing more is begun: software in place of a graphics card takes seconds for a product. */
+const mostMeasured = 30_000;
+
 /**
  * Median time of each work in seconds, the works taken in turn so that a change of the machine's speed meets all of them; the first turn does not count.
+ * Of slow works there are fewer turns.
  *
  * @throws StoppedError between two works
  */
@@ -388,7 +442,8 @@ async function inTurn(
   reporter: Reporter,
 ): Promise<number[]> {
   const times = works.map((): number[] => []);
-  for (let turn = -1; turn < turns; turn++) {
+  const end = performance.now() + mostMeasured;
+  for (let turn = -1; turn < turns && (turn < 1 || performance.now() < end); turn++) {
     for (const [i, work] of works.entries()) {
       if (reporter.stopped()) throw new StoppedError("Stopped.");
       const start = performance.now();

@@ -10,8 +10,9 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { parameterCount } from "../models/model.ts";
+import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import { checkRuntime } from "../open/device.ts";
-import { type OpenModel, openJob } from "../open/open.ts";
+import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { Comparison } from "../report/comparison.ts";
@@ -23,6 +24,7 @@ import { jobProblem } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
+import { checkDevice } from "./check-device.ts";
 import type { MethodRequest } from "./compare-measure.ts";
 import { measureInProcess } from "./compare-process.ts";
 
@@ -81,7 +83,10 @@ async function openWork(
   const recorded = { ...options };
   const folder = await openComparisonFolder(path, recorded, force);
   try {
-    if (folder.state !== "finished") await checkMethodsFit(specs, options, opened, dictionaries, kept, thisMachine);
+    if (folder.state !== "finished") {
+      await checkMethodsFit(specs, options, opened, dictionaries, kept, thisMachine);
+      await checkDeviceOf(options, opened, kept, reporter);
+    }
     const dummy = options.sae_source === "dummy";
     const warnings = [
       ...opened.warnings,
@@ -127,6 +132,19 @@ async function openWork(
     if (folder.state !== "finished") await folder.release();
     throw error;
   }
+}
+
+/** @throws UserError if the device's numbers are not the CPU's */
+async function checkDeviceOf(
+  { device, device_tolerance, weights: where, precision }: CompareOptions,
+  { model, checkpoint, dictionaries }: OpenJob,
+  pairs: readonly TokenPair[],
+  reporter: Reporter,
+): Promise<void> {
+  if (device === "cpu") return;
+  const weights = where === "held" ? await heldWeights(model, checkpoint, precision) : streamedWeights(checkpoint);
+  const loaded = loadedModel(model, weights, { dtype: precision, device: device as Device });
+  await checkDevice({ loaded, dictionaries, pairs }, device_tolerance, reporter);
 }
 
 async function identityOf(
@@ -188,7 +206,7 @@ async function work({
       ),
     async measure(run, folder) {
       // Measured while nothing else runs.
-      const gflops = run.spec.method === "exact" ? await gemmGflops(width) : 0;
+      const gflops = run.spec.method === "exact" ? await gemmGflops(width, options.device as Device) : 0;
       const asked: MethodRequest = { ...run, options, weights, folder, inputs: files.states() };
       await measureInProcess(asked, reporter, ({ patches, flops }) => reporter.line(workLine(patches, flops, gflops)));
     },

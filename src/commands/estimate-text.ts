@@ -20,6 +20,7 @@ export function estimateText(e: EstimateResult): string {
       "memory",
       `${bytesText(e.memory_bytes)} at the peak; ${bytesText(e.available_memory_bytes)} available${e.memory_bytes > e.available_memory_bytes ? ": too little" : ""}`,
     ],
+    ...(e.device ? [["device", `${e.device.name}, about ${bytesText(e.device.memory_bytes)} of its memory`]] : []),
     [
       "disk",
       `${bytesText(e.disk_bytes.peak)} in the run's folder while it works, ${bytesText(e.disk_bytes.end)} when it is complete`,

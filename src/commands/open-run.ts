@@ -19,6 +19,7 @@ import { tokenizePairs } from "../prompts/check.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { type Run, readRun } from "../results/read-run.ts";
 import { parseKinds, parseSite, type SiteKind, type SiteName } from "../site.ts";
+import { checkDevice } from "./check-device.ts";
 
 /** A finished run with what it was made of, opened again. */
 export interface OpenRun extends AsyncDisposable {
@@ -48,7 +49,7 @@ export interface SiteFlags {
 /**
  * Opens the model, the SAEs and the pairs of a finished run again.
  *
- * @throws UserError if it is no finished run, or one of them is another than then
+ * @throws UserError if it is no finished run, one of them is another than then, or the run's device is not exact
  */
 export async function openRun(folder: string, asked: SiteFlags, reporter: Reporter): Promise<OpenRun> {
   reporter.begin("reading", 1);
@@ -103,6 +104,9 @@ export async function openRun(folder: string, asked: SiteFlags, reporter: Report
           : await heldWeights(model, checkpoint, options.precision),
         { dtype: options.precision, device: options.device as Device },
       );
+      if (!headersOnly) {
+        await checkDevice({ loaded, dictionaries, pairs: kept }, options.device_tolerance, reporter);
+      }
       return { run, options, opened, dictionaries, pairs: kept, weights, loaded, [Symbol.asyncDispose]: close };
     } catch (error) {
       await closeDictionaries(dictionaries);

@@ -10,6 +10,7 @@ import {
 } from "../analysis/estimate.ts";
 import type { JobOptions } from "../analysis/options.ts";
 import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
+import type { ParitySubject } from "../analysis/parity.ts";
 import { planShards, type Shard } from "../analysis/shards.ts";
 import {
   type AnalysisInput,
@@ -45,6 +46,7 @@ import type { SiteName } from "../site.ts";
 import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { programIdentity, versions } from "../storage/package.ts";
+import { checkDevice } from "./check-device.ts";
 import { longWork } from "./open-run.ts";
 import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
 
@@ -101,7 +103,7 @@ async function analyse(request: RunRequest, opened: OpenJob, reporter: Reporter)
     reporter.end();
     return { manifest: folder.manifest, again: true };
   }
-  const manifest = folder.manifest ?? startManifest(start, new Date());
+  const manifest = { ...(folder.manifest ?? startManifest(start, new Date())), options: recorded };
   const job = new Job(request, opened, dictionaries, folder, { ...manifest, versions: start.versions }, reporter);
   try {
     if (folder.state === "resume" && request.divided === undefined) {
@@ -179,6 +181,7 @@ class Job {
     const weights =
       estimated.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
     const loaded = loadedModel(model, weights, { dtype, device: this.#options.device as Device });
+    await this.#checkDevice({ loaded, dictionaries: this.#dictionaries, pairs });
     await this.#save();
 
     const places = await openPlaces({
@@ -308,6 +311,12 @@ class Job {
         this.#secondsBefore[phase] = (this.#secondsBefore[phase] ?? 0) + value;
       }
     }
+  }
+
+  async #checkDevice(subject: ParitySubject): Promise<void> {
+    const found = await checkDevice(subject, this.#options.device_tolerance, this.#reporter);
+    const names = found.map(({ name }) => name);
+    this.manifest.checks = [...found, ...this.manifest.checks.filter(({ name }) => !names.includes(name))];
   }
 
   warn(text: string): void {

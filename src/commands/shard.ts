@@ -33,6 +33,7 @@ import {
 import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { programIdentity, versions } from "../storage/package.ts";
+import { checkDevice } from "./check-device.ts";
 import { captureIdentity, notDivided, PlanCheck } from "./shard-inputs.ts";
 
 export interface ShardRequest {
@@ -183,6 +184,7 @@ class ShardJob {
       const weights =
         plan.weights === "held" ? await heldWeights(model, checkpoint, dtype) : streamedWeights(checkpoint);
       const loaded = loadedModel(model, weights, { dtype, device: options.device as Device });
+      await checkDevice({ loaded, dictionaries, pairs: kept }, options.device_tolerance, this.#reporter);
       const input: AnalysisInput = { ...opened, loaded, options };
       const captured = capturedSites(options, dictionaries, model);
       const places = await openPlaces({

@@ -205,6 +205,12 @@ function emit<O extends Op>(
     }
     case "Silu":
       return add(graph, "Mul", [x[0]!, add(graph, "Sigmoid", x)]);
+    case "Erf":
+      // There is no kernel for float64.
+      if (y.dtype !== "float64") return add(graph, op, x);
+      return add(graph, "Cast", [add(graph, op, [add(graph, "Cast", x, { to: typeNumbers.float32 })])], {
+        to: typeNumbers.float64,
+      });
     case "Transpose":
       return add(graph, "Transpose", x, { perm: (a as OpAttributes["Transpose"]).perm });
     case "Softmax":

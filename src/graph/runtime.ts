@@ -3,7 +3,8 @@ import type { DType } from "./shape.ts";
 import type { TypedData } from "./tensor.ts";
 
 /** Where sessions run: the runtime's names of execution providers. A page has cpu and webgpu alone. */
-export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
+export const devices = ["cpu", "webgpu", "cuda", "coreml", "dml"] as const;
+export type Device = (typeof devices)[number];
 
 /** Values that go into a session or come out of it, with their shapes at run time. */
 export interface Value {

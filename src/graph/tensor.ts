@@ -79,7 +79,7 @@ export class Tensor {
   tanh(): Tensor {
     return apply("Tanh", {}, this);
   }
-  /** The error function. onnxruntime has no float64 kernel for it. */
+  /** The error function. onnxruntime has no float64 kernel for it: in float64 it is computed in float32. */
   erf(): Tensor {
     return apply("Erf", {}, this);
   }

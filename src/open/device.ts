@@ -1,8 +1,7 @@
 import { runtimeName } from "#session";
 import { UserError } from "../errors.ts";
+import { deviceProblem } from "../graph/device.node.ts";
 import type { Device } from "../graph/runtime.ts";
-import { compile } from "../graph/session.ts";
-import { input } from "../graph/tensor.ts";
 import type { Reporter } from "../progress.ts";
 
 const slowRuntime =
@@ -14,29 +13,28 @@ const slowRuntime =
  * @throws UserError if this machine lacks the device
  */
 export async function checkRuntime(device: Device, reporter: Pick<Reporter, "line">): Promise<void> {
-  if ((await runtimeName()) === "onnxruntime-web") reporter.line(slowRuntime);
-  if (device !== "cpu") await checkDevice(device);
+  const isNative = (await runtimeName()) === "onnxruntime-node";
+  if (device === "cpu") {
+    if (!isNative) reporter.line(slowRuntime);
+    return;
+  }
+  if (!isNative) {
+    throw new UserError(
+      `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. ${ways[device]} Or use --device cpu.`,
+    );
+  }
+  const problem = await deviceProblem(device);
+  if (problem === undefined) return;
+  throw new UserError(
+    `--device ${device}: expected one that works here, got one that onnxruntime cannot use (${problem}). ${ways[device]} Or use --device cpu.`,
+  );
 }
 
 /** What each device needs. */
 const ways: Readonly<Record<Exclude<Device, "cpu">, string>> = {
-  cuda: "CUDA needs Linux on x64, an NVIDIA GPU with CUDA 12 and cuDNN 9, and ONNXRUNTIME_NODE_INSTALL=cuda12 npm install onnxruntime-node.",
-  webgpu: "WebGPU needs a GPU with a driver for Vulkan, Metal or Direct3D 12.",
-  coreml: "CoreML needs macOS.",
-  dml: "DirectML needs Windows.",
+  cuda: "CUDA needs Linux on x64, an NVIDIA GPU, CUDA 12 and cuDNN 9, and the libraries that ONNXRUNTIME_NODE_INSTALL=cuda12 npm install onnxruntime-node fetches.",
+  webgpu:
+    "WebGPU needs a graphics card with a driver for Vulkan (on Linux with libvulkan.so.1: apt install libvulkan1 mesa-vulkan-drivers), Metal or Direct3D 12, and ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node.",
+  coreml: "CoreML needs macOS on Apple silicon and ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node.",
+  dml: "DirectML needs Windows and ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node.",
 };
-
-/** Refuses a device that this machine lacks, with the smallest session there is. */
-async function checkDevice(device: Exclude<Device, "cpu">): Promise<void> {
-  const x = input("x", "float32", [1]);
-  try {
-    const session = await compile({ y: x.add(x) }, { device });
-    await session.release();
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(
-      `--device: expected one that works here, got ${device}, which the installed onnxruntime cannot use. ${ways[device]} Leave the flag out to use the CPU.`,
-      { cause: error },
-    );
-  }
-}

@@ -238,12 +238,13 @@ function refuse<M extends FolderManifest>(
   }
 }
 
-/** One text for each option that differs, `--seed 1 here, 2 asked`, in the order of their names. */
+/** One text for each option that differs, `--seed 1 here, 2 asked`, in the order of their names. How exact a device has to be changes no result. */
 export function optionDifferences(here: RunOptions, asked: RunOptions): string[] {
   const show = (value: RunOptions[string] | undefined) =>
     value === undefined || value === null ? "unset" : Array.isArray(value) ? value.join(",") : String(value);
   return [...new Set([...Object.keys(here), ...Object.keys(asked)])]
     .sort()
+    .filter((name) => name !== "device_tolerance")
     .filter((name) => JSON.stringify(here[name] ?? null) !== JSON.stringify(asked[name] ?? null))
     .map((name) => `--${name} ${show(here[name])} here, ${show(asked[name])} asked`);
 }

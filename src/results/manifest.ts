@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.ts";
+import { devices } from "../graph/runtime.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 
 /** The manifest's name in a run's folder. */
@@ -31,7 +32,7 @@ export const checkSchema = z.strictObject({
     .number()
     .min(0)
     .describe(
-      "what the gap is measured against. sum of effects: Σ|effects| at the node where it was found; forest equals example by example: the largest Σ_d|g_d·Δx_d| of a node, with a score Σ_d|g_d·x_d|; secant effects are the whole change: the metric's mean change, of the split where it was found",
+      "what the gap is measured against. sum of effects: Σ|effects| at the node where it was found; forest equals example by example: the largest Σ_d|g_d·Δx_d| of a node, with a score Σ_d|g_d·x_d|; secant effects are the whole change: the metric's mean change, of the split where it was found; of a device: the largest number on the CPU in float64, of active codes the rows of features",
     ),
   tolerance: z.number().min(0).describe("passed means gap ≤ tolerance · scale"),
   passed: z.boolean(),
@@ -75,6 +76,10 @@ const estimateSchema = z.strictObject({
     .describe(
       "work of the capture, padding and what is computed again included, in GFLOP: over seconds.capture its rate",
     ),
+  device: z
+    .strictObject({ name: z.enum(devices).exclude(["cpu"]), memory_bytes: z.number().min(0) })
+    .optional()
+    .describe("where sessions run if not on the CPU, and its memory for weights and the largest run of a session"),
 });
 
 /** The schema of `run.json`. */
