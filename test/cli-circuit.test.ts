@@ -69,6 +69,67 @@ it("has edges into residual targets that add up to the run's effects, where ever
   }
 }, 120_000);
 
+it("has edges of one pair by the positions of both ends, and a graph with a column for each token", async () => {
+  const folder = join(home, "one-pair");
+  const pairs = (await readFile(join(run, "pairs.jsonl"), "utf8")).trim().split("\n");
+  const place = pairs.findIndex((line) => JSON.parse(line).case === "nounpp_singular");
+  const flags = [...small, "--pair", String(place + 1), "--influence", "0.99", "--edge_influence", "0.999"];
+  const { stdout } = await succeeds([
+    "circuit",
+    run,
+    ...flags,
+    "--sites",
+    "attn_out,mlp_out,resid_post",
+    "--output_dir",
+    folder,
+  ]);
+  expect(stdout).toContain("over 1 pair, by position");
+  const { nodes, about } = JSON.parse(await readFile(join(folder, "graph.json"), "utf8"));
+  const prompts = JSON.parse(pairs[place]!);
+  expect(about.subject.kind).toBe("pair");
+  for (const side of ["clean", "patch"]) expect(about.subject[side].slice(1).join("")).toBe(prompts[`${side}_prefix`]);
+  const effects = new Map<string, number>(nodes.map(({ id, effect }: { id: string; effect: number }) => [id, effect]));
+
+  const sums = new Map<string, number>();
+  let [inAttention, across] = [0, 0];
+  for (const { target_site, target, position, source_site, source, source_position, edge } of await table(
+    join(folder, "edges.parquet"),
+  )) {
+    expect(position === null).toBe(target_site === "metric");
+    if (source === -4) expect(source_position).toBeNull();
+    else if (target_site.startsWith("attn_out")) {
+      expect(source_position).toBeLessThanOrEqual(position);
+      inAttention++;
+      if (source_position < position) across++;
+    } else if (
+      target_site !== "metric" &&
+      !source_site.startsWith("embed") &&
+      source_site.endsWith(target_site.at(-1))
+    ) {
+      // Within a layer nothing but attention leads from one position to another.
+      expect(source_position, `${source_site} → ${target_site}`).toBe(position);
+    }
+    if (!target_site.startsWith("resid_post.3") || target < 0) continue;
+    const id = `${target_site}/${target}@${position}`;
+    sums.set(id, (sums.get(id) ?? 0) + edge);
+  }
+  expect(across).toBeGreaterThan(inAttention / 10);
+  const largest = Math.max(...[...sums.values()].map(Math.abs));
+  expect(sums.size).toBeGreaterThan(2);
+  for (const [id, sum] of sums) expect(Math.abs(sum - effects.get(id)!) / largest, id).toBeLessThan(1e-5);
+
+  const drawn = JSON.parse(await readFile(join(folder, "circuit.graph.json"), "utf8"));
+  expect(lintAttributionGraph(drawn)).toEqual([]);
+  expect(drawn.metadata.prompt_tokens.slice(1).join("")).toBe(prompts.clean_prefix);
+  const columns = new Set(drawn.nodes.map(({ ctx_idx }: { ctx_idx: number }) => ctx_idx));
+  // The noun that differs and the end, where the metric is.
+  expect([...columns]).toEqual(expect.arrayContaining([2, about.subject.clean.length - 1]));
+  expect(drawn.nodes.find(({ layer }: { layer: string }) => layer === "E")).toMatchObject({
+    ctx_idx: 2,
+    clerp: `Emb: “${about.subject.clean[2]}”`,
+  });
+}, 120_000);
+
 it("tells what a circuit takes without beginning it", async () => {
   const folder = join(home, "told");
   const flags = ["circuit", run, ...small, "--output_dir", folder];

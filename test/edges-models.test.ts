@@ -227,6 +227,29 @@ async function differences(
   given: MethodInput,
   codesOf: (dictionary: Dictionary, x: Floats) => Float64Array | undefined = () => undefined,
 ): Promise<{ source: SiteName; feature: number | "error" | "token"; target: string; edge: number }[]> {
+  const byName = new Map<string, Awaited<ReturnType<typeof differences>>[number]>();
+  for (const { node: _, sourceNode: __, ...one } of await nodeDifferences(given, codesOf, false)) {
+    const key = `${one.source}/${one.feature} → ${one.target}`;
+    byName.set(key, { ...one, edge: one.edge + (byName.get(key)?.edge ?? 0) });
+  }
+  return [...byName.values()];
+}
+
+/** The same for each node of the target; with `bySource` for each node of the source, which then is moved alone. */
+async function nodeDifferences(
+  given: MethodInput,
+  codesOf: (dictionary: Dictionary, x: Floats) => Float64Array | undefined,
+  bySource: boolean,
+): Promise<
+  {
+    source: SiteName;
+    sourceNode: number;
+    feature: number | "error" | "token";
+    target: string;
+    node: number;
+    edge: number;
+  }[]
+> {
   const { model, dictionaries, forest, dtype } = given;
   const chosen = [...dictionaries.keys()];
   const sites = [...new Set(["embed", ...chosen])];
@@ -269,7 +292,7 @@ async function differences(
     });
     return found.get(`value/${target}/x`)!;
   };
-  const truth: Awaited<ReturnType<typeof differences>> = [];
+  const truth: Awaited<ReturnType<typeof nodeDifferences>> = [];
   for (const { from: source, to: target } of pathsBetween(chosen, pathShape(model))) {
     const dictionary = dictionaries.get(target)!;
     const [decoder, D] = [await dictionary.decoder(), dictionary.outputWidth];
@@ -290,7 +313,17 @@ async function differences(
       const all = part([...Array(F).keys()]);
       moves.push({ feature: "error", by: Δx.map((v, i) => v - all[i]!) });
     } else moves.push({ feature: "token", by: Δx });
-    for (const { feature, by } of moves) {
+    const changed = [...pack.node].flatMap((node, row) =>
+      node >= 0 && patchRow(captured!, node) !== cleanRow(captured!, node) ? row : [],
+    );
+    const single = moves.flatMap(({ feature, by }) =>
+      changed.map((row) => ({
+        feature,
+        sourceNode: pack.node[row]!,
+        by: by.map((v, i) => (Math.floor(i / width) === row ? v : 0)),
+      })),
+    );
+    for (const { feature, sourceNode, by } of bySource ? single : moves.map((one) => ({ ...one, sourceNode: -1 }))) {
       const ε = 1e-4;
       const [up, down] = [
         await run(
@@ -305,18 +338,13 @@ async function differences(
         ),
       ];
       const [fUp, fDown] = [await encode(dictionary, up), await encode(dictionary, down)];
-      const live = [...Array(F).keys()].filter((j) =>
-        pack.node.some(
-          (node, row) => node >= 0 && f[row * F + j] !== 0 && patchRow(captured!, node) !== cleanRow(captured!, node),
-        ),
-      );
+      const live = [...Array(F).keys()].filter((j) => changed.some((row) => f[row * F + j] !== 0));
       for (const j of live.slice(0, 3)) {
-        let edge = 0;
         pack.node.forEach((node, row) => {
-          if (node >= 0)
-            edge += (dot(g, node * D, decoder, j * D, D) * (fUp[row * F + j]! - fDown[row * F + j]!)) / (2 * ε);
+          if (node < 0) return;
+          const edge = (dot(g, node * D, decoder, j * D, D) * (fUp[row * F + j]! - fDown[row * F + j]!)) / (2 * ε);
+          truth.push({ source, sourceNode, feature, target: `${target}/${j}`, node, edge });
         });
-        truth.push({ source, feature, target: `${target}/${j}`, edge });
       }
     }
   }
@@ -474,6 +502,83 @@ describe(`edges by kind of dictionary (seed ${seed})`, () => {
     expect(nodes.has(undefined)).toBe(false);
     expect(nodes.size).toBeGreaterThan(5);
     await given.close();
+  });
+});
+
+/** Edges resolved at both ends, by source, its node, target and its node. */
+async function edgesByNode(given: MethodInput, jacobian: Jacobian): Promise<Map<string, number>> {
+  const found = new Map<string, number>();
+  const options = { targets: everything([...given.dictionaries.keys()]), jacobian, byNode: "both" } as const;
+  for await (const { blocks } of edges(given, options)) {
+    for (const { target, node, source, sourceNode, features, values, error, token } of blocks) {
+      const add = (of: string | number, value: number) => {
+        if (value === 0) return;
+        const key = `${source}/${of}@${sourceNode} → ${target.site}/${target.feature}@${node}`;
+        expect(found.has(key), key).toBe(false);
+        found.set(key, value);
+      };
+      features.forEach((feature, i) => {
+        add(feature, values[i]!);
+      });
+      add("error", error);
+      add("token", token ?? 0);
+    }
+  }
+  return found;
+}
+
+describe(`edges resolved at both ends (seed ${seed})`, () => {
+  describe.each(["gemma2", "gpt_neox-relu"])("of %s", (name) => {
+    it.each(Object.entries(chosenSets))(
+      "are what central differences give, a source moved at one node: %s",
+      async (_, sites) => {
+        const given = await open(name, sites, { pairs: somePairs().slice(2, 3) });
+        const found = await edgesByNode(given, "gradient");
+        const truth = await nodeDifferences(given, () => undefined, true);
+        const largest = Math.max(...truth.map(({ edge }) => Math.abs(edge)));
+        let across = 0;
+        for (const { source, sourceNode, feature, target, node, edge } of truth) {
+          const key = `${source}/${feature}@${sourceNode} → ${target}@${node}`;
+          expect(Math.abs((found.get(key) ?? 0) - edge) / largest, key).toBeLessThan(1e-6);
+          if (sourceNode !== node && Math.abs(edge) > 1e-3 * largest) across++;
+        }
+        expect(across).toBeGreaterThan(0);
+        await given.close();
+      },
+    );
+
+    it.each(["gradient", "secant"] as const)(
+      "add up over the source's nodes to those by target, %s",
+      async (jacobian) => {
+        const sites = chosenSets["all sublayers and the stream"]!;
+        const given = await open(name, sites);
+        const summed = new Map<string, number>();
+        for (const [key, value] of await edgesByNode(given, jacobian)) {
+          const of = key.replace(/@\w+ →/, " →");
+          summed.set(of, (summed.get(of) ?? 0) + value);
+        }
+        const byTarget = new Map<string, number>();
+        const options = { targets: everything(sites), jacobian, byNode: true };
+        for await (const { blocks } of edges(given, options)) {
+          for (const { target, node, source, features, values, error, token } of blocks) {
+            const key = (of: string | number) => `${source}/${of} → ${target.site}/${target.feature}@${node}`;
+            const add = (of: string | number, value: number) =>
+              byTarget.set(key(of), (byTarget.get(key(of)) ?? 0) + value);
+            features.forEach((feature, i) => {
+              add(feature, values[i]!);
+            });
+            add("error", error);
+            add("token", token ?? 0);
+          }
+        }
+        const largest = Math.max(...[...byTarget.values()].map(Math.abs));
+        expect(byTarget.size).toBeGreaterThan(1000);
+        for (const key of new Set([...summed.keys(), ...byTarget.keys()])) {
+          expect(Math.abs((summed.get(key) ?? 0) - (byTarget.get(key) ?? 0)) / largest, key).toBeLessThan(1e-10);
+        }
+        await given.close();
+      },
+    );
   });
 });
 

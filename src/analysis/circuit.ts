@@ -14,7 +14,7 @@ import {
   pointsTolerance,
   type SiteEdges,
 } from "../circuit/edges.ts";
-import type { CircuitGraph, GraphAbout } from "../circuit/graph.ts";
+import { type CircuitGraph, type GraphAbout, type GraphNode, graphNodeId, graphTokens } from "../circuit/graph.ts";
 import { graphOf } from "../circuit/graph-of.ts";
 import { prune } from "../circuit/influence.ts";
 import { effectsFrom } from "../effects/analytic.ts";
@@ -36,8 +36,8 @@ export interface CircuitOptions extends Choice {
   /** Shares of influence that the drawn graph keeps, of nodes and of edges. */
   readonly influence: number;
   readonly edgeInfluence: number;
-  /** Whether rows of edges have their target's position. */
-  readonly byPosition: boolean;
+  /** Whether rows of edges have their target's position; `both` also their source's, and then the graph has a node for each position: for one pair. */
+  readonly byPosition: boolean | "both";
 }
 
 export interface CircuitInput extends EvaluateInput {
@@ -105,9 +105,19 @@ export async function findCircuit(
   const linear = await linearOfEdges(given, captured, options.jacobian);
   reporter.begin("effects", dictionaries.size);
   const effects = new Map<SiteName, SiteSums>();
+  const placed = new Map<string, KnownFeature>();
   for await (const { rows } of effectsFrom(linear, given)) {
     const own = new Map<number, { effect: number; nodes: number }>();
+    const isChosen = new Set(options.byPosition === "both" ? features.get(rows.site) : []);
     rows.feature.forEach((feature, i) => {
+      if (isChosen.has(feature)) {
+        const position = forest.backward.position[rows.node[i]!]!;
+        placed.set(graphNodeId({ kind: "feature", site: rows.site, feature, position }), {
+          effect: rows.effect[i]! / drawn.length,
+          activation: rows.fClean[i]!,
+          patchActivation: rows.fPatch[i]!,
+        });
+      }
       const sum = own.get(feature) ?? { effect: 0, nodes: 0 };
       sum.effect += rows.effect[i]! / drawn.length;
       sum.nodes++;
@@ -128,7 +138,14 @@ export async function findCircuit(
     ...(options.way === "masks" || options.way === "mask-ig" ? { ablation: options.ablation } : {}),
   };
   const known = new Map([...effects].map(([site, of]) => [site, columnsOf(of)]));
-  const whole = await graphOf(parts.flatMap(edgesOfSums), { pairs: drawn.length, about, effects: known, least });
+  const found = await graphOf(parts.flatMap(edgesOfSums), {
+    ...{ pairs: drawn.length, about, effects: known, least },
+    ...(options.byPosition === "both" && {
+      positionOf: (node: number) => forest.backward.position[node]!,
+      known: placed,
+    }),
+  });
+  const whole = withTokens(found, drawn[0]!);
   const asked = { nodes: options.influence, edges: options.edgeInfluence };
   const pruned = wideEnough(whole, asked);
   if (pruned.edges.length === 0) {
@@ -166,11 +183,28 @@ export async function findCircuit(
   };
 }
 
-/** Points of the secant where none are asked for. */
-export const usualPoints = 8;
+/** What is told of a feature at a position. */
+type KnownFeature = Pick<GraphNode, "effect" | "activation" | "patchActivation">;
 
-/** Points of secant edges and effects: with 4 the first layer's, which all tokens pass, miss up to a fifth of what they lead to; with 8 a hundredth. */
-const pointsOf = ({ steps }: CircuitInput): number => steps ?? usualPoints;
+/** The graph, its nodes with the clean tokens at their positions. */
+function withTokens(graph: CircuitGraph, { clean }: TokenPair): CircuitGraph {
+  const texts = graphTokens(graph.about);
+  if (texts === null) return graph;
+  const nodes = graph.nodes.map((node) => {
+    const { kind, position } = node;
+    if (position === undefined) return node;
+    return { ...node, token: texts[position]!, ...(kind === "token" && { tokenId: clean[position]! }) };
+  });
+  return { ...graph, nodes };
+}
+
+/**
+ * Points of secant edges and effects over so many pairs where none are asked for: with 4 the first layer's, which all tokens pass, miss up to a fifth of
+ * what they lead to; with 8 a hundredth, but a seventh of a single pair's.
+ */
+export const usualPoints = (pairs: number): number => (pairs === 1 ? 32 : 8);
+
+const pointsOf = ({ steps, drawn }: CircuitInput): number => steps ?? usualPoints(drawn.length);
 
 /** Kinds of sites with less of all targets' effects than this are measured against this share of them. */
 const leastShare = 0.05;
@@ -303,7 +337,7 @@ async function edgeSums(
     reporter.set(++done);
     if (!found.has(target)) {
       const isKept = (site: SiteName, feature: number) => site === "embed" || (kept.get(site)?.has(feature) ?? false);
-      const sums = sumEdges(target, blocks, isKept, [...(own.get(target) ?? [])]);
+      const sums = sumEdges(target, blocks, isKept, [...(own.get(target) ?? [])], byPosition === "both");
       await places.write(sums, edgeRows(target, blocks, options));
       found.set(target, sums);
     }

@@ -19,6 +19,9 @@ export interface EdgeRows {
   /** The target's node and its position; −1 where edges are summed over positions. */
   readonly node: Int32Array;
   readonly position: Int32Array;
+  /** Likewise of the source. */
+  readonly sourceNode: Int32Array;
+  readonly sourcePosition: Int32Array;
 }
 
 /** How blocks become rows. */
@@ -44,10 +47,11 @@ export function edgeRows(
   const groups: EdgeBlock["group"][] = [];
   const sources: (SiteName | "metric")[] = [target];
   const rests = new Map<string, { readonly block: EdgeBlock; value: number }>();
-  const columns = { group: [], target: [], place: [], source: [], edge: [], node: [], position: [] } as Record<
-    "group" | "target" | "place" | "source" | "edge" | "node" | "position",
-    number[]
-  >;
+  const columns = {
+    ...{ group: [] as number[], target: [] as number[], place: [] as number[], source: [] as number[] },
+    ...{ edge: [] as number[], node: [] as number[], position: [] as number[] },
+    ...{ sourceNode: [] as number[], sourcePosition: [] as number[] },
+  };
   const indexIn = <T>(list: T[], one: T) => {
     const at = list.indexOf(one);
     return at >= 0 ? at : list.push(one) - 1;
@@ -57,15 +61,18 @@ export function edgeRows(
     site: SiteName | "metric",
     of: number,
     edge: number,
+    sourceNode?: number,
   ) => {
-    const at = node === undefined ? { node: -1, position: -1 } : placeOf(node);
+    const [at, from] = [node, sourceNode].map((one) => (one === undefined ? { node: -1, position: -1 } : placeOf(one)));
     columns.group.push(indexIn(groups, group));
     columns.target.push(feature === "error" ? edgeEnds.error : feature === "metric" ? 0 : feature);
     columns.place.push(indexIn(sources, site));
     columns.source.push(of);
     columns.edge.push(edge);
-    columns.node.push(at.node);
-    columns.position.push(at.position);
+    columns.node.push(at!.node);
+    columns.position.push(at!.position);
+    columns.sourceNode.push(from!.node);
+    columns.sourcePosition.push(from!.position);
   };
   for (const { source, blocks } of found) {
     for (const block of blocks) {
@@ -77,7 +84,7 @@ export function edgeRows(
       const put = (of: number, value: number) => {
         if (value === 0) return;
         if (Math.abs(value) < least) rest.value += value;
-        else add(block, source, of, value);
+        else add(block, source, of, value, block.sourceNode);
       };
       if (token !== undefined) put(edgeEnds.token, token / pairs);
       else put(edgeEnds.error, error / pairs);
@@ -95,5 +102,7 @@ export function edgeRows(
     edge: Float64Array.from(columns.edge),
     node: Int32Array.from(columns.node),
     position: Int32Array.from(columns.position),
+    sourceNode: Int32Array.from(columns.sourceNode),
+    sourcePosition: Int32Array.from(columns.sourcePosition),
   };
 }

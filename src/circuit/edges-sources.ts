@@ -147,6 +147,8 @@ async function tokenSource(captured: Capture, site: SiteName): Promise<Source> {
 
 /** The edges from a source into one column. */
 export interface Contraction {
+  /** Where sources are resolved by node: the backward node that these edges come from. */
+  readonly node?: number;
   /** Σ_nodes Δf_i⟨d_i, v⟩ of the features in `codes.live`; written over by the next column. */
   readonly values: Float64Array;
   /** Σ ⟨Δε, v⟩; of the tokens 0. */
@@ -166,12 +168,17 @@ function sumFrom(start: number, values: Float64Array): number {
 
 type Visit = (column: number, found: Contraction) => void;
 
-/** Contracts a source with the cotangents v[R,D] at it, column by column. */
+/**
+ * Contracts a source with the cotangents v[R,D] at it, column by column.
+ *
+ * @param byNode whether each node of the source is visited by itself, once for every column that reaches it
+ */
 export function contract(
   { width: D, placeOf, changes, features }: Source,
   { column, node }: CotangentRows,
   v: Floats,
   visit: Visit,
+  byNode = false,
 ): void {
   const values = new Float64Array(features?.codes.live.length ?? 0);
   const [lives, moved] = [new Int32Array(values.length), new Float64Array(values.length)];
@@ -179,7 +186,7 @@ export function contract(
     const c = column[row]!;
     values.fill(0);
     let [error, total] = [0, 0];
-    for (; row < node.length && column[row] === c; row++) {
+    for (let first = row; row < node.length && column[row] === c && !(byNode && row > first); row++) {
       const place = placeOf[node[row]!]!;
       if (place < 0) continue;
       if (!features) {
@@ -204,7 +211,7 @@ export function contract(
       directions.addProducts(values, v, row, lives, moved, count);
     }
     const sum = features ? sumFrom(error, values) : total;
-    visit(c, { values, error, total, sum });
+    visit(c, { values, error, total, sum, ...(byNode && { node: node[row - 1]! }) });
   }
 }
 
@@ -212,19 +219,21 @@ export function contract(
  * The same where the cotangents are the target's own, factor·e at each of its nodes (J̃ is the identity): E_i = ⟨d_i, e⟩ Σ_nodes factor·Δf_i, so that
  * each pair of features takes one product.
  *
- * @param columns of features
+ * @param columns of features; those without a cotangent are visited, too
  */
 export function contractIdentity(
   { width: D, placeOf, changes, features }: Source,
   columns: readonly Column[],
   visit: Visit,
+  byNode = false,
 ): void {
   const values = new Float64Array(features?.codes.live.length ?? 0);
   const [lives, factored] = [new Int32Array(values.length), new Float64Array(values.length)];
   const [movedError, moved] = [new Float64Array(D), new Float64Array(D)];
-  for (const [c, { nodes, factors, direction }] of columns.entries()) {
+  const contractNodes = (c: number, begin: number, end: number) => {
+    const { nodes, factors, direction } = columns[c]!;
     for (const sums of [values, moved, movedError]) sums.fill(0);
-    for (let i = 0; i < nodes.length; i++) {
+    for (let i = begin; i < end; i++) {
       const place = placeOf[nodes[i]!]!;
       if (place < 0) continue;
       const factor = factors[i]!;
@@ -246,6 +255,10 @@ export function contractIdentity(
     features?.directions.addProducts(values, direction!, 0, lives, factored, count);
     const [error, total] = [dot(movedError, 0, direction!, 0, D), dot(moved, 0, direction!, 0, D)];
     const sum = features ? sumFrom(error, values) : total;
-    visit(c, { values, error, total, sum });
+    visit(c, { values, error, total, sum, ...(byNode && end > begin && { node: nodes[begin]! }) });
+  };
+  for (const [c, { nodes }] of columns.entries()) {
+    if (!byNode || nodes.length === 0) contractNodes(c, 0, nodes.length);
+    else for (let i = 0; i < nodes.length; i++) contractNodes(c, i, i + 1);
   }
 }

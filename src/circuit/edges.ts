@@ -34,8 +34,8 @@ export interface EdgeOptions {
   readonly slope?: Slope;
   /** Largest size of a slope Δf/Δz: what lies beyond goes into `remainder`. 3 by default; Infinity for none. */
   readonly cap?: number;
-  /** A block for each node of a target instead of their sum. */
-  readonly byNode?: boolean;
+  /** A block for each node of a target instead of their sum; with `both` for each node of a target and each of the source. */
+  readonly byNode?: boolean | "both";
   /** Told when all edges into a target site are there, with how well they add up. */
   readonly onTarget?: (target: SiteName | "metric", checks: readonly Check[]) => void;
   /** Told at the end how well edges add up. */
@@ -53,8 +53,10 @@ export interface EdgeOptions {
 export interface EdgeBlock {
   /** Of the metric both are `metric`. */
   readonly target: { readonly site: SiteName | "metric"; readonly feature: number | "error" | "metric" };
-  /** Where targets are resolved by node: the backward node; sources are summed over positions all the same. */
+  /** Where targets are resolved by node: the backward node. The metric has none. */
   readonly node?: number;
+  /** Where sources are, too: the backward node that the edges come from; left out in a block without edges. */
+  readonly sourceNode?: number;
   /** The split and case of the pairs, one of the forest's groups. */
   readonly group: PrefixForest["backward"]["groups"][number];
   readonly source: SiteName;
@@ -162,9 +164,9 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
           if (column.target === "site" || column.target === "metric") flows.add(path.site, found);
           if (column.target !== "site") blocks.push(blockOf(captured, target, column, source, found));
         };
-        if (rows) contract(source, rows, sumOf(registers, path.of), visit);
+        if (rows) contract(source, rows, sumOf(registers, path.of), visit, byNode === "both");
         else {
-          contractIdentity(source, of, visit);
+          contractIdentity(source, of, visit, byNode === "both");
           for (const part of chunksOf(captured, sample, route, model.width)) {
             closed.compare(source, part, cotangents(part.rows, part.columns));
           }
@@ -183,7 +185,11 @@ export async function* edges(given: MethodInput, options: EdgeOptions): AsyncGen
       if (site === "embed") continue;
       const dictionary = dictionaries.get(site)!;
       const wanted: TargetOf[] = [...(options.targets.get(site) ?? []), "site"];
-      const targets = await targetsAt(linear, dictionary, await codesOf(dictionary), wanted, { slope, cap, byNode });
+      const targets = await targetsAt(linear, dictionary, await codesOf(dictionary), wanted, {
+        slope,
+        cap,
+        byNode: byNode !== false,
+      });
       yield* edgesInto(site, routeTo(site, chosen, shape), targets);
     }
     yield* edgesInto("metric", routeToMetric(model.layers, chosen, shape), await metricTarget(linear, last));
@@ -282,7 +288,7 @@ function blockOf(
   target: SiteName,
   { target: feature, group, node, effect, remainder }: Column,
   { site, features }: Source,
-  { values, error, total }: Contraction,
+  { values, error, total, node: sourceNode }: Contraction,
 ): EdgeBlock {
   let edges = 0;
   for (let live = 0; live < values.length; live++) if (values[live] !== 0) edges++;
@@ -295,6 +301,7 @@ function blockOf(
   return {
     target: { site: target, feature: feature as Exclude<TargetOf, "site"> },
     ...(node !== undefined && { node }),
+    ...(sourceNode !== undefined && { sourceNode }),
     group: plan.forest.backward.groups[group]!,
     source: site,
     features: sourceOf,

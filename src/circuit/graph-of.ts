@@ -13,6 +13,10 @@ export interface GraphOptions {
    * which is its effect where all targets were asked for.
    */
   readonly effects?: ReadonlyMap<SiteName, Pick<FeatureEffects, "feature" | "effect" | "error">>;
+  /** Of edges that are resolved by node at both ends: the position of a node. The graph's nodes then have positions, and those without keep none. */
+  readonly positionOf?: (node: number) => number;
+  /** What is known of features at a position by their ids; they are nodes even where no edge leads into them. */
+  readonly known?: ReadonlyMap<string, Pick<GraphNode, "effect" | "activation" | "patchActivation">>;
   /** Least |value| of an edge in logits; 0 by default, which leaves out none but zeros. */
   readonly least?: number;
 }
@@ -27,7 +31,7 @@ interface Draft {
 }
 
 /**
- * The graph of the edges that `edges` finds, summed over positions, splits and cases.
+ * The graph of the edges that `edges` finds, summed over splits and cases, and over positions unless it is asked for them.
  *
  * Its nodes are the targets (features, errors, the metric) and the sources that no edge can lead into: errors, tokens, features of `embed`. What comes
  * to a target from other features, and by edges under `least`, is part of its remainder, so that edges and remainder still add up to its effect
@@ -35,7 +39,7 @@ interface Draft {
  */
 export async function graphOf(
   found: AsyncIterable<SiteEdges> | Iterable<SiteEdges>,
-  { pairs, about, effects, least = 0 }: GraphOptions,
+  { pairs, about, effects, positionOf, known, least = 0 }: GraphOptions,
 ): Promise<CircuitGraph> {
   const drafts = new Map<string, Draft>();
   const edges = new Map<string, Map<string, number>>();
@@ -46,11 +50,20 @@ export async function graphOf(
     drafts.set(id, made);
     return made;
   };
+  const placeAt = (node: number | undefined) => {
+    if (positionOf === undefined || node === undefined) return {};
+    return { position: positionOf(node) };
+  };
   const targetOf = ({ target: { site, feature }, group, node, effect, remainder }: EdgeBlock): Draft => {
+    const at = placeAt(node);
     const target =
       site === "metric"
         ? draft({ kind: "metric", token: about.metric })
-        : draft(feature === "error" ? { kind: "error", site } : { kind: "feature", site, feature: feature as number });
+        : draft(
+            feature === "error"
+              ? { kind: "error", site, ...at }
+              : { kind: "feature", site, feature: feature as number, ...at },
+          );
     const key = `${target.node.id} ${group.split} ${group.case} ${node ?? ""}`;
     if (!seen.has(key)) {
       seen.add(key);
@@ -70,13 +83,15 @@ export async function graphOf(
         into.set(id, (into.get(id) ?? 0) + value / pairs);
       };
       const { source: site, features, values, error, token } = block;
-      if (token !== undefined) add({ kind: "token", site }, token);
-      else if (error !== 0) add({ kind: "error", site }, error);
+      const at = placeAt(block.sourceNode);
+      const [kind, whole] = token === undefined ? (["error", error] as const) : (["token", token] as const);
+      if (whole !== 0) add({ kind, site, ...at }, whole);
       for (const [i, feature] of features.entries()) {
+        const source = { kind: "feature", site, feature, ...at } as const;
         // Sources stand before their targets, so all targets among them are known by now.
-        if (site === "embed" || drafts.has(graphNodeId({ kind: "feature", site, feature }))) {
-          add({ kind: "feature", site, feature }, values[i]!);
-        } else target.remainder += values[i]! / pairs;
+        const id = graphNodeId(source);
+        if (site === "embed" || drafts.has(id) || known?.has(id)) add(source, values[i]!);
+        else target.remainder += values[i]! / pairs;
       }
     }
   }
@@ -91,6 +106,7 @@ export async function graphOf(
     }
   }
   const given = (node: Omit<GraphNode, "effect">): number | undefined => {
+    if (node.position !== undefined) return known?.get(node.id)?.effect;
     const at = node.site === undefined ? undefined : effects?.get(node.site);
     if (at === undefined) return undefined;
     if (node.kind === "error") return at.error ?? undefined;
@@ -98,6 +114,7 @@ export async function graphOf(
     return place < 0 ? undefined : at.effect[place];
   };
   const nodes = [...drafts.values()].map(({ node, effect, remainder, outflow }) => ({
+    ...known?.get(node.id),
     ...node,
     effect: effect ?? given(node) ?? outflow,
     ...(remainder !== 0 && { remainder }),

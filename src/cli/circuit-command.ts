@@ -32,7 +32,7 @@ export function addCircuitCommand(program: Command): void {
     )
     .option(
       "--steps <n>",
-      "points of secant edges and effects (default: the run's, else 8)",
+      "points of secant edges and effects (default: the run's, else 8, for one pair 32)",
       wholeNumberUpTo(mostSteps),
     )
     .option("--edge_threshold <x>", "smallest |edge| to keep, in logits per pair", amount, 0)

@@ -5,10 +5,12 @@ import { isByAblation, ofSplit, parseWay } from "../analysis/evaluate.ts";
 import { attributionGraph } from "../circuit/export/attribution.ts";
 import { graphMl } from "../circuit/export/graphml.ts";
 import { graphSvg } from "../circuit/export/svg.ts";
+import type { GraphSubject } from "../circuit/graph.ts";
 import { UserError } from "../errors.ts";
 import { featuresJson } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
 import type { Split, TokenPair } from "../prompts/pairs.ts";
+import type { Tokenizer } from "../prompts/tokenizer.ts";
 import {
   type CircuitFile,
   checkCircuitFiles,
@@ -92,7 +94,7 @@ function optionsOf(flags: CircuitFlags): CircuitOptions {
     edgeThreshold: edge_threshold,
     influence,
     edgeInfluence: edge_influence,
-    byPosition: flags.by_position === true,
+    byPosition: flags.pair === undefined ? flags.by_position === true : "both",
   };
 }
 
@@ -107,7 +109,7 @@ function estimateOf(
   steps = stepsOf(open),
 ) {
   const subject = { ...subjectOf(open), steps };
-  const work = { ...asked, size: asked.size ?? defaultSize, points: steps ?? usualPoints };
+  const work = { ...asked, size: asked.size ?? defaultSize, points: steps ?? usualPoints(drawn.length) };
   return estimateCircuit(subject, pairs, drawn, work, thisMachine);
 }
 
@@ -139,7 +141,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
   await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
   const pairs = pairsOfCases(open, cases);
   const drawn = drawnPairs(open, pairs, split, pair);
-  const { way, size, threshold, ablation, byPosition } = asked;
+  const { way, size, threshold, ablation } = asked;
   const options: CircuitFile["options"] = {
     // As in an evaluation, seen from the folder itself.
     run: relative(path, request.run),
@@ -152,7 +154,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
     edge_threshold,
     influence,
     edge_influence,
-    by_position: byPosition,
+    by_position: flags.by_position === true,
     split,
     pair,
     sites,
@@ -201,13 +203,17 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       const { manifest } = run;
       const named = [...new Set(drawn.map(({ pair }) => pair.case))];
       const splits = [...new Set(drawn.map(({ pair }) => pair.split))];
+      const subject: GraphSubject =
+        pair === null
+          ? { kind: "pairs", pairs: drawn.length, cases: named, split: splits.length === 1 ? splits[0]! : null }
+          : subjectOfPair(drawn[0]!, opened.tokenizer);
       const about = {
         model: manifest.model!.name,
         layers: loaded.model.layers,
         dictionaries: manifest.dictionaries.flatMap(({ site, source }) =>
           dictionaries.has(site) ? [{ site, source }] : [],
         ),
-        subject: { kind: "pairs", pairs: drawn.length, cases: named, split: splits.length === 1 ? splits[0]! : null },
+        subject,
         metric: "logit(patch answer) − logit(clean answer)",
       } as const;
       const { outside } = opened.tokenizer;
@@ -264,6 +270,12 @@ function drawnPairs(
   const own = split === "both" ? pairs : ofSplit(pairs, split);
   if (own.length > 0) return own;
   throw new UserError(`--split ${split}: expected some pairs in it, got none. Choose another split or more cases.`);
+}
+
+/** Both prompts, token by token. */
+function subjectOfPair({ clean, patch }: TokenPair, tokenizer: Tokenizer): GraphSubject {
+  const texts = (ids: readonly number[]) => ids.map((id) => tokenizer.token(id));
+  return { kind: "pair", clean: texts(clean), patch: texts(patch) };
 }
 
 async function writeGraph(path: string, { whole, drawn }: FoundCircuit): Promise<void> {

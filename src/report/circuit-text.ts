@@ -12,8 +12,10 @@ The circuit's folder has
   circuit.json        the features, shares by site, checks
   edges.parquet       all edges into them: split, case, target_site, target,
                       source_site, source, edge; −1 is a site's error, −2 the
-                      tokens, −4 the remainder, which no edge carries
-  graph.json          the same edges, summed, and their nodes
+                      tokens, −4 the remainder, which no edge carries; with
+                      --pair by the positions of target and source
+  graph.json          the same edges, summed (with --pair by position), and
+                      their nodes
   circuit.svg         a drawing of what carries most influence
   circuit.graphml     the same for Gephi, yEd, Cytoscape and NetworkX
   circuit.graph.json  the same for circuit-tracer's page and Neuronpedia
@@ -74,7 +76,7 @@ export function circuitText(
     value === null || value === undefined ? "none" : value.toFixed(2);
   return [
     ...(dummy ? [dummyText] : []),
-    `Circuit of ${countText(size, "feature")}, chosen by ${circuit!.way} on ${countText(circuit!.pairs, "train pair")}; ${options.edges} edges over ${countText(pairs, "pair")}${options.pair === null ? "" : ", positions summed"}.`,
+    `Circuit of ${countText(size, "feature")}, chosen by ${circuit!.way} on ${countText(circuit!.pairs, "train pair")}; ${options.edges} edges over ${countText(pairs, "pair")}${options.pair === null ? "" : ", by position"}.`,
     "",
     ...textTable([
       ["site", "features", "effects", "carried", "error", "remainder"],

@@ -153,6 +153,8 @@ async function writeRows(database: Database, target: string, rows: EdgeRows, pat
     source: [INTEGER, rows.source],
     node: [INTEGER, rows.node],
     position: [INTEGER, rows.position],
+    source_node: [INTEGER, rows.sourceNode],
+    source_position: [INTEGER, rows.sourcePosition],
     edge: [DOUBLE, rows.edge],
   });
   const of = (key: "split" | "case") =>
@@ -162,7 +164,8 @@ async function writeRows(database: Database, target: string, rows: EdgeRows, pat
     );
   await database.copy(
     `SELECT ${of("split")} AS split, ${of("case")} AS "case", ${text(target)} AS target_site, target,
-       ${named(rows.sources, "place")} AS source_site, source, nullif(node, -1) AS node, nullif(position, -1) AS position, edge
+       ${named(rows.sources, "place")} AS source_site, source, nullif(node, -1) AS node, nullif(position, -1) AS position,
+       nullif(source_node, -1) AS source_node, nullif(source_position, -1) AS source_position, edge
      FROM edge_rows`,
     path,
   );
