@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
+import { StoppedError } from "../src/errors.ts";
 import { ablationBase, evaluationForest, type Features, readActivations } from "../src/interventions/ablation.ts";
 import {
   bySite,
@@ -12,6 +13,12 @@ import {
 } from "../src/interventions/choose.ts";
 import { evaluateSubsets } from "../src/interventions/evaluate.ts";
 import { halvesOf, learnOnHalves } from "../src/interventions/mask-halves.ts";
+import {
+  type MaskState,
+  type MaskStates,
+  maskStateSchema,
+  maskStatesSchema,
+} from "../src/interventions/mask-states.ts";
 import { chooseByMasks, evenMasks, learnMasks, type Masks, openMaskLoss } from "../src/interventions/masks.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
 import { fittedModel } from "../src/models/fitted.ts";
@@ -187,6 +194,60 @@ describe(`masks learned on halves of the words (seed ${seed})`, () => {
       }
     }
     expect(apart[0]).not.toEqual(apart[1]);
+    await codes.release();
+    await close();
+  });
+});
+
+describe(`masks that were interrupted (seed ${seed})`, () => {
+  const options = { prices: [0, 0.1], stepsPerPrice: 4 };
+
+  it("go on from the state after any step to the same numbers, by way of its JSON", async () => {
+    const { setting, base, target, close } = await open("llama-gqa", "jumprelu");
+    const states: MaskState[] = [];
+    const onStep = async (state: () => MaskState) => {
+      states.push(maskStateSchema.parse(JSON.parse(JSON.stringify(state()))));
+    };
+    const whole = await learnMasks(setting, base, target, { ...options, onStep });
+    expect(states.map(({ steps }) => steps)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    for (const state of states) expect(await learnMasks(setting, base, target, { ...options, state })).toEqual(whole);
+    await close();
+  });
+
+  it("keep halves that are done and the steps of the one in the middle; those of other candidates start over", async () => {
+    const { setting, close } = await open("llama-gqa", "jumprelu");
+    const kind = { values: "mean", errors: "ablated" } as const;
+    const many = Array.from({ length: 8 }, (_, i) => ({
+      ...somePairs()[0]!,
+      clean: [1, 6 + i, 4],
+      patch: [1, 20 + i, 4],
+    }));
+    const codes = codeReader(setting.loaded);
+    let written: MaskStates | undefined;
+    const resumed: [number, number][] = [];
+    const places = {
+      read: async () => written,
+      write: async (states: MaskStates) => {
+        written = maskStatesSchema.parse(JSON.parse(JSON.stringify(states)));
+      },
+    };
+    const all = { ...options, halves: 2, places, onResume: (...told: [number, number]) => resumed.push(told) };
+    const learn = (features: Features, watch = {}) => learnOnHalves(setting, many, features, kind, codes, all, watch);
+    const plain = await learnOnHalves(setting, many, picked, kind, codes, { ...options, halves: 2 });
+    // Stopped in the second half: what is written then is the end of the first.
+    let steps = 0;
+    const stopping = { stopped: () => steps >= 11, onProgress: () => steps++ };
+    await expect(learn(picked, stopping)).rejects.toThrow(StoppedError);
+    expect(written!.parts.map((part) => part.steps)).toEqual([8]);
+    expect(await learn(picked)).toEqual(plain);
+    expect(resumed).toEqual([[8, 16]]);
+    expect(await learn(picked)).toEqual(plain);
+    expect(resumed).toEqual([
+      [8, 16],
+      [16, 16],
+    ]);
+    await learn(new Map([...picked].slice(0, 1)));
+    expect(resumed).toHaveLength(2);
     await codes.release();
     await close();
   });

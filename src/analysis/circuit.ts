@@ -22,6 +22,7 @@ import { errorFeature } from "../effects/rows.ts";
 import { UserError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Features } from "../interventions/ablation.ts";
+import type { MaskPlaces } from "../interventions/mask-states.ts";
 import type { Reporter } from "../progress.ts";
 import { groupKey, type TokenPair } from "../prompts/pairs.ts";
 import { compareSites, parseSite, type SiteName } from "../site.ts";
@@ -52,6 +53,8 @@ export interface CircuitInput extends EvaluateInput {
 export interface CircuitPlaces {
   chosen(): Promise<Features | undefined>;
   keepChosen(features: Features): Promise<void>;
+  /** Of masks by which features are chosen. */
+  readonly masks: MaskPlaces;
   read(target: SiteName | "metric"): Promise<EdgeSums | undefined>;
   write(sums: EdgeSums, rows: EdgeRows): Promise<void>;
 }
@@ -285,7 +288,7 @@ async function chosenFeatures(
       "pairs: expected train pairs, on which circuits are chosen, got only test pairs. Name them train.",
     );
   }
-  const features = await chooseCircuit(input, train, options, reporter);
+  const features = await chooseCircuit(input, train, options, places.masks, reporter);
   await places.keepChosen(features);
   return features;
 }

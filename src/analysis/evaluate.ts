@@ -37,6 +37,7 @@ import {
 } from "../interventions/evaluation.ts";
 import { learnOnHalves } from "../interventions/mask-halves.ts";
 import { maskScores } from "../interventions/mask-scores.ts";
+import type { MaskPlaces } from "../interventions/mask-states.ts";
 import { chooseByMasks } from "../interventions/masks.ts";
 import { type ClusterScores, scoresOf, stability } from "../interventions/scores.ts";
 import type { LoadedModel } from "../models/weights.ts";
@@ -111,6 +112,8 @@ export interface EvaluateInput {
 export interface EvaluationPlaces {
   read(group: string): Promise<GroupEvaluation | undefined>;
   write(group: string, found: GroupEvaluation): Promise<void>;
+  /** Of a group's masks that are fitted to an ablation. */
+  masks(group: string, ablation: AblationValue): MaskPlaces;
 }
 
 /** Candidates of learned masks: the strongest on the way from the ablated model, and the strongest by secant effects. */
@@ -139,7 +142,7 @@ export async function evaluateCircuits(
   const found: GroupEvaluation[] = [];
   for (const [name, pairs] of groups) {
     const known = await places.read(name);
-    const own = known ?? (await evaluateGroup(input, name, pairs, options, reporter));
+    const own = known ?? (await evaluateGroup(input, name, pairs, options, places, reporter));
     if (!known) await places.write(name, own);
     found.push(own);
   }
@@ -279,6 +282,7 @@ async function evaluateGroup(
   group: string,
   pairs: readonly TokenPair[],
   options: EvaluateOptions,
+  places: EvaluationPlaces,
   reporter: Reporter,
 ): Promise<GroupEvaluation> {
   const train = ofSplit(pairs, "train");
@@ -286,7 +290,7 @@ async function evaluateGroup(
     reporter.line(
       `There are no train pairs of ${group}, on which circuits are chosen: the given one alone is measured.`,
     );
-    return evaluateGroup(input, group, pairs, { ...options, ways: [] }, reporter);
+    return evaluateGroup(input, group, pairs, { ...options, ways: [] }, places, reporter);
   }
   const test = ofSplit(pairs, "test");
   const measured = train.length > 0 ? [await measure(input, "train", train, reporter)] : [];
@@ -308,7 +312,8 @@ async function evaluateGroup(
   let candidates = Math.max(0, ...[...scores.values()].map(({ scores: of }) => rankScores(of).length));
   for (const ablation of options.ablations) {
     const secant = scores.get("secant")?.scores;
-    const masked = await chosenByAblation(measured[0]!, input, secant, ablation, options, reporter);
+    const masks = places.masks(group, ablation);
+    const masked = await chosenByAblation(measured[0]!, input, secant, ablation, options, masks, reporter);
     // Where no effects are computed circuits are chosen among what mask-ig gives a score.
     if (scores.size === 0) candidates = Math.max(candidates, masked.candidates);
     const chosen = [...given, ...byScores, ...masked.chosen];
@@ -364,12 +369,14 @@ export const isByAblation = (way: Way) => way === "masks" || way === "mask-ig";
 /**
  * Chooses one circuit on train pairs, the same as `evaluateCircuits` chooses of that way and size.
  *
+ * @param masks where masks in the making are kept
  * @throws UserError if the way chooses no features of SAEs, there are fewer candidates than asked for, or none reaches the threshold
  */
 export async function chooseCircuit(
   input: EvaluateInput,
   train: readonly TokenPair[],
   { way, size, threshold, ablation }: Choice,
+  masks: MaskPlaces,
   reporter: Reporter,
 ): Promise<Features> {
   if (!isByAblation(way) && !isByScores(way)) {
@@ -390,7 +397,7 @@ export async function chooseCircuit(
     const full = { ...options, transfer: null };
     const {
       chosen: [found],
-    } = await chosenByAblation(one, input, secant?.scores, ablation, full, reporter);
+    } = await chosenByAblation(one, input, secant?.scores, ablation, full, masks, reporter);
     return enough(found?.features ?? new Map(), found ? sizeOf(found.features) : maskCandidates);
   }
   reporter.begin("scores", 1);
@@ -512,6 +519,7 @@ async function chosenByAblation(
   secant: ScoresBySite | undefined,
   ablation: AblationValue,
   { ways, sizes, errors }: EvaluateOptions,
+  places: MaskPlaces,
   reporter: Reporter,
 ): Promise<{ readonly chosen: Chosen[]; readonly candidates: number }> {
   if (!ways.includes("masks") && !ways.includes("mask-ig")) return { chosen: [], candidates: 0 };
@@ -534,7 +542,8 @@ async function chosenByAblation(
     }
     reporter.begin("masks", 1);
     const target = activations.cleanMetric;
-    const options = { groupOf: constructionOf(input) };
+    const onResume = (steps: number, of: number) => reporter.line(`Masks resume after ${steps} of ${of} steps.`);
+    const options = { groupOf: constructionOf(input), places, onResume };
     const stages = await learnOnHalves(setting, pairs, features, kind, codes, options, watchOf(reporter));
     reporter.begin("choosing", 1);
     // Of all sizes at least the smallest, whatever there is.

@@ -51,6 +51,7 @@ export {
 } from "../interventions/intervene.ts";
 export { type HalvesOptions, learnOnHalves } from "../interventions/mask-halves.ts";
 export { maskScores } from "../interventions/mask-scores.ts";
+export type { MaskPlaces, MaskState, MaskStates } from "../interventions/mask-states.ts";
 export { chooseByMasks, learnMasks, type MaskOptions, type MaskStage, type Masks } from "../interventions/masks.ts";
 export { type InterventionTexts, readInterventions } from "../interventions/read-interventions.ts";
 export { type SplitUnits, type Units, unitsOf } from "../interventions/units.ts";

@@ -177,7 +177,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
   try {
     if (folder.state === "resume") {
       reporter.line(
-        `Resuming the interrupted circuit in ${path}. Its features, once chosen, and target sites that are done stay; gradients are computed again.`,
+        `Resuming the interrupted circuit in ${path}. Its features, once chosen, steps of masks and target sites that are done stay; gradients are computed again.`,
       );
     }
     const file: CircuitFile = {

@@ -113,7 +113,7 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
   try {
     if (folder.state === "resume") {
       reporter.line(
-        `Resuming the interrupted evaluation in ${path}. Groups that are done stay; the one in the middle, its masks too, starts over.`,
+        `Resuming the interrupted evaluation in ${path}. Groups that are done stay, and steps of masks; all else of the one in the middle starts over.`,
       );
     }
     const file: EvaluationFile = { command: "evaluate", status: "running", options, evaluation: null, ...madeOf };

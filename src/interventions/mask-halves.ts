@@ -5,14 +5,23 @@ import { Random } from "../random.ts";
 import { type AblationKind, ablationBase, evaluationForest, type Features, readActivations } from "./ablation.ts";
 import { clusterPairs } from "./clusters.ts";
 import type { EvaluationSetting } from "./evaluate.ts";
-import { learnMasks, type MaskOptions, type MaskStage } from "./masks.ts";
+import { featuresJson } from "./evaluation.ts";
+import { keptParts, type MaskPlaces, type MaskState } from "./mask-states.ts";
+import { learnMasks, type MaskOptions, type MaskStage, maskSteps, stagesOf } from "./masks.ts";
 
 /** How many halves masks are learned on. More changed nothing on the embedded model. */
 const usualHalves = 6;
 /** With fewer words, halves of them are too small to learn from. */
 const fewestWords = 8;
 
-export interface HalvesOptions extends MaskOptions {
+/** Milliseconds between two writings of masks in the making. */
+const keepEvery = 5000;
+
+export interface HalvesOptions extends Omit<MaskOptions, "state" | "onStep"> {
+  /** Where masks in the making are kept: after the first step, after each half, and after a step where some seconds have passed. */
+  readonly places?: MaskPlaces;
+  /** Told how many steps were found there, if any, of how many. */
+  readonly onResume?: (steps: number, of: number) => void;
   readonly halves?: number;
   /** Pairs with one answer share their means, as in `evaluationForest`. */
   readonly groupOf?: (pair: TokenPair["pair"]) => string;
@@ -33,21 +42,47 @@ export async function learnOnHalves(
   features: Features,
   kind: AblationKind,
   codes: CodeReader,
-  { halves = usualHalves, groupOf, ...options }: HalvesOptions = {},
+  { halves = usualHalves, groupOf, places, onResume, ...options }: HalvesOptions = {},
   watch: Watch = {},
 ): Promise<MaskStage[]> {
   const parts = halvesOf(pairs, halves);
+  const steps = (options.prices?.length ?? maskSteps.stages) * (options.stepsPerPrice ?? maskSteps.perStage);
+  const kept = await keptParts(places, features);
+  if (kept.length > 0) {
+    onResume?.(
+      kept.reduce((sum, part) => sum + part.steps, 0),
+      parts.length * steps,
+    );
+  }
   const learned: MaskStage[][] = [];
-  for (const part of parts) {
+  let last = Number.NEGATIVE_INFINITY;
+  for (const [p, part] of parts.entries()) {
+    const state = kept[p];
+    if (state?.steps === steps) {
+      learned.push(stagesOf(state));
+      continue;
+    }
     const forest = evaluationForest(part, groupOf);
     const activations = await readActivations(loaded, forest, [...dictionaries.keys()], { stopped: watch.stopped });
     const base = await ablationBase(activations, dictionaries, codes, features, kind);
-    const before = learned.length;
+    const onStep = async (stateNow: () => MaskState) => {
+      kept[p] = stateNow();
+      if (kept[p].steps < steps && performance.now() - last < keepEvery) return;
+      await places?.write({ features: featuresJson(features), parts: kept });
+      last = performance.now();
+    };
+    const setting = { loaded, forest, dictionaries, outside };
     learned.push(
-      await learnMasks({ loaded, forest, dictionaries, outside }, base, activations.cleanMetric, options, {
-        stopped: watch.stopped,
-        onProgress: (done, total) => watch.onProgress?.(before * total + done, parts.length * total),
-      }),
+      await learnMasks(
+        setting,
+        base,
+        activations.cleanMetric,
+        { ...options, state, ...(places && { onStep }) },
+        {
+          stopped: watch.stopped,
+          onProgress: (done, total) => watch.onProgress?.(p * total + done, parts.length * total),
+        },
+      ),
     );
   }
   return meanStages(learned);

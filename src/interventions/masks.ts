@@ -11,6 +11,7 @@ import type { SiteName } from "../site.ts";
 import type { AblationBase, Features, SiteBase } from "./ablation.ts";
 import { bySite } from "./choose.ts";
 import { cleanMetric, type EvaluationSetting, evaluateSubsets } from "./evaluate.ts";
+import type { MaskState } from "./mask-states.ts";
 import { pickedInputs, pickedSize } from "./replace.ts";
 import { runFrom, startInputs } from "./start.ts";
 
@@ -19,11 +20,19 @@ export interface MaskOptions {
   readonly prices?: readonly number[];
   readonly stepsPerPrice?: number;
   readonly learningRate?: number;
+  /** Masks in the making, which go on with the next step. */
+  readonly state?: MaskState | undefined;
+  /** Given the state after every step. */
+  readonly onStep?: (state: () => MaskState) => Promise<void>;
 }
 
 const usual = { prices: [0.001, 0.003, 0.006, 0.012, 0.02], stepsPerPrice: 12, learningRate: 0.05 };
 /** How many gradients masks usually take, and in how many stages. */
-export const maskSteps = { gradients: usual.prices.length * usual.stepsPerPrice, stages: usual.prices.length };
+export const maskSteps = {
+  gradients: usual.prices.length * usual.stepsPerPrice,
+  stages: usual.prices.length,
+  perStage: usual.stepsPerPrice,
+};
 const [β1, β2, ε] = [0.9, 0.99, 1e-8];
 
 /** Masks in [0,1] of a base's picked features, by site in the order of `picked.features`. */
@@ -134,26 +143,53 @@ export async function learnMasks(
   options: MaskOptions = {},
   watch: Watch = {},
 ): Promise<MaskStage[]> {
-  const { prices, stepsPerPrice, learningRate } = { ...usual, ...options };
-  const masks = evenMasks(base, 1);
-  const adam = new Map([...masks].map(([site, w]) => [site, new ProjectedAdam(w.length)]));
+  const { prices, stepsPerPrice, learningRate, state: begun, onStep } = { ...usual, ...options };
+  const masks = begun ? numbersOf(begun.masks) : evenMasks(base, 1);
+  const moving = new Map([...masks].map(([site, w]) => [site, new ProjectedAdam(w.length)]));
+  if (begun) for (const [site, adam] of moving) adam.resume(begun.steps, begun.mean[site]!, begun.square[site]!);
+  const stages = begun ? stagesOf(begun) : [];
+  const all = prices.length * stepsPerPrice;
   const loss = await openMaskLoss(setting, base, target);
-  const stages: MaskStage[] = [];
   try {
-    for (const price of prices) {
-      let last = Number.NaN;
-      for (let step = 0; step < stepsPerPrice; step++) {
-        const found = await loss.at(masks, { stopped: watch.stopped });
-        for (const [site, w] of masks) adam.get(site)!.step(w, found.gradient.get(site)!, price, learningRate);
-        last = found.loss;
-        watch.onProgress?.(stages.length * stepsPerPrice + step + 1, prices.length * stepsPerPrice);
+    for (let step = begun?.steps ?? 0; step < all; step++) {
+      const price = prices[Math.floor(step / stepsPerPrice)]!;
+      const found = await loss.at(masks, { stopped: watch.stopped });
+      for (const [site, w] of masks) moving.get(site)!.step(w, found.gradient.get(site)!, price, learningRate);
+      if ((step + 1) % stepsPerPrice === 0) {
+        stages.push({ price, masks: new Map([...masks].map(([site, w]) => [site, w.slice()])), loss: found.loss });
       }
-      stages.push({ price, masks: new Map([...masks].map(([site, w]) => [site, w.slice()])), loss: last });
+      watch.onProgress?.(step + 1, all);
+      await onStep?.(() => stateOf(step + 1, masks, moving, stages));
     }
   } finally {
     await loss.release();
   }
   return stages;
+}
+
+/** The stages of masks that are done. */
+export const stagesOf = ({ stages }: MaskState): MaskStage[] =>
+  stages.map((stage) => ({ ...stage, masks: numbersOf(stage.masks) }));
+
+const numbersOf = (json: MaskState["masks"]): Map<SiteName, Float64Array> =>
+  new Map(Object.entries(json).map(([site, w]) => [site, Float64Array.from(w)]));
+
+function stateOf(
+  steps: number,
+  masks: Masks,
+  moving: ReadonlyMap<SiteName, ProjectedAdam>,
+  stages: readonly MaskStage[],
+): MaskState {
+  const json = (of: Iterable<readonly [SiteName, Float64Array]>) =>
+    Object.fromEntries([...of].map(([site, w]) => [site, [...w]]));
+  const all = [...moving];
+  return {
+    steps,
+    masks: json(masks),
+    mean: json(all.map(([site, { mean }]) => [site, mean])),
+    square: json(all.map(([site, { square }]) => [site, square])),
+    stages: stages.map((stage) => ({ ...stage, masks: json(stage.masks) })),
+  };
 }
 
 /**
@@ -252,18 +288,26 @@ function maskValue({ picked: { column, count } }: SiteBase, w: Float64Array | un
 
 /** Adam whose weights stay in [0,1]. */
 class ProjectedAdam {
-  readonly #mean: Float64Array;
-  readonly #square: Float64Array;
+  /** Running means of the gradient and of its square. */
+  readonly mean: Float64Array;
+  readonly square: Float64Array;
   #steps = 0;
 
   constructor(size: number) {
-    this.#mean = new Float64Array(size);
-    this.#square = new Float64Array(size);
+    this.mean = new Float64Array(size);
+    this.square = new Float64Array(size);
+  }
+
+  /** Goes on after some steps. */
+  resume(steps: number, mean: readonly number[], square: readonly number[]): void {
+    this.#steps = steps;
+    this.mean.set(mean);
+    this.square.set(square);
   }
 
   step(w: Float64Array, gradient: Float64Array, price: number, learningRate: number): void {
     this.#steps++;
-    const [m, s] = [this.#mean, this.#square];
+    const [m, s] = [this.mean, this.square];
     const [first, second] = [1 - β1 ** this.#steps, 1 - β2 ** this.#steps];
     for (let i = 0; i < w.length; i++) {
       const g = gradient[i]! + price;

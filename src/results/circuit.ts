@@ -14,6 +14,7 @@ import { isSealed, seal } from "../storage/seal.ts";
 import { Database, named, text } from "./database.ts";
 import { type FinishedFolder, type FolderKind, type OpenFolder, openWorkFolder, partialFor } from "./folder.ts";
 import { checkSchema, optionsSchema, versionsSchema } from "./manifest.ts";
+import { maskPlaces } from "./mask-places.ts";
 import { graphFile } from "./report-circuit.ts";
 
 /** The manifest's name in the folder of a circuit, and those of its other files. */
@@ -130,6 +131,7 @@ export async function circuitParts(
       return parsed && featuresOf(parsed);
     },
     keepChosen: (features) => writeFileAtomic(chosenPath, JSON.stringify(featuresJson(features))),
+    masks: maskPlaces(join(partial, "masks.json")),
     async read(target) {
       if (!(await isSealed(`${at(target)}.seal`, filesOf(target)))) return undefined;
       return edgeSumsSchema.safeParse(await readJsonFile(`${at(target)}.json`).catch(() => null)).data;

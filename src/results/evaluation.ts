@@ -15,6 +15,7 @@ import {
   partialFor,
 } from "./folder.ts";
 import { optionsSchema, versionsSchema } from "./manifest.ts";
+import { maskPlaces } from "./mask-places.ts";
 
 /** The manifest's name in the folder of an evaluation. */
 export const evaluationFile = "evaluation.json";
@@ -62,13 +63,15 @@ export async function evaluationPlaces(
   startOver: () => void,
 ): Promise<EvaluationPlaces> {
   const partial = await partialFor(folder, [identity], startOver);
-  const path = (group: string) => join(partial, `${sha256OfText(group).slice(0, 16)}.json`);
+  const place = (name: string) => join(partial, sha256OfText(name).slice(0, 16));
+  const path = (group: string) => `${place(group)}.json`;
   return {
     async read(group) {
       const stored = await readJsonFile(path(group)).catch(() => null);
       return groupEvaluationSchema.safeParse(stored).data;
     },
     write: (group, found) => writeFileAtomic(path(group), JSON.stringify(found)),
+    masks: (group, ablation) => maskPlaces(`${place(`${group} ${ablation}`)}.masks`),
   };
 }
 
