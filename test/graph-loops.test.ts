@@ -67,6 +67,31 @@ describe.each([
     });
   });
 
+  it.each([
+    [2, 4],
+    [36, 12],
+  ])("singleDots with %i numbers, %i vectors", (D, n) => {
+    const random = new Random(`${seed}/${D}/single`);
+    const loops = openLoops();
+    const [g, list, vectors] = [0, 8 * D, 8 * D + 16 * n];
+    loops.reserve(vectors + 4 * D * n);
+    const { buffer } = loops.memory;
+    const gs = new Float64Array(buffer, g, D);
+    const w = Array.from({ length: n }, (_, k) => new Float32Array(buffer, vectors + 4 * D * ((5 * k + 1) % n), D));
+    for (const array of [gs, ...w]) for (let d = 0; d < D; d++) array[d] = random.normal();
+    const [found, places] = [new Float64Array(buffer, list, 2 * n), new Int32Array(buffer, list, 4 * n)];
+    w.forEach(({ byteOffset }, k) => {
+      places[4 * k + 2] = byteOffset;
+    });
+    loops.singleDots(g, D, list, n);
+    w.forEach((one, k) => {
+      expect(found[2 * k]).toBeCloseTo(
+        one.reduce((sum, value, d) => sum + value * gs[d]!, 0),
+        11,
+      );
+    });
+  });
+
   it.each([0, 0.01, 0.3, 1])("above where a share of %d is", (share) => {
     const random = new Random(`${seed}/${share}`);
     const loops = openLoops();

@@ -5,6 +5,7 @@ import { type CodeReader, codeRow } from "../dictionaries/encode.ts";
 import { rowsOf } from "../effects/analytic.ts";
 import { cleanRow, patchRow } from "../effects/rest.ts";
 import type { SiteName } from "../site.ts";
+import { sum } from "../stats.ts";
 
 /** The codes of a site at the clean and at the patch prefix of the nodes where something can differ. */
 export interface NodeCodes {
@@ -37,19 +38,22 @@ export async function nodeCodes(captured: Capture, dictionary: Dictionary, reade
   const { rows, clean, patch } = rowsOf(captured, await captured.site(site), nodes);
   const sparse = await reader.encode(dictionary, rows);
   const offsets = new Int32Array(nodes.length + 1);
-  const [feature, fClean, fPatch]: [number[], number[], number[]] = [[], [], []];
+  const most = sum([...clean, ...patch].map((row) => sparse.offsets[row + 1]! - sparse.offsets[row]!));
+  const [features, cleans, patches] = [new Int32Array(most), new Float64Array(most), new Float64Array(most)];
+  let count = 0;
   nodes.forEach((_, place) => {
     const [a, b] = [codeRow(sparse, clean[place]!), codeRow(sparse, patch[place]!)];
     let [i, j] = [0, 0];
     while (i < a.features.length || j < b.features.length) {
       const [x, y] = [a.features[i] ?? F, b.features[j] ?? F];
       const at = Math.min(x, y);
-      feature.push(at);
-      fClean.push(x === at ? a.values[i++]! : 0);
-      fPatch.push(y === at ? b.values[j++]! : 0);
+      features[count] = at;
+      cleans[count] = x === at ? a.values[i++]! : 0;
+      patches[count++] = y === at ? b.values[j++]! : 0;
     }
-    offsets[place + 1] = feature.length;
+    offsets[place + 1] = count;
   });
+  const [feature, fClean, fPatch] = [features.slice(0, count), cleans.slice(0, count), patches.slice(0, count)];
   const liveOf = new Int32Array(F).fill(-1);
   for (const at of feature) liveOf[at] = 0;
   const live: number[] = [];
@@ -61,12 +65,12 @@ export async function nodeCodes(captured: Capture, dictionary: Dictionary, reade
     nodes,
     placeOf,
     offsets,
-    feature: Int32Array.from(feature),
-    fClean: Float64Array.from(fClean),
-    fPatch: Float64Array.from(fPatch),
-    difference: Float64Array.from(fPatch, (patch, at) => patch - fClean[at]!),
+    feature,
+    fClean,
+    fPatch,
+    difference: fPatch.map((patch, at) => patch - fClean[at]!),
     live: Int32Array.from(live),
-    liveAt: Int32Array.from(feature, (at) => liveOf[at]!),
+    liveAt: feature.map((at) => liveOf[at]!),
   };
 }
 

@@ -88,6 +88,7 @@ export function openPullback(
       const R = rows.node.length;
       if (sublayer !== "attention") {
         const used = usedRows(v, R, 0, R);
+        if (used.length === R) return parts.pullBack(sublayer, layer, rows.node, v, "mean");
         const nodes = used.map((row) => rows.node[row]!);
         const found = await parts.pullBack(sublayer, layer, nodes, rowsAt(v, R, used), "mean");
         const width = found.length / Math.max(1, used.length);

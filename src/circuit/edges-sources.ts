@@ -23,52 +23,149 @@ export interface Source {
     readonly codes: NodeCodes;
     /** Δε[nodes,D] */
     readonly errors: Float64Array;
-    readonly directions: PlacedDirections;
+    readonly placed: PlacedFeatures;
   };
 }
 
-/** The directions d_i of a source in the memory of loops, which serves one source at a time. */
-class PlacedDirections {
+/** What cotangents meet at a source, in the memory of loops, which serves one source at a time: directions d_i, changes Δx and errors Δε. */
+class PlacedFeatures {
   readonly #loops: Loops;
   readonly #D: number;
+  readonly #stride: number;
+  readonly #codes: NodeCodes;
   /** The byte at which the direction of each live feature begins. */
   readonly #start: Int32Array;
   readonly #room: Room;
-  readonly #g: Float64Array;
-  readonly #products: Float64Array;
-  readonly #places: Int32Array;
+  readonly #doubles: Float64Array;
+  readonly #ints: Int32Array;
+  /** Where Δx and Δε of the first place begin, in bytes. */
+  readonly #changes: number;
+  readonly #errors: number;
 
-  constructor(loops: Loops, D: number, room: Room, start: Int32Array) {
-    const { buffer } = loops.memory;
+  /** @param room where vectors lie; directions begin behind it */
+  constructor(loops: Loops, codes: NodeCodes, D: number, room: Room, start: Int32Array) {
     this.#loops = loops;
     this.#D = D;
+    this.#stride = strideOf(D);
+    this.#codes = codes;
     this.#start = start;
     this.#room = room;
-    this.#g = new Float64Array(buffer, room.g, strideOf(D));
-    this.#products = new Float64Array(buffer, room.list, 2 * room.entries);
-    this.#places = new Int32Array(buffer, room.list, 4 * room.entries);
-    new Float64Array(buffer, 0, room.list / 8).fill(0);
+    const table = 8 * this.#stride * codes.nodes.length;
+    this.#changes = Math.ceil((room.bytes + 4 * this.#stride * start.length) / 16) * 16;
+    this.#errors = this.#changes + table;
+    loops.reserve(this.#errors + table);
+    this.#doubles = new Float64Array(loops.memory.buffer, 0, (this.#errors + table) / 8);
+    this.#ints = new Int32Array(loops.memory.buffer, 0, 2 * this.#doubles.length);
+    this.#doubles.fill(0, 0, room.list / 8);
+    // Behind vectors whose length is no multiple of four there have to be zeros, whatever lay there before.
+    if (this.#stride !== D) this.#doubles.fill(0, this.#changes / 8);
   }
 
-  /** Takes Σ difference·d_i out of to[at…at + D), i by their places in `live`. */
-  takeOut(to: Float64Array, at: number, live: number, difference: number): void {
-    const direction = new Float32Array(this.#loops.memory.buffer, this.#start[live]!, this.#D);
-    for (let d = 0; d < this.#D; d++) to[at + d]! -= difference * direction[d]!;
-  }
-
-  /** to[live] += factor·⟨v[row], d_live⟩ for `count` live features and their factors. */
-  addProducts(to: Float64Array, v: Floats, row: number, lives: Int32Array, factors: Float64Array, count: number): void {
-    if (count === 0) return;
-    const { g, error, list, zeros } = this.#room;
-    for (let d = 0, at = row * this.#D; d < this.#D; d++) this.#g[d] = v[at + d]!;
-    const padded = Math.ceil(count / 4) * 4;
-    for (let i = 0; i < padded; i++) {
-      // Nothing is taken out: the products alone are wanted.
-      this.#products[2 * i] = 0;
-      this.#places[4 * i + 2] = i < count ? this.#start[lives[i]!]! : zeros;
+  /** Takes Δx[nodes,D], and finds Δε = Δx − Σ Δf_i d_i unless it is known. @returns Δε [nodes,D] */
+  place(changes: Float64Array, known?: Float64Array): Float64Array {
+    const { offsets, difference, liveAt, nodes } = this.#codes;
+    const [doubles, D, { error, g, list }] = [this.#doubles, this.#D, this.#room];
+    const errors = known ?? new Float64Array(changes.length);
+    for (let place = 0; place < nodes.length; place++) {
+      const own = changes.subarray(place * D, (place + 1) * D);
+      doubles.set(own, (this.#changes + 8 * place * this.#stride) / 8);
+      if (!known) {
+        doubles.set(own, error / 8);
+        let count = 0;
+        for (let at = offsets[place]!; at < offsets[place + 1]!; at++) {
+          if (difference[at] !== 0) this.#enter(count++, this.#start[liveAt[at]!]!, difference[at]!);
+        }
+        if (count > 0) this.#loops.takeOut(error, g, this.#stride, list, this.#pad(count));
+        errors.set(doubles.subarray(error / 8, error / 8 + D), place * D);
+      }
+      doubles.set(errors.subarray(place * D, (place + 1) * D), (this.#errors + 8 * place * this.#stride) / 8);
     }
-    this.#loops.takeOut(error, g, this.#g.length, list, padded);
-    for (let i = 0; i < count; i++) to[lives[i]!]! += factors[i]! * this.#products[2 * i]!;
+    doubles.fill(0, error / 8, error / 8 + this.#stride);
+    return errors;
+  }
+
+  /**
+   * Adds Δf_i⟨v[row], d_i⟩ of a place to the features' values.
+   *
+   * @returns ⟨v, Δx⟩ and ⟨v, Δε⟩ there
+   */
+  contract(values: Float64Array, v: Floats, row: number, place: number): readonly [number, number] {
+    const { offsets, difference, liveAt } = this.#codes;
+    const { list, g } = this.#room;
+    this.#take(v, row);
+    const sums = this.#ofPlace(place);
+    let count = 0;
+    for (let at = offsets[place]!; at < offsets[place + 1]!; at++) {
+      if (difference[at] !== 0) this.#enter(count++, this.#start[liveAt[at]!]!, 0);
+    }
+    if (count === 0) return sums;
+    this.#loops.singleDots(g, this.#stride, list, this.#pad(count));
+    for (let at = offsets[place]!, i = list / 8; at < offsets[place + 1]!; at++) {
+      if (difference[at] === 0) continue;
+      values[liveAt[at]!]! += difference[at]! * this.#doubles[i]!;
+      i += 2;
+    }
+    return sums;
+  }
+
+  /**
+   * Σ_places factor·⟨e, Δx⟩, likewise of Δε and, in values, of each feature: factors are of the places, and v[row] is e.
+   *
+   * @param values Σ factor·Δf_i before, times ⟨d_i, e⟩ afterwards
+   */
+  contractSums(
+    values: Float64Array,
+    v: Floats,
+    places: readonly number[],
+    factors: readonly number[],
+  ): readonly [number, number] {
+    const { list, g } = this.#room;
+    this.#take(v, 0);
+    const sums = [this.#changes, this.#errors].map((table) => {
+      places.forEach((place, i) => {
+        this.#enter(i, table + 8 * place * this.#stride, 0);
+      });
+      if (places.length > 0) this.#loops.dots(g, this.#stride, list, this.#pad(places.length));
+      return factors.reduce((sum, factor, i) => sum + factor * this.#doubles[list / 8 + 2 * i]!, 0);
+    }) as [number, number];
+    let count = 0;
+    for (let live = 0; live < values.length; live++) {
+      if (values[live] !== 0) this.#enter(count++, this.#start[live]!, 0);
+    }
+    if (count === 0) return sums;
+    this.#loops.singleDots(g, this.#stride, list, this.#pad(count));
+    for (let live = 0, i = list / 8; live < values.length; live++) {
+      if (values[live] === 0) continue;
+      values[live]! *= this.#doubles[i]!;
+      i += 2;
+    }
+    return sums;
+  }
+
+  #take(v: Floats, row: number): void {
+    const [doubles, g, D] = [this.#doubles, this.#room.g / 8, this.#D];
+    for (let d = 0, at = row * D; d < D; d++) doubles[g + d] = v[at + d]!;
+  }
+
+  /** ⟨g, Δx⟩ and ⟨g, Δε⟩ of a place. */
+  #ofPlace(place: number): readonly [number, number] {
+    const { g, list } = this.#room;
+    this.#enter(0, this.#changes + 8 * place * this.#stride, 0);
+    this.#enter(1, this.#errors + 8 * place * this.#stride, 0);
+    this.#loops.dots(g, this.#stride, list, this.#pad(2));
+    return [this.#doubles[list / 8]!, this.#doubles[list / 8 + 2]!];
+  }
+
+  #enter(entry: number, place: number, factor: number): void {
+    this.#ints[this.#room.list / 4 + 4 * entry + 2] = place;
+    this.#doubles[this.#room.list / 8 + 2 * entry] = factor;
+  }
+
+  /** Fills the list up with zeros to a multiple of four. */
+  #pad(count: number): number {
+    const padded = Math.ceil(count / 4) * 4;
+    for (let entry = count; entry < padded; entry++) this.#enter(entry, this.#room.zeros, 0);
+    return padded;
   }
 }
 
@@ -78,15 +175,13 @@ interface Room {
   readonly error: number;
   readonly zeros: number;
   readonly list: number;
-  /** Entries of the list. */
-  readonly entries: number;
   readonly bytes: number;
 }
 
-function roomFor(D: number, features: number): Room {
+function roomFor(D: number, { live, nodes }: NodeCodes): Room {
   const vector = 8 * strideOf(D);
-  const entries = features + 4;
-  return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, entries, bytes: 3 * vector + 16 * entries };
+  const entries = Math.max(live.length, nodes.length) + 4;
+  return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, bytes: 3 * vector + 16 * entries };
 }
 
 /** Sources whose changes are kept: those that the targets of one layer have. */
@@ -99,39 +194,24 @@ export function sourceReader(
   codesOf: (dictionary: Dictionary) => Promise<NodeCodes>,
 ): (site: SiteName) => Promise<Source> {
   const loops = openLoops();
-  const kept = new Map<SiteName, { changes: Float64Array; errors: Float64Array }>();
+  const kept = new Map<SiteName, { readonly changes: Float64Array; readonly errors: Float64Array }>();
   return async (site) => {
     const dictionary = dictionaries.get(site);
     if (!dictionary) return tokenSource(captured, site);
     const D = dictionary.outputWidth;
     const codes = await codesOf(dictionary);
-    const room = roomFor(D, codes.live.length);
+    const room = roomFor(D, codes);
     const start = await placeDirections(dictionary, codes.live, loops, room.bytes);
-    const directions = new PlacedDirections(
-      loops,
-      D,
-      room,
-      codes.live.map((feature) => start[feature]!),
-    );
-    const known = kept.get(site) ?? (await changesAndErrors(captured, codes, directions, D));
+    const own = codes.live.map((feature) => start[feature]!);
+    const placed = new PlacedFeatures(loops, codes, D, room, own);
+    const known = kept.get(site);
+    const changes = known?.changes ?? (await changesAt(captured, codes.site, codes.nodes));
+    const errors = placed.place(changes, known?.errors);
     kept.delete(site);
-    kept.set(site, known);
+    kept.set(site, { changes, errors });
     if (kept.size > keptSources) kept.delete([...kept.keys()][0]!);
-    const { changes, errors } = known;
-    return { site, width: D, placeOf: codes.placeOf, changes, features: { codes, errors, directions } };
+    return { site, width: D, placeOf: codes.placeOf, changes, features: { codes, errors, placed } };
   };
-}
-
-async function changesAndErrors(captured: Capture, codes: NodeCodes, directions: PlacedDirections, D: number) {
-  const changes = await changesAt(captured, codes.site, codes.nodes);
-  const errors = changes.slice();
-  codes.nodes.forEach((_, place) => {
-    for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-      const difference = codes.difference[at]!;
-      if (difference !== 0) directions.takeOut(errors, place * D, codes.liveAt[at]!, difference);
-    }
-  });
-  return { changes, errors };
 }
 
 /** A site's whole change, where it has no dictionary: the tokens. */
@@ -181,34 +261,20 @@ export function contract(
   byNode = false,
 ): void {
   const values = new Float64Array(features?.codes.live.length ?? 0);
-  const [lives, moved] = [new Int32Array(values.length), new Float64Array(values.length)];
   for (let row = 0; row < node.length; ) {
     const c = column[row]!;
     values.fill(0);
     let [error, total] = [0, 0];
-    for (let first = row; row < node.length && column[row] === c && !(byNode && row > first); row++) {
+    for (const first = row; row < node.length && column[row] === c && !(byNode && row > first); row++) {
       const place = placeOf[node[row]!]!;
       if (place < 0) continue;
       if (!features) {
         total += dot(v, row * D, changes, place * D, D);
         continue;
       }
-      const { codes, errors, directions } = features;
-      let [ofChange, ofError] = [0, 0];
-      for (let d = 0, from = row * D, at = place * D; d < D; d++) {
-        const one = v[from + d]!;
-        ofChange += one * changes[at + d]!;
-        ofError += one * errors[at + d]!;
-      }
+      const [ofChange, ofError] = features.placed.contract(values, v, row, place);
       total += ofChange;
       error += ofError;
-      let count = 0;
-      for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-        if (codes.difference[at] === 0) continue;
-        moved[count] = codes.difference[at]!;
-        lives[count++] = codes.liveAt[at]!;
-      }
-      directions.addProducts(values, v, row, lives, moved, count);
     }
     const sum = features ? sumFrom(error, values) : total;
     visit(c, { values, error, total, sum, ...(byNode && { node: node[row - 1]! }) });
@@ -228,32 +294,27 @@ export function contractIdentity(
   byNode = false,
 ): void {
   const values = new Float64Array(features?.codes.live.length ?? 0);
-  const [lives, factored] = [new Int32Array(values.length), new Float64Array(values.length)];
-  const [movedError, moved] = [new Float64Array(D), new Float64Array(D)];
   const contractNodes = (c: number, begin: number, end: number) => {
     const { nodes, factors, direction } = columns[c]!;
-    for (const sums of [values, moved, movedError]) sums.fill(0);
+    values.fill(0);
+    const [places, own]: [number[], number[]] = [[], []];
     for (let i = begin; i < end; i++) {
       const place = placeOf[nodes[i]!]!;
       if (place < 0) continue;
-      const factor = factors[i]!;
-      for (let d = 0, at = place * D; d < D; d++) moved[d]! += factor * changes[at + d]!;
+      places.push(place);
+      own.push(factors[i]!);
       if (!features) continue;
-      const { codes, errors } = features;
-      for (let d = 0, at = place * D; d < D; d++) movedError[d]! += factor * errors[at + d]!;
-      for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-        values[codes.liveAt[at]!]! += factor * codes.difference[at]!;
+      const { offsets, liveAt, difference } = features.codes;
+      for (let at = offsets[place]!; at < offsets[place + 1]!; at++) {
+        values[liveAt[at]!]! += factors[i]! * difference[at]!;
       }
     }
-    let count = 0;
-    for (let live = 0; live < values.length; live++) {
-      if (values[live] === 0) continue;
-      factored[count] = values[live]!;
-      lives[count++] = live;
-    }
-    values.fill(0);
-    features?.directions.addProducts(values, direction!, 0, lives, factored, count);
-    const [error, total] = [dot(movedError, 0, direction!, 0, D), dot(moved, 0, direction!, 0, D)];
+    let [error, total] = [0, 0];
+    if (features) [total, error] = features.placed.contractSums(values, direction!, places, own);
+    else
+      places.forEach((place, i) => {
+        total += own[i]! * dot(changes, place * D, direction!, 0, D);
+      });
     const sum = features ? sumFrom(error, values) : total;
     visit(c, { values, error, total, sum, ...(byNode && end > begin && { node: nodes[begin]! }) });
   };

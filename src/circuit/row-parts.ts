@@ -7,7 +7,7 @@ import { cleanRow, patchRow } from "../effects/rest.ts";
 import { StoppedError } from "../errors.ts";
 import { isChanged } from "../forest/forest.ts";
 import { gradients, topological } from "../graph/reverse.ts";
-import { constantValue, int64, sessionPool, type Value } from "../graph/session.ts";
+import { constantValue, int64, type Session, sessionPool, type Value } from "../graph/session.ts";
 import { sameShape, times } from "../graph/shape.ts";
 import { openStages, substitute } from "../graph/stages.ts";
 import { concat, constant, input, numbers, type Tensor } from "../graph/tensor.ts";
@@ -140,7 +140,7 @@ export function openRowParts(
         if (stopped?.()) throw new StoppedError();
         const rows = block.rows.subarray(begin, begin + perRun);
         const found = await run(rows, block.places.subarray(begin, begin + perRun));
-        for (let i = 0; i < rows.length; i++) out.set(found.subarray(i * width, (i + 1) * width), rows[i]! * width);
+        for (let i = 0; i < rows.length; i++) copyRow(found, i, out, rows[i]!, width);
       }
     }
     return out;
@@ -151,6 +151,53 @@ export function openRowParts(
     const N = padded(rows.length * copies);
     return floatValue(copyRows(v, rows, copies * width, N * width), N, width);
   };
+
+  /** The same in an array that serves one run after another. */
+  const rowsInput = (width: number) => {
+    const room = newFloats(dtype, padded(perRun) * width);
+    return (v: Floats, rows: Int32Array): Value => {
+      const N = padded(rows.length);
+      for (let i = 0; i < rows.length; i++) copyRow(v, rows[i]!, room, i, width);
+      room.fill(0, rows.length * width, N * width);
+      return floatValue(room.subarray(0, N * width), N, width);
+    };
+  };
+
+  /** An array for results of rows that serves one run after another. */
+  const rowsResult = (width: number) => {
+    const room = newFloats(dtype, padded(perRun) * width);
+    return (rows: Int32Array) => {
+      const N = padded(rows.length);
+      return { found: floatValue(room.subarray(0, N * width), N, width) };
+    };
+  };
+
+  /** Jᵀv of a linear part, which is the same at all nodes and points. */
+  const linearly = async (
+    session: Session<string, "found">,
+    values: Readonly<Record<string, Value>>,
+    v: Floats,
+    widthTo: number,
+    width: number,
+  ): Promise<Floats> => {
+    const R = v.length / widthTo;
+    const out = newFloats(dtype, R * width);
+    for (let first = 0; first < R; first += n * tilesPerRun) {
+      if (stopped?.()) throw new StoppedError();
+      const rows = Math.min(R - first, n * tilesPerRun);
+      const N = padded(rows);
+      const own = v.subarray(first * widthTo, (first + rows) * widthTo);
+      let given = own;
+      if (N > rows) {
+        given = newFloats(dtype, N * widthTo);
+        given.set(own);
+      }
+      const { found } = await session.run({ ...values, cotangent: floatValue(given, N, widthTo) });
+      out.set((found.data as Floats).subarray(0, rows * width), first * width);
+    }
+    return out;
+  };
+  const tilesPerRun = Math.max(1, Math.floor(runRows / n));
 
   return {
     async heads(layer) {
@@ -187,13 +234,14 @@ export function openRowParts(
         const ofNodes = await pool.compile(neurons.ofNodes);
         const ofRows = await pool.compile({ found: neurons.ofRows });
         const at = await inputsOf(Object.values(neurons.ofNodes));
+        const [given, result] = [rowsInput(to.shape[1] as number), rowsResult(model.width)];
         return byNode(nodes, model.width, async (block) => {
           const tables = await ofNodes.run(at(block));
           return async (rows, places) => {
             const node = new Int32Array(padded(rows.length));
             node.set(places);
-            const inputs = { cotangent: rowsValue(v, rows, to.shape[1] as number), node: int64(node, node.length) };
-            return (await ofRows.run({ ...values, ...tables, ...inputs })).found.data as Floats;
+            const inputs = { cotangent: given(v, rows), node: int64(node, node.length) };
+            return (await ofRows.run({ ...values, ...tables, ...inputs }, result(rows))).found.data as Floats;
           };
         });
       }
@@ -201,6 +249,10 @@ export function openRowParts(
       const [back] = gradients(to, [from], cotangent) as [Tensor];
       const [widthTo, width] = [to.shape[1] as number, from.shape[1] as number];
       const isEach = how === "each";
+      if (!isEach && !dependsOn(back, [...leaves, context.positions])) {
+        const one = await linearly(await pool.compile({ found: back }), values, v, widthTo, width);
+        return how === "apart" && K > 1 ? copyRows(one, repeatedRows(nodes.length, K), width, K * one.length) : one;
+      }
       const stages = await openStages(
         pool,
         back,
@@ -242,6 +294,7 @@ export function openRowParts(
           .mul(1 / K),
       });
       const at = await inputsOf([gradient]);
+      const [givenT, givenS, result] = [rowsInput(to.shape[1] as number), rowsInput(K), rowsResult(model.width)];
       return byNode(nodes, model.width, async (block) => {
         const tables = await ofNodes.run(at(block));
         return async (rows, places) => {
@@ -251,9 +304,9 @@ export function openRowParts(
             node[i] = places[i]!;
             positions[i] = backward.position[nodes[rows[i]!]!]!;
           }
-          const inputs = { t: rowsValue(t, rows, to.shape[1] as number), s: rowsValue(s, rows, K) };
+          const inputs = { t: givenT(t, rows), s: givenS(s, rows) };
           const about = { node: int64(node, N), positions: int64(positions, N) };
-          return (await ofRows.run({ ...values, ...tables, ...inputs, ...about })).found.data as Floats;
+          return (await ofRows.run({ ...values, ...tables, ...inputs, ...about }, result(rows))).found.data as Floats;
         };
       });
     },
@@ -264,6 +317,9 @@ export function openRowParts(
     },
   };
 }
+
+/** 0 K times, 1 K times, … */
+const repeatedRows = (R: number, K: number) => Int32Array.from({ length: R * K }, (_, at) => Math.floor(at / K));
 
 const inputName = (site: SiteName) => parseSite(site).kind;
 
@@ -433,8 +489,13 @@ function pathRows(
 /** Some rows of a width, and zeros behind them up to a length. */
 function copyRows(from: Floats, rows: Int32Array, width: number, length: number): Floats {
   const out = new (from.constructor as new (n: number) => Floats)(length);
-  for (let i = 0; i < rows.length; i++) out.set(from.subarray(rows[i]! * width, (rows[i]! + 1) * width), i * width);
+  for (let i = 0; i < rows.length; i++) copyRow(from, rows[i]!, out, i, width);
   return out;
+}
+
+/** Copies one row: many short ones are copied faster so than by views of them. */
+function copyRow(from: Floats, row: number, to: Floats, at: number, width: number): void {
+  for (let d = 0, i = row * width, j = at * width; d < width; d++) to[j + d] = from[i + d]!;
 }
 
 /** Rows by their nodes, some nodes at a time. */

@@ -45,7 +45,11 @@ export async function placeDirections(
   loops.reserve(from + 4 * stride * count);
   const to = new Float32Array(loops.memory.buffer, from, stride * count);
   if (stride === D) to.set(data);
-  else for (let i = 0; i < count; i++) to.set(data.subarray(i * D, (i + 1) * D), i * stride);
+  else {
+    // What lay there before may be no number, and 0 times that neither.
+    to.fill(0);
+    for (let i = 0; i < count; i++) to.set(data.subarray(i * D, (i + 1) * D), i * stride);
+  }
   return start.map((at) => (at < 0 ? -1 : from + 4 * stride * (at / D)));
 }
 

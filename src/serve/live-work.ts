@@ -1,4 +1,4 @@
-import { findCircuit } from "../analysis/circuit.ts";
+import { findCircuit, usualPoints } from "../analysis/circuit.ts";
 import { liveEffects } from "../analysis/live.ts";
 import { dictionaryWarnings } from "../analysis/pairs.ts";
 import { type HeldDictionary, heldDictionary } from "../dictionaries/held.ts";
@@ -165,6 +165,8 @@ const works: { readonly [K in LiveKind]: Work<K> } = {
         pairs,
         drawn: pairs,
         all: pairs,
+        // A live answer takes the usual points of many pairs, where a single one would get more.
+        steps: usualPoints(Number.POSITIVE_INFINITY),
         about: {
           model: opened.name,
           layers: loaded.model.layers,
@@ -184,7 +186,13 @@ const works: { readonly [K in LiveKind]: Work<K> } = {
         edgeInfluence: 0.98,
         byPosition: false,
       },
-      { chosen: async () => undefined, keepChosen: async () => {}, read: async () => undefined, write: async () => {} },
+      {
+        chosen: async () => undefined,
+        keepChosen: async () => {},
+        masks: { read: async () => undefined, write: async () => {} },
+        read: async () => undefined,
+        write: async () => {},
+      },
       reporter,
     );
     return { circuit: reportCircuit(found.whole, reportLimits.edges, rounded) };

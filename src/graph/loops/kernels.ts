@@ -15,7 +15,7 @@ import {
 } from "./assembler.ts";
 
 /** The loops of `Loops` as a WebAssembly module; it says there what each does. */
-export const loopsModule = () => assemble([takeOut(), above(), possible(), near(), dots(), addUp()]);
+export const loopsModule = () => assemble([takeOut(), above(), possible(), near(), dots(), addUp(), singleDots()]);
 
 /** Moves a pointer on by some bytes, or counts on. */
 const advance = (pointer: Local<"i32">, bytes: number): Statement => pointer.set(i32.add(pointer, i32.const(bytes)));
@@ -240,9 +240,13 @@ function byFours(list: Local<"i32">, n: Local<"i32">, end: Local<"i32">, body: r
   ];
 }
 
-function dots() {
+const dots = () => dotsOf("dots", 16, (w) => v128.load(w));
+const singleDots = () => dotsOf("singleDots", 8, (w) => f64x2.promoteLowF32x4(v128.load64Zero(w)));
+
+/** ⟨g, w⟩ of vectors w of which two numbers take so many bytes. */
+function dotsOf(name: string, bytes: number, two: (w: Local<"i32">) => ReturnType<typeof v128.load>) {
   const parameters = { g: "i32", D: "i32", list: "i32", n: "i32" } as const;
-  return defineFunction("dots", parameters, ({ g, D, list, n }, local) => {
+  return defineFunction(name, parameters, ({ g, D, list, n }, local) => {
     const [end, gEnd, gAt, gs] = [local("i32"), local("i32"), local("i32"), local("v128")];
     const four = [0, 1, 2, 3] as const;
     const w = four.map(() => local("i32"));
@@ -255,10 +259,7 @@ function dots() {
           gAt.set(g),
           repeatWhile(i32.ltU(gAt, gEnd), [
             gs.set(v128.load(gAt)),
-            ...four.flatMap((k) => [
-              sum[k]!.set(f64x2.add(sum[k]!, f64x2.mul(v128.load(w[k]!), gs))),
-              advance(w[k]!, 16),
-            ]),
+            ...four.flatMap((k) => [sum[k]!.set(f64x2.add(sum[k]!, f64x2.mul(two(w[k]!), gs))), advance(w[k]!, bytes)]),
             advance(gAt, 16),
           ]),
           ...four.map((k) =>

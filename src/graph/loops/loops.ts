@@ -27,6 +27,8 @@ export interface Loops {
    * int32. n has to be a multiple of 4, D of 2, and at least that.
    */
   dots(g: number, D: number, list: number, n: number): void;
+  /** The same as `dots` of float32[D] at each w. */
+  singleDots(g: number, D: number, list: number, n: number): void;
   /** Adds Σ factor·w to float64[D] at `to`; `list` as in `dots`, with the factors in place of the products. */
   addUp(to: number, D: number, list: number, n: number): void;
   /**
@@ -97,6 +99,15 @@ export function slowLoops(): Loops {
     (at: number, n: number) => new Float64Array(memory.buffer, at, n),
     (at: number, n: number) => new Int32Array(memory.buffer, at, n),
   ];
+  const dots = (vector: typeof doubles | typeof floats, g: number, D: number, list: number, n: number) => {
+    const [gs, found, places] = [doubles(g, D), doubles(list, 2 * n), ints(list, 4 * n)];
+    for (let k = 0; k < n; k++) {
+      const w = vector(places[4 * k + 2]!, D);
+      let sum = 0;
+      for (let d = 0; d < D; d++) sum += gs[d]! * w[d]!;
+      found[2 * k] = sum;
+    }
+  };
   return {
     memory,
     reserve(bytes) {
@@ -117,15 +128,8 @@ export function slowLoops(): Loops {
         deltas[2 * k] = sum;
       }
     },
-    dots(g, D, list, n) {
-      const [gs, found, places] = [doubles(g, D), doubles(list, 2 * n), ints(list, 4 * n)];
-      for (let k = 0; k < n; k++) {
-        const w = doubles(places[4 * k + 2]!, D);
-        let sum = 0;
-        for (let d = 0; d < D; d++) sum += gs[d]! * w[d]!;
-        found[2 * k] = sum;
-      }
-    },
+    dots: (g, D, list, n) => dots(doubles, g, D, list, n),
+    singleDots: (g, D, list, n) => dots(floats, g, D, list, n),
     addUp(to, D, list, n) {
       const [sums, factors, places] = [doubles(to, D), doubles(list, 2 * n), ints(list, 4 * n)];
       for (let k = 0; k < n; k++) {
