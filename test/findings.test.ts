@@ -121,7 +121,7 @@ describe("findings", () => {
       change: { train: 8.9 },
     });
     // 0.5 of 1 is half already; at resid_post.3 three hold .9 of 2. mlp_out is part of the stream and not asked.
-    expect(found[0]!.claim).toBe("At resid_post.2 1 feature holds 50 % of Σ|effect|: resid_post.2/1035.");
+    expect(found[0]!.claim).toBe("1 feature at resid_post.2 holds 50 % of its Σ|effect|: resid_post.2/1035.");
     expect(found[1]!.claim).toBe(
       "First-order effects and errors add up to 13 % at resid_post.2 and 80 % at resid_post.3 of the change of +8.90 logits.",
     );

@@ -224,7 +224,7 @@ function shareFinding(data: FindingsInput): Finding[] {
     {
       claim:
         least.share >= 0.5
-          ? `At ${least.group.site} ${counted(least.count, "feature")} ${least.count === 1 ? "holds" : "hold"} ${whole(100 * least.share)} % of Σ|${score}|: ${listText(names)}.`
+          ? `${counted(least.count, "feature")} at ${least.group.site} ${least.count === 1 ? "holds" : "hold"} ${whole(100 * least.share)} % of its Σ|${score}|: ${listText(names)}.`
           : `At ${least.group.site} no few features stand out: the ${counted(least.count, "strongest feature")} (${listText(names)}) hold ${whole(100 * least.share)} % of Σ|${score}|.`,
       grounds: `${sentence(kindWord(run.method, run.score))}; Σ|${score}| ${number(least.all)} ${unit}, mean of ${counted(pairs, `${split} pair`)}${words[split] === undefined ? "" : ` of ${counted(words[split], "word")}`}. ${least.group.site}/${least.group.feature[0]} has ${signed(least.group.effect[0]!)}${overText(least.group.spread[0]?.by_words ?? null)}.`,
       section: "features",
