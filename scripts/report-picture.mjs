@@ -5,7 +5,7 @@
 // ADDRESS is what stands behind the file's name, e.g. "#found?site=resid_post.2&feature=1035". docs/report.png is made from the default run:
 //
 //   ./sfc run --output_dir outputs/picture && node scripts/report-picture.mjs outputs/picture/report.html docs/report.png \
-//     "#found?site=resid_post.2&feature=1035" 1440x1000
+//     "#?site=resid_post.2&feature=1035" 1440x1000
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { createServer as createVite } from "vite";
 

@@ -90,7 +90,7 @@ function ContextLine(props: {
     <p class="note">
       <span class={effect < 0 ? "effect negative" : "effect positive"}>{signed(effect)}</span> activation{" "}
       {clean === null ? "–" : number(clean)}
-      {patch !== null && `, in the patch prompt ${number(patch)}`};{" "}
+      {patch !== null && `, patch ${number(patch)}`};{" "}
       <a href={linkTo({ split: at.split, case: at.case }, "features")}>{at.case}</a>, {at.split},{" "}
       {props.pairs === 1 ? "1 pair" : `${whole(props.pairs)} pairs`}
     </p>

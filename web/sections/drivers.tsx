@@ -106,8 +106,8 @@ function Context({ context, href }: { context: DriverContext; href: string }) {
       <p class="note">
         <span class={context.effect < 0 ? "effect negative" : "effect positive"}>{signed(context.effect)}</span> code{" "}
         {number(context.codeClean)}
-        {context.codePatch !== null && `, in the patch prompt ${number(context.codePatch)}`}; {context.case},{" "}
-        {context.split}, {context.pairs === 1 ? "1 pair" : `${whole(context.pairs)} pairs`}
+        {context.codePatch !== null && `, patch ${number(context.codePatch)}`}; {context.case}, {context.split},{" "}
+        {context.pairs === 1 ? "1 pair" : `${whole(context.pairs)} pairs`}
       </p>
     </li>
   );
