@@ -1,3 +1,5 @@
+import { StoppedError } from "./errors.ts";
+
 /** How far long work is, as the library tells it: so many units of a phase, or a line for the reader. */
 export type Progress =
   | { readonly phase: string; readonly done: number; readonly total: number }
@@ -9,6 +11,34 @@ export interface Watching {
   readonly signal?: AbortSignal;
   /** Told how far the work is, and lines for the reader. */
   readonly onProgress?: (progress: Progress) => void;
+}
+
+/** How a step of long work is watched. */
+export interface Watch {
+  /** Called as the work goes on. */
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
+  /** Asked between steps; true ends the work with a StoppedError. */
+  readonly stopped?: (() => boolean) | undefined;
+}
+
+/** Milliseconds for which a loop goes on before it tells how far it is and asks whether to stop. */
+const stepEvery = 50;
+
+/**
+ * What a long loop calls for each of its items: at the first one and then now and again it tells how far the loop is, and asks whether to stop.
+ *
+ * @param total items of the loop
+ * @returns takes the number of items that are done; throws a StoppedError if asked to stop
+ */
+export function steps({ onProgress, stopped }: Watch, total: number): (done: number) => void {
+  let last = Number.NEGATIVE_INFINITY;
+  return (done) => {
+    const now = performance.now();
+    if (now - last < stepEvery) return;
+    last = now;
+    if (stopped?.()) throw new StoppedError();
+    onProgress?.(done, total);
+  };
 }
 
 /** Where long work tells how far it is. */

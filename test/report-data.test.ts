@@ -71,7 +71,7 @@ const kept = mkdtempSync(join(tmpdir(), "sfc-report-kept-"));
 afterAll(() => rmSync(kept, { recursive: true, force: true }));
 
 async function writeNewRun(score: Score = "effect", change: Partial<Manifest> = {}): Promise<void> {
-  const tables = await RunTables.open(join(folder, ".partial"), 1);
+  const tables = await RunTables.open(join(folder, ".partial"), { threads: 1 });
   await tables.writeNodes(nodes, { first: new Set([1]), padding: new Set() });
   const column = (i: number) => effects.map((row) => row[i]!);
   if (score === "gradient") {
@@ -363,7 +363,7 @@ describe("a table that no run wrote is refused by name", () => {
     const database = await Database.open();
     try {
       const path = join(folder, `${table}.parquet`);
-      await database.db.run(`CREATE TABLE t AS SELECT * FROM ${database.files(path)}`);
+      await database.run(`CREATE TABLE t AS SELECT * FROM ${database.files(path)}`);
       await database.copy(query, path);
     } finally {
       database.close();

@@ -224,7 +224,7 @@ describe("the steps of an analysis, in memory", () => {
 describe("the estimate of an analysis", () => {
   const machineWith = (bytes: number): Machine => ({ availableMemory: () => bytes, mostMemory: () => bytes });
   const estimateOn = (bytes: number, weights: JobOptions["weights"]) =>
-    estimateStep(opened, opened.dictionaries, pairs(), { ...options, weights }, machineWith(bytes));
+    estimateStep(opened, opened.dictionaries, pairs(), { ...options, weights }, machineWith(bytes), quiet());
 
   it("counts what there is to compute, and holds weights where there is room", async () => {
     const { forest } = prepare(pairs(), options);

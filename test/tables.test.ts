@@ -187,7 +187,7 @@ describe("the tables of a run", () => {
   const chunks = sites.map((site) => randomRows(random, nodes, site, 40));
 
   async function writeRun(order: readonly EffectRows[], threads?: number): Promise<void> {
-    const tables = await RunTables.open(join(home, ".partial"), threads);
+    const tables = await RunTables.open(join(home, ".partial"), { threads });
     await tables.writeNodes(nodes, outside);
     for (const rows of order) await tables.writeEffects(rows);
     await tables.finish(home, options());
@@ -320,7 +320,7 @@ describe("the tables of a run", () => {
       [many.toReversed(), 4],
     ] as const) {
       // biome-ignore format: one row
-      const tables = await RunTables.open(join(home, ".partial"), threads);
+      const tables = await RunTables.open(join(home, ".partial"), { threads });
       await tables.writeNodes(big, outside);
       for (const rows of order) await tables.writeEffects(rows);
       const { ranking } = await tables.finish(home, options({ sites: sites.slice(0, 2), units: wordsOf(big) }));

@@ -116,7 +116,9 @@ describe(`the share of the variance that a dictionary leaves unexplained (seed $
     for (const kind of [undefined, "layer_norm", "constant_norm_rescale"] as const) {
       const dictionary = signed(5, meanOf(), kind);
       const told = new Map<string, number | null>();
-      await analyticEffects(captured, dictionary, codes, openLoops(), (name, share) => told.set(name, share));
+      await analyticEffects(captured, dictionary, codes, openLoops(), {
+        onFit: (name, share) => told.set(name, share),
+      });
       const share = await unexplainedShare(captured, dictionary, codes);
       expect(share).toBeGreaterThan(0.01);
       expect([...told.keys()]).toEqual([site]);

@@ -14,7 +14,7 @@ import { compareSites, type SiteName } from "../site.ts";
 import { type LanguageModel, watched } from "./language-model.ts";
 import { memoryPlaces } from "./memory.ts";
 import { dictionaryWarnings, type Rejected, usablePairs } from "./pairs.ts";
-import { type AnalysisRecord, analysePairs, type PairResult, prepare } from "./steps.ts";
+import { type AnalysisRecord, analysePairs, type PairResult, prepareAll } from "./steps.ts";
 
 /** What `analyse` computes. */
 export interface AnalyseOptions extends Watching {
@@ -113,7 +113,7 @@ export function analyse(
     const analysisOptions = { method, score, top, ...(steps && { steps }), ...(rule && { rule }) };
     const input = { loaded, tokenizer, dictionaries, options: analysisOptions };
     const places = { ...memoryPlaces(), checkInputs: () => files.inputs.check() };
-    const prepared = prepare(usable.kept, analysisOptions, null, loaded.model);
+    const prepared = prepareAll(usable.kept, analysisOptions, null, loaded.model, reporter);
     const found = await analysePairs(input, prepared, places, record, reporter, extent);
     const { tables } = places;
     const sites = [...dictionaries.keys()];

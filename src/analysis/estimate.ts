@@ -10,12 +10,13 @@ import { type Pack, type Plan, rowCounts } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import { type Model, parameterCount } from "../models/model.ts";
+import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import type { JobOptions } from "./options.ts";
 import { assumedGflops, gflopsFor, nodeBytes, programBytes, rates } from "./rates.ts";
-import { countsOf, prepare } from "./steps.ts";
+import { countsOf, prepareAll } from "./steps.ts";
 
 /** What an estimate asks of the machine that is to do the work. */
 export interface Machine {
@@ -263,8 +264,9 @@ export async function estimateStep(
   pairs: readonly TokenPair[],
   options: EstimateOptions & Pick<JobOptions, "batch_size">,
   machine: Machine,
+  reporter: Reporter,
 ): Promise<EstimateResult> {
-  const prepared = prepare(pairs, options, options.batch_size, files.model);
+  const prepared = prepareAll(pairs, options, options.batch_size, files.model, reporter);
   const estimated = await estimateRun(files, dictionaries, prepared.plans, options, machine);
   const all = [...dictionaries.values()];
   const { nodes_forward, nodes_backward, tokens } = countsOf(prepared);

@@ -1,7 +1,6 @@
 import { type Job, newFloats } from "../capture/hooks.ts";
 import { logitsOf } from "../capture/logits.ts";
 import { runModel } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import { streamSite } from "../capture/stream-sites.ts";
 import type { SiteRanking } from "../circuit/ranking.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -13,7 +12,7 @@ import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { planMetric } from "../forest/packs.ts";
 import { mostProbable, softmax } from "../interventions/intervene.ts";
 import type { LoadedModel } from "../models/weights.ts";
-import type { Reporter } from "../progress.ts";
+import type { Reporter, Watch } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";

@@ -53,6 +53,9 @@ export const defaultExamples = 32;
 /** How far a device's numbers may be from the CPU's in float64, as a share of the largest, where nothing else is asked. */
 export const parityTolerance = 1e-3;
 
+/** Pairs from which on work with all of them is a phase of its own, which shows its progress. */
+export const manyPairs = 2000;
+
 /** The task where none is named. */
 export const defaultTask: TaskName = "agreement";
 

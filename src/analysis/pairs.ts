@@ -3,7 +3,7 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { unlikeTraining } from "../dictionaries/fit.ts";
 import { UsageError, UserError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
-import type { Reporter } from "../progress.ts";
+import { type Reporter, steps, type Watch } from "../progress.ts";
 import { type CheckedPairs, describeDoubled, describeDropped, tokenizePairs } from "../prompts/check.ts";
 import { agreementPairs } from "../prompts/english/agreement.ts";
 import { commonLexicon } from "../prompts/english/lexicon-common.ts";
@@ -15,7 +15,7 @@ import { groupPairs, type PromptPair, type TokenPair } from "../prompts/pairs.ts
 import { importPairs, type RejectedLine } from "../prompts/read-pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";
-import { defaultExamples, type JobOptions } from "./options.ts";
+import { defaultExamples, type JobOptions, manyPairs } from "./options.ts";
 
 /** The options that say which pairs. */
 export type PairOptions = Pick<
@@ -29,9 +29,6 @@ export const noPairs: Omit<PairOptions, "seed"> = {
   pairs: null,
   num_examples: null,
 };
-
-/** Pairs from here on show their progress. */
-const many = 2000;
 
 /** Pairs before a tokenizer has seen them. */
 interface Chosen {
@@ -109,17 +106,17 @@ function makePairs(
   seed: number,
   reporter: Reporter,
 ): PromptPair[] {
-  const options: TaskOptions = { lexicon: demoLexicon, seed, perCase, stopped: reporter.stopped };
+  const watch = { stopped: reporter.stopped, onProgress: reporter.set };
+  const options: TaskOptions = { lexicon: demoLexicon, seed, perCase, ...watch };
   if (task === "determiner") return determinerPairs(options);
   if (task === "pronoun") return pronounPairs(options);
-  return agreement(tokenizer, perCase, seed, reporter);
+  return agreement(tokenizer, perCase, seed, watch);
 }
 
-function agreement(tokenizer: Tokenizer, perCase: number, seed: number, reporter: Reporter): PromptPair[] {
+function agreement(tokenizer: Tokenizer, perCase: number, seed: number, watch: Watch): PromptPair[] {
   const whole = demoLexicon.nouns.every((noun) => typeof tokenizer.answerToken("The", ` ${noun.plural}`) === "number");
   const lexicon = whole ? demoLexicon : commonLexicon;
-  const onProgress = (done: number, total: number) => reporter.set(done, total);
-  return agreementPairs({ lexicon, seed, perCase, stopped: reporter.stopped, onProgress });
+  return agreementPairs({ lexicon, seed, perCase, ...watch });
 }
 
 /** Indices of the first `limit` pairs of each split and case. */
@@ -170,17 +167,17 @@ export function usablePairs(
   { answer_tokens = "one", num_examples }: Pick<PairOptions, "answer_tokens" | "num_examples">,
   reporter: Reporter,
 ): UsablePairs {
-  const long = (num_examples ?? 0) * 32 > many;
+  const long = (num_examples ?? 0) * 32 > manyPairs;
   if (long) reporter.begin("pairs", 1);
   const { pairs, lines, rejected: before, notes } = source.choose(tokenizer, reporter);
-  if (pairs.length > many) reporter.begin("tokens", pairs.length);
+  if (pairs.length > manyPairs) reporter.begin("tokens", pairs.length);
   const { maxLength, vocabulary } = model;
   const checked = tokenizePairs(pairs, tokenizer, maxLength, vocabulary, {
     answers: answer_tokens,
     stopped: reporter.stopped,
-    onProgress: (done, total) => pairs.length > many && reporter.set(done, total),
+    onProgress: (done, total) => pairs.length > manyPairs && reporter.set(done, total),
   });
-  if (long || pairs.length > many) reporter.begin("reading", 1);
+  if (long || pairs.length > manyPairs) reporter.begin("reading", 1);
   const { kept, dropped } = checked;
   if (kept.length === 0) {
     const reasons = [
@@ -207,7 +204,7 @@ export function usablePairs(
         ([reason, count]) => `Left out ${countText(count, "pair")} of sentences: ${reason}.`,
       ),
       ...describeDropped(dropped).map((line) => `Left out ${line}.`),
-      ...repeated(checked, lines),
+      ...repeated(checked, lines, { stopped: reporter.stopped }),
       ...describeDoubled(kept, tokenizer),
       ...(checked.several === 0
         ? []
@@ -225,12 +222,14 @@ function countReasons(rejected: readonly RejectedLine[]): ReadonlyMap<string, nu
 }
 
 /** How many pairs say what another says, the case and the split aside. */
-function repeated({ kept, rejected }: CheckedPairs, lines: readonly number[] | null): string[] {
+function repeated({ kept, rejected }: CheckedPairs, lines: readonly number[] | null, watch: Watch): string[] {
   const first = new Map<string, number>();
   const dropped = new Set(rejected.map(({ index }) => index));
   let [count, index] = [0, -1];
   let example: readonly [number, number] | undefined;
+  const step = steps(watch, kept.length);
   for (const { clean, patch, cleanAnswer, patchAnswer } of kept) {
+    step(index);
     do index++;
     while (dropped.has(index));
     const key = `${clean}/${patch}/${cleanAnswer}/${patchAnswer}`;

@@ -1,11 +1,11 @@
 import type { Floats, Job } from "../capture/hooks.ts";
 import { newFloats, readingHooks } from "../capture/hooks.ts";
 import { runModel } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import { UserError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { planCapture } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import type { TokenPair } from "../prompts/pairs.ts";

@@ -1,6 +1,6 @@
 import { type Capture, captureAll, runMetric } from "../capture/capture.ts";
 import { forestCheckPlans, forestGaps } from "../capture/forest-check.ts";
-import type { Share, Watch } from "../capture/runner.ts";
+import type { Share } from "../capture/runner.ts";
 import type { Store } from "../capture/store.ts";
 import { accuracyOf, type CaseAccuracy, type Check, check, poorEffectsLine, poorFitLine } from "../circuit/checks.ts";
 import { type Ablation, measureMeaning } from "../circuit/meaning.ts";
@@ -21,11 +21,12 @@ import { type Plan, planCapture, planMetric, type RowCost } from "../forest/pack
 import { unitsOf } from "../interventions/units.ts";
 import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
-import type { Reporter } from "../progress.ts";
+import type { Reporter, Watch } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { PromptPair, Split, TokenPair } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import { manyPairs } from "./options.ts";
 
 /** Σ effects = ⟨g, Δx⟩ must hold to this share of Σ|effects|. */
 const sumTolerance = 1e-4;
@@ -74,25 +75,44 @@ export interface Prepared {
  *
  * @param batchSize at most so many pairs end in one pack
  * @param model whose work decides how large packs are
+ * @throws StoppedError if asked to stop
  */
 export function prepare(
   pairs: readonly TokenPair[],
   { method, score }: Pick<AnalysisOptions, "method" | "score">,
   batchSize: number | null = null,
   model?: RowCost,
+  watch: Watch = {},
 ): Prepared {
-  const forest = prefixForest(pairs);
+  const forest = prefixForest(pairs, watch);
   const plan = planCapture(forest, {
     wanted: score === "effect" ? wantedBy(method) : score === "gradient" ? "none" : "clean",
     ...(batchSize === null ? {} : { batchSize }),
     model,
     beside: "cheaper",
+    stopped: watch.stopped,
   });
   const count = Math.min(checked.most, Math.max(checked.least, Math.ceil(pairs.length / checked.ofPairs)));
   const every = Math.max(1, Math.floor(pairs.length / count));
   const sample = pairs.filter((_, i) => i % every === 0).slice(0, count);
   const [merged, separate] = forestCheckPlans(sample, undefined, score === "effect" ? "changed" : "clean");
   return { pairs, forest, plans: [plan, merged, separate] };
+}
+
+/** `prepare`, of many pairs as a phase of its own between two of reading. @throws StoppedError if asked to stop */
+export function prepareAll(
+  pairs: readonly TokenPair[],
+  options: Pick<AnalysisOptions, "method" | "score">,
+  batchSize: number | null,
+  model: RowCost,
+  reporter: Reporter,
+): Prepared {
+  const isLong = pairs.length > manyPairs;
+  if (isLong) reporter.begin("forest", pairs.length);
+  const watch = { stopped: reporter.stopped, ...(isLong && { onProgress: reporter.set }) };
+  const prepared = prepare(pairs, options, batchSize, model, watch);
+  if (isLong) reporter.begin("reading", 1);
+  return prepared;
 }
 
 /** The sites that a capture gives for an analysis: those of the dictionaries, and others that the method begins at. */
@@ -110,8 +130,9 @@ export async function correctPairs(
   pairs: readonly TokenPair[],
   watch: Watch = {},
 ): Promise<{ readonly kept: readonly TokenPair[]; readonly accuracy: CaseAccuracy[] }> {
-  const forest = prefixForest(pairs);
-  const metric = await runMetric(loaded, planMetric(forest), watch);
+  const { stopped } = watch;
+  const forest = prefixForest(pairs, { stopped });
+  const metric = await runMetric(loaded, planMetric(forest, { stopped }), watch);
   const of = (i: number) => metric[forest.endIndexOfPair[i]!]!;
   const kept = pairs.filter((_, i) => of(i) < 0);
   if (kept.length === 0) {
@@ -181,7 +202,7 @@ export async function effectsStep(
   if (input.options.score === "effect") return writeEffects(input, captured, tables, reporter, events);
   for (const [done, dictionary] of [...input.dictionaries.values()].entries()) {
     if (reporter.stopped()) throw new StoppedError();
-    await writeScore(input, dictionary, captured, codes, tables, events);
+    await writeScore(input, dictionary, captured, codes, tables, { stopped: reporter.stopped }, events);
     reporter.set(done + 1);
   }
 }
@@ -211,15 +232,12 @@ async function writeEffects(
     ...(onFit && { onFit }),
     ...(onWork && { onWork }),
   });
-  let done = dictionaries.size - left.length;
   for await (const { rows, check: sum } of work) {
     // The check first: a site whose effects are there is not computed again.
     if (sum) onCheck?.(check("sum of effects", rows.site, sum.gap, sum.scale, sumTolerance));
     await beforeWrite?.();
     if (!(await tables.hasEffects(rows.site))) await tables.writeEffects(rows);
     if (reporter.stopped()) throw new StoppedError();
-    // The other methods count their passes.
-    if (method === "analytic") reporter.set(++done, dictionaries.size);
   }
 }
 
@@ -238,21 +256,21 @@ async function writeScore(
   captured: Capture,
   codes: CodeReader,
   tables: Tables,
+  watch: Watch,
   { beforeWrite }: EffectsEvents,
 ): Promise<void> {
   const { writes: site } = dictionary;
   const { backward } = captured.plan.forest;
   if (options.score === "gradient-activation") {
     if (await tables.hasEffects(site)) return;
-    const rows = await gradientActivation(captured, dictionary, codes);
+    const rows = await gradientActivation(captured, dictionary, codes, watch);
     await beforeWrite?.();
     await tables.writeEffects(rows);
     return;
   }
   if (await tables.hasFeatureSums(site)) return;
-  const sums = await gradientSums(captured, dictionary, (node) =>
-    isOutside(tokenizer.outside, backward.token[node]!, backward.position[node]!),
-  );
+  const excluded = (node: number) => isOutside(tokenizer.outside, backward.token[node]!, backward.position[node]!);
+  const sums = await gradientSums(captured, dictionary, excluded, watch);
   await beforeWrite?.();
   await tables.writeFeatureSums(
     site,
@@ -470,7 +488,7 @@ export async function analysePairs(
     countAccuracy(accuracy);
     const [left, total] = [all.pairs.length - kept.length, all.pairs.length];
     if (left > 0) warn(`Left out ${left} of ${total} pairs that the model gets wrong (--keep correct).`);
-    prepared = prepare(kept, options, batchSize, loaded.model);
+    prepared = prepare(kept, options, batchSize, loaded.model, { stopped: reporter.stopped });
   }
   record.counts = { ...countsOf(prepared), rows: 0 };
 

@@ -25,6 +25,18 @@ export function sha256OfText(text: string): string {
   return hash.hex();
 }
 
+/** SHA-256 of `JSON.stringify(list)`, which is never made as a whole. @param step called with the number of items that are done */
+export function sha256OfList(list: readonly unknown[], step: (done: number) => void = () => {}): string {
+  const hash = newSha256();
+  const encoder = new TextEncoder();
+  list.forEach((item, i) => {
+    step(i);
+    hash.update(encoder.encode(`${i === 0 ? "[" : ","}${JSON.stringify(item)}`));
+  });
+  hash.update(encoder.encode(list.length === 0 ? "[]" : "]"));
+  return hash.hex();
+}
+
 /**
  * One SHA-256 for several files: that of the lines `<hash>  <name>\n`, sorted by name, which is what `sha256sum a b | sha256sum` prints in the
  * files' folder.

@@ -2,11 +2,12 @@ import { isChanged, type PrefixForest } from "../forest/forest.ts";
 import type { Pack, Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import { steps, type Watch } from "../progress.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import { type Floats, type Job, newFloats, readingHooks } from "./hooks.ts";
 import { openRunner, runModel } from "./run.ts";
-import type { Results, Runner, RunOptions, Share, Watch } from "./runner.ts";
+import type { Results, Runner, RunOptions, Share } from "./runner.ts";
 
 /** Activations and gradients of one site over a whole forest. */
 export interface SiteCapture {
@@ -26,8 +27,8 @@ export interface Capture {
   /** m at the clean and at the patch prompt of each end, in logits. */
   readonly cleanMetric: Float64Array;
   readonly patchMetric: Float64Array;
-  /** One site at a time, so that only one is in memory. */
-  site(name: SiteName): Promise<SiteCapture>;
+  /** One site at a time, so that only one is in memory. @throws StoppedError if asked to stop */
+  site(name: SiteName, watch?: Watch): Promise<SiteCapture>;
   /** The forward nodes of some of the activations that are kept: those of at most four packs that are spread over all. */
   readonly sampledNodes: readonly number[];
   /** The activations of `sampledNodes`, x[nodes,D]. Of a long capture this reads much less than `site`. */
@@ -120,11 +121,13 @@ function captureOf(
     sites,
     cleanMetric: clean,
     patchMetric: patch,
-    async site(name) {
+    async site(name, watch = {}) {
       const D = model.sites[parseSite(name).kind]!;
       const x = newFloats(dtype, plan.rows * D);
       const g = newFloats(dtype, forest.backward.size * D);
+      const step = steps(watch, packs.length);
       for (const [k, pack] of packs.entries()) {
+        step(k);
         const rows = await results.read(first + k, "value", name, "x");
         if (rows) placeRows(x, rows, D, (i) => plan.row[forwardNode(plan, pack, pack.keep[i]!)]!);
         const { beside } = pack;

@@ -22,6 +22,7 @@ export {
   planMetric,
   type Wanted,
 } from "../forest/packs.ts";
+export type { Watch } from "../progress.ts";
 export {
   type CheckedPairs,
   type CheckOptions,
@@ -47,5 +48,5 @@ export {
   type Tensors,
 } from "./hooks.ts";
 export { openRunner, runModel } from "./run.ts";
-export type { Objective, Results, Runner, RunOptions, Watch } from "./runner.ts";
+export type { Objective, Results, Runner, RunOptions } from "./runner.ts";
 export { memoryStore, type Store } from "./store.ts";

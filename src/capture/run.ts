@@ -1,8 +1,9 @@
 import { isStreamed, type LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import { parseSite } from "../site.ts";
 import { heldRunner } from "./held.ts";
 import type { Job } from "./hooks.ts";
-import type { Results, Runner, RunOptions, Watch } from "./runner.ts";
+import type { Results, Runner, RunOptions } from "./runner.ts";
 import { streamedRunner } from "./streamed.ts";
 
 /** Opens a runner for weights that are held, or for those that are streamed: both take the same hooks. */

@@ -1,3 +1,4 @@
+import type { Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
 import type { Entry, Floats, Found, Hooks, Job } from "./hooks.ts";
 import type { Store } from "./store.ts";
@@ -14,13 +15,6 @@ export interface RunOptions {
 }
 
 export type Objective = "metric" | "squares";
-
-export interface Watch {
-  /** Called as the work goes on. */
-  readonly onProgress?: ((done: number, total: number) => void) | undefined;
-  /** Asked between steps; true ends the work with a StoppedError. */
-  readonly stopped?: (() => boolean) | undefined;
-}
 
 /** How jobs are run. */
 export interface Share extends Watch {

@@ -2,6 +2,7 @@ import type { Capture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
 import { isChanged } from "../forest/forest.ts";
+import type { Watch } from "../progress.ts";
 import { mean } from "../stats.ts";
 
 /** Members that a group needs for an AUC. */
@@ -28,6 +29,7 @@ export interface Firing {
  *
  * @param groupOf the group of a backward node, or undefined to leave it out; a member is a distinct clean prefix
  * @returns for each feature, its firing by group
+ * @throws StoppedError if asked to stop
  */
 export async function firing(
   capture: Capture,
@@ -35,8 +37,9 @@ export async function firing(
   codes: CodeReader,
   features: readonly number[],
   groupOf: (node: number) => string | undefined,
+  watch: Watch = {},
 ): Promise<ReadonlyMap<string, Firing>[]> {
-  const { x, width: D } = await capture.site(dictionary.reads);
+  const { x, width: D } = await capture.site(dictionary.reads, watch);
   const { row, forest } = capture.plan;
   const { backward } = forest;
   const members = new Map<string, Set<number>>();
@@ -52,7 +55,7 @@ export async function firing(
   list.forEach(({ at }, i) => {
     gathered.set(x.subarray(at * D, (at + 1) * D), i * D);
   });
-  const sparse = await codes.encode(dictionary, gathered);
+  const sparse = await codes.encode(dictionary, gathered, watch);
   return features.map((feature) => {
     const code = list.map((_, i) => {
       const [from, to] = [sparse.offsets[i]!, sparse.offsets[i + 1]!];
@@ -77,7 +80,12 @@ export async function firing(
 /** The probability that one of `a` is larger than one of `b`, ties counted half; NaN where there are too few of either. */
 export function areaUnderCurve(a: readonly number[], b: readonly number[]): number {
   if (Math.min(a.length, b.length) < fewestMembers) return Number.NaN;
-  let larger = 0;
-  for (const x of a) for (const y of b) larger += x > y ? 1 : x === y ? 0.5 : 0;
+  const others = Float64Array.from(b).sort();
+  let [larger, below, upTo] = [0, 0, 0];
+  for (const x of Float64Array.from(a).sort()) {
+    while (below < others.length && others[below]! < x) below++;
+    while (upTo < others.length && others[upTo]! <= x) upTo++;
+    larger += (below + upTo) / 2;
+  }
   return larger / (a.length * b.length);
 }

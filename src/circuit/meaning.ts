@@ -1,11 +1,11 @@
 import { z } from "zod";
 import type { Capture } from "../capture/capture.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { intervenedMetrics } from "../interventions/intervene.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import { groupPairs, type TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
@@ -111,6 +111,7 @@ export async function measureMeaning(
         const { split, case: name } = backward.groups[backward.group[node]!]!;
         return split === "test" ? groupOfCase(name) : undefined;
       },
+      { stopped: watch.stopped },
     );
     top.forEach(({ feature, effect }, i) => {
       const byGroup = shares[i]!;

@@ -9,19 +9,20 @@ import { merge } from "../commands/merge.ts";
 import { pullNames } from "../commands/pull.ts";
 import { run } from "../commands/run.ts";
 import { runShard } from "../commands/shard.ts";
+import { keepsNothing } from "../jobs/serve.ts";
 
 /** The jobs that a worker can do, by name. */
 export const jobs = {
   run,
   compare,
-  pairs,
-  bench,
+  pairs: keepsNothing(pairs),
+  bench: keepsNothing(bench),
   circuit,
-  estimate,
-  estimateCircuit: estimateCircuitOf,
-  estimateEvaluation: estimateEvaluate,
+  estimate: keepsNothing(estimate),
+  estimateCircuit: keepsNothing(estimateCircuitOf),
+  estimateEvaluation: keepsNothing(estimateEvaluate),
   evaluate,
-  intervene,
+  intervene: keepsNothing(intervene),
   pull: pullNames,
   shard: runShard,
   merge,

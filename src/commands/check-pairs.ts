@@ -68,11 +68,10 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
   await using opened = await openJob(options, reporter, { saes: false, patchless: true });
   const { total, kept, rejected, warnings } = usablePairs(opened.source, opened, options, reporter);
   reporter.begin("accuracy", 1);
-  const forest = prefixForest(kept);
-  const metric = await runMetric(loadedModel(opened.model, streamedWeights(opened.checkpoint)), planMetric(forest), {
-    stopped: reporter.stopped,
-    onProgress: (done, packs) => reporter.set(done, packs),
-  });
+  const { stopped, set: onProgress } = reporter;
+  const forest = prefixForest(kept, { stopped });
+  const loaded = loadedModel(opened.model, streamedWeights(opened.checkpoint));
+  const metric = await runMetric(loaded, planMetric(forest, { stopped }), { stopped, onProgress });
   opened.inputs.check();
   if (output !== null) await writeFileAtomic(output, writePairs(kept.map(({ pair }) => pair)), "--output");
   const without = kept.filter(({ pair }) => pair.patch_prefix === null).length;
@@ -95,7 +94,7 @@ export async function pairs({ options, output, all = false }: PairsRequest, repo
       };
     }),
     rejected: rejected.slice(0, all ? undefined : shownRejected).map((one) => {
-      if (reporter.stopped()) throw new StoppedError("Stopped.");
+      if (stopped()) throw new StoppedError();
       return withTokens(one, opened.tokenizer);
     }),
     warnings: [...opened.warnings, ...warnings, ...(without > 0 ? [none] : [])],

@@ -236,7 +236,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       await closeFinished(folder);
       if (resolve(path) === resolve(request.run, circuitFolderName)) {
         reporter.begin("report", 1);
-        await refreshReport(request.run, (line) => reporter.line(line));
+        await refreshReport(request.run, reporter);
       }
       reporter.end();
       return { file: finished, again: false, dummy: isDummy(open) };

@@ -25,7 +25,7 @@ export async function estimate({ options }: EstimateRequest, reporter: Reporter)
   for (const warning of dictionaryWarnings(dictionaries, kept, opened.tokenizer)) reporter.line(warning);
   const missing = await missingDevice(options.device as Device, reporter);
   const machine = { ...thisMachine, lacksDevice: missing !== undefined };
-  const result = await estimateStep(opened, dictionaries, kept, options, machine);
+  const result = await estimateStep(opened, dictionaries, kept, options, machine, reporter);
   if (missing !== undefined) reporter.line(`${missing} The time is told for ${assumedGflops} GFLOP/s.`);
   reporter.end();
   return result;

@@ -140,7 +140,7 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     await finishEvaluation(folder);
     if (resolve(path) === resolve(request.run, evaluationFolderName)) {
       reporter.begin("report", 1);
-      await refreshReport(request.run, (line) => reporter.line(line));
+      await refreshReport(request.run, reporter);
     }
     reporter.end();
     return { file: finished, again: false, dummy: isDummy(open) };

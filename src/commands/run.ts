@@ -17,7 +17,7 @@ import {
   analysePairs,
   capturedSites,
   type Prepared,
-  prepare,
+  prepareAll,
   type SiteRecord,
 } from "../analysis/steps.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
@@ -164,7 +164,7 @@ class Job {
     const divided = await findShards(this.#folder.path);
     await this.#save();
 
-    const prepared = prepare(pairs, this.#options, batchSize, this.#opened.model);
+    const prepared = prepareAll(pairs, this.#options, batchSize, this.#opened.model, this.#reporter);
     const estimated = await this.#estimate(prepared);
     const identity = await checkpoint.sha256();
     this.manifest.model = { name: this.#options.model_name, model_type: model.modelType, sha256: identity };
@@ -199,6 +199,7 @@ class Job {
             )
           : null,
       save: async () => void (await this.#save()),
+      stopped: this.#reporter.stopped,
     });
     try {
       const input: AnalysisInput = {
@@ -221,7 +222,8 @@ class Job {
     this.#reporter.end();
     this.#addWorkOf(states);
     const manifest = await this.#save();
-    await writeReport(this.#folder.path, "finished");
+    this.#reporter.begin("report", 1);
+    await writeReport(this.#folder.path, { status: "finished", stopped: this.#reporter.stopped });
     this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
     return undefined;
@@ -351,7 +353,9 @@ class Job {
   async #partialFor(model: string, pairs: readonly TokenPair[], weights: "held" | "streamed"): Promise<string> {
     const dictionaries: string[] = [];
     for (const d of this.#dictionaries.values()) dictionaries.push(await this.#identityOf(d));
-    return partialFor(this.#folder, [this.manifest.versions, model, dictionaries, pairs, weights], async () => {
+    const { stopped } = this.#reporter;
+    const identity = pairsIdentity(pairs, { stopped });
+    return partialFor(this.#folder, [this.manifest.versions, model, dictionaries, identity, weights], async () => {
       this.#reporter.line(
         "The model, the SAEs, the pairs, --weights or this program changed since the interruption, so the run starts over.",
       );

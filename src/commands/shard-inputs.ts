@@ -1,14 +1,16 @@
-import { sha256OfText } from "../bytes/sha256.ts";
+import { sha256OfList, sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { UserError } from "../errors.ts";
 import { type Plan, packsJson } from "../forest/packs.ts";
+import { steps, type Watch } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { inspectRunFolder } from "../results/folder.ts";
 import { findShards, type ShardPlan, type ShardState, unfinished } from "../results/shards.ts";
 import type { SiteName } from "../site.ts";
 
 /** SHA-256 of pairs as the tokenizer made them. */
-export const pairsIdentity = (pairs: readonly TokenPair[]) => sha256OfText(JSON.stringify(pairs));
+export const pairsIdentity = (pairs: readonly TokenPair[], watch: Watch = {}) =>
+  sha256OfList(pairs, steps(watch, pairs.length));
 
 /** SHA-256 of what goes into the model, pack by pack. */
 export const packsIdentity = (plans: readonly Plan[]) => sha256OfText(JSON.stringify(packsJson(plans)));

@@ -8,7 +8,7 @@ import {
   analyseSites,
   capturedSites,
   captureStep,
-  prepare,
+  prepareAll,
   type SitePlaces,
 } from "../analysis/steps.ts";
 import { StoppedError, UserError } from "../errors.ts";
@@ -172,7 +172,7 @@ class ShardJob {
     await using opened = await openJob(options, this.#reporter, { patchless: options.score !== "effect" });
     try {
       const { kept } = usablePairs(opened.source, opened, options, this.#reporter);
-      const prepared = prepare(kept, options, plan.batch_size, opened.model);
+      const prepared = prepareAll(kept, options, plan.batch_size, opened.model, this.#reporter);
       check.pairs(kept, prepared.plans);
       const { model, checkpoint, dictionaries } = opened;
       const identity = await checkpoint.sha256();
@@ -193,6 +193,7 @@ class ShardJob {
         inputs: opened.inputs,
         captureOf: captureIdentity(identity, captured, plan.weights, plan),
         spill: `spill-${this.#shard}`,
+        stopped: this.#reporter.stopped,
         save: async () => {},
       });
       const waveRows = plan.wave_rows ?? undefined;

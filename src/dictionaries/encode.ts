@@ -2,6 +2,7 @@ import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { compile, float32, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import type { Dim } from "../graph/shape.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
+import { steps, type Watch } from "../progress.ts";
 import type { Activation, Dictionary, Encoder, EncoderPart, Normalization } from "./dictionary.ts";
 import { openWide, WideEncoder, type WideSessions } from "./wide.ts";
 
@@ -147,8 +148,8 @@ function numbersOf(data: Float32Array | Float64Array, dtype: "float32" | "float6
 
 /** Encodes with the dictionaries of a run, one at a time; dictionaries of one shape share a session. */
 export interface CodeReader {
-  /** x[rows,D] at the dictionary's site → its codes. */
-  encode(dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes>;
+  /** x[rows,D] at the dictionary's site → its codes. @throws StoppedError if asked to stop */
+  encode(dictionary: Dictionary, x: Float32Array | Float64Array, watch?: Watch): Promise<SparseCodes>;
   /** Ends its sessions. */
   release(): Promise<void>;
 }
@@ -242,7 +243,7 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     return sparse.finish();
   };
 
-  const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array): Promise<SparseCodes> => {
+  const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array, watch: Watch): Promise<SparseCodes> => {
     if (
       dtype === "float32" &&
       (options.device ?? "cpu") === "cpu" &&
@@ -270,7 +271,9 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     const thresholds =
       encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
     const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
+    const step = steps(watch, rows);
     for (let at = 0; at < rows; at += chunkRows) {
+      step(at);
       const n = Math.min(chunkRows, rows - at);
       const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
       const { f } = await session.run({ ...values, x: part }, dense && { f: dense.room(n) });
@@ -280,8 +283,8 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     return sparse.finish();
   };
   return {
-    encode(dictionary, x) {
-      const codes = last.then(() => encode(dictionary, x));
+    encode(dictionary, x, watch = {}) {
+      const codes = last.then(() => encode(dictionary, x, watch));
       last = codes.catch(() => {});
       return codes;
     },

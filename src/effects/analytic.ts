@@ -2,6 +2,7 @@ import type { Capture, SiteCapture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
+import { steps, type Watch } from "../progress.ts";
 import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
@@ -10,15 +11,32 @@ import { fitNodes, type TakeOut, unexplainedOf } from "./unexplained.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
-  yield* effectsFrom(await captureFor(given, "changed"), given);
+  const captured = await captureFor(given, "changed");
+  // Where there is no capture yet, its passes are what is told.
+  const tell = given.captured && given.onProgress;
+  const count = given.dictionaries.size;
+  let site = 0;
+  for await (const found of effectsFrom(captured, given, (done, total) => tell?.(site + done / total, count))) {
+    yield found;
+    tell?.(++site, count);
+  }
 }
 
-/** The effects of all given sites from one capture. */
-export async function* effectsFrom(captured: Capture, given: MethodInput): AsyncGenerator<SiteEffects> {
+/**
+ * The effects of all given sites from one capture.
+ *
+ * @param onProgress told how far each site is
+ */
+export async function* effectsFrom(
+  captured: Capture,
+  given: MethodInput,
+  onProgress?: Watch["onProgress"],
+): AsyncGenerator<SiteEffects> {
   const [codes, loops] = [codeReader(given), openLoops()];
+  const { onFit, stopped } = given;
   try {
     for (const dictionary of given.dictionaries.values()) {
-      yield await analyticEffects(captured, dictionary, codes, loops, given.onFit);
+      yield await analyticEffects(captured, dictionary, codes, loops, { ...(onFit && { onFit }), onProgress, stopped });
     }
   } finally {
     await codes.release();
@@ -31,20 +49,26 @@ export async function* effectsFrom(captured: Capture, given: MethodInput): Async
  * effect[n,i] = (f_patch − f_clean)[n,i] · ⟨g[n], W_dec[i]⟩, in logits: the change of the metric if feature i alone took its patch value, summed
  * over the pairs that share node n. Equal to a spliced SAE that passes gradients through (arXiv:2403.19647); see METHOD. The error's effect is
  * ⟨g, Δε⟩ with Δε = Δx − Δf·W_dec computed as a vector. There are rows for the features whose codes differ, at the nodes where Δ and g can.
+ *
+ * @throws StoppedError if asked to stop
  */
 export async function analyticEffects(
   capture: Capture,
   dictionary: Dictionary,
   codes: CodeReader,
   loops: Loops = openLoops(),
-  onFit?: MethodInput["onFit"],
+  { onFit, onProgress, stopped }: Pick<MethodInput, "onFit"> & Watch = {},
 ): Promise<Required<SiteEffects>> {
   const { writes: site } = dictionary;
-  const captured = await capture.site(site);
+  const captured = await capture.site(site, { stopped });
   const nodes = capture.activeNodes(site);
   const judged = onFit ? fitNodes(capture) : [];
   const { rows, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
-  const sparse = await codes.encode(dictionary, rows);
+  // Encoding takes about as long as the nodes.
+  const sparse = await codes.encode(dictionary, rows, {
+    onProgress: (done, total) => onProgress?.(done, 2 * total),
+    stopped,
+  });
   const room = roomOf(captured.width, sparse);
   const [start, bias] = await Promise.all([
     placeDirections(dictionary, sparse.features, loops, room.bytes),
@@ -55,7 +79,8 @@ export async function analyticEffects(
     const encoded = { x: rows, codes: sparse, rows: others };
     onFit(site, unexplainedOf(dictionary, encoded, takeOutCodes(start, loops, room, captured.width), bias, left));
   }
-  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room);
+  const step = steps({ onProgress: (done, total) => onProgress?.(total + done, 2 * total), stopped }, nodes.length);
+  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room, step);
 }
 
 /** Where a node's vectors lie in the memory of loops, in bytes; the directions come behind them. */
@@ -136,6 +161,7 @@ function nodeEffects(
   start: Int32Array,
   loops: Loops,
   room: Room,
+  step: (done: number) => void,
 ): Required<SiteEffects> {
   const rows = new RowBuilder(site, features.length);
   const stride = strideOf(D);
@@ -154,6 +180,7 @@ function nodeEffects(
   const [changed, fClean, fPatch] = [new Int32Array(entries), new Float64Array(entries), new Float64Array(entries)];
   let check: SumCheck = { node: -1, gap: 0, scale: 0 };
   nodes.forEach((node, n) => {
+    step(n);
     const [c, p] = [clean[n]!, patch[n]!];
     const at = node * D;
     for (let d = 0; d < D; d++) {

@@ -1,12 +1,12 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Floats, Job } from "../capture/hooks.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { StoppedError } from "../errors.ts";
 import type { BackwardNodes, PrefixForest } from "../forest/forest.ts";
 import type { MetricRows, Pack } from "../forest/packs.ts";
 import { openLoops } from "../graph/loops/loops.ts";
+import type { Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
 import { analyticEffects } from "./analytic.ts";
 import { forEachDifference } from "./code-effects.ts";

@@ -1,11 +1,11 @@
 import type { Capture, SiteCapture } from "../capture/capture.ts";
 import { type Floats, floatValue, type Job } from "../capture/hooks.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, type CodeRow, codeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { type Pack, tightPacks } from "../forest/packs.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
+import type { Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
 import { effectsFrom } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";

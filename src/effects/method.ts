@@ -1,8 +1,8 @@
 import type { Capture } from "../capture/capture.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { PrefixForest } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
 import type { EffectRows } from "./rows.ts";
 

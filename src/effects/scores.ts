@@ -1,6 +1,7 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
+import { steps, type Watch } from "../progress.ts";
 import { directionsOf, dot } from "./directions.ts";
 import { type EffectRows, RowBuilder } from "./rows.ts";
 
@@ -12,13 +13,16 @@ export async function gradientActivation(
   capture: Capture,
   dictionary: Dictionary,
   codes: CodeReader,
+  watch: Watch = {},
 ): Promise<EffectRows> {
-  const { site, width: D, x, g } = await capture.site(dictionary.writes);
+  const { site, width: D, x, g } = await capture.site(dictionary.writes, watch);
   const { plan } = capture;
-  const { features, offsets, values } = await codes.encode(dictionary, x);
+  const { features, offsets, values } = await codes.encode(dictionary, x, watch);
   const { data, start } = await directionsOf(dictionary, features);
   const rows = new RowBuilder(site);
+  const step = steps(watch, plan.forest.backward.size);
   for (let node = 0; node < plan.forest.backward.size; node++) {
+    step(node);
     const at = plan.row[plan.forest.backward.clean[node]!]!;
     for (let i = offsets[at]!; i < offsets[at + 1]!; i++) {
       const gradient = dot(g, node * D, data, start[features[i]!]!, D);
@@ -41,11 +45,14 @@ export async function gradientSums(
   capture: Capture,
   dictionary: Dictionary,
   excluded: (node: number) => boolean,
+  watch: Watch = {},
 ): Promise<GroupSums> {
-  const { width: D, g } = await capture.site(dictionary.writes);
+  const { width: D, g } = await capture.site(dictionary.writes, watch);
   const { backward } = capture.plan.forest;
   const total = backward.groups.map(() => new Float64Array(D));
+  const step = steps(watch, backward.size);
   for (let node = 0; node < backward.size; node++) {
+    step(node);
     if (excluded(node)) continue;
     const sum = total[backward.group[node]!]!;
     for (let d = 0; d < D; d++) sum[d]! += g[node * D + d]!;

@@ -1,4 +1,5 @@
-import type { Split, TokenPair } from "../prompts/pairs.ts";
+import { steps, type Watch } from "../progress.ts";
+import { groupKey, type Split, type TokenPair } from "../prompts/pairs.ts";
 
 /**
  * The prefix forest of a set of pairs (METHOD: "The prefix forest"): the unit of work instead of the padded batch.
@@ -60,10 +61,19 @@ export interface End {
  */
 export type Merge = "all" | "forward" | "none";
 
-/** Builds the forest of some pairs. */
-export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { merge?: Merge } = {}): PrefixForest {
-  const forward = new Trie();
-  const backward = new Trie();
+/** How a forest is built. */
+export interface ForestOptions extends Watch {
+  /** `all` by default. */
+  readonly merge?: Merge;
+}
+
+/** Builds the forest of some pairs. @throws StoppedError if asked to stop */
+export function prefixForest(
+  pairs: readonly TokenPair[],
+  { merge = "all", ...watch }: ForestOptions = {},
+): PrefixForest {
+  // A node is known by its parent and its last tokens; a root by a number below 0 in the parent's place.
+  const [forward, backward, endings] = [new Triples(), new Triples(), new Triples()];
   const clean: number[] = [];
   const patch: number[] = [];
   const group: number[] = [];
@@ -71,32 +81,32 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { m
   const groups: { split: Split; case: string }[] = [];
   const groupIndex = new Map<string, number>();
   const ends: { node: number; cleanAnswer: number; patchAnswer: number; weight: number }[] = [];
-  const endIndex = new Map<string, number>();
   const endNodeOfPair = new Int32Array(pairs.length);
   const endIndexOfPair = new Int32Array(pairs.length);
+  const step = steps(watch, pairs.length);
 
   pairs.forEach(({ pair, clean: cleanTokens, patch: patchTokens, cleanAnswer, patchAnswer }, p) => {
+    step(p);
     if (cleanTokens.length !== patchTokens.length || cleanTokens.length === 0) {
       throw new Error("internal: prompts of a pair differ in length or are empty");
     }
-    const groupKey = JSON.stringify([pair.split, pair.case]);
-    const g = groupIndex.get(groupKey) ?? groups.push({ split: pair.split, case: pair.case }) - 1;
-    groupIndex.set(groupKey, g);
-    let [cleanAt, patchAt, at] = [-1, -1, -1];
+    const key = groupKey(pair.split, pair.case);
+    const g = groupIndex.get(key) ?? groups.push({ split: pair.split, case: pair.case }) - 1;
+    groupIndex.set(key, g);
+    const own = -1 - p;
+    let [cleanAt, patchAt] = merge === "none" ? [own, own] : [-1, -1];
+    let at = merge === "all" ? -1 - g : own;
     cleanTokens.forEach((token, t) => {
-      const own = t === 0 && merge === "none" ? `${p}/` : "";
-      cleanAt = forward.child(cleanAt, `${own}${token}`, token, token);
-      patchAt = forward.child(patchAt, `${own}${patchTokens[t]}`, patchTokens[t]!, patchTokens[t]!);
-      const root = t === 0 ? `${g}/${merge === "all" ? "" : p}/` : "";
-      at = backward.child(at, `${root}${token}/${patchTokens[t]}`, token, patchTokens[t]!);
+      cleanAt = forward.number(cleanAt, token, 0);
+      patchAt = forward.number(patchAt, patchTokens[t]!, 0);
+      at = backward.number(at, token, patchTokens[t]!);
       clean[at] = cleanAt;
       patch[at] = patchAt;
       group[at] = g;
       weight[at] = (weight[at] ?? 0) + 1;
     });
-    const endKey = `${at}/${cleanAnswer}/${patchAnswer}`;
-    const e = endIndex.get(endKey) ?? ends.push({ node: at, cleanAnswer, patchAnswer, weight: 0 }) - 1;
-    endIndex.set(endKey, e);
+    const e = endings.number(at, cleanAnswer, patchAnswer);
+    if (e === ends.length) ends.push({ node: at, cleanAnswer, patchAnswer, weight: 0 });
     ends[e]!.weight++;
     endNodeOfPair[p] = at;
     endIndexOfPair[p] = e;
@@ -104,9 +114,9 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { m
 
   return {
     pairs,
-    forward: forward.tree(),
+    forward: treeOf(forward),
     backward: {
-      ...backward.tree(),
+      ...treeOf(backward),
       clean: Int32Array.from(clean),
       patch: Int32Array.from(patch),
       group: Int32Array.from(group),
@@ -119,35 +129,71 @@ export function prefixForest(pairs: readonly TokenPair[], { merge = "all" }: { m
   };
 }
 
-class Trie {
-  readonly #children = new Map<string, number>();
-  readonly #parent: number[] = [];
-  readonly #position: number[] = [];
-  readonly #token: number[] = [];
-  readonly #patchToken: number[] = [];
+/** Numbers distinct triples of whole numbers from 0 up, in the order in which they first come. Typed columns hold them: a forest has millions. */
+class Triples {
+  size = 0;
+  #columns = [new Int32Array(1024), new Int32Array(1024), new Int32Array(1024)] as const;
+  /** Numbers by the hash of their triples, −1 where there is none; at least half of the places are free. */
+  #slots = new Int32Array(2048).fill(-1);
 
-  /** The child of a node (−1: a root) with this key, made if there is none. */
-  child(parent: number, key: string, token: number, patchToken: number): number {
-    const path = `${parent}:${key}`;
-    const known = this.#children.get(path);
-    if (known !== undefined) return known;
-    const node = this.#parent.push(parent) - 1;
-    this.#children.set(path, node);
-    this.#position.push(parent < 0 ? 0 : this.#position[parent]! + 1);
-    this.#token.push(token);
-    this.#patchToken.push(patchToken);
-    return node;
+  /** The number of a triple, a new one if it has not come before. */
+  number(a: number, b: number, c: number): number {
+    const [first, second, third] = this.#columns;
+    const mask = this.#slots.length - 1;
+    let slot = hashOf(a, b, c) & mask;
+    for (let known = this.#slots[slot]!; known >= 0; known = this.#slots[slot]!) {
+      if (first[known] === a && second[known] === b && third[known] === c) return known;
+      slot = (slot + 1) & mask;
+    }
+    const next = this.size++;
+    this.#slots[slot] = next;
+    first[next] = a;
+    second[next] = b;
+    third[next] = c;
+    if (this.size === first.length) this.#grow();
+    return next;
   }
 
-  tree(): Tree & { token: Int32Array; patchToken: Int32Array } {
-    return {
-      size: this.#parent.length,
-      parent: Int32Array.from(this.#parent),
-      position: Int32Array.from(this.#position),
-      token: Int32Array.from(this.#token),
-      patchToken: Int32Array.from(this.#patchToken),
+  /** The first, second and third numbers of all triples. */
+  columns(): [first: Int32Array, second: Int32Array, third: Int32Array] {
+    const [first, second, third] = this.#columns;
+    return [first.slice(0, this.size), second.slice(0, this.size), third.slice(0, this.size)];
+  }
+
+  #grow(): void {
+    const twice = (column: Int32Array) => {
+      const longer = new Int32Array(2 * column.length);
+      longer.set(column);
+      return longer;
     };
+    const [first, second, third] = this.#columns;
+    this.#columns = [twice(first), twice(second), twice(third)];
+    this.#slots = new Int32Array(2 * this.#slots.length).fill(-1);
+    const mask = this.#slots.length - 1;
+    for (let n = 0; n < this.size; n++) {
+      let slot = hashOf(first[n]!, second[n]!, third[n]!) & mask;
+      while (this.#slots[slot]! >= 0) slot = (slot + 1) & mask;
+      this.#slots[slot] = n;
+    }
   }
+}
+
+/** Spreads triples over 32 bits. */
+function hashOf(a: number, b: number, c: number): number {
+  let hash = Math.imul(a, 0x9e3779b1) ^ Math.imul(b, 0x85ebca6b) ^ Math.imul(c, 0xc2b2ae35);
+  hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d);
+  return hash ^ (hash >>> 13);
+}
+
+/** The tree of nodes that are numbered by their parents and last tokens. */
+function treeOf(nodes: Triples): Tree & { readonly token: Int32Array; readonly patchToken: Int32Array } {
+  const [above, token, patchToken] = nodes.columns();
+  const parent = above.map((node) => Math.max(-1, node));
+  const position = new Int32Array(nodes.size);
+  for (let node = 0; node < nodes.size; node++) {
+    if (parent[node]! >= 0) position[node] = position[parent[node]!]! + 1;
+  }
+  return { size: nodes.size, parent, position, token, patchToken };
 }
 
 /** A part of a forest small enough to be computed at once: some nodes with all their ancestors. */
@@ -166,6 +212,7 @@ export interface Tile {
  *
  * @param wanted nodes to own; all by default
  * @param load what a node adds to its tile besides itself (the pairs that end there), kept at or below `maxLoad` where one node alone allows
+ * @throws StoppedError if asked to stop
  */
 export function cutForest(
   tree: Tree,
@@ -174,7 +221,11 @@ export function cutForest(
     wanted = () => true,
     load = () => 0,
     maxLoad = Number.POSITIVE_INFINITY,
-  }: { wanted?: (node: number) => boolean; load?: (node: number) => number; maxLoad?: number } = {},
+    stopped,
+  }: { wanted?: (node: number) => boolean; load?: (node: number) => number; maxLoad?: number } & Pick<
+    Watch,
+    "stopped"
+  > = {},
 ): Tile[] {
   const tiles: Tile[] = [];
   let place = new Map<number, number>();
@@ -192,7 +243,9 @@ export function cutForest(
     owned = [];
     loaded = 0;
   };
+  const step = steps({ stopped }, tree.size);
   for (const node of depthFirst(tree)) {
+    step(node);
     if (!wanted(node)) continue;
     let missing = chain(tree, node, place);
     if (place.size > 0 && (place.size + missing.length > budget || loaded + load(node) > maxLoad)) {

@@ -1,4 +1,5 @@
 import { longestDense, type Model } from "../models/model.ts";
+import { steps, type Watch } from "../progress.ts";
 import { sum } from "../stats.ts";
 import type { End, PrefixForest, Tile, Tree } from "./forest.ts";
 import { cutForest, depthFirst, isChanged } from "./forest.ts";
@@ -71,6 +72,8 @@ export interface PlanOptions {
   readonly beside?: "never" | "cheaper" | "always";
   /** Whose work it will be; by default that of a narrow model, in which attention costs the most. */
   readonly model?: RowCost | undefined;
+  /** Asked during the work; true ends it with a StoppedError. */
+  readonly stopped?: Watch["stopped"];
 }
 
 /** What a model's work depends on: operations of a row in matrix products, and in attention for each row of its tile. */
@@ -82,19 +85,23 @@ export const packNodes = 512;
 /** Cuts a forest into packs. */
 export function planCapture(
   forest: PrefixForest,
-  { wanted, nodes = packNodes, batchSize, tileSize, model, beside = "never" }: PlanOptions,
+  { wanted, nodes = packNodes, batchSize, tileSize, model, beside = "never", stopped }: PlanOptions,
 ): Plan {
   const { forward, backward, ends } = forest;
   const { row, rows, needed, pairsAt, backwardRow, forwardRow } = rolesOf(forest, wanted);
   const maxLoad = batchSize ?? Number.POSITIVE_INFINITY;
-  const cutBackward = (n: number) => cutForest(backward, n, { load: pairsAt, maxLoad });
-  const cutForward = (n: number) => cutForest(forward, n, { wanted: needed });
+  const cutBackward = (n: number) => cutForest(backward, n, { load: pairsAt, maxLoad, stopped });
+  const cutForward = (n: number) => cutForest(forward, n, { wanted: needed, stopped });
   const packed = (kind: Pack["kind"], n: number, tiles: readonly Tile[], describe: Describe) => {
     const load = kind === "backward" ? pairsAt : () => 0;
     const size = evenly(tiles.length, mostTiles(nodes, n));
     // Where pairs limit a pack, packs differ too much to be filled up to one size.
     const count = batchSize === undefined ? size : undefined;
-    return [...chunks(tiles, size, load, maxLoad)].map((chunk) => fillPack(kind, chunk, n, describe, ends, count));
+    const step = steps({ stopped }, tiles.length);
+    return [...chunks(tiles, size, load, maxLoad)].map((chunk, i) => {
+      step(i);
+      return fillPack(kind, chunk, n, describe, ends, count);
+    });
   };
   const sizesOf = (tree: Tree, cut: (n: number) => Tile[]) =>
     tileSize === undefined ? bestTileSizes(tree, (n) => cut(n).length, { nodes, model }) : [tileSize];
@@ -105,7 +112,7 @@ export function planCapture(
   if (beside !== "never") {
     const short = backwardSizes.filter((size) => size <= longestDense / 2).slice(0, triedSizes);
     const joined = short.flatMap((size) => {
-      const found = besidePacks(forest, backwardOf(size), needed, forwardRow);
+      const found = besidePacks(forest, backwardOf(size), needed, forwardRow, stopped);
       return found ? [found] : [];
     });
     if (beside === "always" && joined.length > 0) choices.length = 0;
@@ -162,6 +169,7 @@ function besidePacks(
   packs: readonly Pack[],
   needed: (node: number) => boolean,
   describe: Describe,
+  stopped: Watch["stopped"],
 ): Pack[] | undefined {
   const tiles: { readonly place: Map<number, number>; readonly beside: Map<number, number>; owned: Set<number> }[] = [];
   const tilesWith = new Map<number, number[]>();
@@ -193,7 +201,9 @@ function besidePacks(
   // Those that have the least choice come first.
   wanted.sort((a, b) => a.having.length - b.having.length);
   const fair = Math.ceil(wanted.length / tiles.length) + 1;
+  const step = steps({ stopped }, wanted.length);
   for (const [k, { node, chain, having }] of wanted.entries()) {
+    step(k);
     const few = Math.min(triedTiles, having.length);
     // Neighbours are tried first where those before them lie.
     const first = having.length > few ? Math.floor((k / wanted.length) * having.length) : 0;
@@ -366,7 +376,9 @@ function rolesOf({ forward, backward, ends }: PrefixForest, wanted: Wanted) {
   const endsOfPatch = grouped(ends, (end) => backward.patch[end.node]!);
   const needed = (node: number) => computedBy[node] === -1 && (row[node]! >= 0 || endsOfPatch.has(node));
 
-  const pairsAt = (node: number) => (endsOfNode.get(node) ?? []).reduce((sum, e) => sum + ends[e]!.weight, 0);
+  const ending = new Float64Array(backward.size);
+  for (const { node, weight } of ends) ending[node]! += weight;
+  const pairsAt = (node: number) => ending[node]!;
   const backwardRow: Describe = (node) => {
     const f = backward.clean[node]!;
     return {
@@ -399,11 +411,11 @@ type Describe = (node: number) => {
 /** The work of computing the metric at every end's clean prompt, forward passes alone. */
 export function planMetric(
   forest: PrefixForest,
-  { nodes = packNodes, tileSize }: Pick<PlanOptions, "nodes" | "tileSize"> = {},
+  { nodes = packNodes, tileSize, stopped }: Pick<PlanOptions, "nodes" | "tileSize" | "stopped"> = {},
 ): Plan {
   const { forward, backward, ends } = forest;
   const endsAt = grouped(ends, (end) => backward.clean[end.node]!);
-  const cut = (n: number) => cutForest(forward, n, { wanted: (node) => endsAt.has(node) });
+  const cut = (n: number) => cutForest(forward, n, { wanted: (node) => endsAt.has(node), stopped });
   const n = tileSize ?? chooseTileSize(forward, (n) => cut(n).length, { nodes });
   const tiles = cut(n);
   const describe: Describe = (node) => ({

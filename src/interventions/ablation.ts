@@ -1,6 +1,5 @@
 import { type Floats, newFloats } from "../capture/hooks.ts";
 import { runModel } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { type Picked, pickFeatures } from "../dictionaries/pick.ts";
@@ -8,6 +7,7 @@ import { directionsOf } from "../effects/directions.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { type Start, startOf } from "./start.ts";

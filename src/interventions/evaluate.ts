@@ -1,11 +1,11 @@
 import { type Floats, type Hook, type Inputs, type Job, newFloats } from "../capture/hooks.ts";
 import { runModel } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type Picked, pickAgain } from "../dictionaries/pick.ts";
 import type { PrefixForest } from "../forest/forest.ts";
 import { type Pack, planCapture, tightPacks } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
 import type { AblationBase, Features, SiteBase } from "./ablation.ts";

@@ -1,13 +1,13 @@
 import { type Floats, type Hook, type Inputs, type Job, newFloats } from "../capture/hooks.ts";
 import { logitsOf } from "../capture/logits.ts";
 import { runModel } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import { streamSite } from "../capture/stream-sites.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { dictionaryAt, type Picked, pickFeatures } from "../dictionaries/pick.ts";
 import type { PrefixForest } from "../forest/forest.ts";
 import { type Pack, planMetric } from "../forest/packs.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";

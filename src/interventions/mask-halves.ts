@@ -1,5 +1,5 @@
-import type { Watch } from "../capture/runner.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
+import type { Watch } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import { Random } from "../random.ts";
 import { type AblationKind, ablationBase, evaluationForest, type Features, readActivations } from "./ablation.ts";

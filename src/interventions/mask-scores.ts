@@ -1,6 +1,5 @@
 import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capture/hooks.ts";
 import { runModel } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRow } from "../dictionaries/encode.ts";
 import { directionsOf, dot } from "../effects/directions.ts";
@@ -8,6 +7,7 @@ import { pointsOf } from "../effects/integrated.ts";
 import { type Pack, planCapture, tightPacks } from "../forest/packs.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
+import type { Watch } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
 import { type AblationValue, type Activations, ablationBase, type SiteBase } from "./ablation.ts";

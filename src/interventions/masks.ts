@@ -1,11 +1,11 @@
 import { type Floats, floatValue, type Hook, type Job, newFloats } from "../capture/hooks.ts";
 import { openRunner } from "../capture/run.ts";
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { encoderForm, encoderTensors, traceCodes } from "../dictionaries/encode.ts";
 import { type Pack, planCapture, tightPacks } from "../forest/packs.ts";
 import { times } from "../graph/shape.ts";
 import { input } from "../graph/tensor.ts";
+import type { Watch } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { SiteName } from "../site.ts";
 import type { AblationBase, Features, SiteBase } from "./ablation.ts";

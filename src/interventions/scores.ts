@@ -1,9 +1,9 @@
-import type { Watch } from "../capture/runner.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { effectsOf } from "../effects/dispatch.ts";
 import type { MethodName } from "../effects/method.ts";
 import { prefixForest } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";

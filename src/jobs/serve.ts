@@ -1,4 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { StoppedError } from "../errors.ts";
 import { postingReporter, type Reporter } from "../progress.ts";
 import { type Call, type Port, problemMessage, type Reply } from "./messages.ts";
 
@@ -7,6 +8,14 @@ export interface Telling<Event> {
   readonly reporter: Reporter;
   /** Tells whatever else there is. */
   tell(event: Event): void;
+}
+
+/** A job of which nothing is kept when it is stopped: its StoppedError says no more than that it has. */
+export function keepsNothing<Request, Result>(work: (request: Request, reporter: Reporter) => Promise<Result>) {
+  return (request: Request, reporter: Reporter): Promise<Result> =>
+    work(request, reporter).catch((error: unknown) => {
+      throw error instanceof StoppedError ? new StoppedError("Stopped.") : error;
+    });
 }
 
 /** Answers a request. What it throws goes to whoever asked. */

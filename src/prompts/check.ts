@@ -1,4 +1,4 @@
-import { StoppedError } from "../errors.ts";
+import { steps, type Watch } from "../progress.ts";
 import { excerpt } from "./excerpt.ts";
 import type { PromptPair, TokenPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -46,12 +46,8 @@ export type AnswerTokens = "one" | "first";
 export const answerTokens: readonly AnswerTokens[] = ["one", "first"];
 
 /** How pairs are checked. */
-export interface CheckOptions {
+export interface CheckOptions extends Watch {
   readonly answers?: AnswerTokens;
-  /** Told how many pairs have been read. */
-  readonly onProgress?: (done: number, total: number) => void;
-  /** Asked now and then; true ends the work with a StoppedError. */
-  readonly stopped?: () => boolean;
 }
 
 /**
@@ -67,18 +63,16 @@ export function tokenizePairs(
   tokenizer: Tokenizer,
   maxTokens = Infinity,
   vocabulary = Infinity,
-  { answers = "one", onProgress, stopped }: CheckOptions = {},
+  { answers = "one", ...watch }: CheckOptions = {},
 ): CheckedPairs {
   const kept: TokenPair[] = [];
   const rejected: { index: number; reason: DropReason }[] = [];
   const dropped = new Map<DropReason, { count: number; example: PromptPair }>();
   let several = 0;
   const read = answers === "one" ? oneToken : firstTokens;
+  const step = steps(watch, pairs.length);
   for (const [index, pair] of pairs.entries()) {
-    if (index % 64 === 0) {
-      if (stopped?.()) throw new StoppedError("Stopped.");
-      onProgress?.(index, pairs.length);
-    }
+    step(index);
     const result = tokenize(pair, tokenizer, maxTokens, vocabulary, read);
     if (typeof result !== "string") {
       kept.push(result.tokens);

@@ -171,5 +171,5 @@ async function writeRows(database: Database, target: string, rows: EdgeRows, pat
      FROM edge_rows`,
     path,
   );
-  await database.db.run("DROP TABLE edge_rows");
+  await database.run("DROP TABLE edge_rows");
 }

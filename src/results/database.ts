@@ -8,7 +8,8 @@ import {
   type DuckDBType,
   type DuckDBValue,
 } from "@duckdb/node-api";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, StoppedError, UserError } from "../errors.ts";
+import { steps } from "../progress.ts";
 import { writeBeside } from "../storage/files.ts";
 
 /**
@@ -32,28 +33,41 @@ type Columns = Readonly<Record<string, Column>>;
  * DuckDB sees the folder through a link with a plain name, which lies in the system's folder for temporary files until `close`.
  */
 export class Database {
-  readonly db: DuckDBConnection;
+  readonly #db: DuckDBConnection;
   readonly #instance: DuckDBInstance;
   readonly #links = new Links();
+  readonly #stopped: () => boolean;
 
-  private constructor(instance: DuckDBInstance, db: DuckDBConnection) {
+  private constructor(instance: DuckDBInstance, db: DuckDBConnection, stopped: () => boolean) {
     this.#instance = instance;
-    this.db = db;
+    this.#db = db;
+    this.#stopped = stopped;
   }
 
-  /** @param settings DuckDB's own, see https://duckdb.org/docs/configuration */
-  static async open(settings: Readonly<Record<string, string>> = {}): Promise<Database> {
+  /**
+   * @param settings DuckDB's own, see https://duckdb.org/docs/configuration
+   * @param stopped asked during all work; true ends it with a StoppedError
+   */
+  static async open(
+    settings: Readonly<Record<string, string>> = {},
+    stopped: () => boolean = () => false,
+  ): Promise<Database> {
     const instance = await DuckDBInstance.create(":memory:", {
       autoinstall_known_extensions: "false",
       preserve_insertion_order: "true",
       ...settings,
     });
-    return new Database(instance, await instance.connect());
+    return new Database(instance, await instance.connect(), stopped);
   }
 
   /** Lets DuckDB put what does not fit in memory into this folder. */
   async spillInto(folder: string): Promise<void> {
-    await this.db.run(`SET temp_directory = ${text(this.#links.plain(folder))}`);
+    await this.run(`SET temp_directory = ${text(this.#links.plain(folder))}`);
+  }
+
+  /** Runs a statement whose rows nobody asks for. */
+  async run(sql: string): Promise<void> {
+    await this.#interrupted(this.#db.run(sql));
   }
 
   /**
@@ -72,14 +86,14 @@ export class Database {
    */
   async copy(query: string, path: string): Promise<void> {
     await writeBeside(path, async (part) => {
-      await this.db.run(`COPY (${query}) TO ${text(this.#links.plain(part))} ${parquet}`);
+      await this.run(`COPY (${query}) TO ${text(this.#links.plain(part))} ${parquet}`);
     });
   }
 
   /** Fills a new table from columns. */
   async load(table: string, columns: Columns): Promise<void> {
     const described = Object.entries(columns).map(([name, [type]]) => `"${name}" ${type}`);
-    await this.db.run(`CREATE OR REPLACE TEMP TABLE ${table} (${described.join(", ")})`);
+    await this.run(`CREATE OR REPLACE TEMP TABLE ${table} (${described.join(", ")})`);
     await this.append(table, Object.values(columns));
   }
 
@@ -91,8 +105,10 @@ export class Database {
     if (uneven >= 0) {
       throw new Error(`internal: column ${uneven} of ${table} has ${columns[uneven]?.[1].length} rows, not ${rows}`);
     }
-    const appender = await this.db.createAppender(table, "main", "temp");
+    const appender = await this.#db.createAppender(table, "main", "temp");
+    const step = steps({ stopped: this.#stopped }, rows);
     for (let start = 0; start < rows; start += vectorSize) {
+      step(start);
       const chunk = DuckDBDataChunk.create(types);
       // DuckDB's declaration wants plain arrays; it only reads length and elements.
       const part = columns.map(([, values]) => values.slice(start, start + vectorSize) as unknown as DuckDBValue[]);
@@ -104,21 +120,46 @@ export class Database {
 
   /** The rows of a query, as objects. */
   async rows<Row>(sql: string): Promise<Row[]> {
-    return (await this.db.runAndReadAll(sql)).getRowObjectsJS() as Row[];
+    return (await this.#interrupted(this.#db.runAndReadAll(sql))).getRowObjectsJS() as Row[];
+  }
+
+  /** The columns of a query whose rows are all wanted at once. */
+  async wholeColumns(sql: string): Promise<readonly unknown[][]> {
+    return (await this.#interrupted(this.#db.runAndReadAll(sql))).getColumnsJS();
   }
 
   /** The rows of a query, as objects, in parts of a few thousand: no more of them are in memory at a time. */
   async *stream<Row>(sql: string): AsyncGenerator<Row[]> {
-    for await (const part of (await this.db.stream(sql)).yieldRowObjectJs()) yield part as Row[];
+    for await (const part of (await this.#interrupted(this.#db.stream(sql))).yieldRowObjectJs()) yield part as Row[];
   }
 
   /** The rows of a query whose columns are all numbers, as columns, in parts of a few thousand rows. */
   async *columns(sql: string): AsyncGenerator<readonly number[][]> {
-    for await (const chunk of await this.db.stream(sql)) yield chunk.getColumns() as number[][];
+    const step = steps({ stopped: this.#stopped }, 1);
+    for await (const chunk of await this.#interrupted(this.#db.stream(sql))) {
+      step(0);
+      yield chunk.getColumns() as number[][];
+    }
+  }
+
+  /** Waits for DuckDB, and interrupts it if asked to stop. @throws StoppedError */
+  async #interrupted<T>(work: Promise<T>): Promise<T> {
+    let isStopped = false;
+    const watch = setInterval(() => {
+      isStopped ||= this.#stopped();
+      if (isStopped) this.#db.interrupt();
+    }, 100);
+    try {
+      return await work;
+    } catch (error) {
+      throw isStopped ? new StoppedError() : error;
+    } finally {
+      clearInterval(watch);
+    }
   }
 
   close(): void {
-    this.db.closeSync();
+    this.#db.closeSync();
     this.#instance.closeSync();
     this.#links.remove();
   }

@@ -29,6 +29,8 @@ export interface FolderPlacesOptions extends Pick<Places, "save"> {
   readonly captureOf: readonly unknown[] | null;
   /** The name of this process's folder for what does not fit in memory, where others work on the same run. */
   readonly spill?: string;
+  /** Asked during work on the tables, which ends with a StoppedError then. */
+  readonly stopped?: () => boolean;
 }
 
 /** The folder of a run as the steps of its analysis see it. @throws UserError if it cannot be written */
@@ -39,8 +41,9 @@ export async function openPlaces({
   captureOf,
   save,
   spill,
+  stopped,
 }: FolderPlacesOptions): Promise<FolderPlaces> {
-  const tables = await RunTables.open(partial, undefined, spill);
+  const tables = await RunTables.open(partial, { spill, stopped });
   let files: ReturnType<typeof fileStore> | undefined;
   const writeJson = (name: string, value: unknown) =>
     writeFileAtomic(join(path, name), `${JSON.stringify(value, null, 2)}\n`);

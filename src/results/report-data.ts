@@ -6,7 +6,8 @@ import { readRegular } from "../bytes/file.node.ts";
 import { ablationSchema } from "../circuit/meaning.ts";
 import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, StoppedError, UserError } from "../errors.ts";
+import { steps, type Watch } from "../progress.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
 import { featureCardsSchema } from "../report/cards.ts";
 import { shellWord } from "../report/citation.ts";
@@ -59,20 +60,26 @@ interface Node {
  * Reads what the report shows from a run's folder: `run.json`, `ranking.json`, `pairs.jsonl`, the Parquet files, and where they are there
  * `ablation.json`, the circuit's graph and the evaluation. Long lists are cut off at `limits`; numbers keep five significant digits.
  *
- * @throws UserError if a file is missing or broken, naming it
+ * @param stopped asked during the work
+ * @throws UserError if a file is missing or broken, naming it; StoppedError if asked to stop
  */
-export async function readReportData(folder: string, limits: ReportLimits = reportLimits): Promise<ReportData> {
+export async function readReportData(
+  folder: string,
+  limits: ReportLimits = reportLimits,
+  stopped?: Watch["stopped"],
+): Promise<ReportData> {
   const manifest = await readManifest(folder);
   const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
   const ablationPath = join(folder, "ablation.json");
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
   const cardsPath = join(folder, "feature-cards.json");
   const cards = existsSync(cardsPath) ? await readChecked(cardsPath, featureCardsSchema) : null;
-  const pairs = await readPairs(join(folder, "pairs.jsonl"));
+  const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
   const accuracy = accuracyOf(pairs);
   const tables = await Tables.open(
     folder,
     ranking.sites.map(({ site }) => site),
+    stopped,
   );
   try {
     const prompts = new Prompts(await tables.nodes(), pairs);
@@ -111,7 +118,7 @@ async function readChecked<T>(path: string, schema: z.ZodType<T>): Promise<T> {
   );
 }
 
-async function readPairs(path: string): Promise<PairLine[]> {
+async function readPairs(path: string, watch: Watch): Promise<PairLine[]> {
   const text = await readRegular(path)
     .then(String)
     .catch((error) => {
@@ -120,7 +127,9 @@ async function readPairs(path: string): Promise<PairLine[]> {
       );
     });
   const lines = text.split("\n").filter((line) => line.trim() !== "");
+  const step = steps(watch, lines.length);
   return lines.map((line, i) => {
+    step(i);
     const parsed = pairSchema.safeParse(parseJson(line));
     if (parsed.success) return parsed.data;
     const issue = parsed.error.issues[0]!;
@@ -477,8 +486,8 @@ class Tables {
    * @param sites those of the run
    * @throws UserError if a table is missing or damaged, or has other columns or rows than a run writes, naming it
    */
-  static async open(folder: string, sites: readonly SiteName[]): Promise<Tables> {
-    const tables = new Tables(folder, await Database.open());
+  static async open(folder: string, sites: readonly SiteName[], stopped?: () => boolean): Promise<Tables> {
+    const tables = new Tables(folder, await Database.open({ memory_limit: "1GB" }, stopped));
     try {
       for (const name of ["nodes", "effects", "features"] as const) await tables.#add(name, sites);
       return tables;
@@ -668,6 +677,7 @@ class Tables {
     try {
       return await this.#database.rows<Row>(sql);
     } catch (error) {
+      if (error instanceof StoppedError) throw error;
       throw this.#damaged(name, "a Parquet file", existsSync(this.#path(name)) ? firstLine(error) : "none");
     }
   }

@@ -1,8 +1,10 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, StoppedError, UserError } from "../errors.ts";
+import type { Reporter, Watch } from "../progress.ts";
 import { type Comparison, comparisonSchema } from "../report/comparison.ts";
+import { reportLimits } from "../report/data.ts";
 import { reportPage } from "../report/page.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import { packageRoot } from "../storage/package.ts";
@@ -29,18 +31,21 @@ export async function reportTemplate(): Promise<string> {
 /**
  * Writes `report.html` into a run's folder from what lies in it.
  *
- * @param status what the report says of the run, where its folder does not say so yet
+ * @param options status: what the report says of the run, where its folder does not say so yet; stopped: asked during the work
  * @returns the report's path
- * @throws UserError if the folder is not a run's or cannot be written
+ * @throws UserError if the folder is not a run's or cannot be written; StoppedError if asked to stop
  */
-export async function writeReport(folder: string, status?: string): Promise<string> {
+export async function writeReport(
+  folder: string,
+  { status, stopped }: Pick<Watch, "stopped"> & { readonly status?: string } = {},
+): Promise<string> {
   const template = await reportTemplate();
   if (status === undefined && (await readManifest(folder)).status !== "finished") {
     throw new UserError(
       `run: expected a finished one, got an interrupted one in ${folder}. Repeat its sfc run to go on.`,
     );
   }
-  const data = await readReportData(folder);
+  const data = await readReportData(folder, reportLimits, stopped);
   const path = join(folder, reportFile);
   await writeFileAtomic(
     path,
@@ -53,14 +58,19 @@ export async function writeReport(folder: string, status?: string): Promise<stri
  * Writes the report of a run's folder again where it has one, after something was added to the run. The run's results are there without it, so what
  * is in the way is told, not thrown.
  *
- * @param tell takes the one line that says why the report could not be written
+ * @param reporter takes the one line that says why the report could not be written
+ * @throws StoppedError if asked to stop
  */
-export async function refreshReport(folder: string, tell: (line: string) => void): Promise<void> {
+export async function refreshReport(
+  folder: string,
+  { line, stopped }: Pick<Reporter, "line" | "stopped">,
+): Promise<void> {
   if (!existsSync(join(folder, reportFile))) return;
   try {
-    await writeReport(folder);
+    await writeReport(folder, { stopped });
   } catch (error) {
-    tell(`The report in ${folder} is as it was (${messageOf(error)}) Repeat it with sfc report ${folder}.`);
+    if (error instanceof StoppedError) throw error;
+    line(`The report in ${folder} is as it was (${messageOf(error)}) Repeat it with sfc report ${folder}.`);
   }
 }
 

@@ -17,6 +17,7 @@ import {
 } from "../effects/sums.ts";
 import { UserError } from "../errors.ts";
 import type { FeatureRows } from "../interventions/units.ts";
+import { steps, type Watch } from "../progress.ts";
 import type { OutsideText } from "../prompts/outside.ts";
 import { groupKey, type Split } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
@@ -27,6 +28,11 @@ import { type Column, Database, named, text } from "./database.ts";
 
 /** The files of a site's checkpoint. */
 type ChunkKind = "effects" | "sums";
+
+interface TablesOptions extends Pick<Watch, "stopped"> {
+  readonly threads?: number | undefined;
+  readonly spill?: string | undefined;
+}
 
 /**
  * The tables of a run in the making. Each site's rows become a file of their own in the folder for unfinished work, which is that site's
@@ -40,28 +46,31 @@ export class RunTables {
   readonly #database: Database;
   /** Checkpoints whose files are known to be whole. */
   readonly #whole = new Set<string>();
+  readonly #watch: Watch;
   #nodes: NodeIndex | undefined;
 
-  private constructor(partial: string, database: Database) {
+  private constructor(partial: string, database: Database, stopped: Watch["stopped"]) {
     this.#partial = partial;
     this.#database = database;
+    this.#watch = { stopped };
   }
 
   /**
    * Opens the tables whose unfinished files lie in `partial`.
    *
-   * @param threads how many DuckDB may use; all by default
-   * @param spill the folder in it for what does not fit in memory: processes that work on the same tables have one each
+   * @param options threads: how many DuckDB may use, all by default; spill: the folder in it for what does not fit in memory, one for each of the
+   *   processes that work on the same tables; stopped: asked during all work, which ends with a StoppedError then
    */
-  static async open(partial: string, threads?: number, spill = "spill"): Promise<RunTables> {
+  static async open(partial: string, { threads, spill = "spill", stopped }: TablesOptions = {}): Promise<RunTables> {
     await makeFolder(partial);
-    const database = await Database.open({
+    const settings = {
       // It takes most of the machine otherwise; what is larger goes through the disk.
       memory_limit: "1GB",
       ...(threads === undefined ? {} : { threads: String(threads) }),
-    });
+    };
+    const database = await Database.open(settings, stopped);
     await database.spillInto(join(partial, spill));
-    return new RunTables(partial, database);
+    return new RunTables(partial, database, stopped);
   }
 
   close(): void {
@@ -112,7 +121,9 @@ export class RunTables {
     const length = rows.node.length;
     const group = new Uint16Array(length);
     const position = new Int32Array(length);
+    const step = steps(this.#watch, length);
     for (let i = 0; i < length; i++) {
+      if (i % 4096 === 0) step(i);
       const at = nodes.rowOf[rows.node[i]!] ?? -1;
       if (at < 0)
         throw new Error(`internal: ${rows.site} has effects at node ${rows.node[i]}, which is not in the table`);
@@ -139,7 +150,7 @@ export class RunTables {
       `SELECT ${this.#splitAndCase()}, ${text(rows.site)} AS site, node, position, feature, ${numberOrNull}, effect FROM rows`,
       this.#chunk("effects", rows.site),
     );
-    await this.#db.run("DROP TABLE rows");
+    await this.#database.run("DROP TABLE rows");
     await this.writeSums(rows.site, sumRows(rows, nodes));
     await this.#seal(rows.site, ["effects", "sums"]);
   }
@@ -185,7 +196,7 @@ export class RunTables {
       nodes: [INTEGER, nodes],
     });
     await this.#copy(`SELECT ${this.#splitAndCase()}, feature, total, nodes FROM sums`, this.#chunk("sums", site));
-    await this.#db.run("DROP TABLE sums");
+    await this.#database.run("DROP TABLE sums");
   }
 
   /** The columns split and case, from the column "group". */
@@ -261,10 +272,12 @@ export class RunTables {
     counts: readonly PairCount[],
     take: (site: SiteName, means: readonly RankedMeans[]) => Promise<void>,
   ): Promise<void> {
-    await this.#db.run(`CREATE OR REPLACE TEMP TABLE features (
+    await this.#database.run(`CREATE OR REPLACE TEMP TABLE features (
       place USMALLINT, part USMALLINT, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
     let parts: readonly RankedMeans[] = [];
+    const step = steps(this.#watch, sites.length);
     for (const [place, site] of sites.entries()) {
+      step(place);
       const means = rankedMeans(await this.#sumsOf(site), this.#known(), counts);
       await take(site, means);
       parts = means;
@@ -288,11 +301,11 @@ export class RunTables {
   /** The sums of a site, from its checkpoint. */
   async #sumsOf(site: SiteName): Promise<Sums> {
     const keys = this.#known().groups.map((of) => text(groupKey(of.split, of.case)));
-    const result = await this.#db.runAndReadAll(
+    const columns = await this.#database.wholeColumns(
       `SELECT list_position([${keys.join(", ")}], split || '/' || "case") - 1, feature, total, nodes
        FROM ${this.#database.files(this.#chunk("sums", site))}`,
     );
-    const [group = [], feature = [], total = [], nodes = []] = result.getColumnsJS() as number[][];
+    const [group = [], feature = [], total = [], nodes = []] = columns as number[][];
     return {
       group: Uint16Array.from(group),
       feature: Int32Array.from(feature),
@@ -344,10 +357,6 @@ export class RunTables {
 
   #copy(query: string, path: string): Promise<void> {
     return this.#database.copy(query, path);
-  }
-
-  get #db() {
-    return this.#database.db;
   }
 
   #chunk(kind: ChunkKind, site: SiteName): string {

@@ -1,4 +1,5 @@
-import { StoppedError, UserError } from "../../errors.ts";
+import { UserError } from "../../errors.ts";
+import { steps, type Watch } from "../../progress.ts";
 import { Random } from "../../random.ts";
 import type { PromptPair, Split } from "../pairs.ts";
 import { type Construction, constructions, heldOut } from "./constructions.ts";
@@ -18,7 +19,7 @@ export const agreementCases: readonly AgreementCase[] = constructions.flatMap((c
 );
 
 /** Which agreement pairs are made. */
-export interface AgreementOptions {
+export interface AgreementOptions extends Watch {
   /** The words. Default: those of the embedded model; models of the hub know those of `commonLexicon`. */
   readonly lexicon?: Lexicon;
   /** Default: 1. */
@@ -33,10 +34,6 @@ export interface AgreementOptions {
   readonly combinations?: "all" | "held-out";
   /** How many subject nouns a construction uses in a split, more if they do not suffice for `perCase`. Default 24. */
   readonly pool?: number;
-  /** Called with the number of pairs made so far, and of all that are to be made. */
-  readonly onProgress?: (done: number, total: number) => void;
-  /** Asked now and then; true ends the work with a StoppedError. */
-  readonly stopped?: () => boolean;
 }
 
 /** The pairs of one split, with nothing left to defaults. */
@@ -83,11 +80,8 @@ export function agreementPairs(options: AgreementOptions = {}): PromptPair[] {
 function pairsOfSplit(options: SplitOptions): PromptPair[] {
   const wanted = casesOf(options);
   return wanted.flatMap(({ construction, number }, i) => {
-    const progress = (made: number) => {
-      if (options.stopped?.()) throw new StoppedError("Stopped.");
-      options.onProgress?.(i * options.perCase + made, wanted.length * options.perCase);
-    };
-    return pairsOfCase(options, construction, number, progress);
+    const step = steps(options, wanted.length * options.perCase);
+    return pairsOfCase(options, construction, number, (made) => step(i * options.perCase + made));
   });
 }
 
@@ -153,7 +147,7 @@ function pairsOfCase(
   options: SplitOptions,
   construction: Construction,
   number: Grammatical,
-  progress: (made: number) => void,
+  step: (made: number) => void,
 ): PromptPair[] {
   const { lexicon, seed, perCase, split } = options;
   const patchNumber = number === "singular" ? "plural" : "singular";
@@ -167,7 +161,7 @@ function pairsOfCase(
     if (words.most(construction) < perCase && pool < nouns.length) continue;
     // Most draws succeed while much is left; a case that stays short after so many draws gets more nouns.
     for (let draws = 40 * perCase + 1000; draws > 0 && pairs.length < perCase; draws--) {
-      if (draws % 256 === 0) progress(pairs.length);
+      step(pairs.length);
       const frame = words.frame(construction, random, turn);
       if (frame === undefined) continue;
       const { noun } = frame;

@@ -1,4 +1,5 @@
-import { StoppedError, UserError } from "../../errors.ts";
+import { UserError } from "../../errors.ts";
+import { steps, type Watch } from "../../progress.ts";
 import { Random } from "../../random.ts";
 import type { PromptPair, Split } from "../pairs.ts";
 import { nounsOfSplit } from "./agreement.ts";
@@ -6,13 +7,11 @@ import { openers } from "./grammar-words.ts";
 import type { Gender, Grammatical, Lexicon, Noun } from "./lexicon.ts";
 import { present } from "./lexicon.ts";
 
-export interface TaskOptions {
+export interface TaskOptions extends Watch {
   readonly lexicon: Lexicon;
   readonly seed: number | string;
   /** Pairs of each case in each split. */
   readonly perCase: number;
-  /** Asked now and then; true ends the work with a StoppedError. */
-  readonly stopped?: () => boolean;
 }
 
 /** The behaviours that prompt pairs can be made for. */
@@ -145,15 +144,16 @@ const mostRepeats = 2000;
 
 /** Draws pairs until a case has enough different ones. */
 function collect(
-  { lexicon, seed, perCase, stopped }: TaskOptions,
+  { lexicon, seed, perCase, ...watch }: TaskOptions,
   split: Split,
   name: string,
   draw: Draw,
 ): PromptPair[] {
   const random = new Random(`${seed}/${split}/${name}`);
   const pairs = new Map<string, PromptPair>();
-  for (let [draws, repeats] = [0, 0]; pairs.size < perCase && repeats < mostRepeats; draws++, repeats++) {
-    if (draws % 1000 === 0 && stopped?.()) throw new StoppedError("Stopped.");
+  const step = steps(watch, perCase);
+  for (let repeats = 0; pairs.size < perCase && repeats < mostRepeats; repeats++) {
+    step(pairs.size);
     const drawn = draw(random);
     if (drawn === undefined) continue;
     const key = `${drawn.clean_prefix}/${drawn.patch_prefix}/${drawn.clean_answer}`;
