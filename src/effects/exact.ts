@@ -34,8 +34,15 @@ export const exactMethod: Method = async function* (given) {
   try {
     const subtrees = new Subtrees(captured.plan.forest, captured.plan.tileSize);
     const wanted = await wantedFeatures(given, captured, codes);
-    const patchesOf = (dictionary: Dictionary) =>
-      patchesAt(captured, dictionary, codes, wanted.get(dictionary.writes), given.patchErrors ?? true);
+    const errors = given.patchErrors ?? true;
+    const known = new Map<Dictionary, NodePatches[]>();
+    const patchesOf = async (dictionary: Dictionary) => {
+      const features = wanted.get(dictionary.writes);
+      const patches = known.get(dictionary) ?? (await patchesAt(captured, dictionary, codes, features, errors));
+      // Those of a few features take little memory, and the SAE is not read again.
+      if (features && !errors) known.set(dictionary, patches);
+      return patches;
+    };
     const perRow = given.model.flopsPerToken + captured.plan.tileSize * given.model.attentionFlops;
     let [patches, flops] = [0, 0];
     for (const dictionary of given.dictionaries.values()) {
@@ -106,8 +113,9 @@ interface Change {
 interface NodePatches {
   readonly node: number;
   readonly changes: readonly Change[];
-  /** Δx[D] less what all features make of it. */
-  readonly deltaError: Float64Array;
+  /** Δx[D] less what all features make of it; undefined where the error is not patched. */
+  readonly deltaError: Float64Array | undefined;
+  /** Those of the features that are patched. */
   readonly directions: Directions;
 }
 
@@ -120,18 +128,34 @@ async function patchesAt(
 ): Promise<NodePatches[]> {
   const { x, width: D } = await captured.site(dictionary.writes);
   const sparse: SparseCodes = await reader.encode(dictionary, x);
-  const directions = await directionsOf(dictionary, sparse.features);
-  return [...captured.activeNodes(dictionary.writes)].map((node) => {
+  const needed = wanted && !errors ? sparse.features.filter((feature) => wanted.has(feature)) : sparse.features;
+  const directions = await directionsOf(dictionary, needed);
+  return Array.from(captured.activeNodes(dictionary.writes), (node) => {
     const [clean, patch] = [cleanRow(captured, node), patchRow(captured, node)];
-    const deltaError = Float64Array.from({ length: D }, (_, d) => x[patch * D + d]! - x[clean * D + d]!);
+    const deltaError = errors
+      ? Float64Array.from({ length: D }, (_, d) => x[patch * D + d]! - x[clean * D + d]!)
+      : undefined;
     const changes: Change[] = errors ? [{ feature: errorFeature, fClean: Number.NaN, fPatch: Number.NaN }] : [];
     forEachDifference({ clean: codeRow(sparse, clean), patch: codeRow(sparse, patch) }, (feature, fClean, fPatch) => {
-      const start = directions.start[feature]!;
-      for (let d = 0; d < D; d++) deltaError[d]! -= (fPatch - fClean) * directions.data[start + d]!;
+      if (deltaError) takeOut(deltaError, fPatch - fClean, directions, feature);
       if (!wanted || wanted.has(feature)) changes.push({ feature, fClean, fPatch });
     });
     return { node, changes, deltaError, directions };
   });
+}
+
+/** rest[D] −= factor · d_i */
+function takeOut(rest: Float64Array, factor: number, { data, start }: Directions, feature: number): void {
+  const at = start[feature]!;
+  for (let d = 0; d < rest.length; d++) rest[d]! -= factor * data[at + d]!;
+}
+
+/** delta · d_i[D] */
+function changeAlong({ data, start }: Directions, feature: number, delta: number, D: number): Float64Array {
+  const change = new Float64Array(D);
+  const at = start[feature]!;
+  for (let d = 0; d < D; d++) change[d] = delta * data[at + d]!;
+  return change;
 }
 
 async function exactEffects(
@@ -160,12 +184,7 @@ async function exactEffects(
       };
       await queue.add(node, undefined, base);
       for (const [i, { feature, fClean, fPatch }] of changes.entries()) {
-        const change =
-          feature === errorFeature
-            ? deltaError
-            : Float64Array.from({ length: D }, (_, d) => {
-                return (fPatch - fClean) * directions.data[directions.start[feature]! + d]!;
-              });
+        const change = feature === errorFeature ? deltaError : changeAlong(directions, feature, fPatch - fClean, D);
         await queue.add(node, change, patched[i]!);
       }
       queue.after(finish);
