@@ -157,70 +157,120 @@ function nodeEffects(
   nodes: Int32Array,
   { clean, patch }: { readonly clean: Int32Array; readonly patch: Int32Array },
   x: ArrayLike<number>,
-  { offsets, features, values }: SparseCodes,
+  codes: SparseCodes,
   start: Int32Array,
   loops: Loops,
   room: Room,
   step: (done: number) => void,
 ): Required<SiteEffects> {
-  const rows = new RowBuilder(site, features.length);
+  const rows = new RowBuilder(site, codes.features.length);
   const stride = strideOf(D);
   const { buffer } = loops.memory;
-  const [gNode, deltaError] = [room.g, room.error].map((at) => new Float64Array(buffer, at, stride).fill(0)) as [
-    Float64Array,
-    Float64Array,
-  ];
+  const vectors = { g: new Float64Array(buffer, room.g, stride), error: new Float64Array(buffer, room.error, stride) };
+  vectors.g.fill(0);
+  vectors.error.fill(0);
   new Float32Array(buffer, room.zeros, stride).fill(0);
   const entries = (room.bytes - room.list) / 16;
-  /** Entry i: delta, then the gradient, at 2i of the one, the direction's place at 4i + 2 of the other. */
-  const [deltas, places] = [
-    new Float64Array(buffer, room.list, 2 * entries),
-    new Int32Array(buffer, room.list, 4 * entries),
-  ];
-  const [changed, fClean, fPatch] = [new Int32Array(entries), new Float64Array(entries), new Float64Array(entries)];
+  const list: ChangeList = {
+    deltas: new Float64Array(buffer, room.list, 2 * entries),
+    places: new Int32Array(buffer, room.list, 4 * entries),
+    feature: new Int32Array(entries),
+    fClean: new Float64Array(entries),
+    fPatch: new Float64Array(entries),
+  };
   let check: SumCheck = { node: -1, gap: 0, scale: 0 };
-  nodes.forEach((node, n) => {
+  for (let n = 0; n < nodes.length; n++) {
     step(n);
-    const [c, p] = [clean[n]!, patch[n]!];
-    const at = node * D;
-    for (let d = 0; d < D; d++) {
-      gNode[d] = g[at + d]!;
-      deltaError[d] = x[p * D + d]! - x[c * D + d]!;
+    const node = nodes[n]!;
+    takeVectors(vectors, g, node * D, x, clean[n]! * D, patch[n]! * D, D);
+    const expected = dot(vectors.g, 0, vectors.error, 0, D);
+    const count = listChanges(list, codes, clean[n]!, patch[n]!, start);
+    const filled = 4 * Math.ceil(count / 4);
+    for (let k = count; k < filled; k++) {
+      list.deltas[2 * k] = 0;
+      list.places[4 * k + 2] = room.zeros;
     }
-    const expected = dot(gNode, 0, deltaError, 0, D);
-    let count = 0;
-    let [i, j] = [offsets[c]!, offsets[p]!];
-    const [iEnd, jEnd] = [offsets[c + 1]!, offsets[p + 1]!];
-    while (i < iEnd || j < jEnd) {
-      const ci = i < iEnd ? features[i]! : noFeature;
-      const pj = j < jEnd ? features[j]! : noFeature;
-      const feature = Math.min(ci, pj);
-      const before = ci === feature ? values[i++]! : 0;
-      const after = pj === feature ? values[j++]! : 0;
-      if (after === before) continue;
-      changed[count] = feature;
-      fClean[count] = before;
-      fPatch[count] = after;
-      deltas[2 * count] = after - before;
-      places[4 * count++ + 2] = start[feature]!;
-    }
-    for (let k = count; k % 4 !== 0; k++) {
-      deltas[2 * k] = 0;
-      places[4 * k + 2] = room.zeros;
-    }
-    if (count > 0) loops.takeOut(room.error, room.g, stride, room.list, Math.ceil(count / 4) * 4);
-    const error = dot(gNode, 0, deltaError, 0, D);
+    if (count > 0) loops.takeOut(room.error, room.g, stride, room.list, filled);
+    const error = dot(vectors.g, 0, vectors.error, 0, D);
     rows.add(node, errorFeature, Number.NaN, Number.NaN, Number.NaN, error);
-    let [sum, scale] = [0, Math.abs(error)];
-    for (let k = 0; k < count; k++) {
-      const gradient = deltas[2 * k]!;
-      const effect = (fPatch[k]! - fClean[k]!) * gradient;
-      rows.add(node, changed[k]!, fClean[k]!, fPatch[k]!, gradient, effect);
-      sum += effect;
-      scale += Math.abs(effect);
-    }
+    const { sum, scale } = addChanges(rows, node, list, count, Math.abs(error));
     const gap = Math.abs(sum + error - expected);
     if (scale > 0 && (check.node < 0 || gap * check.scale > check.gap * scale)) check = { node, gap, scale };
-  });
+  }
   return { rows: rows.finish(), check };
+}
+
+/** What differs between the codes of a node's two prompts: columns, of which the first few entries count. */
+interface ChangeList {
+  /** Entry i: at 2i delta, then the gradient. */
+  readonly deltas: Float64Array;
+  /** Entry i: at 4i + 2 the place of the feature's direction. */
+  readonly places: Int32Array;
+  readonly feature: Int32Array;
+  readonly fClean: Float64Array;
+  readonly fPatch: Float64Array;
+}
+
+// The loops are functions of their own: in a closure each site would have them compiled anew.
+
+/** A node's gradient, and Δx at the place of its error. */
+function takeVectors(
+  to: { readonly g: Float64Array; readonly error: Float64Array },
+  g: ArrayLike<number>,
+  at: number,
+  x: ArrayLike<number>,
+  clean: number,
+  patch: number,
+  D: number,
+): void {
+  for (let d = 0; d < D; d++) {
+    to.g[d] = g[at + d]!;
+    to.error[d] = x[patch + d]! - x[clean + d]!;
+  }
+}
+
+/** Lists the features whose codes differ between two rows, in ascending order. @returns how many there are */
+function listChanges(
+  list: ChangeList,
+  { offsets, features, values }: SparseCodes,
+  clean: number,
+  patch: number,
+  start: Int32Array,
+): number {
+  let count = 0;
+  let [i, j] = [offsets[clean]!, offsets[patch]!];
+  const [iEnd, jEnd] = [offsets[clean + 1]!, offsets[patch + 1]!];
+  while (i < iEnd || j < jEnd) {
+    const ci = i < iEnd ? features[i]! : noFeature;
+    const pj = j < jEnd ? features[j]! : noFeature;
+    const feature = Math.min(ci, pj);
+    const before = ci === feature ? values[i++]! : 0;
+    const after = pj === feature ? values[j++]! : 0;
+    if (after === before) continue;
+    list.feature[count] = feature;
+    list.fClean[count] = before;
+    list.fPatch[count] = after;
+    list.deltas[2 * count] = after - before;
+    list.places[4 * count++ + 2] = start[feature]!;
+  }
+  return count;
+}
+
+/** Adds a row for each entry of the list. @returns Σ effect, and Σ|effect| in addition to `least` */
+function addChanges(
+  rows: RowBuilder,
+  node: number,
+  { deltas, feature, fClean, fPatch }: ChangeList,
+  count: number,
+  least: number,
+): { readonly sum: number; readonly scale: number } {
+  let [sum, scale] = [0, least];
+  for (let k = 0; k < count; k++) {
+    const gradient = deltas[2 * k]!;
+    const effect = (fPatch[k]! - fClean[k]!) * gradient;
+    rows.add(node, feature[k]!, fClean[k]!, fPatch[k]!, gradient, effect);
+    sum += effect;
+    scale += Math.abs(effect);
+  }
+  return { sum, scale };
 }

@@ -76,19 +76,38 @@ export function unexplainedOf(
   left: Float64Array = new Float64Array(D),
 ): number | null {
   if (rows.length < 2) return null;
-  const mean = new Float64Array(D);
-  for (const row of rows) for (let d = 0; d < D; d++) mean[d]! += x[row * D + d]! / rows.length;
-  let [missed, variance] = [0, 0];
+  const mean = meanRow(x, rows, D);
+  const sums = { missed: 0, variance: 0 };
   for (const row of rows) {
     const token = x.subarray(row * D, (row + 1) * D);
     takeWithoutBias(left, token, bias, normalization);
     takeOut(left, codeRow(codes, row));
-    for (let d = 0; d < D; d++) {
-      missed += left[d]! ** 2;
-      variance += (token[d]! - mean[d]!) ** 2;
-    }
+    addSquares(sums, left, token, mean);
   }
-  return variance > 0 ? missed / variance : null;
+  return sums.variance > 0 ? sums.missed / sums.variance : null;
+}
+
+/** Mean[D] of some rows of x. */
+function meanRow(x: Floats, rows: readonly number[], D: number): Float64Array {
+  const mean = new Float64Array(D);
+  for (const row of rows) for (let d = 0; d < D; d++) mean[d]! += x[row * D + d]! / rows.length;
+  return mean;
+}
+
+/** Adds Σ left² and Σ (token − mean)². */
+function addSquares(
+  sums: { missed: number; variance: number },
+  left: Float64Array,
+  token: Floats,
+  mean: Float64Array,
+): void {
+  let { missed, variance } = sums;
+  for (let d = 0; d < mean.length; d++) {
+    missed += left[d]! ** 2;
+    variance += (token[d]! - mean[d]!) ** 2;
+  }
+  sums.missed = missed;
+  sums.variance = variance;
 }
 
 /** left[D] = a token's activation x[D] less all of its reconstruction that no feature contributes: b_dec, or σ·b_dec and the token's mean. */
