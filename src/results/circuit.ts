@@ -1,6 +1,5 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { DOUBLE, INTEGER, USMALLINT } from "@duckdb/node-api";
 import { z } from "zod";
 import type { CircuitPlaces } from "../analysis/circuit.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
@@ -149,15 +148,15 @@ export async function circuitParts(
 
 async function writeRows(database: Database, target: string, rows: EdgeRows, path: string): Promise<void> {
   await database.load("edge_rows", {
-    group: [USMALLINT, rows.group],
-    target: [INTEGER, rows.target],
-    place: [USMALLINT, rows.place],
-    source: [INTEGER, rows.source],
-    node: [INTEGER, rows.node],
-    position: [INTEGER, rows.position],
-    source_node: [INTEGER, rows.sourceNode],
-    source_position: [INTEGER, rows.sourcePosition],
-    edge: [DOUBLE, rows.edge],
+    group: ["USMALLINT", rows.group],
+    target: ["INTEGER", rows.target],
+    place: ["USMALLINT", rows.place],
+    source: ["INTEGER", rows.source],
+    node: ["INTEGER", rows.node],
+    position: ["INTEGER", rows.position],
+    source_node: ["INTEGER", rows.sourceNode],
+    source_position: ["INTEGER", rows.sourcePosition],
+    edge: ["DOUBLE", rows.edge],
   });
   const of = (key: "split" | "case") =>
     named(

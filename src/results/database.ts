@@ -1,13 +1,8 @@
 import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import {
-  type DuckDBConnection,
-  DuckDBDataChunk,
-  DuckDBInstance,
-  type DuckDBType,
-  type DuckDBValue,
-} from "@duckdb/node-api";
+import type { DuckDBConnection, DuckDBInstance, DuckDBValue } from "@duckdb/node-api";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { steps } from "../progress.ts";
 import { writeBeside } from "../storage/files.ts";
@@ -23,8 +18,13 @@ const vectorSize = 2048;
 type Values = Int32Array | Uint16Array | Float32Array | Float64Array | readonly string[];
 
 /** A column of a table: its type, and a value for each row. */
-export type Column = readonly [DuckDBType, Values];
+export type Column = readonly ["DOUBLE" | "FLOAT" | "INTEGER" | "USMALLINT" | "VARCHAR", Values];
 type Columns = Readonly<Record<string, Column>>;
+
+/** DuckDB, loaded where it is needed. An import would parse its 150 CommonJS files twice, which takes twice as long. */
+function duckdb(): typeof import("@duckdb/node-api") {
+  return createRequire(import.meta.url)("@duckdb/node-api");
+}
 
 /**
  * A DuckDB in memory that never uses the network, for Parquet files in folders of any name.
@@ -52,7 +52,7 @@ export class Database {
     settings: Readonly<Record<string, string>> = {},
     stopped: () => boolean = () => false,
   ): Promise<Database> {
-    const instance = await DuckDBInstance.create(":memory:", {
+    const instance = await duckdb().DuckDBInstance.create(":memory:", {
       autoinstall_known_extensions: "false",
       preserve_insertion_order: "true",
       ...settings,
@@ -99,7 +99,8 @@ export class Database {
 
   /** Adds rows to a table: whole vectors are copied into DuckDB's own chunks, 2,048 rows at a time. */
   async append(table: string, columns: readonly Column[]): Promise<void> {
-    const types = columns.map(([type]) => type);
+    const duck = duckdb();
+    const types = columns.map(([type]) => duck[type]);
     const rows = columns[0]?.[1].length ?? 0;
     const uneven = columns.findIndex(([, values]) => values.length !== rows);
     if (uneven >= 0) {
@@ -109,7 +110,7 @@ export class Database {
     const step = steps({ stopped: this.#stopped }, rows);
     for (let start = 0; start < rows; start += vectorSize) {
       step(start);
-      const chunk = DuckDBDataChunk.create(types);
+      const chunk = duck.DuckDBDataChunk.create(types);
       // DuckDB's declaration wants plain arrays; it only reads length and elements.
       const part = columns.map(([, values]) => values.slice(start, start + vectorSize) as unknown as DuckDBValue[]);
       chunk.setColumns(part);

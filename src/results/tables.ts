@@ -1,6 +1,5 @@
 import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { DOUBLE, FLOAT, INTEGER, USMALLINT, VARCHAR } from "@duckdb/node-api";
 import { effectsBySplit, type RankedMeans, rankedMeans } from "../circuit/means.ts";
 import { type Ranking, rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
 import { RankingSpread } from "../circuit/site-spread.ts";
@@ -85,19 +84,21 @@ export class RunTables {
   async writeNodes(nodes: NodesTable, outside: OutsideText): Promise<void> {
     this.takeIndex(indexNodes(nodes, outside));
     await this.#database.load("nodes", {
-      node: [INTEGER, nodes.node],
-      split: [VARCHAR, nodes.split],
-      case: [VARCHAR, nodes.case],
-      parent: [INTEGER, nodes.parent],
-      position: [INTEGER, nodes.position],
-      token_id: [INTEGER, nodes.token_id],
-      token: [VARCHAR, nodes.token],
-      patch_token_id: [INTEGER, nodes.patch_token_id],
-      patch_token: [VARCHAR, nodes.patch_token],
-      weight: [DOUBLE, nodes.weight],
+      node: ["INTEGER", nodes.node],
+      split: ["VARCHAR", nodes.split],
+      case: ["VARCHAR", nodes.case],
+      parent: ["INTEGER", nodes.parent],
+      position: ["INTEGER", nodes.position],
+      token_id: ["INTEGER", nodes.token_id],
+      token: ["VARCHAR", nodes.token],
+      patch_token_id: ["INTEGER", nodes.patch_token_id],
+      patch_token: ["VARCHAR", nodes.patch_token],
+      weight: ["DOUBLE", nodes.weight],
     });
     const index = this.#known();
-    await this.#database.load("outside", { node: [INTEGER, nodes.node.filter((_, row) => index.outside[row] === 1)] });
+    await this.#database.load("outside", {
+      node: ["INTEGER", nodes.node.filter((_, row) => index.outside[row] === 1)],
+    });
   }
 
   /** Takes the index of nodes whose table is not wanted: enough for `writeSums` and `writeFeatures`. */
@@ -136,14 +137,14 @@ export class RunTables {
       position[i] = nodes.position[at]!;
     }
     await this.#database.load("rows", {
-      group: [USMALLINT, group],
-      node: [INTEGER, rows.node],
-      position: [INTEGER, position],
-      feature: [INTEGER, rows.feature],
-      f_clean: [FLOAT, rows.fClean],
-      f_patch: [FLOAT, rows.fPatch],
-      gradient: [FLOAT, rows.gradient],
-      effect: [DOUBLE, rows.effect],
+      group: ["USMALLINT", group],
+      node: ["INTEGER", rows.node],
+      position: ["INTEGER", position],
+      feature: ["INTEGER", rows.feature],
+      f_clean: ["FLOAT", rows.fClean],
+      f_patch: ["FLOAT", rows.fPatch],
+      gradient: ["FLOAT", rows.gradient],
+      effect: ["DOUBLE", rows.effect],
     });
     const numberOrNull = ["f_clean", "f_patch", "gradient"].map((name) => `nullif(${name}, 'nan'::FLOAT) AS ${name}`);
     await this.#copy(
@@ -190,10 +191,10 @@ export class RunTables {
   /** Writes sums of a site's features that were taken with the index. */
   async writeSums(site: SiteName, { group, feature, total, nodes }: Sums): Promise<void> {
     await this.#database.load("sums", {
-      group: [USMALLINT, group],
-      feature: [INTEGER, feature],
-      total: [DOUBLE, total],
-      nodes: [INTEGER, nodes],
+      group: ["USMALLINT", group],
+      feature: ["INTEGER", feature],
+      total: ["DOUBLE", total],
+      nodes: ["INTEGER", nodes],
     });
     await this.#copy(`SELECT ${this.#splitAndCase()}, feature, total, nodes FROM sums`, this.#chunk("sums", site));
     await this.#database.run("DROP TABLE sums");
@@ -389,12 +390,12 @@ function columnsOf(place: number, means: readonly RankedMeans[]): Column[] {
     at += list.feature.length;
   }
   return [
-    [USMALLINT, new Uint16Array(rows).fill(place)],
-    [USMALLINT, part],
-    [INTEGER, feature],
-    [DOUBLE, effect],
-    [INTEGER, nodesActive],
-    [INTEGER, rank],
+    ["USMALLINT", new Uint16Array(rows).fill(place)],
+    ["USMALLINT", part],
+    ["INTEGER", feature],
+    ["DOUBLE", effect],
+    ["INTEGER", nodesActive],
+    ["INTEGER", rank],
   ];
 }
 
