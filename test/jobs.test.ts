@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { MessageChannel, type MessagePort } from "node:worker_threads";
 import { afterEach, beforeEach, expect, it } from "vitest";
@@ -82,4 +83,13 @@ it("whoever waits for what has ended gets the reason, then and later", async () 
   job.fail(new Error("it ended"));
   await expect(asked).rejects.toThrow("it ended");
   await expect(job.ask(1)).rejects.toThrow("it ended");
+});
+
+it("sets V8 up with flags that this version of Node knows", () => {
+  const module = new URL("../src/jobs/collector.ts", import.meta.url).href
+    .replace("/src/", "/dist/")
+    .replace(/ts$/, "js");
+  const script = `import { setUpCollector } from ${JSON.stringify(module)}; setUpCollector(); console.log("set up");`;
+  const { stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
+  expect({ stdout, stderr }).toEqual({ stdout: "set up\n", stderr: "" });
 });

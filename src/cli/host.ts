@@ -1,4 +1,5 @@
 import { openThread, reportTo } from "../jobs/ask.ts";
+import { setUpCollector } from "../jobs/collector.ts";
 import type { JobName, JobRequest, JobResult, WorkRequest } from "./jobs.ts";
 import { ProgressBar } from "./progress-bar.ts";
 
@@ -12,6 +13,7 @@ export async function runJob<J extends JobName>(
   request: JobRequest<J>,
   { quiet = false } = {},
 ): Promise<JobResult<J>> {
+  setUpCollector();
   const progress = new ProgressBar(process.stderr, { quiet });
   const thread = openThread<WorkRequest, JobResult<J>>(new URL("./worker.js", import.meta.url), null);
   let asked = false;
