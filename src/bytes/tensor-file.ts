@@ -251,11 +251,17 @@ export function checkFiniteBits(bits: Uint16Array, dtype: "BF16" | "F16", tensor
  * @throws UserError naming tensor, place and file
  */
 export function checkFinite(values: Float32Array, tensor: string, file: string): void {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  // Adding one to an exponent of all ones carries into the sign's place.
-  let carried = 0;
-  for (let i = 0; i < bits.length; i++) carried |= (bits[i]! & 0x7f800000) + 0x00800000;
-  if (carried >= 0) return;
+  // A finite number times 0 is 0, any other NaN. Four sums wait less for one another than one.
+  let [a, b, c, d] = [0, 0, 0, 0];
+  const whole = values.length & ~3;
+  for (let i = 0; i < whole; i += 4) {
+    a += values[i]! * 0;
+    b += values[i + 1]! * 0;
+    c += values[i + 2]! * 0;
+    d += values[i + 3]! * 0;
+  }
+  for (let i = whole; i < values.length; i++) a += values[i]! * 0;
+  if (a + b + c + d === 0) return;
   const at = values.findIndex((value) => !Number.isFinite(value));
   throw notFinite(tensor, values[at]!, at, file);
 }
