@@ -106,12 +106,13 @@ export function captureCost(
   const allPacks = packs.map(({ pack }) => pack);
   if (weights === "held") {
     const held = heldCopies[inPlace ? "inPlace" : "compiled"] * number * parameters.count;
+    const sessions = once(() => heldSessions(model, allPacks, sites, dtype));
     return {
       flops,
       read: parameters.stored,
-      memory: () => held + heldSessions(model, allPacks, sites, dtype).bytes,
+      memory: () => held + sessions().bytes,
       onDevice: () => {
-        const { count, bytes } = heldSessions(model, allPacks, sites, dtype);
+        const { count, bytes } = sessions();
         return count * number * parameters.count + bytes;
       },
       held,
@@ -123,15 +124,25 @@ export function captureCost(
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
   const ofBlocks = parameters.blocks / L;
   const stream = number * wave * model.width;
+  const sessions = once(() => streamedSessions(model, allPacks, sites, dtype, storedType));
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
-    onDevice: () => ofBlocks + streamedSessions(model, allPacks, sites, dtype, storedType),
-    memory: () => 2 * ofBlocks + streamedSessions(model, allPacks, sites, dtype, storedType) + liveStreams * stream,
+    onDevice: () => ofBlocks + sessions(),
+    memory: () => 2 * ofBlocks + sessions() + liveStreams * stream,
     held: 0,
     // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
+  };
+}
+
+/** What is computed when it is first asked for. */
+function once<T>(compute: () => T): () => T {
+  let known: T | undefined;
+  return () => {
+    known ??= compute();
+    return known;
   };
 }
 
