@@ -1,4 +1,3 @@
-import { parse } from "yaml";
 import type { Folder } from "../../bytes/folder.ts";
 import type { TensorFile } from "../../bytes/tensor-file.ts";
 import type { TorchFile } from "../../bytes/torch.ts";
@@ -48,6 +47,7 @@ export async function circuitTracerSettings(folder: Folder): Promise<SettingsRea
   if (!source) return undefined;
   try {
     const text = new TextDecoder().decode(await source.read(0, Math.min(source.size, largestConfig)));
+    const { parse } = await import("yaml");
     const value: unknown = parse(text, { maxAliasCount: 0 });
     if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("it is not a mapping");
     const isIts = itsFields.some((field) => Object.hasOwn(value, field));
