@@ -42,6 +42,11 @@ class HereWorker extends EventEmitter {
     this.ready.then(() => this.hear(structuredClone(call)));
   }
 
+  // It keeps no process from ending.
+  ref() {}
+
+  unref() {}
+
   async terminate() {
     await this.ready;
     await this.work?.catch(() => {});

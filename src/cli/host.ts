@@ -1,7 +1,10 @@
+import { ahead } from "../jobs/ahead.ts";
 import { openThread, reportTo } from "../jobs/ask.ts";
-import { setUpCollector } from "../jobs/collector.ts";
 import type { JobName, JobRequest, JobResult, WorkRequest } from "./jobs.ts";
 import { ProgressBar } from "./progress-bar.ts";
+
+/** The worker thread of a job. */
+export const worker = ahead(() => openThread<WorkRequest, unknown>(new URL("./worker.js", import.meta.url), null));
 
 /**
  * Runs a job in a worker thread and shows its progress. The first Ctrl-C asks it to stop at the next safe point, a second one ends the process.
@@ -13,9 +16,8 @@ export async function runJob<J extends JobName>(
   request: JobRequest<J>,
   { quiet = false } = {},
 ): Promise<JobResult<J>> {
-  setUpCollector();
   const progress = new ProgressBar(process.stderr, { quiet });
-  const thread = openThread<WorkRequest, JobResult<J>>(new URL("./worker.js", import.meta.url), null);
+  const thread = worker.take();
   let asked = false;
   const interrupt = (signal: NodeJS.Signals) => {
     if (asked) {
@@ -33,7 +35,7 @@ export async function runJob<J extends JobName>(
   process.on("SIGINT", interrupt);
   process.on("SIGTERM", interrupt);
   try {
-    return await thread.ask({ job, request }, { onReport: reportTo(progress) });
+    return (await thread.ask({ job, request }, { onReport: reportTo(progress) })) as JobResult<J>;
   } finally {
     progress.stop();
     process.off("SIGINT", interrupt);

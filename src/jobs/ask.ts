@@ -2,6 +2,7 @@ import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import type { ProgressReporter, ReporterMessage } from "../progress.ts";
+import { setUpCollector } from "./collector.ts";
 import { type Call, type Port, problemOf, type Reply } from "./messages.ts";
 import type { ThreadData } from "./serve.ts";
 
@@ -60,12 +61,13 @@ export function asking<Request, Result, Event>(port: Port<Call<Request>, Reply<R
 }
 
 /**
- * Starts a thread that `serveThread` answers in.
+ * Starts a thread that `serveThread` answers in. Until it is asked something, it does not keep the process from ending.
  *
  * @param entry its compiled JavaScript
  * @param data what it is started with
  */
 export function openThread<Request, Result, Event = never>(entry: URL, data: unknown): Asking<Request, Result, Event> {
+  setUpCollector();
   const stop = new SharedArrayBuffer(4);
   const worker = new Worker(entry, { workerData: { data, stop } satisfies ThreadData<unknown> });
   const { ask, fail } = asking<Request, Result, Event>({
@@ -74,12 +76,17 @@ export function openThread<Request, Result, Event = never>(entry: URL, data: unk
     close() {},
   });
   const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
+  worker.unref();
   worker.on("error", fail);
   worker.on("exit", () => fail(new Error("internal: a thread ended without an answer")));
   return {
-    ask,
+    ask(request, hearing) {
+      worker.ref();
+      return ask(request, hearing);
+    },
     stop: () => void Atomics.store(new Int32Array(stop), 0, 1),
     async end() {
+      worker.ref();
       worker.postMessage({ type: "end" });
       await ended;
     },
