@@ -13,19 +13,13 @@ import { fitNodes, type TakeOut, unexplainedOf } from "./unexplained.ts";
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
   const captured = await captureFor(given, "changed");
   // Where there is no capture yet, its passes are what is told.
-  const tell = given.captured && given.onProgress;
-  const count = given.dictionaries.size;
-  let site = 0;
-  for await (const found of effectsFrom(captured, given, (done, total) => tell?.(site + done / total, count))) {
-    yield found;
-    tell?.(++site, count);
-  }
+  yield* effectsFrom(captured, given, given.captured && given.onProgress);
 }
 
 /**
- * The effects of all given sites from one capture.
+ * The effects of all given sites from one capture. Those of a site are computed while whoever asks writes those of the site before.
  *
- * @param onProgress told how far each site is
+ * @param onProgress told how many sites are done, those at work by their share
  */
 export async function* effectsFrom(
   captured: Capture,
@@ -34,11 +28,38 @@ export async function* effectsFrom(
 ): AsyncGenerator<SiteEffects> {
   const [codes, loops] = [codeReader(given), openLoops()];
   const { onFit, stopped } = given;
+  const dictionaries = [...given.dictionaries.values()];
+  let told = 0;
+  const tell = (done: number) => {
+    // The next site may be further than the one that is being written.
+    if (done > told) onProgress?.(done, dictionaries.length);
+    told = Math.max(told, done);
+  };
+  const begin = (at: number) => {
+    const dictionary = dictionaries[at];
+    if (dictionary === undefined) return undefined;
+    const fits: Parameters<NonNullable<typeof onFit>>[] = [];
+    const work = analyticEffects(captured, dictionary, codes, loops, {
+      ...(onFit && { onFit: (...fit) => void fits.push(fit) }),
+      onProgress: (done, total) => tell(at + done / total),
+      stopped,
+    });
+    // Whoever asks for it has the error.
+    work.catch(() => {});
+    return { work, fits };
+  };
+  let next = begin(0);
   try {
-    for (const dictionary of given.dictionaries.values()) {
-      yield await analyticEffects(captured, dictionary, codes, loops, { ...(onFit && { onFit }), onProgress, stopped });
+    for (let at = 1; next !== undefined; at++) {
+      const { work, fits } = next;
+      const found: SiteEffects = await work;
+      next = begin(at);
+      for (const fit of fits) onFit?.(...fit);
+      yield found;
+      tell(at);
     }
   } finally {
+    await next?.work.catch(() => {});
     await codes.release();
   }
 }
