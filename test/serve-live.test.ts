@@ -47,8 +47,20 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
+  // Neither a question that is being answered nor a run that is under way keeps Ctrl-C waiting.
+  const subject = { model: "demo", pairs: [pair] };
+  const cut = tryAsk("POST live/circuit", { ...subject, size: 500 }).catch(() => null);
+  await ask("POST work/start", {
+    model: "demo",
+    name: "cut",
+    method: "secant",
+    of: { task: "agreement", num_examples: 32 },
+  });
+  const begun = performance.now();
   served.child.kill("SIGINT");
   expect((await served.ended).code).toBe(0);
+  expect(performance.now() - begun).toBeLessThan(1000);
+  expect(await cut).toBe(null);
   rmSync(home, { recursive: true });
 });
 
