@@ -256,6 +256,7 @@ export async function manifestOf(folder: string) {
 export const completeRun = [
   "ablation.json",
   "effects.parquet",
+  "feature-cards.json",
   "features.parquet",
   "nodes.parquet",
   "pairs.jsonl",
@@ -273,7 +274,7 @@ export async function expectComplete(folder: string): Promise<void> {
 /** Expects two complete runs with the same numbers to the last bit. */
 export async function expectSameRun(folder: string, other: string): Promise<void> {
   await expectComplete(folder);
-  for (const file of ["pairs.jsonl", "ranking.json", "ablation.json"]) {
+  for (const file of ["pairs.jsonl", "ranking.json", "ablation.json", "feature-cards.json"]) {
     expect(await readFile(join(folder, file), "utf8")).toBe(await readFile(join(other, file), "utf8"));
   }
   for (const table of ["nodes", "effects", "features"] as const) {

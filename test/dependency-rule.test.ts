@@ -14,7 +14,7 @@ const tiers = [
   ["forest"],
   ["capture"],
   ["effects", "training"],
-  ["interventions"],
+  ["interventions", "contexts"],
   ["circuit"],
   ["report"],
   ["analysis"],

@@ -55,6 +55,15 @@ describe("docs", () => {
     }
     const edges = await columnsOf(join(folder, "my-run/circuit/edges.parquet"));
     expect(firstColumn(files, "Columns of `edges.parquet`:").sort()).toEqual(edges.sort());
+    const json = (path: string) => JSON.parse(readFileSync(join(folder, path), "utf8"));
+    const cards = json("my-run/feature-cards.json");
+    expect(firstColumn(files, "## feature-cards.json").sort()).toEqual(Object.keys(cards).sort());
+    expect(firstColumn(files, "Each of `sites`:").sort()).toEqual(Object.keys(cards.sites[0]).sort());
+    expect(firstColumn(files, "Each of `cards`:").sort()).toEqual(Object.keys(cards.cards[0]).sort());
+    const contexts = await columnsOf(join(folder, "my-saes/contexts/resid_post.3.parquet"));
+    expect(firstColumn(files, "Columns of `<site>.parquet`, one row per feature:").sort()).toEqual(contexts.sort());
+    const about = json("my-saes/contexts/resid_post.3.json");
+    expect(firstColumn(files, "Fields of `<site>.json`:").sort()).toEqual(Object.keys(about).sort());
     const [pair] = readFileSync(join(folder, "my-run/pairs.jsonl"), "utf8").split("\n");
     expect(firstColumn(files, "## pairs.jsonl").sort()).toEqual(Object.keys(JSON.parse(pair!)).sort());
   });

@@ -239,7 +239,15 @@ test("driving tokens come strongest first, per pair, in a prompt that passes thr
 
 test("limits cut lists off", async () => {
   await writeRun();
-  const data = await readReportData(folder, { features: 1, points: 1, examples: 0, drivers: 1, contexts: 2, edges: 1 });
+  const data = await readReportData(folder, {
+    features: 1,
+    points: 1,
+    examples: 0,
+    drivers: 1,
+    contexts: 2,
+    edges: 1,
+    cards: 1,
+  });
   expect(data.features.every((group) => group.feature.length === 1)).toBe(true);
   expect(data.agreement[0]!.feature).toEqual([7]);
   expect(data.examples).toEqual([]);

@@ -39,6 +39,8 @@ export interface JobOptions {
   readonly top: number;
   readonly keep: "all" | "correct";
   readonly weights: WeightsChoice;
+  /** A folder of `sfc contexts`; missing for what lies beside the SAEs. */
+  readonly contexts?: string;
 }
 
 /** Where weights are kept: all in memory, or in their files, read block by block; `auto` decides by their size. */

@@ -18,6 +18,8 @@ export interface LogitOptions {
   readonly together?: number;
   /** Logits that are in memory at a time; by default 2²⁶, which are 256 MB in float32. */
   readonly numbers?: number;
+  /** `direction`: `directionLogits` of x in place of logits. */
+  readonly of?: "state" | "direction";
   /** Of streamed weights: tokens whose rows of the unembedding are read at a time; 2¹⁴ by default. */
   readonly tokens?: number;
 }
@@ -31,12 +33,12 @@ export interface LogitOptions {
 export async function* logitsOf(
   loaded: LoadedModel,
   x: Floats,
-  { together = 1, numbers = 2 ** 26, tokens = 2 ** 14 }: LogitOptions = {},
+  { together = 1, numbers = 2 ** 26, tokens = 2 ** 14, of = "state" }: LogitOptions = {},
 ): AsyncGenerator<LogitRows> {
   const { model } = loaded;
   const [D, V] = [model.width, model.vocabulary];
   const size = together * Math.max(1, Math.floor(numbers / (V * together)));
-  const unembed = await openUnembedding(loaded, tokens);
+  const unembed = await openUnembedding(loaded, tokens, of);
   try {
     for (let from = 0; from * D < x.length; from += size) {
       const part = x.subarray(from * D, (from + size) * D);
@@ -53,13 +55,18 @@ interface Unembedding {
   release(): Promise<void>;
 }
 
-async function openUnembedding(loaded: LoadedModel, tokens: number): Promise<Unembedding> {
+async function openUnembedding(
+  loaded: LoadedModel,
+  tokens: number,
+  of: NonNullable<LogitOptions["of"]>,
+): Promise<Unembedding> {
   const { model, weights, dtype } = loaded;
+  const trace = of === "state" ? model.logits : model.directionLogits;
   const [D, V] = [model.width, model.vocabulary];
   const x = input("x", dtype, ["P", D]);
   const asValue = (rows: Floats): Value => floatValue(rows, rows.length / D, D);
   if (!isStreamed(weights)) {
-    const session = await compile({ logits: model.logits(weights, x) }, loaded);
+    const session = await compile({ logits: trace(weights, x) }, loaded);
     return {
       logits: async (rows) => (await session.run({ x: asValue(rows) })).logits.data as Floats,
       release: () => session.release(),
@@ -67,7 +74,7 @@ async function openUnembedding(loaded: LoadedModel, tokens: number): Promise<Une
   }
   const { checkpoint } = weights;
   const asked = weightInputs(model, checkpoint.storedType, dtype);
-  const session = await compile({ logits: model.logits(asked.weights, x) }, loaded);
+  const session = await compile({ logits: trace(asked.weights, x) }, loaded);
   const reader = new BlockReader(model, checkpoint);
   return {
     async logits(rows) {

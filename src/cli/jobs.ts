@@ -2,6 +2,7 @@ import { bench } from "../commands/bench.ts";
 import { pairs } from "../commands/check-pairs.ts";
 import { circuit, estimateCircuitOf } from "../commands/circuit.ts";
 import { compare } from "../commands/compare.ts";
+import { contexts } from "../commands/contexts.ts";
 import { estimate } from "../commands/estimate.ts";
 import { estimateEvaluate, evaluate } from "../commands/evaluate.ts";
 import { intervene } from "../commands/intervene.ts";
@@ -18,6 +19,7 @@ export const jobs = {
   pairs: keepsNothing(pairs),
   bench: keepsNothing(bench),
   circuit,
+  contexts,
   estimate: keepsNothing(estimate),
   estimateCircuit: keepsNothing(estimateCircuitOf),
   estimateEvaluation: keepsNothing(estimateEvaluate),

@@ -22,6 +22,7 @@ import { packageRoot } from "../storage/package.ts";
 import { addCircuitCommand } from "./circuit-command.ts";
 import { addCompareCommand } from "./compare-command.ts";
 import { addCompletionCommand } from "./completion.ts";
+import { addContextsCommand } from "./contexts-command.ts";
 import { addEvaluateCommand } from "./evaluate-command.ts";
 import {
   deviceFlag,
@@ -117,7 +118,7 @@ function program(): Command {
       const options = settingOf(flags, { patchless: true });
       const request = { options, output: flags.output ?? null, all: flags.json === true };
       const result = await runJob("pairs", request, { quiet: flags.quiet });
-      const { pairsText } = await import("./pairs-text.ts");
+      const { pairsText } = await import("../commands/pairs-text.ts");
       if (flags.json) printJson(result);
       else print(pairsText(result));
     });
@@ -138,7 +139,7 @@ function program(): Command {
     .option("--json", "print JSON")
     .action(async (flags: { json?: boolean }) => {
       const { knownModels } = await import("../commands/known-models.ts");
-      const { knownModelsText } = await import("./models-text.ts");
+      const { knownModelsText } = await import("../commands/models-text.ts");
       const known = await knownModels();
       if (flags.json) printJson(known);
       else print(knownModelsText(known));
@@ -198,6 +199,7 @@ function program(): Command {
   addCircuitCommand(sfc);
   addServeCommand(sfc);
   addTrainCommands(sfc);
+  addContextsCommand(sfc);
   addCompletionCommand(
     sfc,
     new Map([
@@ -216,6 +218,7 @@ interface Flags extends SettingFlags {
   readonly steps?: number;
   readonly rule?: Rule;
   readonly score?: JobOptions["score"];
+  readonly contexts?: string;
   readonly top?: number;
   readonly keep?: JobOptions["keep"];
   readonly weights?: JobOptions["weights"];
@@ -275,6 +278,7 @@ function jobFlags(command: Command): Command {
       new Option("--rule <name>", "where the steps of analytic-ig and sfc-ig lie (default: midpoint)").choices(rules),
     )
     .addOption(new Option("--score <name>", "what features are ranked by").choices(scores).default("effect"))
+    .option("--contexts <folder>", "evidence of sfc contexts for the features' cards (default: that beside the SAEs)")
     .option("--top <n>", "features listed per site and split", wholeNumber, defaultTop)
     .addOption(
       new Option("--keep <which>", "which pairs count: all, or those that the model gets right")
@@ -314,6 +318,7 @@ function jobOptions(flags: Flags): JobOptions {
     top: flags.top ?? defaultTop,
     keep: flags.keep ?? "all",
     weights: flags.weights ?? "auto",
+    ...(flags.contexts !== undefined && { contexts: flags.contexts }),
   };
 }
 

@@ -25,6 +25,7 @@ import { circuitFolderName } from "../results/report-circuit.ts";
 import { jobProblem, writeFileAtomic } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
+import { writeCircuitCards } from "./circuit-cards.ts";
 import {
   identityOf,
   isDummy,
@@ -231,6 +232,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
         [...dictionaries.keys()].filter((site) => site !== "embed").concat("metric"),
       );
       await writeGraph(path, found);
+      await writeCircuitCards(open, path, found.features, reporter);
       const finished: CircuitFile = { ...file, ...foundJson(open, pairs, asked, found), status: "finished" };
       await writeCircuit(path, finished);
       await closeFinished(folder);

@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { countText } from "../amounts.ts";
 import {
   checkFits,
@@ -13,6 +14,7 @@ import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
 import type { ParitySubject } from "../analysis/parity.ts";
 import { planShards, type Shard } from "../analysis/shards.ts";
 import {
+  type Analysis,
   type AnalysisInput,
   analysePairs,
   capturedSites,
@@ -25,7 +27,7 @@ import { hasOnePass } from "../effects/method.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Device } from "../graph/runtime.ts";
 import { slurmLocking } from "../jobs/slurm.ts";
-import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
+import { heldWeights, type LoadedModel, loadedModel, streamedWeights } from "../models/weights.ts";
 import { checkRuntime } from "../open/device.ts";
 import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
@@ -34,6 +36,7 @@ import { completeRunFolder, type OpenFolder, openRunFolder, partialFor } from ".
 import { type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
 import { hasSamePairs, openPlaces, removeAblation } from "../results/places.ts";
 import { reportTemplate, writeReport } from "../results/report.ts";
+import { cardsFile } from "../results/report-cards.ts";
 import {
   findShards,
   foundBy,
@@ -47,6 +50,7 @@ import { jobProblem } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { programIdentity, versions } from "../storage/package.ts";
 import { checkDevice } from "./check-device.ts";
+import { evidenceOfRun, namedByRun, writeCards } from "./feature-cards.ts";
 import { longWork } from "./open-run.ts";
 import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
 
@@ -208,7 +212,7 @@ class Job {
         dictionaries: this.#dictionaries,
         options: this.#options,
       };
-      await analysePairs(input, prepared, places, this.manifest, this.#reporter, {
+      const found = await analysePairs(input, prepared, places, this.manifest, this.#reporter, {
         keep,
         batchSize,
         exactFlops: Math.max(leastExact, exactShare * estimated.capture_gflop) * 1e9,
@@ -216,6 +220,8 @@ class Job {
         ...(shared?.plan.wave_rows && { waveRows: shared.plan.wave_rows }),
         onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, estimated.gflops)),
       });
+      // Of gradients alone no activations are kept.
+      if (this.#options.score !== "gradient") await this.#writeCards(loaded, identity, found);
     } finally {
       await places.close();
     }
@@ -227,6 +233,22 @@ class Job {
     this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
     return undefined;
+  }
+
+  /** What is known of the features that the run names. */
+  async #writeCards(loaded: LoadedModel, sha256: string, { captured, ranking, ablation }: Analysis): Promise<void> {
+    const { path } = this.#folder;
+    const input = {
+      loaded,
+      captured,
+      dictionaries: this.#dictionaries,
+      tokenizer: this.#opened.tokenizer,
+      ranking,
+      named: namedByRun(ranking, ablation),
+      model: sha256,
+      ...(await evidenceOfRun(this.#options, this.#opened.folder)),
+    };
+    await writeCards(path, join(path, cardsFile), input, { ...this.#reporter, line: (text) => this.warn(text) });
   }
 
   /** Divides the work. @throws UserError if the run cannot be divided so */

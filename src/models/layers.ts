@@ -235,8 +235,9 @@ export function unembedding(
   weight: string,
   normalise: (w: Weights, x: Tensor) => Tensor,
   cap?: number,
-): Pick<Model, "logits" | "tokenLogits"> {
+): Pick<Model, "logits" | "tokenLogits" | "directionLogits"> {
   return {
+    directionLogits: (w, x) => normalise(w, x).sub(normalise(w, x.neg())).mul(0.5).matmul(w(weight), { transB: true }),
     logits: (w, x) => softCap(normalise(w, x).matmul(w(weight), { transB: true }), cap),
     tokenLogits: (w, x, tokens) =>
       softCap(normalise(w, x).mul(w(weight).gather(tokens)).sum(-1).reshape(tokens.shape[0]!), cap),

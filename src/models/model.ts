@@ -47,6 +47,11 @@ export interface Model {
   block(w: Weights, layer: number, x: Tensor, context: Context, tap: Tap): Tensor;
   /** x[P,D] after the last block → logits[P,V]. */
   logits(w: Weights, x: Tensor): Tensor;
+  /**
+   * x[P,D], directions of the residual stream → what they add to the logits [P,V] in proportion: the part of the final norm that is odd in x, so
+   * without its bias, then the unembedding, without soft-cap. The norm divides by the direction's own scale here.
+   */
+  directionLogits(w: Weights, x: Tensor): Tensor;
   /** x[P,D] after the last block, tokens[P] → the logit of one token for each row, [P]: only these rows of the unembedding are used. */
   tokenLogits(w: Weights, x: Tensor, tokens: Tensor): Tensor;
 }

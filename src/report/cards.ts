@@ -54,7 +54,7 @@ const promptContext = record({
   prompt: count.describe("place in `prompts`"),
   position: count.describe("of the driving token"),
   codes: list(z.number().nullable()).describe(
-    "the code at every token of the clean prompt; null before the first token in which the prompts differ, where the run keeps none",
+    "the code at every token of the clean prompt; null where the run keeps no activation: before the first token in which the prompts differ",
   ),
   patch_code: z.number().nullable().describe("the code at the position in the patch prompt"),
   effect: z.number().describe("mean over the pairs that share the prefix, in logits"),
@@ -161,3 +161,94 @@ export type FeatureCard = FeatureCards["cards"][number];
 
 /** What holds for all cards of a site. */
 export type CardSite = FeatureCards["sites"][number];
+
+/**
+ * The cards of several files as one, each feature once: its first card counts. Tokens and prompts that no card names any more are left out.
+ *
+ * @param inCircuit features of the circuit, as `resid_post.3/41`
+ * @param limit cards that are kept: those of the largest |effect| in any split
+ */
+export function joinedCards(
+  files: readonly FeatureCards[],
+  inCircuit: ReadonlySet<string>,
+  limit: number,
+): FeatureCards {
+  const seen = new Set<string>();
+  const all = files.flatMap((file) => file.cards.map((card) => ({ file, card })));
+  const once = all.filter(({ card }) => {
+    const name = nameOf(card);
+    return !seen.has(name) && seen.add(name);
+  });
+  const strength = ({ card }: (typeof once)[number]) =>
+    Math.max(0, ...card.effects.map(({ effect }) => Math.abs(effect)));
+  const kept = new Set(once.toSorted((a, b) => strength(b) - strength(a)).slice(0, limit));
+  const sites = new Map(files.flatMap((file) => file.sites.map((site) => [site.site, site] as const)).reverse());
+  const order = [...new Set(files.flatMap((file) => file.sites.map(({ site }) => site)))];
+  const found: Joined = { tokens: [], placeOf: new Map(), prompts: [] };
+  const places = new Map(files.map((file) => [file, placesIn(file, found)]));
+  const byPlace = once.toSorted(
+    (a, b) => order.indexOf(a.card.site) - order.indexOf(b.card.site) || a.card.feature - b.card.feature,
+  );
+  const cards = byPlace
+    .filter((one) => kept.has(one))
+    .map(({ file, card }): FeatureCard => {
+      const { token, prompt } = places.get(file)!;
+      const some = (list: readonly number[]) => list.map(token);
+      const logits = (of: FeatureCard["promotes"]) => of && { ...of, token: some(of.token) };
+      const marked = inCircuit.has(nameOf(card)) && !card.named_by.includes("circuit");
+      return {
+        ...card,
+        named_by: marked ? [...card.named_by, "circuit"] : card.named_by,
+        effects: card.effects.map((of) => ({
+          ...of,
+          tokens: {
+            ...of.tokens,
+            token: some(of.tokens.token),
+            patch: of.tokens.patch.map((id) => (id === null ? null : token(id))),
+          },
+        })),
+        contexts: card.contexts.map((context) => ({ ...context, prompt: prompt(context.prompt) })),
+        corpus: card.corpus && {
+          ...card.corpus,
+          top_tokens: { ...card.corpus.top_tokens, token: some(card.corpus.top_tokens.token) },
+          contexts: card.corpus.contexts.map((context) => ({ ...context, tokens: some(context.tokens) })),
+        },
+        promotes: logits(card.promotes),
+        suppresses: logits(card.suppresses),
+      };
+    });
+  const { placeOf: _, ...lists } = found;
+  return { format: 1, ...lists, sites: order.map((site) => sites.get(site)!), cards };
+}
+
+const nameOf = ({ site, feature }: FeatureCard) => `${site}/${feature}`;
+
+/** Lists of several files in one. */
+interface Joined {
+  readonly tokens: string[];
+  /** Place of each text in `tokens`. */
+  readonly placeOf: Map<string, number>;
+  readonly prompts: FeatureCards["prompts"][number][];
+}
+
+/** Where a file's tokens and prompts are in lists that they are added to as they are asked for. */
+function placesIn(file: FeatureCards, found: Joined) {
+  const ofPrompt = new Map<number, number>();
+  const token = (place: number): number => {
+    const text = file.tokens[place]!;
+    const known = found.placeOf.get(text);
+    if (known !== undefined) return known;
+    found.placeOf.set(text, found.tokens.length);
+    return found.tokens.push(text) - 1;
+  };
+  const prompt = (place: number): number => {
+    const known = ofPrompt.get(place);
+    if (known !== undefined) return known;
+    const { clean, patch, ...rest } = file.prompts[place]!;
+    const ids = patch.map((id) => (id === null ? null : token(id)));
+    const at = found.prompts.push({ ...rest, clean: clean.map(token), patch: ids }) - 1;
+    ofPrompt.set(place, at);
+    return at;
+  };
+  return { token, prompt };
+}

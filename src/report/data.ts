@@ -243,6 +243,8 @@ export interface ReportLimits {
   readonly contexts: number;
   /** Edges of the circuit's graph, the strongest. */
   readonly edges: number;
+  /** Cards of features, those of the largest |effect|. */
+  readonly cards: number;
 }
 
 /** The limits that `sfc report` uses; a run with 100 sites and 12 cases then makes about 3 MB. */
@@ -253,4 +255,5 @@ export const reportLimits: ReportLimits = {
   drivers: 5,
   contexts: 6,
   edges: 20_000,
+  cards: 500,
 };

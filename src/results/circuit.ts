@@ -14,6 +14,7 @@ import { Database, named, text } from "./database.ts";
 import { type FinishedFolder, type FolderKind, type OpenFolder, openWorkFolder, partialFor } from "./folder.ts";
 import { checkSchema, optionsSchema, versionsSchema } from "./manifest.ts";
 import { maskPlaces } from "./mask-places.ts";
+import { cardsFile } from "./report-cards.ts";
 import { graphFile } from "./report-circuit.ts";
 
 /** The manifest's name in the folder of a circuit, and those of its other files. */
@@ -68,7 +69,7 @@ const circuitFolder: FolderKind<CircuitFile> = {
   noun: "circuit",
   manifestFile: circuitFile,
   schema: circuitFileSchema,
-  files: () => Object.values(circuitFiles),
+  files: () => [...Object.values(circuitFiles), cardsFile],
 };
 
 /** Opens `path` as a circuit's folder, see `openWorkFolder`. */

@@ -10,7 +10,8 @@ import { writeBeside } from "../storage/files.ts";
 /**
  * Snappy is a tenth larger than zstd here (the columns are mostly floats), as fast, and the one codec that every reader of Parquet brings along.
  */
-const parquet = "(FORMAT parquet, COMPRESSION snappy, USE_TMP_FILE false)";
+const parquet = (codec: Codec) => `(FORMAT parquet, COMPRESSION ${codec}, USE_TMP_FILE false)`;
+type Codec = "snappy" | "zstd";
 
 /** Rows of a DuckDB vector. */
 const vectorSize = 2048;
@@ -84,9 +85,9 @@ export class Database {
    *
    * @throws UserError if the disk is full or the place cannot be written
    */
-  async copy(query: string, path: string): Promise<void> {
+  async copy(query: string, path: string, codec: Codec = "snappy"): Promise<void> {
     await writeBeside(path, async (part) => {
-      await this.run(`COPY (${query}) TO ${text(this.#links.plain(part))} ${parquet}`);
+      await this.run(`COPY (${query}) TO ${text(this.#links.plain(part))} ${parquet(codec)}`);
     });
   }
 

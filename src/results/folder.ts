@@ -44,6 +44,7 @@ const runFolder: FolderKind<Manifest> = {
     "features.parquet",
     "ranking.json",
     "ablation.json",
+    "feature-cards.json",
     "report.html",
     "slurm",
   ],

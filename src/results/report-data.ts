@@ -9,7 +9,6 @@ import { errorFeature } from "../effects/rows.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { steps, type Watch } from "../progress.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
-import { featureCardsSchema } from "../report/cards.ts";
 import { shellWord } from "../report/citation.ts";
 import {
   type CaseAccuracy,
@@ -28,6 +27,7 @@ import { mean, roundAll, rounded } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
+import { readReportCards } from "./report-cards.ts";
 import { readReportCircuit, readReportEvaluation } from "./report-circuit.ts";
 import { exactSample, type FoundFeatures, importanceOf, withExactValues, withSpread } from "./report-ranking.ts";
 
@@ -72,8 +72,7 @@ export async function readReportData(
   const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
   const ablationPath = join(folder, "ablation.json");
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
-  const cardsPath = join(folder, "feature-cards.json");
-  const cards = existsSync(cardsPath) ? await readChecked(cardsPath, featureCardsSchema) : null;
+  const circuit = await readReportCircuit(folder, limits.edges);
   const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
   const accuracy = accuracyOf(pairs);
   const tables = await Tables.open(
@@ -99,8 +98,8 @@ export async function readReportData(
       examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
       drivers: ranking.score === "gradient" ? [] : await driversOf(tables, prompts, ranking, limits),
       meaning: meaning === null ? null : roundAll(meaning),
-      cards,
-      circuit: await readReportCircuit(folder, limits.edges),
+      cards: await readReportCards(folder, circuit, limits.cards),
+      circuit,
       evaluation: roundAll(await readReportEvaluation(folder)),
       limits,
     };

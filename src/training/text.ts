@@ -26,12 +26,17 @@ export function withinVocabulary(text: TextSource, tokenizer: Tokenizer, vocabul
       const rows = text.rows(piece, count, length);
       const other = rows.tokens.find((id) => id >= vocabulary);
       if (other === undefined) return rows;
-      throw new UserError(
-        `text: expected tokens that the model has, below ${vocabulary}, got ${other} ("${excerpt(tokenizer.token(other), 40)}"). Leave it out of the text.`,
-      );
+      throw notInVocabulary(other, tokenizer, vocabulary);
     },
     distinct: (length) => text.distinct(length),
   };
+}
+
+/** A text has a token that the model does not have. */
+export function notInVocabulary(id: number, tokenizer: Tokenizer, vocabulary: number): UserError {
+  return new UserError(
+    `text: expected tokens that the model has, below ${vocabulary}, got ${id} ("${excerpt(tokenizer.token(id), 40)}"). Leave it out of the text.`,
+  );
 }
 
 export interface GeneratedText extends TextSource {

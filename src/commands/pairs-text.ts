@@ -1,8 +1,8 @@
 import { countText, percentText } from "../amounts.ts";
-import type { PairsResult, RejectedPair } from "../commands/check-pairs.ts";
-import { shownRejected } from "../commands/check-pairs.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import { textTable } from "../report/text-table.ts";
+import type { PairsResult, RejectedPair } from "./check-pairs.ts";
+import { shownRejected } from "./check-pairs.ts";
 /** A result as text for a terminal: pairs and accuracy by split and case, what was dropped and why. */
 export function pairsText({ pairs: { total, usable }, cases, rejected, warnings, output }: PairsResult): string {
   const lines = textTable([

@@ -1,7 +1,7 @@
 import { bytesText } from "../amounts.ts";
-import type { KnownModels } from "../commands/known-models.ts";
 import { modelTypes } from "../models/architectures.ts";
 import { textTable } from "../report/text-table.ts";
+import type { KnownModels } from "./known-models.ts";
 
 /** The same as text: tables of models and of SAEs, and what else can be named. */
 export function knownModelsText({ cache, models, saes, others }: KnownModels): string {

@@ -1,0 +1,291 @@
+import type { Capture } from "../capture/capture.ts";
+import { newFloats } from "../capture/hooks.ts";
+import { logitsOf } from "../capture/logits.ts";
+import { histogramOf } from "../contexts/site-contexts.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
+import { type CodeReader, codeRow } from "../dictionaries/encode.ts";
+import { StoppedError } from "../errors.ts";
+import { compile, float32, type Session } from "../graph/session.ts";
+import { input } from "../graph/tensor.ts";
+import type { LoadedModel } from "../models/weights.ts";
+import type { Watch } from "../progress.ts";
+import { isOutside, type OutsideText } from "../prompts/outside.ts";
+import { parseSite, type SiteName } from "../site.ts";
+
+/** Tokens with the logits that a direction adds to them, the strongest first. */
+export interface TokenLogits {
+  readonly token: readonly number[];
+  readonly logit: readonly number[];
+}
+
+/** What a feature is on the run's prompts and in its SAE. */
+export interface FeatureTraits {
+  readonly site: SiteName;
+  readonly feature: number;
+  /** Over the different clean prefixes whose activations are kept, BOS and padding left out. */
+  readonly activations: {
+    readonly tokens: number;
+    readonly active: number;
+    readonly max: number;
+    readonly histogram: ReturnType<typeof histogramOf>;
+  };
+  /** Null at sites that are not added to the residual stream. */
+  readonly promotes: TokenLogits | null;
+  readonly suppresses: TokenLogits | null;
+  /** Features of the site with the most similar decoder rows. */
+  readonly similar: { readonly feature: readonly number[]; readonly cosine: readonly number[] };
+  /** Features of the site that are active at the same prefixes. */
+  readonly together: { readonly feature: readonly number[]; readonly jaccard: readonly number[] };
+  /** The code at a forward node; null where its activation is not kept. */
+  codeAt(node: number): number | null;
+}
+
+export interface TraitsInput {
+  readonly loaded: LoadedModel;
+  readonly captured: Capture;
+  readonly codes: CodeReader;
+  readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
+  readonly outside: OutsideText;
+  /** Whether a token of the vocabulary stands for a text; padding of the matrix does not. */
+  readonly hasText: (token: number) => boolean;
+}
+
+/** Tokens promoted and suppressed, and similar features, that are kept. */
+const keptTokens = 10;
+const keptFeatures = 5;
+/** Rows of decoders that are read at once. */
+const decoderRows = 4096;
+/** Numbers of logits that are in memory at a time. */
+const logitNumbers = 2 ** 24;
+
+/** Why the features of a site have no tokens that they promote; null where they have. */
+export function noDirectPath(site: SiteName): string | null {
+  const { kind } = parseSite(site);
+  if (kind === "attn_z") return "attention's output projection comes between attn_z and the residual stream";
+  if (kind === "mlp_act") return "the MLP's output projection comes between mlp_act and the residual stream";
+  return null;
+}
+
+/**
+ * What the named features are on the run's own prompts and in their SAEs, site by site.
+ *
+ * @param named features by site
+ * @throws StoppedError if asked to stop
+ */
+export async function featureTraits(
+  { loaded, captured, codes, dictionaries, outside, hasText }: TraitsInput,
+  named: ReadonlyMap<SiteName, readonly number[]>,
+  { onProgress, stopped }: Watch = {},
+): Promise<FeatureTraits[]> {
+  const { forest, row } = captured.plan;
+  const { forward, backward } = forest;
+  const kept = [...new Set(backward.clean)].filter(
+    (node) => row[node]! >= 0 && !isOutside(outside, forward.token[node]!, forward.position[node]!),
+  );
+  const traits: Omit<FeatureTraits, "promotes" | "suppresses">[] = [];
+  const directions: Float32Array[] = [];
+  const products = cosineProducts();
+  try {
+    for (const [done, [site, features]] of [...named].entries()) {
+      if (stopped?.()) throw new StoppedError();
+      const dictionary = dictionaries.get(site)!;
+      const found = await codesOn(captured, dictionary, codes, kept, features);
+      const rows = await dictionary.decoderRows(features);
+      const cosines = await similarTo(dictionary, features, rows, products);
+      for (const [i, feature] of features.entries()) {
+        const own = found.codes[i]!;
+        const above = [...own.values()].filter((code) => code > 0);
+        traits.push({
+          site,
+          feature,
+          activations: {
+            tokens: kept.length,
+            active: above.length,
+            max: above.reduce((max, code) => Math.max(max, code), 0),
+            histogram: histogramOf(above),
+          },
+          similar: cosines[i]!,
+          together: found.together[i]!,
+          codeAt: (node) => (row[node]! < 0 ? null : (own.get(node) ?? 0)),
+        });
+        directions.push(rows.subarray(i * dictionary.outputWidth, (i + 1) * dictionary.outputWidth));
+      }
+      onProgress?.(done + 1, named.size);
+    }
+  } finally {
+    await products.release();
+  }
+  const direct = traits.flatMap(({ site }, i) => (noDirectPath(site) === null ? [i] : []));
+  const logits = await strongestTokens(
+    loaded,
+    direct.map((i) => directions[i]!),
+    hasText,
+  );
+  const byTrait = new Map(direct.map((i, k) => [i, logits[k]!]));
+  return traits.map((trait, i) => ({ ...trait, ...(byTrait.get(i) ?? { promotes: null, suppresses: null }) }));
+}
+
+/** The codes of features at some forward nodes, by feature and node, 0 left out; and which features are active at the same nodes. */
+async function codesOn(
+  captured: Capture,
+  dictionary: Dictionary,
+  codes: CodeReader,
+  nodes: readonly number[],
+  features: readonly number[],
+): Promise<{ readonly codes: readonly Map<number, number>[]; readonly together: FeatureTraits["together"][] }> {
+  const { x, width: D } = await captured.site(dictionary.reads);
+  const gathered = x.slice(0, nodes.length * D);
+  for (const [i, node] of nodes.entries()) {
+    const at = captured.plan.row[node]! * D;
+    gathered.set(x.subarray(at, at + D), i * D);
+  }
+  const sparse = await codes.encode(dictionary, gathered);
+  const F = dictionary.featureCount;
+  const place = new Map(features.map((feature, i) => [feature, i]));
+  const found = features.map(() => new Map<number, number>());
+  const active = new Int32Array(F);
+  const both = features.map(() => new Int32Array(F));
+  for (const [r, node] of nodes.entries()) {
+    const { features: here, values } = codeRow(sparse, r);
+    const own: number[] = [];
+    for (let k = 0; k < here.length; k++) {
+      active[here[k]!]!++;
+      const i = place.get(here[k]!);
+      if (i === undefined) continue;
+      own.push(i);
+      found[i]!.set(node, values[k]!);
+    }
+    for (const i of own) for (const other of here) both[i]![other]!++;
+  }
+  const together = features.map((feature, i) => {
+    const jaccard = Float64Array.from(both[i]!, (n, f) =>
+      n === 0 || f === feature ? 0 : n / (active[feature]! + active[f]! - n),
+    );
+    const top = largest(jaccard, keptFeatures).filter((f) => jaccard[f]! > 0);
+    return { feature: top, jaccard: top.map((f) => jaccard[f]!) };
+  });
+  return { codes: found, together };
+}
+
+type Products = ReturnType<typeof cosineProducts>;
+
+/** Products of rows with rows, a[S,D] · b[n,D]ᵀ; one session for each D. */
+function cosineProducts() {
+  const sessions = new Map<number, Promise<Session<string, "y">>>();
+  return {
+    async of(a: Float32Array, b: Float32Array, D: number): Promise<Float32Array> {
+      const session =
+        sessions.get(D) ??
+        compile({ y: input("a", "float32", ["S", D]).matmul(input("b", "float32", ["n", D]), { transB: true }) });
+      sessions.set(D, session);
+      const { y } = await (await session).run({ a: float32(a, a.length / D, D), b: float32(b, b.length / D, D) });
+      return y.data as Float32Array;
+    },
+    async release() {
+      for (const session of sessions.values()) await (await session).release();
+    },
+  };
+}
+
+/** For each of some features, those of the same SAE whose decoder rows have the largest cosines with its own. */
+async function similarTo(
+  dictionary: Dictionary,
+  features: readonly number[],
+  rows: Float32Array,
+  products: Products,
+): Promise<FeatureTraits["similar"][]> {
+  const { featureCount: F, outputWidth: D } = dictionary;
+  const cosines = features.map(() => new Float32Array(F));
+  const own = unitRows(rows, D);
+  for (let first = 0; first < F; first += decoderRows) {
+    const n = Math.min(decoderRows, F - first);
+    const others = await dictionary.decoderRows(Int32Array.from({ length: n }, (_, i) => first + i));
+    const found = await products.of(own, unitRows(others, D), D);
+    for (const [i, all] of cosines.entries()) all.set(found.subarray(i * n, (i + 1) * n), first);
+  }
+  return cosines.map((all, i) => {
+    all[features[i]!] = Number.NEGATIVE_INFINITY;
+    const top = largest(all, Math.min(keptFeatures, F - 1));
+    return { feature: top, cosine: top.map((f) => all[f]!) };
+  });
+}
+
+/** Rows of length 1; those of length 0 stay. */
+function unitRows(rows: Float32Array, D: number): Float32Array {
+  const out = rows.slice();
+  for (let at = 0; at < rows.length; at += D) {
+    let squares = 0;
+    for (let d = 0; d < D; d++) squares += rows[at + d]! ** 2;
+    if (squares > 0) for (let d = 0; d < D; d++) out[at + d]! /= Math.sqrt(squares);
+  }
+  return out;
+}
+
+/** Long enough that what a norm adds to the mean square against division by 0 does not show. */
+const longScale = 1024;
+
+/**
+ * The tokens whose logits some directions of the residual stream raise and lower the most: U·(w ∘ d), d without its mean where the model takes it out. The
+ * final norm's scale is left out, so the unit is logits per unit of code and of 1/scale.
+ */
+async function strongestTokens(
+  loaded: LoadedModel,
+  directions: readonly Float32Array[],
+  hasText: (token: number) => boolean,
+): Promise<{ readonly promotes: TokenLogits; readonly suppresses: TokenLogits }[]> {
+  const { model } = loaded;
+  const [D, V] = [model.width, model.vocabulary];
+  const texts = Array.from({ length: V }, (_, token) => token).filter(hasText);
+  const scales = directions.map((d) => scaleOf(d, model.ignoresMean));
+  const x = newFloats(loaded.dtype, directions.length * D);
+  // The norm divides by the scale of what it is given, whatever that is.
+  for (const [i, d] of directions.entries()) {
+    const factor = scales[i]! > 0 ? longScale / scales[i]! : 0;
+    x.set(
+      d.map((value) => factor * value),
+      i * D,
+    );
+  }
+  const found: { promotes: TokenLogits; suppresses: TokenLogits }[] = [];
+  for await (const { from, logits } of logitsOf(loaded, x, { of: "direction", numbers: logitNumbers })) {
+    for (let i = 0; i * V < logits.length; i++) {
+      const own = Float64Array.from(texts, (token) => logits[i * V + token]! * scales[from + i]!);
+      const of = (places: readonly number[]): TokenLogits => ({
+        token: places.map((k) => texts[k]!),
+        logit: places.map((k) => own[k]!),
+      });
+      found.push({
+        promotes: of(largest(own, keptTokens)),
+        suppresses: of(
+          largest(
+            own.map((value) => -value),
+            keptTokens,
+          ),
+        ),
+      });
+    }
+  }
+  return found;
+}
+
+/** √mean(d²), of d without its mean where that is ignored. */
+function scaleOf(d: Float32Array, ignoresMean: boolean): number {
+  let [sum, squares] = [0, 0];
+  for (const value of d) sum += value;
+  const mean = ignoresMean ? sum / d.length : 0;
+  for (const value of d) squares += (value - mean) ** 2;
+  return Math.sqrt(squares / d.length);
+}
+
+/** The places of the n largest values, the largest first; of equal ones the earlier. */
+function largest(values: Float32Array | Float64Array, n: number): number[] {
+  const top: number[] = [];
+  for (let i = 0; i < values.length; i++) {
+    if (top.length === n && !(values[i]! > values[top.at(-1)!]!)) continue;
+    let at = top.length;
+    while (at > 0 && values[i]! > values[top[at - 1]!]!) at--;
+    top.splice(at, 0, i);
+    if (top.length > n) top.pop();
+  }
+  return top;
+}
