@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -313,6 +313,27 @@ describe("a corpus of files", () => {
     await expect(bad("f.parquet", "PAR1")).rejects.toThrow("expected a Parquet file");
     await expect(rowsOf([join(home, "none.txt")])).rejects.toThrow("which does not exist");
   });
+});
+
+it("the embedded model's SAEs come with evidence of theirs", async () => {
+  await using opened = await openModel("demo");
+  const saes = join(opened.folder, "saes");
+  const dictionaries = await openDictionaries(await openFolder(saes));
+  let bytes = 0;
+  for (const [site, dictionary] of dictionaries) {
+    const about = (await readEvidenceAbout(join(saes, "contexts"), site))!;
+    expect(about.sae).toEqual({ sha256: await dictionary.sha256(), features: dictionary.featureCount });
+    expect(about.model.sha256).toBe(await opened.checkpoint.sha256());
+    expect(about.tokens).toBeGreaterThanOrEqual(1e6);
+    const features = about.features!;
+    expect(features.length).toBeGreaterThan(60);
+    const table = await readEvidence(join(saes, "contexts"), site, features);
+    expect([...table.keys()]).toEqual(features);
+    expect([...table.values()].filter(({ contexts }) => contexts.length === 5).length).toBeGreaterThan(50);
+    bytes += (await stat(join(saes, "contexts", `${site}.parquet`))).size;
+    await dictionary.close();
+  }
+  expect(bytes).toBeLessThan(2e6);
 });
 
 describe("sfc contexts", () => {
