@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { duration } from "../src/amounts.ts";
 import { ProgressBar, progressText } from "../src/cli/progress-bar.ts";
+import { StoppedError } from "../src/errors.ts";
+import { steps } from "../src/progress.ts";
 
 describe("progressText", () => {
   it("draws a bar on a terminal, with the share, the time and what is left", () => {
@@ -96,5 +98,33 @@ describe("Progress", () => {
     progress.stop();
     expect(written).toEqual([]);
     expect(progress.seconds).toEqual({ capture: 1.75, effects: 0.5 });
+  });
+});
+
+describe("steps of a long loop", () => {
+  it("tell how far it is and ask whether to stop, at the first item and then several times a second", () => {
+    const told: number[] = [];
+    let asked = 0;
+    const stopped = () => ++asked < 0;
+    const step = steps({ stopped, onProgress: (done, total) => told.push(done / total) }, 1000);
+    const began = performance.now();
+    let done = 0;
+    for (; performance.now() - began < 500; done++) step(Math.min(999, done));
+    expect(told[0]).toBe(0);
+    expect(told).toEqual([...told].sort((a, b) => a - b));
+    // Far fewer than items, and never half a second without one, however busy the machine is.
+    expect(told.length).toBe(asked);
+    expect(asked).toBeGreaterThan(1);
+    expect(asked).toBeLessThan(done / 10);
+  });
+
+  it("end with a StoppedError once asked to stop", () => {
+    let stop = false;
+    const step = steps({ stopped: () => stop }, 1);
+    step(0);
+    stop = true;
+    expect(() => {
+      for (const began = performance.now(); performance.now() - began < 10_000; ) step(1);
+    }).toThrow(StoppedError);
   });
 });

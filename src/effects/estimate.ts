@@ -99,6 +99,8 @@ export function methodCost(
   number: 4 | 8 = 4,
   weights: "held" | "streamed" = "held",
 ): MethodCost {
+  // The rest is not known without cutting the forest anew.
+  if (method === "analytic") return { flops: 0, memory: 0, sweeps: 0 };
   const steps = givenSteps ?? defaultSteps;
   const all = [...dictionaries.values()];
   const sum = (each: (dictionary: Dictionary) => number) => all.reduce((total, one) => total + each(one), 0);
@@ -121,8 +123,6 @@ export function methodCost(
   const streams = (rows: number) =>
     weights === "streamed" ? number * model.width * (model.layers + 4) * Math.min(rows, memoryWaveRows) : 0;
   switch (method) {
-    case "analytic":
-      return { flops: 0, memory: 0, sweeps: 0 };
     case "analytic-ig":
       return {
         flops: sum(({ writes: site }) => steps * tight * rest(site) * passes),

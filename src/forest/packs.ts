@@ -225,7 +225,9 @@ function besidePacks(
   }
   const m = 4 * Math.ceil(Math.max(...tiles.map(({ beside }) => beside.size)) / 4);
   let first = 0;
-  return packs.map((pack) => {
+  const filled = steps({ stopped }, packs.length);
+  return packs.map((pack, p) => {
+    filled(p);
     const n = pack.node.length / pack.tiles;
     const own = tiles.slice(first, first + pack.tiles).map(({ place, beside, owned }): Tile => {
       const nodes = Int32Array.from(beside.keys());
