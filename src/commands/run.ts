@@ -232,6 +232,7 @@ class Job {
     await writeReport(this.#folder.path, { status: "finished", stopped: this.#reporter.stopped });
     this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
+    this.#reporter.end();
     return undefined;
   }
 
