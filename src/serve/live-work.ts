@@ -171,7 +171,7 @@ const works: { readonly [K in LiveKind]: Work<K> } = {
           model: opened.name,
           layers: loaded.model.layers,
           dictionaries: [...chosen].map(([site, { name }]) => ({ site, source: name })),
-          subject: { kind: "pairs", pairs: pairs.length, cases: ["typed"], split: null },
+          subject: { kind: "pairs", pairs: pairs.length, cases: [], split: null },
           metric: "logit(patch answer) − logit(clean answer)",
         },
       },

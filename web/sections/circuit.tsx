@@ -8,8 +8,12 @@ import { useSelection } from "../selection.tsx";
 import { CircuitDrawing, pageName } from "./circuit-drawing.tsx";
 import { FlowTable, selectionOf } from "./flow.tsx";
 
-/** The circuit as a graph: as much of it as two thresholds leave, and what comes to and leaves one of its nodes. */
-export function CircuitSection({ circuit }: { circuit: ReportCircuit }) {
+/**
+ * The circuit as a graph: as much of it as two thresholds leave, and what comes to and leaves one of its nodes.
+ *
+ * @param cards whether the page has cards of features
+ */
+export function CircuitSection({ circuit, cards = true }: { circuit: ReportCircuit; cards?: boolean }) {
   const { selection, select } = useSelection();
   const graph = useMemo(() => graphOfReport(circuit), [circuit]);
   const [nodes, setNodes] = useState(circuit.start.nodes);
@@ -42,7 +46,7 @@ export function CircuitSection({ circuit }: { circuit: ReportCircuit }) {
         feature, the error of an SAE (what it does not reconstruct) or the tokens. An edge is the part of the upper
         node's effect that comes from the lower one, along all paths that pass no other site of the graph; it is orange
         where it moves the model to the patch answer, blue where it moves it to the clean answer, and wide where it is
-        strong. Bars under the names are |effect|. A feature opens its card.
+        strong. Bars under the names are |effect|.{cards && " A feature opens its card."}
       </p>
       <p>
         The influence of a node is the share of the metric's input that passes through it. The sliders keep the nodes of
@@ -106,6 +110,8 @@ function subjectText({ about: { subject, method, jacobian, slope, slopeCap } }: 
     slope === "secant" ? "secant slopes" : "the slopes at the clean prompt"
   }${slopeCap === undefined ? "" : ` up to ${slopeCap}`}`;
   if (subject.kind !== "pairs") return `of one ${subject.kind}; ${made}`;
+  if (subject.pairs === 1) return `of one pair; ${made}`;
   const cases = subject.cases.length <= 4 ? subject.cases.join(", ") : `${subject.cases.length} cases`;
-  return `mean over ${whole(subject.pairs)} ${subject.split === null ? "" : `${subject.split} `}pairs of ${cases}; ${made}`;
+  const split = subject.split === null ? "" : `${subject.split} `;
+  return `mean over ${whole(subject.pairs)} ${split}pairs${cases === "" ? "" : ` of ${cases}`}; ${made}`;
 }

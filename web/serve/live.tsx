@@ -143,7 +143,7 @@ function Bench({ state }: { state: LiveState }) {
         <>
           <Keep key={circuit.answer.id} id={circuit.answer.id} />
           <LocalSelection key={`circuit ${circuit.answer.id}`}>
-            <CircuitSection circuit={circuit.answer.circuit} />
+            <CircuitSection circuit={circuit.answer.circuit} cards={false} />
           </LocalSelection>
         </>
       )}
