@@ -6,6 +6,7 @@ export interface Ahead<T> {
   take(): T;
 }
 
+/** Keeps what `open` makes until somebody asks for it. */
 export function ahead<T>(open: () => T): Ahead<T> {
   let started: T | undefined;
   return {
