@@ -33,8 +33,11 @@ process.on("warning", ({ message }) => {
 
 // Whoever opens a file closes it. The first hook to be registered runs last.
 const before = openFiles();
-afterAll(() => {
-  const left = openFiles().filter((path) => !before.includes(path));
+const leftOpen = () => openFiles().filter((path) => !before.includes(path));
+afterAll(async () => {
+  // A loader may be reading a module this very moment.
+  for (let waits = 0; waits < 20 && leftOpen().length > 0; waits++) await new Promise((done) => setTimeout(done, 100));
+  const left = leftOpen();
   if (collected.length > 0) throw new Error(`files left open: ${collected.join(", ")}`);
   if (left.length > 0) throw new Error(`files left open: ${[...new Set(left)].join(", ")} (${left.length} in all)`);
 });

@@ -108,7 +108,7 @@ it("a task's script goes back into the queue when it fails, a few times, but not
   expect(await tryIt("(exit 130)", 0)).toEqual({ status: 130, asked: "" });
   // Shortly before the time limit Slurm tells the script, which stops its command and goes on in another start, if it got further in this one.
   const atLimit = (work: string) =>
-    `(trap 'exit 130' TERM; ${work}; sleep .3; kill -USR1 $$; for i in $(seq 200); do sleep .05; done)`;
+    `(trap 'exit 130' TERM; ${work}; sleep 1; kill -USR1 $$; for i in $(seq 200); do sleep .05; done)`;
   expect(await tryIt(atLimit("true"), 0)).toEqual({ status: 75, asked: "requeue 12" });
   expect(await tryIt(atLimit("true"), 9)).toEqual({ status: 75, asked: "" });
   expect(await tryIt(atLimit(`touch '${folder}/.partial/a.seal'`), 9)).toEqual({ status: 75, asked: "requeue 12" });

@@ -233,12 +233,13 @@ limit=no
 finished() { find ${quoted(join(path, ".partial"))} -name '*.seal' -o -name '*.safetensors' | wc -l; }
 before=$(finished)
 # Slurm sends USR1 shortly before the time limit: what is finished by then is kept, and the task goes on with the rest.
-trap 'limit=yes; kill -TERM $!' USR1
+trap 'limit=yes; again=yes; kill -TERM $!' USR1
 ${command} &
 child=$!
-wait "$child"
-code=$?
-while kill -0 "$child" 2>/dev/null; do
+# The signal ends a wait and leaves its own number: the command's code comes from the next one, also where it has ended meanwhile.
+again=yes
+while [ "$again" = yes ]; do
+  again=no
   wait "$child"
   code=$?
 done
