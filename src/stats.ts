@@ -82,3 +82,16 @@ export function aucInterval(auc: number, n: number, m: number): { low: number; h
   };
   return { low: edge(0), high: edge(1) };
 }
+
+/** The places of the n largest values, the largest first; of equal ones the earlier. */
+export function placesOfLargest(values: Float32Array | Float64Array, n: number): number[] {
+  const top: number[] = [];
+  for (let i = 0; i < values.length; i++) {
+    if (top.length === n && !(values[i]! > values[top.at(-1)!]!)) continue;
+    let at = top.length;
+    while (at > 0 && values[i]! > values[top[at - 1]!]!) at--;
+    top.splice(at, 0, i);
+    if (top.length > n) top.pop();
+  }
+  return top;
+}

@@ -8,6 +8,7 @@ import { contextsCollector } from "../src/contexts/collect.ts";
 import { type FeatureEvidence, SiteContexts } from "../src/contexts/site-contexts.ts";
 import type { SparseCodes } from "../src/dictionaries/encode.ts";
 import { closeDictionaries, openDictionaries } from "../src/dictionaries/open.ts";
+import { StoppedError } from "../src/errors.ts";
 import { compile } from "../src/graph/session.ts";
 import { heldWeights } from "../src/models/weights.ts";
 import { openModel } from "../src/open/open.ts";
@@ -280,6 +281,21 @@ describe("a corpus of files", () => {
     expect(corpus.read()).toBe(1);
     return rows;
   }
+
+  it("reads a text without line breaks in parts, and can be stopped while rows are passed over", async () => {
+    const path = join(home, "line.txt");
+    const words = Array.from({ length: 300_000 }, (_, i) => ["the", "dogs", "run"][i % 3]).join(" ");
+    expect(words.length).toBeGreaterThan(2 ** 20);
+    await writeFile(path, words);
+    const rows = await rowsOf([path]);
+    // A part ends within a word at worst, which makes a token or two more.
+    await using opened = await openModel("demo");
+    const tokens = opened.tokenizer.encode(words).length;
+    expect(Math.abs(rows.length * 15 - tokens)).toBeLessThan(30);
+    const corpus = await openCorpus({ files: [path], column: "text", seed });
+    const passing = corpus.rows(opened.tokenizer, 16, 1000, { stopped: () => true }).next();
+    await expect(passing).rejects.toThrow(StoppedError);
+  });
 
   it("gives the same rows from plain text, JSON lines and Parquet, and from the middle on", async () => {
     const joined = documentsOf(text);

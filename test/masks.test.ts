@@ -205,7 +205,7 @@ describe(`masks that were interrupted (seed ${seed})`, () => {
   it("go on from the state after any step to the same numbers, by way of its JSON", async () => {
     const { setting, base, target, close } = await open("llama-gqa", "jumprelu");
     const states: MaskState[] = [];
-    const onStep = async (state: () => MaskState) => {
+    const onStep = async (_done: number, state: () => MaskState) => {
       states.push(maskStateSchema.parse(JSON.parse(JSON.stringify(state()))));
     };
     const whole = await learnMasks(setting, base, target, { ...options, onStep });

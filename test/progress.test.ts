@@ -112,7 +112,7 @@ describe("steps of a long loop", () => {
     for (; performance.now() - began < 500; done++) step(Math.min(999, done));
     expect(told[0]).toBe(0);
     expect(told).toEqual([...told].sort((a, b) => a - b));
-    // Far fewer than items, and never half a second without one, however busy the machine is.
+    // Far fewer than items.
     expect(told.length).toBe(asked);
     expect(asked).toBeGreaterThan(1);
     expect(asked).toBeLessThan(done / 10);

@@ -34,10 +34,14 @@ process.on("warning", ({ message }) => {
 // Whoever opens a file closes it. The first hook to be registered runs last.
 const before = openFiles();
 const leftOpen = () => openFiles().filter((path) => !before.includes(path));
+/** A loader's threads may be reading modules this very moment; everything else has to be closed by now. */
+const isLoading = (paths) => paths.length > 0 && paths.every((path) => /\.[cm]?[jt]sx?$|\/package\.json$/.test(path));
 afterAll(async () => {
-  // A loader may be reading a module this very moment.
-  for (let waits = 0; waits < 20 && leftOpen().length > 0; waits++) await new Promise((done) => setTimeout(done, 100));
-  const left = leftOpen();
+  let left = leftOpen();
+  for (let waits = 0; waits < 20 && isLoading(left); waits++) {
+    await new Promise((done) => setTimeout(done, 100));
+    left = leftOpen();
+  }
   if (collected.length > 0) throw new Error(`files left open: ${collected.join(", ")}`);
   if (left.length > 0) throw new Error(`files left open: ${[...new Set(left)].join(", ")} (${left.length} in all)`);
 });

@@ -2,6 +2,7 @@ import { expect, it } from "vitest";
 import type { Activation, Dictionary, Encoder, Normalization } from "../src/dictionaries/dictionary.ts";
 import { codeReader, codeRow, type SparseCodes, type WideLimits } from "../src/dictionaries/encode.ts";
 import { quantiseRow } from "../src/dictionaries/quantise.ts";
+import { StoppedError } from "../src/errors.ts";
 import { Random } from "../src/random.ts";
 
 const seed = "20261126/wide";
@@ -210,4 +211,12 @@ it("the k-th largest may be one of several equal ones, or below zero", async () 
       expectSame(await codesOf(encoder, x, { ...always, block: 496 }, true), dense);
     }
   }
+});
+
+it("ends when it is asked to stop", async () => {
+  const dictionary = dictionaryOf(randomEncoder(8, 256, { kind: "relu" }), true);
+  const reader = codeReader({ threads: 1, wide: always });
+  const asked = reader.encode(dictionary, new Float32Array(4 * 8).fill(1), { stopped: () => true });
+  await expect(asked).rejects.toThrow(StoppedError);
+  await reader.release();
 });

@@ -393,7 +393,10 @@ async function workOfEdges(
   const counts = new Map(features.map(([site, list]) => [site, list.length]));
   const known = { jacobian, steps: pointsOf(input), nodes: new Map(nodes) };
   const work = edgesWork(runningOf(loaded), forest, dictionaries, counts, known);
-  return { products: work.vectors, seconds: secondsOf(work, await gflopsFor(work.passes, loaded.model.width)) };
+  return {
+    products: work.vectors,
+    seconds: secondsOf(work, await gflopsFor(work.passes, loaded.model.width, loaded.device)),
+  };
 }
 
 /** For each backward node of a forest its number in that of all pairs, which the run's tables have. */

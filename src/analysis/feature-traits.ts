@@ -11,6 +11,7 @@ import type { LoadedModel } from "../models/weights.ts";
 import type { Watch } from "../progress.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import { parseSite, type SiteName } from "../site.ts";
+import { placesOfLargest } from "../stats.ts";
 
 /** Tokens with the logits that a direction adds to them, the strongest first. */
 export interface TokenLogits {
@@ -161,7 +162,7 @@ async function codesOn(
     const jaccard = Float64Array.from(both[i]!, (n, f) =>
       n === 0 || f === feature ? 0 : n / (active[feature]! + active[f]! - n),
     );
-    const top = largest(jaccard, keptFeatures).filter((f) => jaccard[f]! > 0);
+    const top = placesOfLargest(jaccard, keptFeatures).filter((f) => jaccard[f]! > 0);
     return { feature: top, jaccard: top.map((f) => jaccard[f]!) };
   });
   return { codes: found, together };
@@ -205,7 +206,7 @@ async function similarTo(
   }
   return cosines.map((all, i) => {
     all[features[i]!] = Number.NEGATIVE_INFINITY;
-    const top = largest(all, Math.min(keptFeatures, F - 1));
+    const top = placesOfLargest(all, Math.min(keptFeatures, F - 1));
     return { feature: top, cosine: top.map((f) => all[f]!) };
   });
 }
@@ -255,9 +256,9 @@ async function strongestTokens(
         logit: places.map((k) => own[k]!),
       });
       found.push({
-        promotes: of(largest(own, keptTokens)),
+        promotes: of(placesOfLargest(own, keptTokens)),
         suppresses: of(
-          largest(
+          placesOfLargest(
             own.map((value) => -value),
             keptTokens,
           ),
@@ -275,17 +276,4 @@ function scaleOf(d: Float32Array, ignoresMean: boolean): number {
   const mean = ignoresMean ? sum / d.length : 0;
   for (const value of d) squares += (value - mean) ** 2;
   return Math.sqrt(squares / d.length);
-}
-
-/** The places of the n largest values, the largest first; of equal ones the earlier. */
-function largest(values: Float32Array | Float64Array, n: number): number[] {
-  const top: number[] = [];
-  for (let i = 0; i < values.length; i++) {
-    if (top.length === n && !(values[i]! > values[top.at(-1)!]!)) continue;
-    let at = top.length;
-    while (at > 0 && values[i]! > values[top[at - 1]!]!) at--;
-    top.splice(at, 0, i);
-    if (top.length > n) top.pop();
-  }
-  return top;
 }

@@ -106,11 +106,11 @@ function makePairs(
   seed: number,
   reporter: Reporter,
 ): PromptPair[] {
-  const watch = { stopped: reporter.stopped, onProgress: reporter.set };
-  const options: TaskOptions = { lexicon: demoLexicon, seed, perCase, ...watch };
+  const { stopped, set: onProgress } = reporter;
+  const options: TaskOptions = { lexicon: demoLexicon, seed, perCase, stopped };
   if (task === "determiner") return determinerPairs(options);
   if (task === "pronoun") return pronounPairs(options);
-  return agreement(tokenizer, perCase, seed, watch);
+  return agreement(tokenizer, perCase, seed, { stopped, onProgress });
 }
 
 function agreement(tokenizer: Tokenizer, perCase: number, seed: number, watch: Watch): PromptPair[] {

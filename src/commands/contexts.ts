@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
-import { open, readFile, rm } from "node:fs/promises";
+import { open, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { openFile } from "#file";
 import { bytesText, countText, duration } from "../amounts.ts";
 import { gflopsFor, programBytes, rates } from "../analysis/rates.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
@@ -329,7 +330,7 @@ async function collect(
   };
   const ends = (count: number) => count >= wanted;
   if (!ends(done)) {
-    for await (const row of corpus.rows(tokenizer, length, done)) {
+    for await (const row of corpus.rows(tokenizer, length, done, { stopped: reporter.stopped })) {
       const other = row.find((id) => id >= vocabulary);
       if (other !== undefined) throw notInVocabulary(other, tokenizer, vocabulary);
       waiting.push(row);
@@ -358,21 +359,35 @@ async function writeCheckpoint(path: string, rows: number, states: readonly Uint
   });
 }
 
-/** Takes what a checkpoint has. @returns the rows that it had read; 0 without one, or with one that is not whole */
+/** Bytes in which the line at the beginning of a checkpoint ends. */
+const headBytes = 2 ** 16;
+
+/** Takes what a checkpoint has. @returns the rows that it had read; 0 without one, or with one that is not whole or of other work */
 async function readCheckpoint(path: string, states: readonly Uint8Array[]): Promise<number> {
   if (!existsSync(path)) return 0;
-  const bytes = await readFile(path);
-  const end = bytes.indexOf("\n");
-  const expected = states.map(({ length }) => length);
+  const file = await openFile(path);
   try {
-    const { rows, bytes: sizes } = JSON.parse(bytes.subarray(0, end).toString()) as { rows: number; bytes: number[] };
-    if (!isSame(sizes, expected) || bytes.length !== end + 1 + sum(expected)) return 0;
-    let at = end + 1;
+    const head = Buffer.from(await file.read(0, Math.min(file.size, headBytes)));
+    const start = head.indexOf("\n") + 1;
+    const expected = states.map(({ length }) => length);
+    const rows = rowsIn(head.subarray(0, start).toString(), expected);
+    if (file.size !== start + sum(expected)) return 0;
+    let at = start;
     for (const state of states) {
-      state.set(bytes.subarray(at, at + state.length));
+      await file.read(at, state.length, state);
       at += state.length;
     }
     return rows;
+  } finally {
+    await file.close();
+  }
+}
+
+/** The rows that a checkpoint's first line tells; 0 if it is none, or of states of other sizes. */
+function rowsIn(line: string, expected: readonly number[]): number {
+  try {
+    const { rows, bytes } = JSON.parse(line) as { rows: number; bytes: number[] };
+    return isSame(bytes, expected) ? rows : 0;
   } catch {
     return 0;
   }
@@ -396,7 +411,7 @@ async function tellEstimate(
     (tokens * (perToken / rates.passes + sum(codes))) / (gflops * 1e9) + (tokens * sum(active)) / countedCodes;
   const sizes = { length, contexts, window, ...(features && { features }) };
   const bytes = programBytes + 4 * parameterCount(model) + collectorBytes(dictionaries, sizes);
-  const free = thisMachine.availableMemory();
+  const free = thisMachine.mostMemory();
   if (bytes > free) {
     throw new UserError(
       `contexts: expected work that fits into memory, got about ${bytesText(bytes)} where ${bytesText(free)} are available. Take fewer sites (--layers, --sites) at a time, or name --features.`,

@@ -4,6 +4,7 @@ import { basename } from "node:path";
 import { openFile } from "#file";
 import { sha256 } from "../bytes/sha256.ts";
 import { messageOf, UserError } from "../errors.ts";
+import { steps, type Watch } from "../progress.ts";
 import { demoLexicon } from "../prompts/english/lexicon-demo.ts";
 import { excerpt } from "../prompts/excerpt.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
@@ -27,8 +28,11 @@ export interface Corpus {
   /**
    * Rows of T tokens each, from row `first` on: what the tokenizer puts in front (BOS), then a stretch of the text. Documents follow one another with
    * a blank line between them, as in `sfc train sae`; what is left at the end makes no row.
+   *
+   * @param watch asked while rows before the first are passed over
+   * @throws StoppedError if asked to stop there
    */
-  rows(tokenizer: Tokenizer, length: number, first: number): AsyncGenerator<Int32Array>;
+  rows(tokenizer: Tokenizer, length: number, first: number, watch?: Watch): AsyncGenerator<Int32Array>;
   /** The share of the text that has been read, 0 to 1; undefined where it has no end. */
   read(): number | undefined;
 }
@@ -61,7 +65,8 @@ export async function openCorpus({ files, column, seed }: CorpusChoice): Promise
   return {
     about: { name: about.map(({ name }) => name).join(", "), files: about, seed: null },
     read: () => (total === 0 ? 1 : Math.min(1, done / total)),
-    async *rows(tokenizer, length, first) {
+    async *rows(tokenizer, length, first, watch = {}) {
+      const passOver = steps(watch, first);
       done = 0;
       const front = tokenizer.encode("");
       const width = length - front.length;
@@ -77,8 +82,9 @@ export async function openCorpus({ files, column, seed }: CorpusChoice): Promise
           for (const token of tokenizer.encode(`\n\n${document}`).slice(front.length)) {
             row[front.length + filled++] = token;
             if (filled < width) continue;
-            if (number++ >= first) yield row.slice();
             filled = 0;
+            if (number++ >= first) yield row.slice();
+            else passOver(number);
           }
         }
         read(1);
@@ -118,7 +124,7 @@ async function* documentsOfText(file: string, read: (share: number) => void): As
     [lines, length] = [[], 0];
     return document;
   };
-  for await (const line of linesOf(file, read)) {
+  for await (const line of linesOf(file, read, longestDocument)) {
     const text = line.trim();
     if (text !== "") {
       lines.push(text);
@@ -188,8 +194,17 @@ async function* documentsOfParquet(
   }
 }
 
-/** The lines of a file of text. @throws UserError if it is not UTF-8 text */
-async function* linesOf(file: string, read: (share: number) => void): AsyncGenerator<string> {
+/**
+ * The lines of a file of text.
+ *
+ * @param longest characters from which on a line is handed out in parts, none shorter than this but the last
+ * @throws UserError if it is not UTF-8 text
+ */
+async function* linesOf(
+  file: string,
+  read: (share: number) => void,
+  longest = Number.POSITIVE_INFINITY,
+): AsyncGenerator<string> {
   const { size } = await stat(file);
   const decoder = new TextDecoder("utf-8", { fatal: true });
   const decode = (bytes: Uint8Array | undefined, got: string) => {
@@ -208,6 +223,9 @@ async function* linesOf(file: string, read: (share: number) => void): AsyncGener
       rest = lines.pop()!;
       read(done / size);
       for (const line of lines) yield line.endsWith("\r") ? line.slice(0, -1) : line;
+      if (rest.length < longest) continue;
+      yield rest;
+      rest = "";
     }
   } catch (error) {
     throw error instanceof UserError ? error : notReadable(file, error);

@@ -1,5 +1,6 @@
-import type { Dictionary, Encoder } from "../dictionaries/dictionary.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
+import { heldDictionary } from "../dictionaries/held.ts";
 import { compile, type SessionOptions } from "../graph/session.ts";
 import type { Model, Weights } from "../models/model.ts";
 import type { SiteName } from "../site.ts";
@@ -82,7 +83,7 @@ export async function contextsCollector(
     ]),
   );
   const holds = sumOf(dictionaries, encoderBytes) <= heldBytes;
-  const encoded = new Map([...dictionaries].map(([site, d]) => [site, holds ? withHeldEncoder(d) : d]));
+  const encoded = new Map([...dictionaries].map(([site, d]) => [site, holds ? heldDictionary(d) : d]));
   const graph = await compile(activationGraph(model, weights, [...dictionaries.keys()], T), session);
   const codes = codeReader(session);
   const rowsOfPass = Math.max(1, Math.floor(tokensOfPass / T));
@@ -118,16 +119,4 @@ function rowsOf(rows: readonly Int32Array[], length: number) {
   const tokens = new Int32Array(rows.length * (length + 1));
   for (const [b, row] of rows.entries()) tokens.set(row, b * (length + 1));
   return { count: rows.length, length, tokens };
-}
-
-/** A dictionary whose encoder is read once. */
-function withHeldEncoder(dictionary: Dictionary): Dictionary {
-  let held: Promise<Encoder> | undefined;
-  return {
-    ...dictionary,
-    encoder: () => {
-      held ??= dictionary.encoder();
-      return held;
-    },
-  };
 }

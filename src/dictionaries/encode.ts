@@ -223,17 +223,18 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     return { x: out.inputs.data as Float32Array, scale: out.scale.data as Float32Array };
   };
 
-  const encodeWide = async (dictionary: Dictionary, x: Float32Array): Promise<SparseCodes> => {
+  const encodeWide = async (dictionary: Dictionary, x: Float32Array, watch: Watch): Promise<SparseCodes> => {
     const D = dictionary.inputWidth;
     const rows = x.length / D;
     let scales: Float32Array | undefined;
     wideSessions ??= openWide(options);
     const encoder = new WideEncoder(loops, await wideSessions, wide.block, wide.most);
-    const found = await encoder.find(dictionary, rows, async (part) => {
-      const { x: inputs, scale } = await inputsOf(part, x, D);
+    const part = async (one: EncoderPart) => {
+      const { x: inputs, scale } = await inputsOf(one, x, D);
       scales = scale;
       return inputs;
-    });
+    };
+    const found = await encoder.find(dictionary, rows, part, watch);
     const sparse = new SparseBuilder(rows, "float32");
     for (const [r, { features, values }] of found.entries()) {
       const scale = scales?.[r];
@@ -249,7 +250,7 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
       (options.device ?? "cpu") === "cpu" &&
       isWide(dictionary, x.length / dictionary.inputWidth, wide)
     )
-      return encodeWide(dictionary, x as Float32Array);
+      return encodeWide(dictionary, x as Float32Array, watch);
     const encoder = await dictionary.encoder();
     const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
     const form = encoderForm(encoder);

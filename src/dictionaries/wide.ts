@@ -2,6 +2,7 @@ import { UserError } from "../errors.ts";
 import type { Loops } from "../graph/loops/loops.ts";
 import { compile, float32, int64, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { byteZero, input, matmulInteger } from "../graph/tensor.ts";
+import { steps, type Watch } from "../progress.ts";
 import type { Activation, Dictionary, EncoderPart } from "./dictionary.ts";
 import { productError, type QuantisedRow, quantiseRow, roundUp } from "./quantise.ts";
 
@@ -62,8 +63,12 @@ export class WideEncoder {
     this.#most = most;
   }
 
-  /** Pre-activations z with z > θ, of `topk` the k largest and those equal to the k-th; all of them positive. */
-  async find(dictionary: Dictionary, rows: number, inputsOf: EncoderInputs): Promise<Found[]> {
+  /**
+   * Pre-activations z with z > θ, of `topk` the k largest and those equal to the k-th; all of them positive.
+   *
+   * @throws StoppedError if asked to stop
+   */
+  async find(dictionary: Dictionary, rows: number, inputsOf: EncoderInputs, watch: Watch = {}): Promise<Found[]> {
     const { inputWidth: D, featureCount: F } = dictionary;
     const partOf = await partsOf(dictionary);
     const most = this.#most ?? (await largestWeight(this.#sessions));
@@ -72,7 +77,9 @@ export class WideEncoder {
     const found: Found[] = Array.from({ length: rows }, () => ({ features: [], values: [] }));
     let inputs: { readonly x: Float32Array; readonly quantised: Quantised } | undefined;
     const limits = new Float64Array(rows);
+    const step = steps(watch, F);
     for (let first = 0; first < F; first += width) {
+      step(first);
       const part = await partOf(first, Math.min(F, first + width));
       if (!inputs) {
         const x = await inputsOf(part);

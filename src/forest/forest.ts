@@ -112,9 +112,10 @@ export function prefixForest(
     endIndexOfPair[p] = e;
   });
 
+  const { patchToken: _, ...forwardTree } = treeOf(forward);
   return {
     pairs,
-    forward: treeOf(forward),
+    forward: forwardTree,
     backward: {
       ...treeOf(backward),
       clean: Int32Array.from(clean),

@@ -461,8 +461,8 @@ function bestTileSizes(
   };
   const all = tileSizes(longest, size);
   // Tiles of long prompts may be larger than a pack, and so may one that just holds the longest prompt; no other is.
-  const most = isLong(longest) ? largestTile : Math.max(nodes, all[0]!);
-  const sizes = all.filter((n) => n <= Math.max(most, all[0]!)).map((n) => ({ n, work: work(n) }));
+  const most = Math.max(isLong(longest) ? largestTile : nodes, all[0]!);
+  const sizes = all.filter((n) => n <= most).map((n) => ({ n, work: work(n) }));
   return sizes.sort((a, b) => a.work - b.work).map(({ n }) => n);
 }
 

@@ -11,7 +11,7 @@ import type { Watch } from "../progress.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
-import { mean } from "../stats.ts";
+import { mean, placesOfLargest } from "../stats.ts";
 import { pickedInputs, replacementInputs, replacingHook } from "./replace.ts";
 
 /** What is done to one feature: at every token of the text its code f becomes factor·f + value. Ablation is 0·f + 0. */
@@ -306,22 +306,9 @@ export function softmax(logits: Floats): Float64Array {
 
 /** The `top` most probable tokens of each of two distributions, in the order of the larger probability. */
 export function mostProbable(before: Float64Array, after: Float64Array, top: number): NextToken[] {
-  const tokens = new Set([...largest(before, top), ...largest(after, top)]);
+  const tokens = new Set([...placesOfLargest(before, top), ...placesOfLargest(after, top)]);
   const most = ({ before, after }: NextToken) => Math.max(before, after);
   return [...tokens]
     .map((token) => ({ token, before: before[token]!, after: after[token]! }))
     .sort((a, b) => most(b) - most(a) || a.token - b.token);
-}
-
-/** The places of the largest values, the first of equal ones. */
-function largest(values: Float64Array, count: number): number[] {
-  const found: number[] = [];
-  for (let i = 0; i < values.length; i++) {
-    if (found.length === count && values[i]! <= values[found.at(-1)!]!) continue;
-    let at = found.length;
-    while (at > 0 && values[found[at - 1]!]! < values[i]!) at--;
-    found.splice(at, 0, i);
-    if (found.length > count) found.pop();
-  }
-  return found;
 }

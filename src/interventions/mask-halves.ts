@@ -65,9 +65,9 @@ export async function learnOnHalves(
     const forest = evaluationForest(part, groupOf);
     const activations = await readActivations(loaded, forest, [...dictionaries.keys()], { stopped: watch.stopped });
     const base = await ablationBase(activations, dictionaries, codes, features, kind);
-    const onStep = async (stateNow: () => MaskState) => {
+    const onStep = async (done: number, stateNow: () => MaskState) => {
+      if (done < steps && performance.now() - last < keepEvery) return;
       kept[p] = stateNow();
-      if (kept[p].steps < steps && performance.now() - last < keepEvery) return;
       await places?.write({ features: featuresJson(features), parts: kept });
       last = performance.now();
     };

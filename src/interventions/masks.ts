@@ -22,8 +22,8 @@ export interface MaskOptions {
   readonly learningRate?: number;
   /** Masks in the making, which go on with the next step. */
   readonly state?: MaskState | undefined;
-  /** Given the state after every step. */
-  readonly onStep?: (state: () => MaskState) => Promise<void>;
+  /** Told after every step how many are done; gives the state to whoever wants to keep it. */
+  readonly onStep?: (done: number, state: () => MaskState) => Promise<void>;
 }
 
 const usual = { prices: [0.001, 0.003, 0.006, 0.012, 0.02], stepsPerPrice: 12, learningRate: 0.05 };
@@ -159,7 +159,7 @@ export async function learnMasks(
         stages.push({ price, masks: new Map([...masks].map(([site, w]) => [site, w.slice()])), loss: found.loss });
       }
       watch.onProgress?.(step + 1, all);
-      await onStep?.(() => stateOf(step + 1, masks, moving, stages));
+      await onStep?.(step + 1, () => stateOf(step + 1, masks, moving, stages));
     }
   } finally {
     await loss.release();

@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -56,6 +57,8 @@ export class Database {
     const instance = await duckdb().DuckDBInstance.create(":memory:", {
       autoinstall_known_extensions: "false",
       preserve_insertion_order: "true",
+      // Made when something does not fit into memory, gone at the end. DuckDB's own choice is .tmp in the current folder.
+      temp_directory: join(tmpdir(), `sfc-spill-${randomUUID()}`),
       ...settings,
     });
     return new Database(instance, await instance.connect(), stopped);

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { stat } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import type { FeatureEvidence } from "../contexts/site-contexts.ts";
@@ -134,6 +134,8 @@ export async function writeEvidence(
       token: whole(words.token),
       code: ["FLOAT", Float32Array.from(words.code)],
     });
+    // Without its description a table counts as not there, so no new one ever stands under an old description.
+    await rm(aboutOf(folder, about.site), { force: true });
     await database.copy(
       `SELECT feature, active, max, nullif(width, 0) AS bin_width, coalesce(counts, []) AS bins,
          coalesce(top_tokens, []) AS top_tokens, coalesce(top_rows, []) AS top_rows, coalesce(contexts, []) AS contexts

@@ -7,7 +7,7 @@ import { openers } from "./grammar-words.ts";
 import type { Gender, Grammatical, Lexicon, Noun } from "./lexicon.ts";
 import { present } from "./lexicon.ts";
 
-export interface TaskOptions extends Watch {
+export interface TaskOptions extends Pick<Watch, "stopped"> {
   readonly lexicon: Lexicon;
   readonly seed: number | string;
   /** Pairs of each case in each split. */
@@ -144,14 +144,14 @@ const mostRepeats = 2000;
 
 /** Draws pairs until a case has enough different ones. */
 function collect(
-  { lexicon, seed, perCase, ...watch }: TaskOptions,
+  { lexicon, seed, perCase, stopped }: TaskOptions,
   split: Split,
   name: string,
   draw: Draw,
 ): PromptPair[] {
   const random = new Random(`${seed}/${split}/${name}`);
   const pairs = new Map<string, PromptPair>();
-  const step = steps(watch, perCase);
+  const step = steps({ stopped }, perCase);
   for (let repeats = 0; pairs.size < perCase && repeats < mostRepeats; repeats++) {
     step(pairs.size);
     const drawn = draw(random);
