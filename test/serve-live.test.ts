@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -236,6 +236,29 @@ describe("runs that are started here", () => {
     expect(await rowsOf(join(folder, "four"), "features")).toEqual(await rowsOf(own, "features"));
     const { items } = await ask("GET folder", {});
     expect(items.find(({ name }) => name === "four")).toMatchObject({ status: "finished", pairs: 4, report: true });
+  });
+
+  test("of pairs whose name other pairs have are refused, and their file stays; the same pairs may be asked again", async () => {
+    const request = { name: "kept", model: "demo", method: "analytic" } as const;
+    const { id } = await ask("POST work/start", { ...request, of: { pairs: others } });
+    await ended(id);
+    const file = join(folder, "kept.jsonl");
+    const before = readFileSync(file, "utf8");
+    expect(before.trim().split("\n")).toHaveLength(others.length);
+    expect(await tryAsk("POST work/start", { ...request, of: { pairs: others.slice(1) } })).toEqual({
+      status: 409,
+      body: { error: "name: expected a new one, got that of kept.jsonl, which has other pairs. Choose another." },
+    });
+    expect(readFileSync(file, "utf8")).toBe(before);
+    const again = await ask("POST work/start", { ...request, of: { pairs: others } });
+    expect(await ended(again.id)).toMatchObject({ status: "finished", lines: ["It had been finished before."] });
+    mkdirSync(join(folder, "folder.jsonl"));
+    expect(await tryAsk("POST work/start", { ...request, name: "folder", of: { pairs: others } })).toEqual({
+      status: 409,
+      body: {
+        error: expect.stringMatching(/^name: .* folder\.jsonl, which cannot be read \(.*\)\. Choose another\.$/),
+      },
+    });
   });
 
   test("can be stopped, and are resumed by the same start", async () => {

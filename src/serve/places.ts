@@ -39,7 +39,8 @@ export class Places {
   }
 
   /**
-   * The path of a new file or folder directly in one of the folder's own, or in the folder itself.
+   * The path where a file or folder may be written, directly in one of the folder's own or in the folder itself. Something may be there already: who
+   * writes looks first.
    *
    * @throws Refused with 403 if a link there leads outside
    */

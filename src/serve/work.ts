@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
+import { basename } from "node:path";
 import type { JobOptions } from "../analysis/options.ts";
+import { readRegular } from "../bytes/file.node.ts";
 import { defaultTop } from "../commands/default-folder.ts";
 import type { RunOutcome, RunRequest } from "../commands/run.ts";
 import { defaultSteps, isIntegrated } from "../effects/method.ts";
@@ -39,7 +41,7 @@ export class Work {
     return [...this.#runs.values()].map(stateOf).reverse();
   }
 
-  /** @throws Refused with 409 while another one is under way; UserError if there is no such model */
+  /** @throws Refused with 409 while another one is under way, or if the name is that of other pairs; UserError if there is no such model */
   async start({ name, model: id, method, of }: RunStart): Promise<RunState> {
     const models = await this.#models();
     const model = models.find((one) => one.id === id);
@@ -103,7 +105,7 @@ export class Work {
       return `${JSON.stringify(pair)}\n`;
     });
     const path = await this.#places.fresh(`${name}.jsonl`);
-    await writeFileAtomic(path, lines.join(""));
+    await writePairs(path, lines.join(""));
     return { ...none, pairs: path };
   }
 
@@ -148,6 +150,24 @@ export class Work {
         return process.end();
       });
     return stateOf(run);
+  }
+}
+
+/** Writes a file of pairs unless it is there with the same ones. @throws Refused with 409 if something else is there */
+async function writePairs(path: string, text: string): Promise<void> {
+  const before = await readRegular(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw new Refused(
+      409,
+      `name: expected a new one, got that of ${basename(path)}, which cannot be read (${messageOf(error)}). Choose another.`,
+    );
+  });
+  if (before === null) return writeFileAtomic(path, text);
+  if (!before.equals(Buffer.from(text))) {
+    throw new Refused(
+      409,
+      `name: expected a new one, got that of ${basename(path)}, which has other pairs. Choose another.`,
+    );
   }
 }
 
