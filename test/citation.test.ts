@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
-import { citationOf, comparisonCommand, shellWord } from "../src/report/citation.ts";
+import { citationOf, commandLine, comparisonCommand, shellWord } from "../src/report/citation.ts";
 import { sampleReport } from "../web/sample.ts";
 
 describe("what stands in a report to take along", () => {
@@ -20,6 +20,9 @@ describe("what stands in a report to take along", () => {
     expect(comparisonCommand({ command: "sfc compare --methods analytic", options })).toBe(
       "sfc compare --methods analytic",
     );
+    expect(
+      commandLine("run", { task: "agreement", layers: [2, 3], seed: 0, force: false, quiet: true, bos: null }),
+    ).toBe("sfc run --task agreement --layers 2,3 --seed 0 --quiet");
   });
 
   test("a citation names version, model, SAEs, method and seed, with nothing that TeX carries out", () => {

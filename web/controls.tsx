@@ -1,5 +1,6 @@
 import { type ComponentChildren, Fragment } from "preact";
 import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { unbroken } from "../src/report/format.ts";
 import type { Finding } from "./methods.ts";
 
 /** One of a few values, all in view: radio buttons that look like a segmented control. */
@@ -172,9 +173,6 @@ export function Figure(props: { name: string; value: string; note: string; faile
     </div>
   );
 }
-
-/** No line ends between a number and its sign. */
-const unbroken = (text: string) => text.replace(/(\d) ([%×])/g, "$1\u00a0$2");
 
 /** Sentences that say what came out: the claim, and the numbers that it rests on. */
 export function Findings({ label, findings }: { label: string; findings: readonly Finding[] }) {

@@ -24,10 +24,15 @@ const texText = (text: string) => text.replace(/[\\{}]/g, "").replace(/[#$%&_]/g
 export function comparisonCommand({ command, options }: Pick<Comparison, "command" | "options">): string {
   // A command line as it was typed has its flags already.
   if (command.includes(" --")) return command;
+  return commandLine(command.replace(/^sfc /, ""), options);
+}
+
+/** A command of `sfc` with its options, by the names of their flags, as a line that a shell reads back. Null and false are options that are not given. */
+export function commandLine(command: string, options: Readonly<Record<string, unknown>>): string {
   const flags = Object.entries(options).flatMap(([name, value]) =>
     value === null || value === false ? [] : value === true ? [`--${name}`] : [`--${name} ${shellWord(value)}`],
   );
-  return ["sfc", command.replace(/^sfc /, ""), ...flags].join(" ");
+  return ["sfc", command, ...flags].join(" ");
 }
 
 /** A value as one word that a shell reads back. */

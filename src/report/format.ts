@@ -80,6 +80,11 @@ export function tokenText(token: string): string {
   return shown.trim() === "" ? shown.replaceAll(" ", "␣") : shown;
 }
 
+/** A text in which no line ends between a number and its sign, `%` or `×`. */
+export function unbroken(text: string): string {
+  return text.replace(/(\d) ([%×])/g, "$1\u00a0$2");
+}
+
 /** What a path, an address or `organisation/name` ends with. */
 export function lastPart(path: string): string {
   return path

@@ -9,7 +9,7 @@ import { errorFeature } from "../effects/rows.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { steps, type Watch } from "../progress.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
-import { shellWord } from "../report/citation.ts";
+import { commandLine } from "../report/citation.ts";
 import {
   type CaseAccuracy,
   type DriverContext,
@@ -26,7 +26,7 @@ import { compareSites, type SiteName } from "../site.ts";
 import { mean, roundAll, rounded } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
-import { type Manifest, type RunOptions, readManifest } from "./manifest.ts";
+import { type Manifest, readManifest } from "./manifest.ts";
 import { readReportCards } from "./report-cards.ts";
 import { readReportCircuit, readReportEvaluation } from "./report-circuit.ts";
 import { exactSample, type FoundFeatures, importanceOf, withExactValues, withSpread } from "./report-ranking.ts";
@@ -161,7 +161,7 @@ function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
     task: String(options.task ?? options.pairs ?? "pairs"),
     method: String(options.method ?? "analytic"),
     score: ranking.score,
-    command: commandOf(manifest),
+    command: commandLine(manifest.command, { ...options, seed: manifest.seed }),
     seed: manifest.seed,
     status: manifest.error === null ? manifest.status : `${manifest.status}: ${manifest.error}`,
     versions: Object.entries(manifest.versions).map(([name, value]) => ({ name, value })),
@@ -177,14 +177,6 @@ function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
     phases: Object.entries(manifest.seconds).map(([name, seconds]) => ({ name, seconds: rounded(seconds) })),
     peakBytes: manifest.peak_rss_bytes > 0 ? manifest.peak_rss_bytes : null,
   };
-}
-
-/** The command line that makes the run again, as one that a shell reads back. */
-function commandOf({ command, options, seed }: Manifest): string {
-  const flags = Object.entries<RunOptions[string]>({ ...options, seed }).flatMap(([name, value]) =>
-    value === null || value === false ? [] : value === true ? [`--${name}`] : [`--${name} ${shellWord(value)}`],
-  );
-  return ["sfc", command, ...flags].join(" ");
 }
 
 /** The run's own warnings, and what a reader of the report has to know besides; no line twice. */

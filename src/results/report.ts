@@ -104,18 +104,26 @@ export async function rewriteReport(folder: string): Promise<string> {
       `report: expected a run's or a comparison's folder, got ${describeFolder(folder, names)} at ${folder}. Name the --output_dir of sfc run or sfc compare.`,
     );
   }
-  const path = join(folder, comparisonFile);
-  const parsed = comparisonSchema.safeParse(await readJsonFile(path));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]!;
-    throw new UserError(
-      `comparison: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make the comparison again.`,
-    );
-  }
-  if (parsed.data.status !== "finished") {
+  const comparison = await readComparison(folder);
+  if (comparison.status !== "finished") {
     throw new UserError(`The comparison was interrupted (${folder}). Repeat its sfc compare to resume it.`);
   }
-  return writeComparisonReport(folder, parsed.data, await reportTemplate());
+  return writeComparisonReport(folder, comparison, await reportTemplate());
+}
+
+/**
+ * The comparison in a folder, finished or not.
+ *
+ * @throws UserError if there is none, or if it is not one of this version, naming the field
+ */
+export async function readComparison(folder: string): Promise<Comparison> {
+  const path = join(folder, comparisonFile);
+  const parsed = comparisonSchema.safeParse(await readJsonFile(path));
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0]!;
+  throw new UserError(
+    `comparison: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make the comparison again.`,
+  );
 }
 
 /** What a folder without a run or a comparison is, by the names in it. */

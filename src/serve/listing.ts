@@ -1,11 +1,9 @@
 import { existsSync } from "node:fs";
 import { readdir, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { messageOf, UserError } from "../errors.ts";
-import { comparisonSchema } from "../report/comparison.ts";
+import { messageOf } from "../errors.ts";
 import { type Manifest, manifestFile, readManifest } from "../results/manifest.ts";
-import { comparisonFile, reportFile } from "../results/report.ts";
-import { readJsonFile } from "../storage/files.ts";
+import { comparisonFile, readComparison, reportFile } from "../results/report.ts";
 import type { FolderItem, FolderListing } from "./api.ts";
 import { isPlainName } from "./guard.ts";
 import type { Places } from "./places.ts";
@@ -15,9 +13,24 @@ const depth = 3;
 /** Folders that are looked at, so that a whole disk is not. */
 const most = 5000;
 
+/** A run or a comparison, with the run's manifest as it was when it was listed. */
+export interface Listed {
+  readonly item: FolderItem;
+  /** Null for comparisons. */
+  readonly manifest: Manifest | null;
+}
+
 /** The runs and comparisons of a folder, the latest first. Those that cannot be read are told with the reason. */
 export async function listFolder(places: Places): Promise<FolderListing> {
-  const items: FolderItem[] = [];
+  const { listed, problems } = await readFolder(places);
+  return { folder: places.root, items: listed.map(({ item }) => item), problems };
+}
+
+/** The same with manifests. What vanishes meanwhile is left out, or is a problem. */
+export async function readFolder(
+  places: Places,
+): Promise<{ readonly listed: readonly Listed[]; readonly problems: FolderListing["problems"] }> {
+  const listed: Listed[] = [];
   const problems: { name: string; reason: string }[] = [];
   let seen = 0;
   const visit = async (path: string, parts: readonly string[]): Promise<void> => {
@@ -26,7 +39,7 @@ export async function listFolder(places: Places): Promise<FolderListing> {
     const [isRun, isComparison] = [manifestFile, comparisonFile].map((file) => existsSync(join(path, file)));
     if (isRun || isComparison) {
       try {
-        items.push(isRun ? await runItem(name, path) : await comparisonItem(name, path));
+        listed.push(isRun ? await listedRun(name, path) : await listedComparison(name, path));
       } catch (error) {
         problems.push({ name, reason: messageOf(error) });
       }
@@ -36,19 +49,22 @@ export async function listFolder(places: Places): Promise<FolderListing> {
     if (parts.length === depth) return;
     for (const inner of (await readdir(path).catch(() => [])).filter(isPlainName).sort()) {
       const real = await realpath(join(path, inner)).catch(() => null);
-      if (real === null || !places.holds(real) || !(await stat(real)).isDirectory()) continue;
+      const about = real !== null && places.holds(real) ? await stat(real).catch(() => null) : null;
+      if (real === null || !about?.isDirectory()) continue;
       await visit(real, [...parts, inner]);
     }
   };
   await visit(places.root, []);
-  items.sort((a, b) => (b.started ?? "").localeCompare(a.started ?? "") || a.name.localeCompare(b.name));
-  return { folder: places.root, items, problems };
+  listed.sort(
+    ({ item: a }, { item: b }) => (b.started ?? "").localeCompare(a.started ?? "") || a.name.localeCompare(b.name),
+  );
+  return { listed, problems };
 }
 
-async function runItem(name: string, path: string): Promise<FolderItem> {
+async function listedRun(name: string, path: string): Promise<Listed> {
   const manifest = await readManifest(path);
   const { status, options, counts, dictionaries, started, seconds } = manifest;
-  return {
+  const item: FolderItem = {
     name,
     kind: "run",
     status,
@@ -63,20 +79,14 @@ async function runItem(name: string, path: string): Promise<FolderItem> {
     dummy: dictionaries.some(({ dummy }) => dummy),
     report: existsSync(join(path, reportFile)),
   };
+  return { item, manifest };
 }
 
 const taskOf = ({ task, pairs, clean }: Manifest["options"]): string => String(task ?? pairs ?? clean ?? "pairs");
 
-async function comparisonItem(name: string, path: string): Promise<FolderItem> {
-  const parsed = comparisonSchema.safeParse(await readJsonFile(join(path, comparisonFile)));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]!;
-    throw new UserError(
-      `comparison: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make it again.`,
-    );
-  }
-  const { status, model, task, methods, pairs, dictionaries } = parsed.data;
-  return {
+async function listedComparison(name: string, path: string): Promise<Listed> {
+  const { status, model, task, methods, pairs, dictionaries } = await readComparison(path);
+  const item: FolderItem = {
     name,
     kind: "comparison",
     status,
@@ -91,4 +101,5 @@ async function comparisonItem(name: string, path: string): Promise<FolderItem> {
     dummy: dictionaries.dummy,
     report: existsSync(join(path, reportFile)),
   };
+  return { item, manifest: null };
 }

@@ -1,3 +1,4 @@
+import { unbroken } from "../../src/report/format.ts";
 import { siteKinds } from "../../src/site.ts";
 import { linkTo } from "../selection.tsx";
 
@@ -19,5 +20,3 @@ export function Named({ text }: { text: string }) {
     </>
   );
 }
-
-const unbroken = (text: string) => text.replace(/(\d) ([%×])/g, "$1\u00a0$2");
