@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { Page } from "playwright-core";
 import { afterAll, describe, expect, test } from "vitest";
+import { Known } from "../web/known.ts";
 import { sampleReport } from "../web/sample.ts";
 import { seriousFindings } from "./axe.ts";
 import { type PageHarness, pageHarness } from "./page-harness.ts";
@@ -163,6 +164,72 @@ describe.skipIf(harness === null)("one selection for the whole report, in a brow
     await field.fill("999999");
     await field.press("Enter");
     await page.getByText("No feature “999999” in this report.").waitFor();
+    await page.close();
+  });
+
+  test("a name that is typed is not opened where it begins a longer one, and a suggestion is opened at once", async () => {
+    const { names } = new Known(data);
+    const long = names.find((one) => names.includes(one.slice(0, -1)))!;
+    const { page } = await open(data);
+    const field = page.getByLabel("Feature", { exact: true });
+    await field.pressSequentially(long);
+    expect(await field.inputValue()).toBe(long);
+    expect(await card(page).count()).toBe(0);
+    await field.press("Enter");
+    expect(await page.locator("#card-title").textContent()).toBe(long);
+    // As browsers tell of a suggestion that was chosen, without an input type or with this one.
+    for (const type of [undefined, "insertReplacementText"]) {
+      await page.locator(".close").click();
+      await field.evaluate(
+        (input: HTMLInputElement, { long, type }) => {
+          input.value = long;
+          const options = { bubbles: true };
+          input.dispatchEvent(
+            type === undefined ? new Event("input", options) : new InputEvent("input", { ...options, inputType: type }),
+          );
+        },
+        { long, type },
+      );
+      await card(page).waitFor();
+      expect(await field.inputValue()).toBe("");
+    }
+    await page.close();
+  });
+
+  test("steps through the circuit's drawing are none for the back button, which browsers would also refuse at some point", async () => {
+    const { page, problems } = await open(data);
+    const site = data.circuit!.nodes.find(({ kind }) => kind === "feature")!.site!;
+    await page.evaluate((address) => {
+      location.hash = address;
+    }, `#circuit?site=${site}`);
+    await page.waitForFunction(() => document.querySelector(".circuit .node") !== null);
+    const entries = () => page.evaluate(() => history.length);
+    const before = await entries();
+    await page.locator('.circuit .node[tabindex="0"]').focus();
+    const seen = new Set<string | undefined>();
+    for (const key of ["ArrowDown", "ArrowDown", "ArrowRight", "ArrowLeft", "ArrowUp"]) {
+      await page.keyboard.press(key);
+      seen.add((await fields(page)).node);
+    }
+    expect(seen.size).toBeGreaterThan(2);
+    expect(await entries()).toBe(before);
+    await page.goBack();
+    expect(await hash(page)).toBe("");
+    await page.goForward();
+    const { node } = await fields(page);
+    expect(await page.locator("#circuit select").first().inputValue()).toBe(node);
+    // The drawing goes on where the address cannot.
+    await page.evaluate(() => {
+      history.replaceState = () => {
+        throw new DOMException("too many", "SecurityError");
+      };
+    });
+    const chosen = () => page.locator("#circuit select").first().inputValue();
+    await page.locator('.circuit .node[tabindex="0"]').focus();
+    for (const key of ["ArrowDown", "ArrowUp"]) if ((await chosen()) === node) await page.keyboard.press(key);
+    expect(await chosen()).not.toBe(node);
+    expect((await fields(page)).node).toBe(node);
+    expect(problems.every((text) => text.includes("too many"))).toBe(true);
     await page.close();
   });
 

@@ -1,8 +1,11 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { reportPage } from "../src/report/page.ts";
+import { reportTemplate } from "../src/results/report.ts";
+import { sampleReport } from "../web/sample.ts";
 import { startBrowser } from "./browser.ts";
 import { start, succeeds } from "./cli-harness.ts";
 import { lowContrast } from "./page-harness.ts";
@@ -149,6 +152,88 @@ describe.skipIf(started === null)("the page of sfc serve", () => {
     await page.getByRole("button", { name: "Stop" }).click();
     await page.waitForSelector("article.job >> text=/^(stopped|finished),/", { timeout: 120_000 });
     expect(problems).toEqual([]);
+    await close();
+  });
+
+  test("keeps and names the pairs that were asked about, whatever is typed since", async () => {
+    const { page, close } = await open("#live", 1440, "light");
+    const typed = [
+      ["The dogs near the house", "The dog near the house"],
+      ["The dogs", "The dog near the house"],
+      ["The cats near the house", "The cat near the house"],
+    ].map(([clean, patch]) => ({ clean, patch, clean_answer: "are", patch_answer: "is" }));
+    await page.getByText("More pairs").click();
+    const lines = typed.slice(1).map((one) => `${one.clean} | ${one.patch} | are | is`);
+    await page.locator("textarea").fill(lines.join("\n"));
+    await page.getByRole("button", { name: "Find the features of these 3 pairs" }).click();
+    await page.waitForSelector("table.bars.live", { timeout: 60_000 });
+    await page.getByLabel("Feature", { exact: true }).fill("resid_post.2/1035");
+    await page.getByRole("button", { name: "Add" }).click();
+    await page.getByRole("button", { name: "Change this feature" }).click();
+    await page.waitForSelector("text=after, in logits", { timeout: 60_000 });
+    await page.getByLabel("Clean prompt", { exact: true }).fill("The kings near the house");
+    await page.getByLabel("Patch prompt", { exact: true }).fill("The king near the house");
+    await page.locator("textarea").fill("");
+    await page.getByText("analytic", { exact: true }).click();
+    const summaries = await page.locator("summary", { hasText: /before, .* after/ }).allTextContents();
+    expect(summaries.map((text) => text.split(":")[0])).toEqual([typed[0]!.clean, typed[2]!.clean]);
+    await page.route("**/api/work/start", (route) => route.fulfill({ status: 409, json: { error: "Not here." } }));
+    const asked = page.waitForRequest("**/api/work/start");
+    await page.getByLabel("Name").first().fill("kept");
+    await page.getByRole("button", { name: "Make a run of these pairs" }).click();
+    expect((await asked).postDataJSON()).toEqual({
+      name: "kept",
+      model: "demo",
+      method: "secant",
+      of: { pairs: typed },
+    });
+    await close();
+  });
+
+  test("leaves a click that asks for a new tab to the browser, in a drawing as in a report", async () => {
+    const { page, close } = await open("#live", 1440, "light");
+    await page.getByLabel("Features", { exact: true }).fill("12");
+    await page.getByRole("button", { name: "Find the circuit" }).click();
+    await page.waitForSelector("#circuit svg", { timeout: 60_000 });
+    await page
+      .locator("#circuit .flow button", { hasText: /^\w+\.\d\/\d+$/ })
+      .first()
+      .click();
+    const isFollowed = (ctrlKey: boolean) =>
+      page
+        .locator("#circuit .flow h3 a")
+        .first()
+        .evaluate((link, ctrlKey) => {
+          let followed = false;
+          const look = (event: Event) => {
+            followed = event.defaultPrevented;
+            event.preventDefault();
+          };
+          addEventListener("click", look, { once: true });
+          link.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true, ctrlKey }));
+          return followed;
+        }, ctrlKey);
+    expect([await isFollowed(true), await isFollowed(false)]).toEqual([false, true]);
+    await close();
+  });
+
+  test("a served report leads to a feature's page elsewhere, and back", async () => {
+    const data = sampleReport(7);
+    const { site, feature } = data.cards!.cards.find((one) => one.site.startsWith("resid_post"))!;
+    const { page: elsewhere } = data.cards!.sites.find((one) => one.site === site)!;
+    mkdirSync(join(folder, "sample"));
+    writeFileSync(join(folder, "sample/report.html"), reportPage(await reportTemplate(), data));
+    const { page, close } = await open("#runs", 1440, "light");
+    const address = `${elsewhere}/${feature}`;
+    await page.route(address, (route) => route.fulfill({ contentType: "text/html", body: "<h1>elsewhere</h1>" }));
+    const own = `${new URL(url).origin}/files/sample/report.html#features?site=${site}&feature=${feature}`;
+    await page.goto(own);
+    await page.getByRole("link", { name: "Neuronpedia" }).click();
+    await page.getByRole("heading", { name: "elsewhere" }).waitFor();
+    expect(page.url()).toBe(address);
+    await page.goBack();
+    await page.waitForSelector("#card-title");
+    expect(await page.locator("#card-title").textContent()).toBe(`${site}/${feature}`);
     await close();
   });
 

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { Database } from "../src/results/database.ts";
 import { compareRuns } from "../src/serve/compare-runs.ts";
 import { Places } from "../src/serve/places.ts";
@@ -52,6 +52,45 @@ afterAll(async () => {
   rmSync(home, { recursive: true });
 });
 
+describe("questions", () => {
+  const own = new Queries();
+  afterAll(() => own.close());
+
+  test("that are equal and come at once are computed once, and others wait for their turn", async () => {
+    let [made, now, most] = [0, 0, 0];
+    const ask = (i: number) =>
+      own.ask(`key ${i % 20}`, async () => {
+        made++;
+        most = Math.max(most, ++now);
+        await new Promise((resolve) => setTimeout(resolve, 2));
+        now--;
+        return i % 20;
+      });
+    const answers = await Promise.all(Array.from({ length: 1000 }, (_, i) => ask(i)));
+    expect(answers).toEqual(Array.from({ length: 1000 }, (_, i) => i % 20));
+    expect([made, most]).toEqual([20, 1]);
+  });
+
+  test("that failed are asked again, and those that wait behind them are answered", async () => {
+    const failed = own.ask("fails once", async () => Promise.reject(new Error("no table")));
+    const behind = own.ask("behind it", async () => "answered");
+    await expect(failed).rejects.toThrow("no table");
+    expect(await behind).toBe("answered");
+    expect(await own.ask("fails once", async () => "there now")).toBe("there now");
+  });
+
+  test("are answered again once the database opens, where it did not at first", async () => {
+    const fresh = new Queries();
+    const open = vi.spyOn(Database, "open").mockRejectedValueOnce(new Error("no memory"));
+    await expect(fresh.ask("a", async () => 1)).rejects.toThrow("no memory");
+    expect(await fresh.ask("a", async () => 2)).toBe(2);
+    expect(await fresh.ask("b", async () => 3)).toBe(3);
+    expect(open).toHaveBeenCalledTimes(2);
+    open.mockRestore();
+    await fresh.close();
+  });
+});
+
 describe("effects", () => {
   test("of 1,000,000 rows the largest are there within three seconds", async () => {
     const begun = performance.now();
@@ -85,7 +124,7 @@ describe("effects", () => {
     expect(quoted.matching).toBe(0);
   });
 
-  test("equal questions at once are computed once, and others wait for their turn", async () => {
+  test("of 1,000 questions at once are all there", async () => {
     const ask = (i: number) => effectRows({ places, queries }, { run: "left", offset: i % 20, limit: 5 });
     const pages = await Promise.all(Array.from({ length: 1000 }, (_, i) => ask(i)));
     expect(pages.every(({ rows }) => rows.length === 5)).toBe(true);

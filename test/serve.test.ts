@@ -4,7 +4,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { parseRange } from "../src/serve/files.ts";
+import { parseRange, reportPolicy } from "../src/serve/files.ts";
 import { largestBody } from "../src/serve/guard.ts";
 import { serve } from "../src/serve/serve.ts";
 import type { OpenServer } from "../src/serve/server.ts";
@@ -62,6 +62,20 @@ describe("whoever has the address", () => {
     });
     const head = await send(port, wire("HEAD", "/files/run/plain.json", { cookie }));
     expect(head).toMatchObject({ status: 200, headers: { "content-length": "14" }, body: "" });
+  });
+
+  test("gets a report as a page without a network, and without what the server's own page may do", async () => {
+    writeFileSync(join(folder, "run/report.html"), "<title>report</title>");
+    for (const headers of [{}, { range: "bytes=0-6" }] as Record<string, string>[]) {
+      const report = await get("/files/run/report.html", headers);
+      expect(report.status).toBe(headers.range === undefined ? 200 : 206);
+      expect(report.headers["content-type"]).toBe("text/html; charset=utf-8");
+      expect(report.headers["content-security-policy"]).toBe(reportPolicy);
+    }
+    expect(reportPolicy.split("; ").slice(0, 2)).toEqual([
+      "sandbox allow-scripts allow-downloads",
+      "default-src 'none'",
+    ]);
   });
 
   test("may name the token in a header instead", async () => {

@@ -5,6 +5,10 @@ import { useSelection } from "./selection.tsx";
 /** Suggestions that are given at once. */
 const suggested = 200;
 
+/** Whether an input comes from a suggestion that was chosen: what is typed may be the beginning of a longer name. */
+const isChosen = ({ inputType }: Pick<InputEvent, "inputType">) =>
+  inputType === undefined || inputType === "insertReplacementText";
+
 /** Opens the card of a feature that is asked for by its number or its whole name. */
 export function FeatureSearch({ known }: { known: Known }) {
   const { select } = useSelection();
@@ -40,8 +44,8 @@ export function FeatureSearch({ known }: { known: Known }) {
           autoComplete="off"
           onInput={(event) => {
             setMissing(null);
-            // A suggestion that was taken is a whole name.
-            if (known.has(event.currentTarget.value) && open(event.currentTarget.value)) event.currentTarget.value = "";
+            const { value } = event.currentTarget;
+            if (isChosen(event) && known.has(value) && open(value)) event.currentTarget.value = "";
           }}
         />
         <datalist id={list}>

@@ -67,6 +67,16 @@ export function readLink(hash: string): Address {
   return { section: section === "" ? null : section, change };
 }
 
+/** What the link inside the page that a click follows leads to: the browser does not follow it any more. Null for other clicks, as for a new tab. */
+export function followed(event: MouseEvent): Address | null {
+  const link = event.target instanceof Element ? event.target.closest("a") : null;
+  const href = link?.getAttribute("href") ?? link?.getAttributeNS("http://www.w3.org/1999/xlink", "href");
+  const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  if (!href?.startsWith("#") || !plain) return null;
+  event.preventDefault();
+  return readLink(href);
+}
+
 /** A selection after a change. Another site or feature closes a card and a node that belonged to the one before. */
 export function changed(selection: Selection, change: Change): Selection {
   const moves = change.site !== undefined || change.feature !== undefined;
@@ -102,11 +112,17 @@ export function useAddressSelection(): Selected {
   const selected = useMemo((): Selected => {
     let now: Selection = { ...nothingSelected, ...readLink(location.hash).change };
     const select = (change: Change, section?: string) => {
-      now = changed(now, change);
-      const at = section ?? readLink(location.hash).section ?? "";
-      const address = linkTo(now, at);
-      if (address !== location.hash) history.pushState(null, "", address === "#" ? location.pathname : address);
+      const before = now;
+      now = changed(before, change);
+      // In front of the address, which browsers refuse to change too often.
       setSelection(now);
+      const at = readLink(location.hash).section ?? "";
+      const address = linkTo(now, section ?? at);
+      if (address !== location.hash) {
+        // Steps from node to node are none to go back over.
+        const isStep = (section ?? at) === at && names.every((name) => name === "node" || now[name] === before[name]);
+        history[isStep ? "replaceState" : "pushState"](null, "", address === "#" ? location.pathname : address);
+      }
       if (section !== undefined) goTo(section);
     };
     const restore = () => {
@@ -120,13 +136,8 @@ export function useAddressSelection(): Selected {
   useEffect(() => {
     const { restore } = selected as Selected & { restore: () => void };
     const follow = (event: MouseEvent) => {
-      const link = event.target instanceof Element ? event.target.closest("a") : null;
-      const href = link?.getAttribute("href") ?? link?.getAttributeNS("http://www.w3.org/1999/xlink", "href");
-      const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
-      if (!href?.startsWith("#") || !plain) return;
-      event.preventDefault();
-      const { section, change } = readLink(href);
-      selected.select(change, section ?? undefined);
+      const address = followed(event);
+      if (address !== null) selected.select(address.change, address.section ?? undefined);
     };
     restore();
     document.addEventListener("click", follow);

@@ -26,8 +26,7 @@ export class Queries {
     if (this.#waiting >= mostWaiting) throw new Refused(503, "tables: too many questions wait. Ask again later.");
     this.#waiting++;
     const turn = this.#last.then(async () => {
-      // It takes most of the machine otherwise.
-      this.#database ??= Database.open({ memory_limit: "1GB" });
+      this.#database ??= this.#open();
       return work(await this.#database);
     });
     this.#last = turn.catch(() => {});
@@ -35,6 +34,15 @@ export class Queries {
     turn.catch(() => this.#kept.delete(key)).finally(() => this.#waiting--);
     for (const old of [...this.#kept.keys()].slice(0, -mostKept)) this.#kept.delete(old);
     return turn;
+  }
+
+  #open(): Promise<Database> {
+    // It takes most of the machine otherwise.
+    const opened = Database.open({ memory_limit: "1GB" });
+    opened.catch(() => {
+      this.#database = undefined;
+    });
+    return opened;
   }
 
   async close(): Promise<void> {

@@ -47,7 +47,7 @@ export async function effectRows(
       const rows = await database.rows<ShownRow>(
         `SELECT e.*, n.token, n.patch_token
          FROM (SELECT * FROM ${table} ${where} ${order} LIMIT ${limit} OFFSET ${offset}) e
-         LEFT JOIN ${database.files(nodes.path)} n USING (node) ${order.replace(/\b(site|feature)\b/g, "e.$1")}`,
+         LEFT JOIN ${database.files(nodes.path)} n USING (node) ${order}`,
       );
       const [count] = await database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM ${table} ${where}`);
       return { rows: rows.map(plainRow), matching: count!.n };

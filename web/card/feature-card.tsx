@@ -131,7 +131,7 @@ function Numbers({ of, known }: { of: KnownFeature; known: Known }) {
         <div>
           <dt>elsewhere</dt>
           <dd>
-            <a href={`${cardSite.page}/${feature}`} target="_blank" rel="noreferrer">
+            <a href={`${cardSite.page}/${feature}`} rel="noreferrer">
               Neuronpedia
             </a>{" "}
             (opens a page of the network)

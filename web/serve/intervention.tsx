@@ -84,7 +84,11 @@ export function InterventionFields(props: {
   );
 }
 
-/** The metric and the next token before and after. */
+/**
+ * The metric and the next token before and after.
+ *
+ * @param pairs those of `found`, in its order
+ */
 export function Changes({ found, pairs }: { found: Intervened; pairs: readonly TypedPair[] }) {
   const mean = (of: "before" | "after") => found.pairs.reduce((sum, pair) => sum + pair[of], 0) / found.pairs.length;
   return (
@@ -96,8 +100,7 @@ export function Changes({ found, pairs }: { found: Intervened; pairs: readonly T
       {found.pairs.map(({ before, after, next }, i) => (
         <details key={i} open={i === 0}>
           <summary>
-            {pairs.length === found.pairs.length ? pairs[i]!.clean : `pair ${i + 1}`}: m {signed(before)} before,{" "}
-            {signed(after)} after
+            {pairs[i]!.clean}: m {signed(before)} before, {signed(after)} after
           </summary>
           <NextTokens
             columns={["before", "after"]}

@@ -5,6 +5,7 @@ import type {
   InterveneRequest,
   LiveAnswer,
   LiveState,
+  LiveSubject,
   RequestOf,
   ResponseOf,
   TypedPair,
@@ -23,13 +24,16 @@ import { Waiting } from "./waiting.tsx";
 const nothing = { answer: null, error: null, busy: false };
 const methods = ["secant", "analytic"] as const;
 
+/** An answer beside what was asked: what is typed may have changed since. */
+type Replied<N extends EndpointName> = ResponseOf<N> & { readonly request: RequestOf<N> };
+
 /** A question that is asked when a button is pressed. */
-function useQuestion<N extends EndpointName>(name: N): [Asked<ResponseOf<N>>, (request: RequestOf<N>) => void] {
-  const [asked, setAsked] = useState<Asked<ResponseOf<N>>>(nothing);
+function useQuestion<N extends EndpointName>(name: N): [Asked<Replied<N>>, (request: RequestOf<N>) => void] {
+  const [asked, setAsked] = useState<Asked<Replied<N>>>(nothing);
   const put = (request: RequestOf<N>) => {
     setAsked({ answer: null, error: null, busy: true });
     ask(name, request).then(
-      (answer) => setAsked({ answer, error: null, busy: false }),
+      (answer) => setAsked({ answer: { ...answer, request }, error: null, busy: false }),
       (error: Error) => setAsked({ answer: null, error: error.message, busy: false }),
     );
   };
@@ -97,7 +101,7 @@ function Bench({ state }: { state: LiveState }) {
       {effects.answer && (
         <>
           <FoundEffects found={effects.answer} onFeature={take} />
-          <Keep key={effects.answer.id} id={effects.answer.id} run={{ ...subject, method }} />
+          <Keep key={effects.answer.id} id={effects.answer.id} run={effects.answer.request} />
         </>
       )}
 
@@ -117,7 +121,7 @@ function Bench({ state }: { state: LiveState }) {
       <Answered asked={changed} />
       {changed.answer && (
         <>
-          <Changes found={changed.answer} pairs={pairs} />
+          <Changes found={changed.answer} pairs={usedPairs(changed.answer)} />
           <Keep key={changed.answer.id} id={changed.answer.id} />
         </>
       )}
@@ -149,6 +153,11 @@ function Bench({ state }: { state: LiveState }) {
       )}
     </>
   );
+}
+
+/** The pairs that an answer is about, in its order. */
+function usedPairs({ request, rejected }: LiveAnswer & { readonly request: LiveSubject }): readonly TypedPair[] {
+  return request.pairs.filter((_, i) => !rejected.some(({ pair }) => pair === i));
 }
 
 /** Features as the command line names them. */

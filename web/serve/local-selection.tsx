@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { changed, nothingSelected, readLink, type Selected, SelectionProvider } from "../selection.tsx";
+import { changed, followed, nothingSelected, type Selected, SelectionProvider } from "../selection.tsx";
 
 /** Parts of a report inside this page: their selection stays here, since the address names the page's views. */
 export function LocalSelection({ children }: { children: ComponentChildren }) {
@@ -12,11 +12,8 @@ export function LocalSelection({ children }: { children: ComponentChildren }) {
   );
   useEffect(() => {
     const follow = (event: MouseEvent) => {
-      const link = event.target instanceof Element ? event.target.closest("a") : null;
-      const href = link?.getAttribute("href") ?? link?.getAttributeNS("http://www.w3.org/1999/xlink", "href");
-      if (!href?.startsWith("#")) return;
-      event.preventDefault();
-      setSelection((now) => changed(now, readLink(href).change));
+      const address = followed(event);
+      if (address !== null) setSelection((now) => changed(now, address.change));
     };
     const element = box.current;
     element?.addEventListener("click", follow);
