@@ -20,6 +20,9 @@ export interface ReportCircuit {
   readonly start: { readonly nodes: number; readonly edges: number };
 }
 
+/** Ways that choose no features of the SAEs, or none on purpose: what the others are measured by. */
+export const baselineWays: readonly string[] = ["random", "basis", "neurons"];
+
 /** What circuits are worth, without their features: those are in `evaluation.json`. */
 export type ReportEvaluation = Omit<Evaluation, "circuits"> & {
   readonly circuits: readonly Omit<Evaluation["circuits"][number], "features">[];

@@ -3,6 +3,7 @@ import { effectKinds, type MethodName } from "../effects/method.ts";
 import type { Interval } from "../interventions/clusters.ts";
 import { parseSite } from "../site.ts";
 import { aucInterval, shareInterval, sum } from "../stats.ts";
+import { baselineWays } from "./circuit.ts";
 import type { ReportData, TopFeatures } from "./data.ts";
 import { number, percent, signed, whole } from "./format.ts";
 
@@ -162,14 +163,11 @@ function oneOf(group: TopFeatures, i: number) {
 
 const overText = (of: Interval | null) => (of === null ? "" : ` [${signed(of.low)}, ${signed(of.high)}]`);
 
-/** Ways that choose no features of the SAEs, or none on purpose. */
-const baselines = ["random", "basis", "neurons"];
-
 /** The smallest circuit that keeps enough of the behaviour, on test pairs. */
 function worthFinding({ evaluation }: FindingsInput): Finding[] {
   if (evaluation === null) return [];
   const split = evaluation.curves.some((curve) => curve.split === "test") ? "test" : "train";
-  const own = evaluation.curves.filter((curve) => !baselines.includes(curve.way) && curve.split === split);
+  const own = evaluation.curves.filter((curve) => !baselineWays.includes(curve.way) && curve.split === split);
   const first = own[0];
   if (first === undefined) return [];
   const rows = own

@@ -1,6 +1,6 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Curve, CurvePoint } from "../../src/interventions/evaluation.ts";
-import type { ReportEvaluation } from "../../src/report/circuit.ts";
+import { baselineWays, type ReportEvaluation } from "../../src/report/circuit.ts";
 import { minus, number, percentOf, whole } from "../../src/report/format.ts";
 import { mean } from "../../src/stats.ts";
 import { Choice, Scroll, Section, Select } from "../controls.tsx";
@@ -8,9 +8,6 @@ import { useSplit } from "../select.ts";
 import { linkTo, useSelection } from "../selection.tsx";
 import { DataTable } from "../table.tsx";
 import { type CurveLine, SizeChart, SizeLegend } from "./size-chart.tsx";
-
-/** Ways that choose no features of the SAEs, or none on purpose: what the others are measured by. */
-const baselines = ["random", "basis", "neurons"];
 
 const nameOf = ({ way, seed }: Pick<Curve, "way" | "seed">) => (seed === null ? way : `${way} ${seed}`);
 const two = (value: number) =>
@@ -47,14 +44,14 @@ export function WorthSection({ evaluation }: { evaluation: ReportEvaluation }) {
           name: nameOf(curve),
           way: curve.way,
           place: ways.indexOf(curve.way),
-          dashed: baselines.includes(curve.way),
+          dashed: baselineWays.includes(curve.way),
           points: curve.points,
         }),
       ),
     [shown],
   );
   const of = evaluation.pairs.find((row) => row.group === group && row.split === split);
-  const first = shown.find((curve) => !baselines.includes(curve.way)) ?? shown[0];
+  const first = shown.find((curve) => !baselineWays.includes(curve.way)) ?? shown[0];
   const hasCompleteness = shown.some(({ points }) => points.some(({ completeness }) => completeness !== null));
   return (
     <Section id="worth" title="What are circuits worth?">
@@ -69,7 +66,7 @@ export function WorthSection({ evaluation }: { evaluation: ReportEvaluation }) {
         other words of the same kind. Where bands overlap widely, the order of two ways may be chance. Where they do
         not, it still holds for these constructions, this model and these SAEs alone; and circuits under one kind of
         ablation say nothing about another.
-        {ways.some((way) => baselines.includes(way)) && ` Dashed: ${baselineText(ways)}.`}
+        {ways.some((way) => baselineWays.includes(way)) && ` Dashed: ${baselineText(ways)}.`}
       </p>
       <div class="controls">
         <Select label="Pairs" values={groups} value={group} onChange={setGroup} />
