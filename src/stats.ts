@@ -85,13 +85,17 @@ export function aucInterval(auc: number, n: number, m: number): { low: number; h
 
 /** The places of the n largest values, the largest first; of equal ones the earlier. */
 export function placesOfLargest(values: Float32Array | Float64Array, n: number): number[] {
+  if (n === 0) return [];
   const top: number[] = [];
+  /** The nth largest so far. */
+  let least: number | undefined;
   for (let i = 0; i < values.length; i++) {
-    if (top.length === n && !(values[i]! > values[top.at(-1)!]!)) continue;
+    if (least !== undefined && !(values[i]! > least)) continue;
     let at = top.length;
     while (at > 0 && values[i]! > values[top[at - 1]!]!) at--;
     top.splice(at, 0, i);
     if (top.length > n) top.pop();
+    if (top.length === n) least = values[top.at(-1)!]!;
   }
   return top;
 }

@@ -4,8 +4,10 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openFolder } from "#file";
 import { featureTraits, noDirectPath } from "../src/analysis/feature-traits.ts";
-import { capture } from "../src/capture/capture.ts";
+import { type Capture, capture } from "../src/capture/capture.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
+import { analyticEffects } from "../src/effects/analytic.ts";
+import { codesAt, KeptCodes } from "../src/effects/kept-codes.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
 import { featurePages } from "../src/hub/feature-pages.ts";
@@ -66,7 +68,28 @@ describe.each(ends)("features of $name", ({ name, norm, unembedding, plus, centr
       { loaded, captured, codes, dictionaries: new Map([[site, dictionary]]), outside, hasText: (id) => id !== 5 },
       new Map([[site, features]]),
     );
+    const keptCodes = new KeptCodes();
+    await analyticEffects(captured, dictionary, codes, undefined, { keptCodes });
     await codes.release();
+    const noReader = {
+      encode: () => Promise.reject(new Error("encoded what is known")),
+      release: () => Promise.resolve(),
+    };
+    const again = await featureTraits(
+      {
+        loaded,
+        captured,
+        codes: noReader,
+        keptCodes,
+        dictionaries: new Map([[site, dictionary]]),
+        outside,
+        hasText: (id) => id !== 5,
+      },
+      new Map([[site, features]]),
+    );
+    const withCodes = (all: typeof traits) =>
+      all.map(({ codeAt, ...trait }) => ({ ...trait, codes: [...forest.forward.token.keys()].map(codeAt) }));
+    expect(withCodes(again)).toEqual(withCodes(traits));
     const w = numbersOf(model.parameters, held, norm);
     const U = numbersOf(model.parameters, held, unembedding);
     const decoder = await dictionary.decoder();
@@ -131,6 +154,48 @@ describe.each(ends)("features of $name", ({ name, norm, unembedding, plus, centr
     }
     await checkpoint.close();
   });
+});
+
+it("codes are kept as long as they fit, and given again only where all rows are there", async () => {
+  const random = new Random(`${seed}/kept`);
+  const dictionary = randomDictionary("resid_post.0", 8, 16, `${seed}/kept`);
+  const x = Float32Array.from({ length: 6 * 8 }, () => random.uniform() - 0.5);
+  const reader = codeReader();
+  const codes = await reader.encode(dictionary, x);
+  const row = (of: typeof codes, r: number) => ({
+    features: [...of.features.subarray(of.offsets[r]!, of.offsets[r + 1]!)],
+    values: [...of.values.subarray(of.offsets[r]!, of.offsets[r + 1]!)],
+  });
+  // Rows 0 to 5 of the codes are rows 9, 2, 7, 4, 0 and 5 of a capture of ten.
+  const rows = [9, 2, 7, 4, 0, 5];
+  const kept = new KeptCodes();
+  kept.keep("resid_post.0", codes, rows, 10);
+  const some = kept.at("resid_post.0", [4, 9, 5])!;
+  expect(some.rows).toBe(3);
+  expect([0, 1, 2].map((r) => row(some, r))).toEqual([3, 0, 5].map((r) => row(codes, r)));
+  expect(kept.at("resid_post.0", [4, 3])).toBeUndefined();
+  expect(kept.at("resid_post.1", [4])).toBeUndefined();
+
+  const bytes = 8 * codes.features.length + 4 * (7 + 10);
+  for (const [most, isThere] of [
+    [2 * bytes - 1, false],
+    [2 * bytes, true],
+  ] as const) {
+    const both = new KeptCodes(most);
+    both.keep("resid_post.0", codes, rows, 10);
+    both.keep("resid_post.1", codes, rows, 10);
+    expect(both.at("resid_post.0", rows)).toBeDefined();
+    expect(both.at("resid_post.1", rows) !== undefined).toBe(isThere);
+  }
+
+  // What is missing is encoded: node n has the activation of row 5 − n.
+  const captured = {
+    plan: { row: Int32Array.from({ length: 6 }, (_, n) => 5 - n) },
+    site: async () => ({ x, width: 8 }),
+  } as unknown as Capture;
+  const now = await codesAt(captured, dictionary, reader, [1, 5], new KeptCodes(0));
+  expect([0, 1].map((r) => row(now, r))).toEqual([4, 0].map((r) => row(codes, r)));
+  await reader.release();
 });
 
 it("only sites that are added to the residual stream have a direct path", () => {

@@ -1,9 +1,10 @@
 import type { Capture } from "../capture/capture.ts";
-import { newFloats } from "../capture/hooks.ts";
+import { type Floats, newFloats } from "../capture/hooks.ts";
 import { logitsOf } from "../capture/logits.ts";
 import { histogramOf } from "../contexts/site-contexts.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { type CodeReader, codeRow } from "../dictionaries/encode.ts";
+import { type CodeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
+import { codesAt, type KeptCodes } from "../effects/kept-codes.ts";
 import { StoppedError } from "../errors.ts";
 import { compile, float32, type Session } from "../graph/session.ts";
 import { input } from "../graph/tensor.ts";
@@ -45,6 +46,8 @@ export interface TraitsInput {
   readonly loaded: LoadedModel;
   readonly captured: Capture;
   readonly codes: CodeReader;
+  /** Codes that are known already. */
+  readonly keptCodes?: KeptCodes | undefined;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly outside: OutsideText;
   /** Whether a token of the vocabulary stands for a text; padding of the matrix does not. */
@@ -74,7 +77,7 @@ export function noDirectPath(site: SiteName): string | null {
  * @throws StoppedError if asked to stop
  */
 export async function featureTraits(
-  { loaded, captured, codes, dictionaries, outside, hasText }: TraitsInput,
+  { loaded, captured, codes, keptCodes, dictionaries, outside, hasText }: TraitsInput,
   named: ReadonlyMap<SiteName, readonly number[]>,
   { onProgress, stopped }: Watch = {},
 ): Promise<FeatureTraits[]> {
@@ -90,7 +93,8 @@ export async function featureTraits(
     for (const [done, [site, features]] of [...named].entries()) {
       if (stopped?.()) throw new StoppedError();
       const dictionary = dictionaries.get(site)!;
-      const found = await codesOn(captured, dictionary, codes, kept, features);
+      const sparse = await codesAt(captured, dictionary, codes, kept, keptCodes, { stopped });
+      const found = codesOn(sparse, dictionary.featureCount, kept, features);
       const rows = await dictionary.decoderRows(features);
       const cosines = await similarTo(dictionary, features, rows, products);
       for (const [i, feature] of features.entries()) {
@@ -126,22 +130,17 @@ export async function featureTraits(
   return traits.map((trait, i) => ({ ...trait, ...(byTrait.get(i) ?? { promotes: null, suppresses: null }) }));
 }
 
-/** The codes of features at some forward nodes, by feature and node, 0 left out; and which features are active at the same nodes. */
-async function codesOn(
-  captured: Capture,
-  dictionary: Dictionary,
-  codes: CodeReader,
+/**
+ * The codes of features at some forward nodes, by feature and node, 0 left out; and which features are active at the same nodes.
+ *
+ * @param sparse the codes of all F features at the nodes, in their order
+ */
+function codesOn(
+  sparse: SparseCodes,
+  F: number,
   nodes: readonly number[],
   features: readonly number[],
-): Promise<{ readonly codes: readonly Map<number, number>[]; readonly together: FeatureTraits["together"][] }> {
-  const { x, width: D } = await captured.site(dictionary.reads);
-  const gathered = x.slice(0, nodes.length * D);
-  for (const [i, node] of nodes.entries()) {
-    const at = captured.plan.row[node]! * D;
-    gathered.set(x.subarray(at, at + D), i * D);
-  }
-  const sparse = await codes.encode(dictionary, gathered);
-  const F = dictionary.featureCount;
+): { readonly codes: readonly Map<number, number>[]; readonly together: FeatureTraits["together"][] } {
   const place = new Map(features.map((feature, i) => [feature, i]));
   const found = features.map(() => new Map<number, number>());
   const active = new Int32Array(F);
@@ -236,7 +235,8 @@ async function strongestTokens(
 ): Promise<{ readonly promotes: TokenLogits; readonly suppresses: TokenLogits }[]> {
   const { model } = loaded;
   const [D, V] = [model.width, model.vocabulary];
-  const texts = Array.from({ length: V }, (_, token) => token).filter(hasText);
+  const texts = Int32Array.from({ length: V }, (_, token) => token).filter(hasText);
+  const own = new Float64Array(texts.length);
   const scales = directions.map((d) => scaleOf(d, model.ignoresMean));
   const x = newFloats(loaded.dtype, directions.length * D);
   // The norm divides by the scale of what it is given, whatever that is.
@@ -250,23 +250,20 @@ async function strongestTokens(
   const found: { promotes: TokenLogits; suppresses: TokenLogits }[] = [];
   for await (const { from, logits } of logitsOf(loaded, x, { of: "direction", numbers: logitNumbers })) {
     for (let i = 0; i * V < logits.length; i++) {
-      const own = Float64Array.from(texts, (token) => logits[i * V + token]! * scales[from + i]!);
-      const of = (places: readonly number[]): TokenLogits => ({
-        token: places.map((k) => texts[k]!),
-        logit: places.map((k) => own[k]!),
-      });
-      found.push({
-        promotes: of(placesOfLargest(own, keptTokens)),
-        suppresses: of(
-          placesOfLargest(
-            own.map((value) => -value),
-            keptTokens,
-          ),
-        ),
-      });
+      const strongest = (sign: 1 | -1): TokenLogits => {
+        takeScaled(own, logits, i * V, texts, sign * scales[from + i]!);
+        const places = placesOfLargest(own, keptTokens);
+        return { token: places.map((k) => texts[k]!), logit: places.map((k) => sign * own[k]!) };
+      };
+      found.push({ promotes: strongest(1), suppresses: strongest(-1) });
     }
   }
   return found;
+}
+
+/** to[k] = factor · values[at + places[k]] */
+function takeScaled(to: Float64Array, values: Floats, at: number, places: Int32Array, factor: number): void {
+  for (let k = 0; k < places.length; k++) to[k] = values[at + places[k]!]! * factor;
 }
 
 /** √mean(d²), of d without its mean where that is ignored. */

@@ -9,6 +9,7 @@ import type { Tables } from "../circuit/tables.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
 import { effectsOf, needsOf, wantedBy } from "../effects/dispatch.ts";
+import { KeptCodes } from "../effects/kept-codes.ts";
 import type { MethodInput, MethodName, Rule } from "../effects/method.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { secantSteps } from "../effects/secant.ts";
@@ -180,6 +181,8 @@ export interface EffectsEvents {
   readonly onCheck?: (line: Check) => void;
   /** Told how well a site's SAE fits, before its rows are written, where the method encodes the activations that this is judged by; see `fitStep`. */
   readonly onFit?: MethodInput["onFit"];
+  /** Keeps codes that are computed for effects. */
+  readonly keptCodes?: KeptCodes;
   /** Called before a site's rows are written; what it throws keeps them out. */
   readonly beforeWrite?: () => Promise<void> | void;
   /** Told the work before it begins, where it is long. */
@@ -212,7 +215,7 @@ async function writeEffects(
   captured: Capture,
   tables: Tables,
   reporter: Pick<Reporter, "set" | "stopped">,
-  { onCheck, onFit, beforeWrite, onWork }: EffectsEvents,
+  { onCheck, onFit, keptCodes, beforeWrite, onWork }: EffectsEvents,
 ): Promise<void> {
   const { method, rule } = options;
   const steps = settledSteps(options, dictionaries);
@@ -230,6 +233,7 @@ async function writeEffects(
     ...(steps !== undefined && { steps }),
     ...(rule !== undefined && { rule }),
     ...(onFit && { onFit }),
+    ...(keptCodes && { keptCodes }),
     ...(onWork && { onWork }),
   });
   for await (const { rows, check: sum } of work) {
@@ -367,8 +371,12 @@ export function meaningStep(
   codes: CodeReader,
   ranking: Ranking,
   watch: Watch = {},
+  keptCodes?: KeptCodes,
 ): Promise<Ablation | undefined> {
-  return measureMeaning({ loaded, captured, codes, dictionaries, ranking, outside: tokenizer.outside }, watch);
+  return measureMeaning(
+    { loaded, captured, codes, keptCodes, dictionaries, ranking, outside: tokenizer.outside },
+    watch,
+  );
 }
 
 /** What an analysis has found so far, filled step by step; an interrupted one is resumed with what it had. */
@@ -446,6 +454,8 @@ export async function fitStep(
 export interface Analysis {
   readonly prepared: Prepared;
   readonly captured: Capture;
+  /** Codes of its activations, of sites whose effects were computed in this call. */
+  readonly keptCodes: KeptCodes;
   readonly pairs: readonly PairResult[];
   readonly ranking: Ranking;
   readonly ablation: Ablation | undefined;
@@ -495,6 +505,7 @@ export async function analysePairs(
   reporter.begin("capture", 1);
   const store = places.store(prepared.plans);
   const codes = codeReader(loaded);
+  const keptCodes = new KeptCodes();
   try {
     const capturedAll = await captureStep(input, prepared, store, { ...watch, waveRows });
     const { run: captured } = capturedAll;
@@ -508,6 +519,7 @@ export async function analysePairs(
     reporter.begin("effects", sites.length);
     await effectsStep(input, captured, codes, places.tables, reporter, {
       ...recording(record, options, places),
+      keptCodes,
       ...(onWork && { onWork }),
     });
 
@@ -551,10 +563,10 @@ export async function analysePairs(
     let ablation: Ablation | undefined;
     if (meaning && options.score === "effect" && loaded.dtype === "float32") {
       reporter.begin("meaning", 1);
-      ablation = await meaningStep(input, captured, codes, ranking, { stopped: reporter.stopped });
+      ablation = await meaningStep(input, captured, codes, ranking, { stopped: reporter.stopped }, keptCodes);
       if (ablation) await places.writeAblation(ablation);
     }
-    return { prepared, captured, pairs, ranking, ablation };
+    return { prepared, captured, keptCodes, pairs, ranking, ablation };
   } finally {
     await codes.release();
   }

@@ -1,6 +1,7 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
+import { codesAt, type KeptCodes } from "../effects/kept-codes.ts";
 import { isChanged } from "../forest/forest.ts";
 import type { Watch } from "../progress.ts";
 import { mean } from "../stats.ts";
@@ -28,6 +29,7 @@ export interface Firing {
  * How often features of a site fire at the first token in which clean and patch prompt differ: for agreement, the subject noun.
  *
  * @param groupOf the group of a backward node, or undefined to leave it out; a member is a distinct clean prefix
+ * @param options keptCodes: codes that are known already
  * @returns for each feature, its firing by group
  * @throws StoppedError if asked to stop
  */
@@ -37,25 +39,20 @@ export async function firing(
   codes: CodeReader,
   features: readonly number[],
   groupOf: (node: number) => string | undefined,
-  watch: Watch = {},
+  { keptCodes, ...watch }: Watch & { readonly keptCodes?: KeptCodes | undefined } = {},
 ): Promise<ReadonlyMap<string, Firing>[]> {
-  const { x, width: D } = await capture.site(dictionary.reads, watch);
-  const { row, forest } = capture.plan;
-  const { backward } = forest;
+  const { backward } = capture.plan.forest;
   const members = new Map<string, Set<number>>();
   for (let node = 0; node < backward.size; node++) {
     const parent = backward.parent[node]!;
     const group = groupOf(node);
     if (group === undefined || !isChanged(backward, node) || (parent >= 0 && isChanged(backward, parent))) continue;
     const set = members.get(group) ?? new Set();
-    members.set(group, set.add(row[backward.clean[node]!]!));
+    members.set(group, set.add(backward.clean[node]!));
   }
-  const list = [...members].flatMap(([group, rows]) => [...rows].map((at) => ({ group, at })));
-  const gathered = new (x.constructor as typeof Float64Array)(list.length * D);
-  list.forEach(({ at }, i) => {
-    gathered.set(x.subarray(at * D, (at + 1) * D), i * D);
-  });
-  const sparse = await codes.encode(dictionary, gathered, watch);
+  const list = [...members].flatMap(([group, nodes]) => [...nodes].map((node) => ({ group, node })));
+  const nodes = list.map(({ node }) => node);
+  const sparse = await codesAt(capture, dictionary, codes, nodes, keptCodes, watch);
   return features.map((feature) => {
     const code = list.map((_, i) => {
       const [from, to] = [sparse.offsets[i]!, sparse.offsets[i + 1]!];

@@ -2,6 +2,7 @@ import { z } from "zod";
 import type { Capture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader } from "../dictionaries/encode.ts";
+import type { KeptCodes } from "../effects/kept-codes.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { intervenedMetrics } from "../interventions/intervene.ts";
 import type { LoadedModel } from "../models/weights.ts";
@@ -67,6 +68,7 @@ interface MeaningInput {
   readonly loaded: LoadedModel;
   readonly captured: Capture;
   readonly codes: CodeReader;
+  readonly keptCodes?: KeptCodes | undefined;
   readonly dictionaries: ReadonlyMap<SiteName, Dictionary>;
   readonly ranking: Ranking;
   readonly outside: OutsideText;
@@ -85,7 +87,7 @@ const telling = 0.95;
  * @returns undefined if there is no such site, or no test split
  */
 export async function measureMeaning(
-  { loaded, captured, codes, dictionaries, ranking, outside }: MeaningInput,
+  { loaded, captured, codes, keptCodes, dictionaries, ranking, outside }: MeaningInput,
   watch: Watch = {},
 ): Promise<Ablation | undefined> {
   const { model } = loaded;
@@ -111,7 +113,7 @@ export async function measureMeaning(
         const { split, case: name } = backward.groups[backward.group[node]!]!;
         return split === "test" ? groupOfCase(name) : undefined;
       },
-      { stopped: watch.stopped },
+      { stopped: watch.stopped, keptCodes },
     );
     top.forEach(({ feature, effect }, i) => {
       const byGroup = shares[i]!;

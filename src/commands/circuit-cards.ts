@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { prepare } from "../analysis/steps.ts";
 import { capture } from "../capture/capture.ts";
 import { memoryStore } from "../capture/store.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { Features } from "../interventions/ablation.ts";
 import type { Reporter } from "../progress.ts";
 import { cardsFile, readCards } from "../results/report-cards.ts";
@@ -43,6 +44,7 @@ export async function writeCircuitCards(
     ranking: run.ranking,
     named,
     model: run.manifest.model!.sha256!,
+    identityOf: (dictionary: Dictionary) => dictionary.sha256(),
     ...(await evidenceOfRun(options, opened.folder)),
   };
   await writeCards(run.folder, join(path, cardsFile), input, reporter);

@@ -2,9 +2,10 @@ import { featureTraits, noDirectPath, type TraitsInput } from "../analysis/featu
 import type { JobOptions } from "../analysis/options.ts";
 import type { Ablation } from "../circuit/meaning.ts";
 import type { Ranking } from "../circuit/ranking.ts";
+import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { countPairs } from "../effects/sums.ts";
-import { messageOf } from "../errors.ts";
+import { messageOf, StoppedError } from "../errors.ts";
 import type { BackwardNodes, PrefixForest } from "../forest/forest.ts";
 import { featurePages } from "../hub/feature-pages.ts";
 import { defaultSaes } from "../hub/resolve.ts";
@@ -13,6 +14,7 @@ import { isOutside } from "../prompts/outside.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import type { CardSite, FeatureCard, FeatureCards } from "../report/cards.ts";
+import { Database } from "../results/database.ts";
 import {
   type EvidenceAbout,
   type EvidenceRow,
@@ -20,7 +22,7 @@ import {
   readEvidence,
   readEvidenceAbout,
 } from "../results/evidence.ts";
-import { type CaseEffect, type FeatureName, featureEffects } from "../results/feature-effects.ts";
+import { type FeatureEffects, featureEffects } from "../results/feature-effects.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { rounded } from "../stats.ts";
 import { writeFileAtomic } from "../storage/files.ts";
@@ -42,6 +44,8 @@ export interface CardsInput extends Omit<TraitsInput, "codes" | "outside" | "has
   readonly named: ReadonlyMap<string, readonly NamedBy[]>;
   /** SHA-256 of the model. */
   readonly model: string;
+  /** SHA-256 of an SAE. */
+  readonly identityOf: (dictionary: Dictionary) => Promise<string>;
   /** Where the evidence of a corpus is; null where there is none. */
   readonly evidence: string | null;
   /** The preset that the SAEs were asked for by; null for others. */
@@ -92,39 +96,39 @@ export async function writeCards(
   const bySite = featuresBySite(named);
   reporter.begin("cards", bySite.size);
   const codes = codeReader(loaded);
+  const database = await Database.open({ threads: "1" }, reporter.stopped);
+  const outsideNodes = Array.from({ length: forest.backward.size }, (_, node) => node).filter((node) =>
+    isOutside(outside, forest.backward.token[node]!, forest.backward.position[node]!),
+  );
+  // The database works beside the traits.
+  const reading = featureEffects(database, folder, {
+    features: [...bySite].flatMap(([site, features]) => features.map((feature) => ({ site, feature }))),
+    cases: [...new Set(forest.backward.groups.map((group) => group.case))],
+    outside: outsideNodes,
+    most: { tokens: keptTokens, nodes: keptNodes },
+  });
+  // Whoever waits for it has the error.
+  reading.catch(() => {});
   try {
     const hasText = (token: number) => tokenizer.token(token) !== `<${token}>`;
     const watch = { onProgress: (done: number) => reporter.set(done), stopped: reporter.stopped };
     const traits = await featureTraits({ ...input, codes, outside, hasText }, bySite, watch);
-    const left = Array.from({ length: forest.backward.size }, (_, node) => node).filter((node) =>
-      isOutside(outside, forest.backward.token[node]!, forest.backward.position[node]!),
-    );
-    const effects = await featureEffects(folder, traits, left, keptNodes);
+    const effects = await reading;
     const tokens = new Places<number, string>((id) => tokenizer.token(id));
     const prompts = new Prompts(forest, tokens);
-    const evidence = await evidenceOf(input, bySite, (line) => reporter.line(line));
-    const byFeature = <T extends FeatureName>(rows: readonly T[]) =>
-      grouped(rows, ({ site, feature }) => `${site}/${feature}`);
-    const [cases, positions, byToken, nodes] = [
-      byFeature(effects.cases),
-      byFeature(effects.positions),
-      byFeature(effects.tokens),
-      byFeature(effects.nodes),
-    ];
+    const evidence = await evidenceOf(input, bySite, database, (line) => reporter.line(line));
     const pairs = pairCounts(forest);
-    const cards = traits.map((trait): FeatureCard => {
+    const cards = traits.map((trait, i): FeatureCard => {
       const name = `${trait.site}/${trait.feature}`;
-      const parts = { positions: positions.get(name) ?? [], tokens: byToken.get(name) ?? [] };
+      const own = effects[i]!;
       const row = evidence.get(trait.site)?.rows.get(trait.feature);
       return {
         site: trait.site,
         feature: trait.feature,
         named_by: named.get(name)!,
-        effects: (["train", "test"] as const).flatMap((split) =>
-          splitEffects(split, pairs, cases.get(name) ?? [], parts, tokens),
-        ),
+        effects: (["train", "test"] as const).flatMap((split) => splitEffects(split, pairs, own, tokens)),
         exact: exactOf(ranking, trait.site, trait.feature),
-        contexts: (nodes.get(name) ?? []).map((row) => ({
+        contexts: own.nodes.map((row) => ({
           prompt: prompts.through(row.node),
           position: forest.backward.position[row.node]!,
           codes: prompts.path(row.node).map((node) => orNull(trait.codeAt(forest.backward.clean[node]!), 3)),
@@ -153,6 +157,8 @@ export async function writeCards(
     const found: FeatureCards = { format: 1, tokens: tokens.values, prompts: prompts.found, sites, cards };
     await writeFileAtomic(path, `${JSON.stringify(found)}\n`);
   } finally {
+    await reading.catch(() => {});
+    database.close();
     await codes.release();
   }
 }
@@ -188,26 +194,20 @@ function pairCounts({ pairs }: PrefixForest) {
   };
 }
 
-type Parts = {
-  readonly [K in "positions" | "tokens"]: Awaited<ReturnType<typeof featureEffects>>[K];
-};
-
 /** A feature's effects in one split; none where the split has no pairs. */
 function splitEffects(
   split: Split,
   pairs: ReturnType<typeof pairCounts>,
-  rows: readonly CaseEffect[],
-  parts: Parts,
+  found: FeatureEffects,
   tokens: Places<number, string>,
 ): FeatureCard["effects"][number][] {
   const total = pairs.ofSplit(split);
   if (total === 0) return [];
-  const own = new Map(rows.filter((row) => row.split === split).map((row) => [row.case, row]));
+  const own = new Map(found.cases.filter((row) => row.split === split).map((row) => [row.case, row]));
   const whole = own.get("");
   const cases = pairs.cases(split);
   const of = <T extends { readonly split: Split }>(list: readonly T[]) => list.filter((row) => row.split === split);
-  const [positions, byToken] = [of(parts.positions), of(parts.tokens)];
-  const kept = byToken.slice(0, keptTokens);
+  const [positions, kept] = [of(found.positions), of(found.tokens)];
   const columns = (list: readonly { readonly effect: number; readonly nodes: number; readonly pairs: number }[]) => ({
     effect: list.map(({ effect }) => rounded(effect / total)),
     nodes: list.map(({ nodes }) => nodes),
@@ -230,7 +230,7 @@ function splitEffects(
         patch: kept.map(({ token, patch }) => (patch === token ? null : tokens.of(patch))),
         ...columns(kept),
       },
-      other_tokens: rounded(byToken.slice(keptTokens).reduce((sum, { effect }) => sum + effect, 0) / total),
+      other_tokens: rounded((found.otherTokens[split] ?? 0) / total),
     },
   ];
 }
@@ -280,8 +280,9 @@ function corpusOf(
 
 /** The evidence of a corpus for the sites that have it. What does not belong to the SAE or the model, or cannot be read, is told and left out. */
 async function evidenceOf(
-  { evidence: folder, dictionaries, model }: CardsInput,
+  { evidence: folder, dictionaries, model, identityOf }: CardsInput,
   bySite: ReadonlyMap<SiteName, readonly number[]>,
+  database: Database,
   tell: (line: string) => void,
 ) {
   const found = new Map<SiteName, { readonly about: EvidenceAbout; readonly rows: ReadonlyMap<number, EvidenceRow> }>();
@@ -291,10 +292,11 @@ async function evidenceOf(
     try {
       const about = await readEvidenceAbout(folder, site);
       if (about === null) continue;
-      const isSame = about.sae.sha256 === (await dictionaries.get(site)!.sha256()) && about.model.sha256 === model;
-      if (isSame) found.set(site, { about, rows: await readEvidence(folder, site, features) });
+      const isSame = about.sae.sha256 === (await identityOf(dictionaries.get(site)!)) && about.model.sha256 === model;
+      if (isSame) found.set(site, { about, rows: await readEvidence(folder, site, features, database) });
       else others.push(site);
     } catch (error) {
+      if (error instanceof StoppedError) throw error;
       tell(`Contexts of ${site} are left out: ${messageOf(error)}`);
     }
   }

@@ -237,16 +237,22 @@ class Job {
   }
 
   /** What is known of the features that the run names. */
-  async #writeCards(loaded: LoadedModel, sha256: string, { captured, ranking, ablation }: Analysis): Promise<void> {
+  async #writeCards(
+    loaded: LoadedModel,
+    sha256: string,
+    { captured, keptCodes, ranking, ablation }: Analysis,
+  ): Promise<void> {
     const { path } = this.#folder;
     const input = {
       loaded,
       captured,
+      keptCodes,
       dictionaries: this.#dictionaries,
       tokenizer: this.#opened.tokenizer,
       ranking,
       named: namedByRun(ranking, ablation),
       model: sha256,
+      identityOf: (dictionary: Dictionary) => this.#identityOf(dictionary),
       ...(await evidenceOfRun(this.#options, this.#opened.folder)),
     };
     await writeCards(path, join(path, cardsFile), input, { ...this.#reporter, line: (text) => this.warn(text) });

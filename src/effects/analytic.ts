@@ -27,7 +27,7 @@ export async function* effectsFrom(
   onProgress?: Watch["onProgress"],
 ): AsyncGenerator<SiteEffects> {
   const [codes, loops] = [codeReader(given), openLoops()];
-  const { onFit, stopped } = given;
+  const { onFit, keptCodes, stopped } = given;
   const dictionaries = [...given.dictionaries.values()];
   let told = 0;
   const tell = (done: number) => {
@@ -41,6 +41,7 @@ export async function* effectsFrom(
     const fits: Parameters<NonNullable<typeof onFit>>[] = [];
     const work = analyticEffects(captured, dictionary, codes, loops, {
       ...(onFit && { onFit: (...fit) => void fits.push(fit) }),
+      ...(keptCodes && { keptCodes }),
       onProgress: (done, total) => tell(at + done / total),
       stopped,
     });
@@ -78,18 +79,19 @@ export async function analyticEffects(
   dictionary: Dictionary,
   codes: CodeReader,
   loops: Loops = openLoops(),
-  { onFit, onProgress, stopped }: Pick<MethodInput, "onFit"> & Watch = {},
+  { onFit, keptCodes, onProgress, stopped }: Pick<MethodInput, "onFit" | "keptCodes"> & Watch = {},
 ): Promise<Required<SiteEffects>> {
   const { writes: site } = dictionary;
   const captured = await capture.site(site, { stopped });
   const nodes = capture.activeNodes(site);
   const judged = onFit ? fitNodes(capture) : [];
-  const { rows, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
+  const { rows, place, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
   // Encoding takes about as long as the nodes.
   const sparse = await codes.encode(dictionary, rows, {
     onProgress: (done, total) => onProgress?.(done, 2 * total),
     stopped,
   });
+  keptCodes?.keep(site, sparse, place.keys(), capture.plan.rows);
   const room = roomOf(captured.width, sparse);
   const [start, bias] = await Promise.all([
     placeDirections(dictionary, sparse.features, loops, room.bytes),
@@ -144,7 +146,7 @@ function takeOutCodes(start: Int32Array, loops: Loops, room: Room, D: number): T
 
 /**
  * The activations that a site's nodes need, and those of some other forward nodes, each once: rows[R,D], for each node the row of its clean and of its
- * patch prefix, and the rows of the others.
+ * patch prefix, and the rows of the others; `place` has the rows by those of the capture, in order.
  */
 export function rowsOf(
   { plan }: Capture,
@@ -167,7 +169,7 @@ export function rowsOf(
   const others = forwardNodes.map(find);
   const rows = x.slice(0, place.size * D);
   for (const [row, at] of place) rows.set(x.subarray(row * D, (row + 1) * D), at * D);
-  return { rows, clean, patch, others };
+  return { rows, place, clean, patch, others };
 }
 
 /** Larger than any feature. */

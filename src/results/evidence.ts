@@ -3,7 +3,7 @@ import { rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import type { FeatureEvidence } from "../contexts/site-contexts.ts";
-import { messageOf, UserError } from "../errors.ts";
+import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { SiteName } from "../site.ts";
 import { makeFolder, readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import { Database } from "./database.ts";
@@ -218,27 +218,31 @@ export interface EvidenceRow {
 /**
  * The evidence of some of a site's features, by feature; those that were not looked at are left out.
  *
+ * @param opened a database that is open already: to open one takes longer than to read a site
  * @throws UserError if the table cannot be read
  */
 export async function readEvidence(
   folder: string,
   site: SiteName,
   features: readonly number[],
+  opened?: Database,
 ): Promise<Map<number, EvidenceRow>> {
   if (features.length === 0) return new Map();
-  const rows = await query<EvidenceRow>(tableOf(folder, site), "*", `WHERE feature IN (${features.join(", ")})`);
+  const where = `WHERE feature IN (${features.join(", ")})`;
+  const rows = await query<EvidenceRow>(tableOf(folder, site), "*", where, opened);
   return new Map(rows.map((row) => [row.feature, row]));
 }
 
-async function query<Row>(path: string, columns: string, where = ""): Promise<Row[]> {
-  const database = await Database.open();
+async function query<Row>(path: string, columns: string, where = "", opened?: Database): Promise<Row[]> {
+  const database = opened ?? (await Database.open());
   try {
     return await database.rows<Row>(`SELECT ${columns} FROM ${database.files(path)} ${where}`);
   } catch (error) {
+    if (error instanceof StoppedError) throw error;
     throw new UserError(
       `contexts: expected a table of evidence, got ${existsSync(path) ? messageOf(error).split("\n")[0] : "none"} at ${path}. Make it again with sfc contexts --force.`,
     );
   } finally {
-    database.close();
+    if (!opened) database.close();
   }
 }
