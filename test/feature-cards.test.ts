@@ -173,6 +173,9 @@ it("codes are kept as long as they fit, and given again only where all rows are 
   const some = kept.at("resid_post.0", [4, 9, 5])!;
   expect(some.rows).toBe(3);
   expect([0, 1, 2].map((r) => row(some, r))).toEqual([3, 0, 5].map((r) => row(codes, r)));
+  // A prefix of two groups of prompts is named twice, and so there may be more codes than were kept.
+  const often = kept.at("resid_post.0", [...rows, ...rows])!;
+  expect([...often.values]).toEqual([...codes.values, ...codes.values]);
   expect(kept.at("resid_post.0", [4, 3])).toBeUndefined();
   expect(kept.at("resid_post.1", [4])).toBeUndefined();
 

@@ -1,4 +1,5 @@
 import type { Capture } from "../capture/capture.ts";
+import { newFloats } from "../capture/hooks.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { CodeReader, SparseCodes } from "../dictionaries/encode.ts";
 import type { Watch } from "../progress.ts";
@@ -43,7 +44,7 @@ export class KeptCodes {
     this.#sites.set(site, { codes, place });
   }
 
-  /** The codes of some rows of the capture, in their order; undefined where one is missing. */
+  /** The codes of some rows of the capture, in their order, one as often as it is named; undefined where one is missing. */
   at(site: SiteName, rows: readonly number[]): SparseCodes | undefined {
     const known = this.#sites.get(site);
     if (known === undefined || rows.some((row) => known.place[row]! < 0)) return undefined;
@@ -54,7 +55,8 @@ export class KeptCodes {
       offsets[i + 1] = offsets[i]! + codes.offsets[at + 1]! - codes.offsets[at]!;
     }
     const size = offsets.at(-1)!;
-    const [features, values] = [new Int32Array(size), codes.values.slice(0, size)];
+    const features = new Int32Array(size);
+    const values = newFloats(codes.values instanceof Float64Array ? "float64" : "float32", size);
     for (const [i, row] of rows.entries()) {
       const [from, to] = [codes.offsets[place[row]!]!, codes.offsets[place[row]! + 1]!];
       features.set(codes.features.subarray(from, to), offsets[i]!);
