@@ -18,6 +18,7 @@ const tiers = [
   ["circuit"],
   ["report"],
   ["analysis"],
+  ["live"],
   ["storage"],
   ["hub"],
   ["results"],

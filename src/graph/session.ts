@@ -17,7 +17,8 @@ export type Sizes = Readonly<Record<string, number>>;
  * Compiles the graph that leads to `outputs` for onnxruntime.
  *
  * Where the runtime reads inputs in place, large matrices are fed to it with every run: it then makes no copies of a model's weights, of which it
- * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run.
+ * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run. They
+ * are fed as well where sessions are kept: a file with the weights in it would be kept a second time, and opening it takes longer than copying them.
  *
  * @param sizes sizes that the graph only names and that all runs of this session have
  * @param options embedConstants puts constants into the graph, so that the runtime packs them ahead of time (for benchmarks only)
@@ -27,10 +28,10 @@ export async function compile<O extends string>(
   options: SessionOptions = {},
   { sizes = {}, embedConstants = false }: { readonly sizes?: Sizes; readonly embedConstants?: boolean } = {},
 ): Promise<Session<string, O>> {
-  const fed: FedConstant[] | undefined = !embedConstants && (await readsInPlace(options.device)) ? [] : undefined;
+  const feeds = !embedConstants && (options.kept !== undefined || (await readsInPlace(options.device)));
+  const fed: FedConstant[] | undefined = feeds ? [] : undefined;
   const file = writeOnnx(outputs, fed, sizes);
   const open = () => createRuntime(file, { ...options, fuse: mayFuse(outputs) });
-  // A file with the weights in it would be kept a second time.
   const session = (await (fed && options.kept ? options.kept.lend(file, open) : open())) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
   const constants = Object.fromEntries(fed.map(({ name, tensor }) => [name, constantValue(tensor)]));

@@ -1,6 +1,15 @@
-import type { LiveFound } from "../analysis/live.ts";
 import type { MethodName } from "../effects/method.ts";
-import type { Intervention } from "../interventions/intervene.ts";
+import type { LiveFound } from "../live/effects.ts";
+import type {
+  CircuitRequest,
+  EffectsRequest,
+  Intervened,
+  InterveneRequest,
+  LiveAnswer,
+  ModelChoice,
+  OpenedModel,
+  TypedPair,
+} from "../live/questions.ts";
 import type { TaskName } from "../prompts/english/tasks.ts";
 import type { Split } from "../prompts/pairs.ts";
 import type { ReportCircuit } from "../report/circuit.ts";
@@ -38,90 +47,12 @@ export interface FolderListing {
   readonly problems: readonly { readonly name: string; readonly reason: string }[];
 }
 
-/** A model with SAEs that live work can be done on: the page names it, and never a path. */
-export interface ModelChoice {
-  readonly id: string;
-  readonly model: string;
-  /** Null for the model's own. */
-  readonly saes: string | null;
-}
-
-/** A model that is open. */
-export interface OpenedModel extends ModelChoice {
-  readonly layers: number;
-  readonly sites: readonly { readonly site: SiteName; readonly features: number }[];
-  readonly warnings: readonly string[];
-  /** In memory: the model's weights, the SAEs read by now, and the whole process. */
-  readonly bytes: { readonly weights: number; readonly saes: number; readonly resident: number };
-}
-
 /** What live work there can be, and what is open. */
 export interface LiveState {
   readonly models: readonly ModelChoice[];
   readonly open: OpenedModel | null;
   /** Questions that wait for their turn, the one that is being answered included. */
   readonly waiting: number;
-}
-
-/** A pair as it is typed. A space is put before an answer that needs one. */
-export interface TypedPair {
-  readonly clean: string;
-  readonly patch: string;
-  readonly clean_answer: string;
-  readonly patch_answer: string;
-}
-
-/** What live work is done on. */
-export interface LiveSubject {
-  /** The id of a `ModelChoice`. */
-  readonly model: string;
-  readonly pairs: readonly TypedPair[];
-}
-
-/** Every live answer: where it can be saved from, how long it took, what was left out, what to know. */
-export interface LiveAnswer {
-  /** By which it is saved. */
-  readonly id: string;
-  /** From the question's turn to its answer; what of it was the opening of the model. */
-  readonly seconds: number;
-  readonly opening_seconds: number;
-  readonly model: OpenedModel;
-  /** Pairs that cannot be used, by their places, with the reason. */
-  readonly rejected: readonly { readonly pair: number; readonly reason: string }[];
-  readonly notes: readonly string[];
-}
-
-export interface EffectsRequest extends LiveSubject {
-  readonly method: MethodName;
-  /** Features per site. */
-  readonly top: number;
-}
-
-/** Features whose codes are changed, in the form of `sfc evaluate --ablate`: `resid_post.2/1035`, with a number `resid_post.2/1035=0.5`. */
-export interface InterveneRequest extends LiveSubject {
-  readonly ablate: readonly string[];
-  readonly scale: readonly string[];
-  readonly set: readonly string[];
-}
-
-/** A token's probability to come next. */
-export interface NextChange {
-  readonly token: number;
-  readonly text: string;
-  readonly before: number;
-  readonly after: number;
-}
-
-/** What the model does at the clean prompts before and after features are changed. */
-export interface Intervened {
-  readonly interventions: readonly Intervention[];
-  /** m in logits, by pair. */
-  readonly pairs: readonly { readonly before: number; readonly after: number; readonly next: readonly NextChange[] }[];
-}
-
-export interface CircuitRequest extends LiveSubject {
-  /** Features of the circuit. */
-  readonly size: number;
 }
 
 /** Which rows of a run's effects.parquet; what is left out is not restricted. */

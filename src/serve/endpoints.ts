@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { methodNames } from "../effects/method.ts";
+import { liveRequests } from "../live/questions.ts";
 import { taskNames } from "../prompts/english/tasks.ts";
 import type { EndpointName, RequestOf, ResponseOf } from "./api.ts";
 import { compareRuns } from "./compare-runs.ts";
@@ -29,17 +30,8 @@ export interface Endpoint<N extends EndpointName> {
 const nothing = z.strictObject({});
 const text = z.string().max(20_000);
 const split = z.enum(["train", "test"]);
-const prompt = text.min(1);
-const subject = {
-  model: text,
-  pairs: z
-    .array(z.strictObject({ clean: prompt, patch: prompt, clean_answer: prompt, patch_answer: prompt }))
-    .min(1)
-    .max(100),
-};
 /** A new file or folder directly in the folder: plain on every system, and not hidden. */
 const folderName = z.string().regex(/^[A-Za-z0-9_][\w.+@-]{0,99}$/, "a name of letters, digits and . _ - + @");
-const features = z.array(text).max(200);
 
 /** All endpoints: one that is missing does not compile. */
 export const endpoints: { readonly [N in EndpointName]: Endpoint<N> } = {
@@ -71,15 +63,15 @@ export const endpoints: { readonly [N in EndpointName]: Endpoint<N> } = {
   },
   "GET live": { schema: nothing, answer: (_, { live }) => live.state() },
   "POST live/effects": {
-    schema: z.strictObject({ ...subject, method: z.enum(methodNames), top: z.int().min(1).max(200) }),
+    schema: liveRequests.effects,
     answer: (request, { live }) => live.ask("effects", request),
   },
   "POST live/intervene": {
-    schema: z.strictObject({ ...subject, ablate: features, scale: features, set: features }),
+    schema: liveRequests.intervene,
     answer: (request, { live }) => live.ask("intervene", request),
   },
   "POST live/circuit": {
-    schema: z.strictObject({ ...subject, size: z.int().min(1).max(500) }),
+    schema: liveRequests.circuit,
     answer: (request, { live }) => live.ask("circuit", request),
   },
   "POST live/save": {
@@ -94,7 +86,7 @@ export const endpoints: { readonly [N in EndpointName]: Endpoint<N> } = {
       method: z.enum(methodNames),
       of: z.union([
         z.strictObject({ task: z.enum(taskNames), num_examples: z.int().min(1).max(10_000) }),
-        z.strictObject({ pairs: subject.pairs }),
+        z.strictObject({ pairs: liveRequests.effects.shape.pairs }),
       ]),
     }),
     answer: (request, { work }) => work.start(request),

@@ -2,9 +2,10 @@ import { randomUUID } from "node:crypto";
 import { embeddedModel } from "../analysis/options.ts";
 import { StoppedError, UserError } from "../errors.ts";
 import { type Asking, openProcess } from "../jobs/ask.ts";
-import type { LiveAnswer, LiveState, ModelChoice, OpenedModel } from "./api.ts";
+import type { LiveAnswer, LiveAsks, LiveKind, ModelChoice, OpenedModel } from "../live/questions.ts";
+import type { LiveState } from "./api.ts";
 import { Refused } from "./guard.ts";
-import type { LiveAsks, LiveJob, LiveKind, LiveResult, ModelOptions } from "./live-jobs.ts";
+import type { LiveJob, LiveResult, ModelOptions } from "./live-jobs.ts";
 
 /** Questions that may wait for their turn. */
 const mostWaiting = 64;

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
+import type { Intervened, TypedPair } from "../../src/live/questions.ts";
 import { signed } from "../../src/report/format.ts";
-import type { Intervened, TypedPair } from "../../src/serve/api.ts";
 import { NextTokens } from "./next-tokens.tsx";
 
 const ways = ["ablate", "scale", "set"] as const;

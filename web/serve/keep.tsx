@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { MethodName } from "../../src/effects/method.ts";
-import type { LiveSubject } from "../../src/serve/api.ts";
+import type { LiveSubject } from "../../src/live/questions.ts";
 import { ask } from "./client.ts";
 import { placeLink } from "./place.ts";
 

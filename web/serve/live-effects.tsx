@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { LiveFound, RankedSite, ReadPair } from "../../src/analysis/live.ts";
+import type { LiveFound, RankedSite, ReadPair } from "../../src/live/effects.ts";
 import { number, percentOf, signed, tokenText, whole } from "../../src/report/format.ts";
 import { Choice, Scroll } from "../controls.tsx";
 import { PromptText } from "../sections/tokens.tsx";

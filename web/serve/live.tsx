@@ -1,15 +1,7 @@
 import { useState } from "preact/hooks";
+import type { InterveneRequest, LiveAnswer, LiveSubject, TypedPair } from "../../src/live/questions.ts";
 import { number, seconds } from "../../src/report/format.ts";
-import type {
-  EndpointName,
-  InterveneRequest,
-  LiveAnswer,
-  LiveState,
-  LiveSubject,
-  RequestOf,
-  ResponseOf,
-  TypedPair,
-} from "../../src/serve/api.ts";
+import type { EndpointName, LiveState, RequestOf, ResponseOf } from "../../src/serve/api.ts";
 import { Choice, Select } from "../controls.tsx";
 import { CircuitSection } from "../sections/circuit.tsx";
 import { type Asked, ask, useAnswer } from "./client.ts";
@@ -188,7 +180,7 @@ function Answered({ asked }: { asked: Asked<LiveAnswer> }) {
         {seconds(answer.seconds)}
         {opening > 0.05 && `, of which ${seconds(opening)} to open the model`}; in memory{" "}
         {megabytes(model.bytes.weights)} of weights, {megabytes(model.bytes.saes)} of SAEs,{" "}
-        {megabytes(model.bytes.resident)} in all.
+        {megabytes(model.bytes.resident!)} in all.
       </p>
       {[
         ...notes,

@@ -1,4 +1,4 @@
-import type { TypedPair } from "../../src/serve/api.ts";
+import type { TypedPair } from "../../src/live/questions.ts";
 
 const fields = [
   ["clean", "Clean prompt"],

@@ -1,3 +1,4 @@
+import { memoryTables } from "../analysis/memory.ts";
 import { type Job, newFloats } from "../capture/hooks.ts";
 import { logitsOf } from "../capture/logits.ts";
 import { runModel } from "../capture/run.ts";
@@ -18,7 +19,6 @@ import type { TokenPair } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";
 import { mean } from "../stats.ts";
-import { memoryTables } from "./memory.ts";
 
 /** A model and its SAEs that stay open from one question to the next. */
 export interface LiveSetting {
