@@ -10,10 +10,10 @@ export interface StartedBrowser {
   close(): Promise<void>;
 }
 
-/** Starts a browser; null, with a warning, where none starts. */
-export async function startBrowser(): Promise<StartedBrowser | null> {
+/** Starts a browser; null, with a warning, where none starts. @param gpu with WebGPU on its graphics card in software */
+export async function startBrowser(gpu = false): Promise<StartedBrowser | null> {
   const folder = mkdtempSync(join(tmpdir(), "sfc-browser-"));
-  const browser = await launch(folder);
+  const browser = await launch(folder, gpu ? "--enable-unsafe-webgpu" : "--disable-gpu");
   if (typeof browser === "string") {
     console.warn(`Browser tests are skipped: ${browser}`);
     rmSync(folder, { recursive: true, force: true });
@@ -31,14 +31,14 @@ export async function startBrowser(): Promise<StartedBrowser | null> {
 
 // The package brings the libraries and fonts that a bare machine lacks. It unpacks the libraries when told that it is on Amazon Linux, and its own
 // fonts.conf looks in /tmp only: a page without any font crashes.
-async function launch(folder: string): Promise<Browser | string> {
+async function launch(folder: string, graphics: string): Promise<Browser | string> {
   const before = { ...process.env };
   writeFileSync(
     join(folder, "fonts.conf"),
     `<fontconfig><dir>${folder}/fonts</dir><cachedir>${folder}/fonts-cache</cachedir></fontconfig>`,
   );
   Object.assign(process.env, { TMPDIR: folder, FONTCONFIG_PATH: folder, AWS_LAMBDA_JS_RUNTIME: "nodejs20.x" });
-  const args = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"];
+  const args = ["--no-sandbox", graphics, "--disable-background-networking", "--no-first-run"];
   try {
     const { default: packaged } = await import("@sparticuz/chromium");
     return await chromium.launch({ executablePath: await packaged.executablePath(), args });

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import type { EndpointName, Problem, RequestOf, ResponseOf } from "../../src/serve/api.ts";
+import type { Asked } from "../live/question.ts";
 
 /**
  * Asks the server.
@@ -27,13 +28,6 @@ function parametersOf(request: object): string {
   const given = Object.entries(request).filter(([, value]) => value !== undefined && value !== null);
   const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
   return given.length === 0 ? "" : `?${query}`;
-}
-
-/** What there is of an answer. `answer` is the last one, also while another is asked for. */
-export interface Asked<T> {
-  readonly answer: T | null;
-  readonly error: string | null;
-  readonly busy: boolean;
 }
 
 /** Asks whenever the request changes; null asks nothing. */

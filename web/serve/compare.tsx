@@ -2,10 +2,10 @@ import { useState } from "preact/hooks";
 import { correlation, signed, whole } from "../../src/report/format.ts";
 import type { ComparedSite, FolderItem } from "../../src/serve/api.ts";
 import { Choice, Scroll, Select } from "../controls.tsx";
+import { Waiting } from "../live/waiting.tsx";
 import { firstKind, kindsOf, sitesOfKind } from "../select.ts";
 import { useAnswer } from "./client.ts";
 import { placeLink } from "./place.ts";
-import { Waiting } from "./waiting.tsx";
 
 const splits = ["train", "test"] as const;
 const tops = ["10", "20", "50", "100"] as const;

@@ -1,10 +1,10 @@
 import { lastPart, seconds, whole } from "../../src/report/format.ts";
 import type { FolderItem } from "../../src/serve/api.ts";
 import { Scroll } from "../controls.tsx";
+import { Waiting } from "../live/waiting.tsx";
 import { layersOf } from "../select.ts";
 import { useAnswer } from "./client.ts";
 import { placeLink } from "./place.ts";
-import { Waiting } from "./waiting.tsx";
 
 /** The runs and comparisons of the folder. */
 export function FolderView() {

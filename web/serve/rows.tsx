@@ -2,8 +2,8 @@ import { useState } from "preact/hooks";
 import { number, seconds, signed, tokenText, whole } from "../../src/report/format.ts";
 import type { RowsPage } from "../../src/serve/api.ts";
 import { Scroll, Select } from "../controls.tsx";
+import { Waiting } from "../live/waiting.tsx";
 import { useAnswer } from "./client.ts";
-import { Waiting } from "./waiting.tsx";
 
 /** Rows that are read at a time. */
 const rowsOfPage = 100;

@@ -2,10 +2,10 @@ import { useEffect, useState } from "preact/hooks";
 import { percent, seconds } from "../../src/report/format.ts";
 import type { LiveState, RunState } from "../../src/serve/api.ts";
 import { Choice, Select } from "../controls.tsx";
+import { Waiting } from "../live/waiting.tsx";
 import { ask, useAnswer } from "./client.ts";
 import { modelText } from "./models.ts";
 import { placeLink } from "./place.ts";
-import { Waiting } from "./waiting.tsx";
 
 const tasks = ["agreement", "determiner", "pronoun"] as const;
 const methods = ["analytic", "secant"] as const;

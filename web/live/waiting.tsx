@@ -1,4 +1,4 @@
-import type { Asked } from "./client.ts";
+import type { Asked } from "./question.ts";
 
 /** Says that an answer is on its way, or why there is none. */
 export function Waiting({ asked: { answer, error, busy }, what }: { asked: Asked<unknown>; what: string }) {
