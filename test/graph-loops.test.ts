@@ -114,6 +114,49 @@ describe.each([
     expect([...new Float32Array(loops.memory.buffer, values, found)]).toEqual(expected.map((i) => numbers[i]));
   });
 
+  it("largest, round and inBlocks, of numbers that are halves too", () => {
+    const random = new Random(`${seed}/round`);
+    const loops = openLoops();
+    const D = 1024;
+    const [v, g, q, sums, to] = [16, 16 + 4 * D, 16 + 8 * D, 16 + 9 * D, 48 + 9 * D];
+    loops.reserve(to + 4 * D);
+    const [values, gs] = [v, g].map((at) => new Float32Array(loops.memory.buffer, at, D)) as [
+      Float32Array,
+      Float32Array,
+    ];
+    for (let d = 0; d < D; d++) {
+      values[d] = d % 5 === 0 ? Math.round(20 * random.normal()) / 2 : 10 * random.normal();
+      gs[d] = random.normal();
+    }
+    for (const at of [0, 7, 500, 1023]) {
+      values[at] = -500 - at;
+      expect(loops.largest(v, D)).toBe(500 + at);
+    }
+    const [inverse, zero] = [127 / 1523, 128];
+    const scale = Math.fround(1 / inverse);
+    loops.round(v, D, g, scale, inverse, zero, q, sums);
+    const whole = Array.from(new Uint8Array(loops.memory.buffer, q, D), (byte) => byte - zero);
+    // Halves may go either way.
+    for (const [d, n] of whole.entries()) expect(Math.abs(n - values[d]! * inverse)).toBeLessThanOrEqual(0.5);
+    const total = (of: (d: number) => number) => whole.reduce((sum, _, d) => sum + of(d), 0);
+    const found = new Float64Array(loops.memory.buffer, sums, 3);
+    expect(found[0]).toBeCloseTo(
+      total((d) => (values[d]! - scale * whole[d]!) ** 2),
+      6,
+    );
+    expect(found[1]! / total((d) => values[d]! ** 2)).toBeCloseTo(1, 12);
+    expect(found[2]).toBeCloseTo(
+      total((d) => values[d]! * gs[d]!),
+      8,
+    );
+    loops.inBlocks(v, 2, to);
+    const laid = new Float32Array(loops.memory.buffer, to, D);
+    for (let d = 0; d < D; d++) {
+      const [group, block, place] = [Math.floor(d / 512), Math.floor(d / 128) % 4, d % 128];
+      expect(laid[512 * group + 4 * place + block]).toBe(values[d]);
+    }
+  });
+
   it("possible and near find what their sums say, from any feature on", () => {
     const random = new Random(`${seed}/near`);
     const loops = openLoops();
@@ -165,4 +208,64 @@ it("the assembler writes numbers of 32 bits as WebAssembly reads them", () => {
   const values = numbers.map((_, i) => (exports[`f${i}`] as (x: number) => number)(0));
   expect(values).toEqual(numbers);
   expect((exports.f3 as (x: number) => number)(60)).toBe(4);
+});
+
+/** a·b + c rounded once to float32. In float64 the product is exact; where the sum then lies half-way, what was cut off it decides. */
+function fusedOf(a: number, b: number, c: number): number {
+  const product = a * b;
+  const sum = product + c;
+  const ofC = sum - product;
+  const left = product - (sum - ofC) + (c - ofC);
+  const rounded = Math.fround(sum);
+  if (left === 0 || rounded === sum) return rounded;
+  const step = Math.abs(sum) * 2 ** -40;
+  const [low, high] = [Math.fround(sum - step), Math.fround(sum + step)];
+  return low === high || sum - low !== high - sum ? rounded : left > 0 ? high : low;
+}
+
+describe("products in blocks", () => {
+  const loops = fastLoops();
+  const once = (x: Float32Array, e: Float32Array) => {
+    const groups = Math.ceil(x.length / 512);
+    const [v, list] = [0, 2048 * groups];
+    const [xAt, eAt] = [list + 64, list + 64 + 2048 * groups];
+    loops.reserve(eAt + 2048 * groups);
+    for (const [vector, to] of [
+      [x, xAt],
+      [e, eAt],
+    ] as const) {
+      new Float32Array(loops.memory.buffer, v, 512 * groups).fill(0).set(vector);
+      loops.inBlocks(v, groups, to);
+    }
+    const places = [0, 1, 2, 3].flatMap((k) => [xAt, eAt, list + 48 + 4 * k]);
+    new Int32Array(loops.memory.buffer, list, 12).set(places);
+    loops.fused?.(list, 4, groups);
+    return [...new Float32Array(loops.memory.buffer, list + 48, 4)];
+  };
+  const close = 1 + 2 ** -12;
+  // (1 + 2⁻¹²)² − (1 + 2⁻¹¹) is 2⁻²⁴ if it is rounded once, and 0 if twice.
+  const isFused = once(Float32Array.of(1, close), Float32Array.of(-1 - 2 ** -11, close))[0] === 2 ** -24;
+
+  it("are there with this engine", () => {
+    expect(loops.fused).toBeTypeOf("function");
+  });
+
+  it.skipIf(!isFused).each([5, 128, 300, 1100])(
+    `of %i numbers have the bits of fused sums in blocks of 128 (seed ${seed})`,
+    (D) => {
+      const random = new Random(`${seed}/fused/${D}`);
+      for (let trial = 0; trial < 50; trial++) {
+        // Every other time few bits, so that sums lie half-way.
+        const one = () => (trial % 2 === 0 ? random.normal() : Math.round(2 ** 13 * random.normal()) / 2 ** 12);
+        const [x, e] = [0, 1].map(() => Float32Array.from({ length: D }, one)) as [Float32Array, Float32Array];
+        let z = 0;
+        for (let from = 0; from < D; from += 128) {
+          let block = 0;
+          for (let d = from; d < Math.min(D, from + 128); d++) block = fusedOf(x[d]!, e[d]!, block);
+          z = Math.fround(z + block);
+        }
+        expect(once(x, e)).toEqual([z, z, z, z]);
+      }
+    },
+  );
 });

@@ -1,13 +1,17 @@
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Activation, Dictionary, Encoder, Normalization } from "../src/dictionaries/dictionary.ts";
-import { codeReader, codeRow, type SparseCodes, type WideLimits } from "../src/dictionaries/encode.ts";
-import { quantiseRow } from "../src/dictionaries/quantise.ts";
+import { codeReader, codeRow, mayPay, type SparseCodes, type WideLimits } from "../src/dictionaries/encode.ts";
+import { quantiseRow, rowPlace } from "../src/dictionaries/quantise.ts";
+import { type Found, openWide, sumsAlike, WideEncoder } from "../src/dictionaries/wide.ts";
 import { StoppedError } from "../src/errors.ts";
+import { type Loops, openLoops, slowLoops } from "../src/graph/loops/loops.ts";
 import { Random } from "../src/random.ts";
 
 const seed = "20261126/wide";
-const never: WideLimits = { features: Infinity, rows: Infinity, bytes: Infinity };
-const always: WideLimits = { features: 1, rows: 1, bytes: 0 };
+/** Where sums in the loop are known to be those of the runtime; elsewhere products of gathered columns may stand in. */
+const { arch } = process;
+const never: WideLimits = { bytes: Infinity, gain: Infinity };
+const always: WideLimits = { bytes: 0, gain: Infinity };
 
 /** A dictionary of these weights; with parts, no one may ask for its encoder as a whole. */
 function dictionaryOf(encoder: Encoder, parts: boolean): Dictionary {
@@ -161,7 +165,12 @@ it(`features at their thresholds are found where the whole bound is used up (see
   const [D, F, rows] = [1024, 320, 6];
   const { x, weight } = adversaries(D, F, rows);
   // What the bound has to make up for is what it allows: no smaller one would do.
-  const [q, e] = [new Int8Array(D), new Int8Array(D)];
+  const [loops, place] = [openLoops(), rowPlace(D, 16)];
+  const quantised = (v: Float32Array) => {
+    new Float32Array(loops.memory.buffer, place.v, D).set(v);
+    const known = quantiseRow(loops, place, 127, 0);
+    return { ...known, whole: new Int8Array(loops.memory.buffer, place.q, D).slice() };
+  };
   const column = (i: number) => Float32Array.from({ length: D }, (_, d) => weight[d * F + i]!);
   for (const [r, i] of [
     [0, 0],
@@ -169,7 +178,8 @@ it(`features at their thresholds are found where the whole bound is used up (see
     [5, 300],
   ] as const) {
     const row = x.subarray(r * D, (r + 1) * D);
-    const [a, b] = [quantiseRow(row, 127, q), quantiseRow(column(i), 127, e)];
+    const [a, b] = [quantised(row), quantised(column(i))];
+    const [q, e] = [a.whole, b.whole];
     const product = row.reduce((sum, value, d) => sum + value * weight[d * F + i]!, 0);
     const whole = a.scale * b.scale * q.reduce((sum, value, d) => sum + value * e[d]!, 0);
     const bound = Math.sqrt(q.reduce((sum, value) => sum + (a.scale * value) ** 2, 0)) * b.rest + a.rest * b.norm;
@@ -197,6 +207,20 @@ it(`features at their thresholds are found where the whole bound is used up (see
   }
 });
 
+it("no feature of a part may be active, nor of any", async () => {
+  const D = 300;
+  const encoder = randomEncoder(D, F, {
+    kind: "jumprelu",
+    threshold: new Float32Array(F).fill(1e9).fill(0, 900, 1200),
+  });
+  const x = randomRows(40, D);
+  const dense = await codesOf(encoder, x, never);
+  expect(dense.features.length).toBeGreaterThan(1000);
+  expectSame(await codesOf(encoder, x, { ...always, block: 304 }), dense);
+  const none: Encoder = { ...encoder, activation: { kind: "jumprelu", threshold: new Float32Array(F).fill(1e9) } };
+  expectSame(await codesOf(none, x, { ...always, block: 304 }), await codesOf(none, x, never));
+});
+
 it("the k-th largest may be one of several equal ones, or below zero", async () => {
   const D = 192;
   const random = randomEncoder(D, F, { kind: "topk", k: 40 });
@@ -211,6 +235,151 @@ it("the k-th largest may be one of several equal ones, or below zero", async () 
       expectSame(await codesOf(encoder, x, { ...always, block: 496 }, true), dense);
     }
   }
+});
+
+/** Codes found with given loops, and whether their sums were taken to be those of the dense product. */
+async function foundWith(loops: Loops, encoder: Encoder, x: Float32Array) {
+  const [D, rows] = [
+    encoder.weight.length / encoder.bias.length,
+    (x.length * encoder.bias.length) / encoder.weight.length,
+  ];
+  const sessions = await openWide({ threads: 1 });
+  const found = await new WideEncoder(loops, sessions, 624).find(dictionaryOf(encoder, true), rows, async () => x);
+  const alike = await sumsAlike(loops, sessions, D);
+  await sessions.release();
+  return { found, alike };
+}
+
+function expectFound(found: readonly Found[] | undefined, dense: SparseCodes): void {
+  expect(found!.length).toBe(dense.rows);
+  for (const [r, { features, values }] of found!.entries()) {
+    const row = codeRow(dense, r);
+    expect(features).toEqual([...row.features]);
+    expect(values.every((value, k) => value === row.values[k])).toBe(true);
+  }
+}
+
+it.runIf(arch === "x64")("sums in the loop are those of the dense product here", async () => {
+  const sessions = await openWide({ threads: 1 });
+  for (const D of [1, 100, 192, 512, 2304, 4096]) expect(await sumsAlike(openLoops(), sessions, D), `${D}`).toBe(true);
+  await sessions.release();
+});
+
+describe("a loop whose sums are not the dense ones is found out, and its sums are not used", () => {
+  const { inputBias: _, ...encoder } = randomEncoder(300, F, activations.jumprelu!());
+  const x = randomRows(60, 300);
+  const real = openLoops();
+  /** Does something to the values of the real loop. */
+  const planted = (change: (z: Float32Array, list: Int32Array, n: number) => void): Loops => ({
+    ...real,
+    fused(list, n, groups) {
+      real.fused!(list, n, groups);
+      const { buffer } = real.memory;
+      const pairs = new Int32Array(buffer, list, 3 * n);
+      for (let k = 0; k < n; k++) change(new Float32Array(buffer, pairs[3 * k + 2]!, 1), pairs.subarray(3 * k), groups);
+    },
+  });
+  const last = (z: Float32Array) => {
+    new Int32Array(z.buffer, z.byteOffset, 1)[0]! += 1;
+  };
+  it.each<[string, () => Loops]>([
+    ["no such loop", () => ({ ...real, fused: undefined }) as unknown as Loops],
+    ["loops in JavaScript", slowLoops],
+    ["the last bit of one sum in a hundred", () => planted((z) => (z[0]! % 0.01 > 0.0099 ? last(z) : undefined))],
+    [
+      "products rounded on their own",
+      () =>
+        planted((z, [at, eAt], groups) => {
+          const [one, two] = [at!, eAt!].map((from) => new Float32Array(z.buffer, from, 512 * groups));
+          let sum = 0;
+          for (let block = 0; block < 4 * groups; block++) {
+            let part = 0;
+            for (let d = 0; d < 128; d++) {
+              const k = 512 * Math.floor(block / 4) + 4 * d + (block % 4);
+              part = Math.fround(part + Math.fround(one![k]! * two![k]!));
+            }
+            sum = Math.fround(sum + part);
+          }
+          z[0] = sum;
+        }),
+    ],
+  ])("%s", async (_, loops) => {
+    const dense = await codesOf(encoder, x, never);
+    const { found, alike } = await foundWith(loops(), encoder, x);
+    expect(alike).toBe(false);
+    expectFound(found, dense);
+  });
+});
+
+describe("where bounds are to be faster", () => {
+  const encoder = randomEncoder(192, F, activations.jumprelu!());
+  const x = randomRows(600, 192);
+  /** A dictionary that counts how often its weights are asked for as a whole, and in parts. */
+  const counting = (one: Encoder) => {
+    const asked = { whole: 0, parts: 0 };
+    const [parts, whole] = [dictionaryOf(one, true), dictionaryOf(one, false)];
+    const dictionary: Dictionary = {
+      ...parts,
+      async encoder() {
+        asked.whole++;
+        return whole.encoder();
+      },
+      async encoderPart(first, end) {
+        asked.parts++;
+        return parts.encoderPart!(first, end);
+      },
+    };
+    return { asked, dictionary };
+  };
+
+  it.runIf(arch === "x64")("they are used, or given up at first sight or on the way, to the same bits", async () => {
+    const { threshold } = encoder.activation as { threshold: Float32Array };
+    // Behind the features that are looked at first, nearly all may be active.
+    const late = { kind: "jumprelu", threshold: threshold.map((t, i) => (i < 1500 ? 30 * t + 30 : 0)) } as const;
+    const cases = [
+      [encoder, 1, { whole: 0, parts: 4 }],
+      [encoder, 0.9, { whole: 0, parts: 5 }],
+      [encoder, 0.001, { whole: 1, parts: 1 }],
+      [{ ...encoder, activation: late }, 0.05, { whole: 1, parts: 5 }],
+    ] as const;
+    for (const [one, mostCandidates, expected] of cases) {
+      const dense = await codesOf(one, x, never);
+      const { asked, dictionary } = counting(one);
+      const reader = codeReader({ threads: 1, wide: { bytes: Infinity, gain: 0, block: 512, mostCandidates } });
+      expectSame(await reader.encode(dictionary, x), dense);
+      expect(asked).toEqual(expected);
+      if (asked.whole > 0) {
+        // The second time it is not tried.
+        expectSame(await reader.encode(dictionary, x), dense);
+        expect(asked).toEqual({ ...expected, whole: 2 });
+      }
+      await reader.release();
+    }
+  });
+
+  it("is told by sizes, rows and threads", () => {
+    const sizes = (featureCount: number, inputWidth: number) =>
+      ({ kind: "jumprelu", featureCount, inputWidth }) as const;
+    expect(mayPay(sizes(65_536, 2304), 10_000, 1)).toBe(true);
+    expect(mayPay(sizes(65_536, 2304), 200, 1)).toBe(false);
+    expect(mayPay(sizes(65_536, 2304), 10_000, 16)).toBe(false);
+    expect(mayPay({ ...sizes(65_536, 2304), meanActive: 3000 }, 10_000, 1)).toBe(false);
+    expect(mayPay(sizes(1_536, 192), 10_000, 1)).toBe(false);
+    expect(mayPay({ ...sizes(65_536, 2304), kind: "identity" }, 10_000, 1)).toBe(false);
+  });
+});
+
+it("a row has the same bits wherever it stands, be it the last of 257", async () => {
+  const encoder = randomEncoder(192, F, activations.jumprelu!());
+  const x = randomRows(300, 192).slice(0, 257 * 192);
+  const all = await codesOf(encoder, x, never);
+  const two = await codesOf(encoder, x.slice(255 * 192), never);
+  for (const [r, at] of [
+    [255, 0],
+    [256, 1],
+  ] as const)
+    expect(codeRow(all, r)).toEqual(codeRow(two, at));
+  expectSame(await codesOf(encoder, x, always), all);
 });
 
 it("ends when it is asked to stop", async () => {

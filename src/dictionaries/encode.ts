@@ -1,10 +1,11 @@
+import { threadCount } from "#session";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { compile, float32, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import type { Dim } from "../graph/shape.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
 import { steps, type Watch } from "../progress.ts";
 import type { Activation, Dictionary, Encoder, EncoderPart, Normalization } from "./dictionary.ts";
-import { openWide, WideEncoder, type WideSessions } from "./wide.ts";
+import { boundsAreFast, expectedGain, mostCandidates, openWide, WideEncoder, type WideSessions } from "./wide.ts";
 
 /** Codes with their zeros left out: row r has features[offsets[r]..offsets[r+1]) in ascending order, with their values. */
 export interface SparseCodes {
@@ -157,29 +158,30 @@ export interface CodeReader {
 /** Rows encoded at once: enough for the product to be efficient, few enough that the dense codes stay small. */
 export const chunkRows = 256;
 
-/** Where codes are found by bounds (wide.ts) instead of by a dense product. */
+/** Where codes are found by bounds (wide.ts) instead of by a dense product; on the CPU and in float32 alone, and to the same bits. */
 export interface WideLimits {
-  /** From so many features on, for at least so many rows. For fewer, rounding the weights costs more than the product. */
-  readonly features: number;
-  readonly rows: number;
   /** From so many bytes of W_enc on, for any number of rows: weights of a part are in memory at a time. */
   readonly bytes: number;
-  /** For tests: features at a time, and the largest whole number of a weight. */
+  /** Where bounds should be so many times as fast, by `expectedGain`; given up where they turn out to be slower. */
+  readonly gain: number;
+  /** For tests: features at a time, the largest whole number of a weight, and the share of codes from which on the dense product is faster. */
   readonly block?: number;
   readonly most?: number;
+  readonly mostCandidates?: number;
 }
 
-/** Bounds save memory; time they save too rarely yet to be chosen for it (LOG, "Wide dictionaries"). */
-export const wideLimits: WideLimits = { features: Infinity, rows: Infinity, bytes: 2 ** 31 };
+export const wideLimits: WideLimits = { bytes: 2 ** 31, gain: 1.3 };
 
-/** Whether the codes of so many rows are found by bounds; on the CPU and in float32 alone. */
-export function isWide(
-  { kind, featureCount: F, inputWidth: D }: Pick<Dictionary, "kind" | "featureCount" | "inputWidth">,
-  rows: number,
-  limits = wideLimits,
-): boolean {
-  if (kind === "identity") return false;
-  return (F >= limits.features && rows >= limits.rows) || 4 * D * F >= limits.bytes;
+type Sizes = Pick<Dictionary, "kind" | "featureCount" | "inputWidth" | "meanActive">;
+
+/** Whether codes are found by bounds for memory's sake, so that the encoder is never in memory as a whole. */
+export function isWide({ kind, featureCount: F, inputWidth: D }: Sizes, { bytes } = wideLimits): boolean {
+  return kind !== "identity" && 4 * D * F >= bytes;
+}
+
+/** Whether it is tried if they are found faster by bounds. */
+export function mayPay(dictionary: Sizes, rows: number, threads: number, { gain } = wideLimits): boolean {
+  return dictionary.kind !== "identity" && expectedGain(dictionary, rows, threads) >= gain;
 }
 
 /** How codes are computed. */
@@ -197,10 +199,17 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
   // One at a time: all of them work in the memory of the loops.
   let last: Promise<unknown> = Promise.resolve();
   let wideSessions: Promise<WideSessions> | undefined;
+  /** Dictionaries of which too many codes may be active for bounds to be faster. */
+  const slow = new WeakSet<Dictionary>();
   const sessionOf = <O extends string>(key: string, make: () => Promise<Session<string, O>>) => {
     const session = sessions.get(key) ?? make();
     sessions.set(key, session);
     return session as Promise<Session<string, O>>;
+  };
+
+  const openedWide = () => {
+    wideSessions ??= openWide(options);
+    return wideSessions;
   };
 
   /** x as the encoder's product takes it, and σ of each row where it is normalised. */
@@ -223,18 +232,23 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     return { x: out.inputs.data as Float32Array, scale: out.scale.data as Float32Array };
   };
 
-  const encodeWide = async (dictionary: Dictionary, x: Float32Array, watch: Watch): Promise<SparseCodes> => {
+  const encodeWide = async (
+    dictionary: Dictionary,
+    x: Float32Array,
+    mostCandidates: number,
+    watch: Watch,
+  ): Promise<SparseCodes | undefined> => {
     const D = dictionary.inputWidth;
     const rows = x.length / D;
     let scales: Float32Array | undefined;
-    wideSessions ??= openWide(options);
-    const encoder = new WideEncoder(loops, await wideSessions, wide.block, wide.most);
+    const encoder = new WideEncoder(loops, await openedWide(), wide.block, wide.most);
     const part = async (one: EncoderPart) => {
       const { x: inputs, scale } = await inputsOf(one, x, D);
       scales = scale;
       return inputs;
     };
-    const found = await encoder.find(dictionary, rows, part, watch);
+    const found = await encoder.find(dictionary, rows, part, { ...watch, mostCandidates });
+    if (!found) return undefined;
     const sparse = new SparseBuilder(rows, "float32");
     for (const [r, { features, values }] of found.entries()) {
       const scale = scales?.[r];
@@ -245,12 +259,20 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
   };
 
   const encode = async (dictionary: Dictionary, x: Float32Array | Float64Array, watch: Watch): Promise<SparseCodes> => {
-    if (
-      dtype === "float32" &&
-      (options.device ?? "cpu") === "cpu" &&
-      isWide(dictionary, x.length / dictionary.inputWidth, wide)
-    )
-      return encodeWide(dictionary, x as Float32Array, watch);
+    const rows = x.length / dictionary.inputWidth;
+    if (dtype === "float32" && (options.device ?? "cpu") === "cpu") {
+      const one = x as Float32Array;
+      if (isWide(dictionary, wide)) return (await encodeWide(dictionary, one, 1, watch))!;
+      const threads = threadCount(options.threads);
+      if (!slow.has(dictionary) && mayPay(dictionary, rows, threads, wide)) {
+        const D = dictionary.inputWidth;
+        const most = wide.mostCandidates ?? mostCandidates(D, threads);
+        const isFast = await boundsAreFast(loops, await openedWide(), D);
+        const codes = isFast ? await encodeWide(dictionary, one, most, watch) : undefined;
+        if (codes) return codes;
+        slow.add(dictionary);
+      }
+    }
     const encoder = await dictionary.encoder();
     const [D, F] = [dictionary.inputWidth, dictionary.featureCount];
     const form = encoderForm(encoder);
@@ -267,15 +289,15 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
         options,
       );
     });
-    const rows = x.length / D;
     const sparse = new SparseBuilder(rows, dtype);
     const thresholds =
       encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
     const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
     const step = steps(watch, rows);
-    for (let at = 0; at < rows; at += chunkRows) {
+    for (let at = 0, n = 0; at < rows; at += n) {
       step(at);
-      const n = Math.min(chunkRows, rows - at);
+      // Of one row alone the runtime sums in another order; codes should not depend on where a row stands.
+      n = rows - at === chunkRows + 1 ? chunkRows - 1 : Math.min(chunkRows, rows - at);
       const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
       const { f } = await session.run({ ...values, x: part }, dense && { f: dense.room(n) });
       if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));

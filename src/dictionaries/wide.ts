@@ -1,10 +1,12 @@
+import { readsInPlace } from "#session";
 import { UserError } from "../errors.ts";
-import type { Loops } from "../graph/loops/loops.ts";
+import { fusedGroup, type Loops } from "../graph/loops/loops.ts";
 import { compile, float32, int64, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import { byteZero, input, matmulInteger } from "../graph/tensor.ts";
 import { steps, type Watch } from "../progress.ts";
+import { Random } from "../random.ts";
 import type { Activation, Dictionary, EncoderPart } from "./dictionary.ts";
-import { productError, type QuantisedRow, quantiseRow, roundUp } from "./quantise.ts";
+import { productError, type QuantisedRow, quantiseRow, type RowPlace, roundUp, rowPlace } from "./quantise.ts";
 
 /** What the product takes for activations x[rows,D]: normalised and without the input bias, [rows,D]. */
 export type EncoderInputs = (part: EncoderPart) => Promise<Float32Array>;
@@ -26,19 +28,36 @@ export interface Found {
 /** What the weights of a part take in memory at the peak, in bytes: as they are read twice over, in the memory of the loops, and as whole numbers. */
 export const partBytes = 4 * 4 * 2 ** 25;
 
-/** Features that are worked on at a time have about so many weights. */
+/** Features that are worked on at a time have about so many weights, zeros that rows are filled up with included, and are no more than that. */
 const blockWeights = 2 ** 25;
+const mostAtOnce = 2 ** 14;
 /** Rows that are multiplied at once. */
-const atOnce = 256;
+const atOnce = 512;
 /** Features whose products are looked at while they are near the processor: large products are slower, by a third. */
 const slice = 1024;
 /** Features whose rows stay near the processor while those that may be active are multiplied. */
 const tile = 128;
+/** The same of the fused product, which sees a feature in few of the rows. */
+const fusedTile = 64;
+/** Pairs of a row and a feature that a fused product is given at once, if no row alone has more. */
+const pairsAtOnce = 2 ** 17;
+
+/** The rule by which about as large a share of some features is active as of all, of which they are this share. */
+function sampled(activation: Activation, share: number): Activation {
+  return activation.kind === "topk" ? { kind: "topk", k: Math.ceil(activation.k * share) } : activation;
+}
+
+/** What `find` does besides finding codes. */
+export interface FindOptions extends Watch {
+  /** Gives up where a larger share of all codes has to be computed: the dense product would be faster. */
+  readonly mostCandidates?: number;
+}
 
 /**
  * Finds the codes of wide dictionaries without the dense product, and yet the same numbers: a product of whole numbers of one byte, several times
- * faster, bounds every pre-activation from above (LOG, "Wide dictionaries"); where the bound reaches the threshold, a product in float32 is taken, with
- * a bound of its own; and what still may be active is computed by the product that dense codes are computed by.
+ * faster, bounds every pre-activation from above (LOG, "Wide dictionaries"), and where the bound reaches the threshold, the pre-activation is computed
+ * with the roundings of the dense product: in a loop where sums come out alike (`sumsAlike`), else by the runtime, after a product in float32 has
+ * told, with a bound of its own, that it is worth it.
  *
  * With x = m + s q + r, e_j = s_j q_j + r_j, m the mean of all rows: |⟨x, e_j⟩ − ⟨m, e_j⟩ − s s_j ⟨q, q_j⟩| = |⟨s q, r_j⟩ + ⟨r, e_j⟩| ≤ ‖s q‖·‖r_j‖ + ‖r‖·‖e_j‖.
  */
@@ -66,34 +85,62 @@ export class WideEncoder {
   /**
    * Pre-activations z with z > θ, of `topk` the k largest and those equal to the k-th; all of them positive.
    *
+   * @returns undefined where it gave up
    * @throws StoppedError if asked to stop
    */
-  async find(dictionary: Dictionary, rows: number, inputsOf: EncoderInputs, watch: Watch = {}): Promise<Found[]> {
+  async find(
+    dictionary: Dictionary,
+    rows: number,
+    inputsOf: EncoderInputs,
+    { mostCandidates = 1, ...watch }: FindOptions = {},
+  ): Promise<Found[] | undefined> {
     const { inputWidth: D, featureCount: F } = dictionary;
     const partOf = await partsOf(dictionary);
     const most = this.#most ?? (await largestWeight(this.#sessions));
-    const width = this.#block ?? Math.max(16, Math.floor(blockWeights / D / 16) * 16);
-    const stride = Math.ceil(D / 16) * 16;
-    const found: Found[] = Array.from({ length: rows }, () => ({ features: [], values: [] }));
+    const fused = await sumsAlike(this.#loops, this.#sessions, D);
+    const place = rowPlace(D, fused ? fusedGroup : 16);
+    const width = this.#block ?? Math.max(16, Math.min(mostAtOnce, Math.floor(blockWeights / place.width / 16) * 16));
     let inputs: { readonly x: Float32Array; readonly quantised: Quantised } | undefined;
+    const prepare = async (first: number, end: number) => {
+      const part = await partOf(first, end);
+      if (!inputs) {
+        const x = await inputsOf(part);
+        inputs = { x, quantised: quantiseInputs(this.#loops, place, x, rows, D) };
+      }
+      const room = roomFor(this.#loops, place, part, Math.min(rows, atOnce), fused);
+      const weights = await this.#takeIn(part, inputs.quantised, room, most);
+      this.#sieved = 0;
+      return { ...inputs, part, room, weights };
+    };
+    const chunkAt = (x: Float32Array, from: number): Chunk => {
+      const count = Math.min(atOnce, rows - from);
+      return { x: x.subarray(from * D, (from + count) * D), from, count, D };
+    };
+    let [candidates, seen] = [0, 0];
+    const isTooMany = ({ counts }: Lists, features: number) => {
+      candidates += counts.reduce((sum, listed) => sum + listed, 0);
+      seen += counts.length * features;
+      return candidates > mostCandidates * seen;
+    };
+    if (mostCandidates < 1) {
+      // A first look at a few features, which costs little where it is the last.
+      const { x, quantised, part, room, weights } = await prepare(0, Math.min(F, slice));
+      const sample = sampled(part.activation, part.bias.length / F);
+      const lists = await this.#reachable(chunkAt(x, 0), sample, weights, quantised, room, new Float64Array(rows));
+      if (isTooMany(lists, part.bias.length)) return undefined;
+    }
+    const found: Found[] = Array.from({ length: rows }, () => ({ features: [], values: [] }));
     const limits = new Float64Array(rows);
     const step = steps(watch, F);
     for (let first = 0; first < F; first += width) {
       step(first);
-      const part = await partOf(first, Math.min(F, first + width));
-      if (!inputs) {
-        const x = await inputsOf(part);
-        inputs = { x, quantised: quantiseInputs(x, rows, D) };
-      }
-      const { x, quantised } = inputs;
-      const room = roomFor(this.#loops, part.bias.length, stride, Math.min(rows, atOnce));
-      const weights = await this.#takeIn(part, quantised, room, most);
-      this.#sieved = 0;
+      const { x, quantised, part, room, weights } = await prepare(first, Math.min(F, first + width));
       for (let from = 0; from < rows; from += atOnce) {
-        const count = Math.min(atOnce, rows - from);
-        const chunk = { x: x.subarray(from * D, (from + count) * D), from, count, D };
+        const chunk = chunkAt(x, from);
         const lists = await this.#reachable(chunk, part.activation, weights, quantised, room, limits);
-        await this.#compute(chunk, lists, part, first, room, found, limits);
+        if (isTooMany(lists, part.bias.length)) return undefined;
+        if (fused) this.#computeFused(chunk, lists, part, first, room, found, limits);
+        else await this.#compute(chunk, lists, part, first, room, found, limits);
       }
     }
     return found;
@@ -106,10 +153,12 @@ export class WideEncoder {
     room: Room,
     most: number,
   ): Promise<Value[]> {
-    const { n, stride } = room;
+    const { n, place } = room;
     const D = mean.length;
     const memory = this.#loops.memory.buffer;
-    const held = new Float32Array(memory, room.rows, n * stride);
+    const row = new Float32Array(memory, place.v, place.width).fill(0);
+    new Float32Array(memory, place.g, place.width).fill(0).set(mean);
+    const whole = new Int8Array(memory, place.q, D);
     const [scale, least, rest, norm, ownLeast] = columnsOf(memory, room);
     const rounded = new Int8Array(Math.min(n, slice) * D);
     if (this.#turned.length < n * D) this.#turned = new Int8Array(n * D);
@@ -121,30 +170,36 @@ export class WideEncoder {
     least.fill(-Infinity);
     for (let from = 0; from < n; from += slice) {
       const m = Math.min(slice, n - from);
-      rounded.fill(0, (bias.length - from) * D);
+      rounded.fill(0, Math.max(0, bias.length - from) * D);
       for (let i = from; i < Math.min(from + m, bias.length); i++) {
-        const row = rows.subarray(i * D, (i + 1) * D);
-        const lengths = quantiseRow(row, most, rounded.subarray((i - from) * D, (i - from + 1) * D));
-        scale[i] = lengths.scale;
-        rest[i] = lengths.rest;
-        norm[i] = lengths.norm;
+        row.set(rows.subarray(i * D, (i + 1) * D));
+        const known = quantiseRow(this.#loops, place, most, 0);
+        rounded.set(whole, (i - from) * D);
+        scale[i] = known.scale;
+        rest[i] = known.rest;
+        norm[i] = known.norm;
         const threshold = activation.kind === "jumprelu" ? activation.threshold[i]! : 0;
         const b = bias[i]!;
-        let ofMean = 0;
-        for (let d = 0; d < D; d++) ofMean += mean[d]! * row[d]!;
+        const ofMean = known.product;
         const error = slack * (Math.abs(b) + Math.abs(threshold));
         ownLeast[i] = roundUp(b - threshold + error);
         // The sum of float64 numbers has an error of its own, far below 1e-9.
-        const errorOfMean = slack * Math.abs(ofMean) + 1e-9 * meanLength * lengths.norm;
+        const errorOfMean = slack * Math.abs(ofMean) + 1e-9 * meanLength * known.norm;
         least[i] = roundUp(b - threshold + ofMean + error + errorOfMean);
-        held.set(row, i * stride);
-        held.fill(0, i * stride + D, (i + 1) * stride);
+        this.#hold(room, room.rows, i);
       }
       const w = int8(this.#turned.subarray(from * D, (from + m) * D), D, m);
       await this.#sessions.turn.run({ w: int8(rounded.subarray(0, m * D), m, D) }, { turned: w });
       slices.push(w);
     }
     return slices;
+  }
+
+  /** Copies the row that lies at its place to the i-th of the rows, as the product takes them. */
+  #hold({ place, fused }: Room, rows: number, i: number): void {
+    const [{ memory, inBlocks }, at] = [this.#loops, rows + 4 * place.width * i];
+    if (fused) inBlocks(place.v, place.width / fusedGroup, at);
+    else new Uint8Array(memory.buffer).copyWithin(at, place.v, place.v + 4 * place.width);
   }
 
   /** Of each row of a chunk, the features that may be active, and where they are listed. */
@@ -156,40 +211,63 @@ export class WideEncoder {
     room: Room,
     limits: Float64Array,
   ): Promise<Lists> {
-    const { n, stride } = room;
+    const { n, place } = room;
     const loops = this.#loops;
     const memory = loops.memory.buffer;
-    const held = new Float32Array(memory, room.x, (count + 1) * stride).fill(0);
-    for (let r = 0; r < count; r++) held.set(x.subarray(r * D, (r + 1) * D), r * stride);
+    const row = new Float32Array(memory, place.v, place.width).fill(0);
+    for (let r = 0; r < count; r++) {
+      row.set(x.subarray(r * D, (r + 1) * D));
+      this.#hold(room, room.x, r);
+    }
+    if (!room.fused) {
+      row.fill(0);
+      this.#hold(room, room.x, count);
+    }
     const slack = productError(D);
     const bounds = quantised.rows.slice(from, from + count).map(({ scale, rest, norm, length }) => ({
       scale,
       rest: roundUp(norm + rest),
       norm: roundUp(rest + slack * (length + norm + rest)),
     }));
-    const largest = bounds.map((_, r) =>
-      activation.kind === "topk" && limits[from + r] === 0 ? new Largest(activation.k) : undefined,
-    );
     const lists = { counts: new Int32Array(count), at: Int32Array.from(bounds, (_, r) => room.lists + 4 * n * r) };
     const q: Value = { dtype: "uint8", data: quantised.q.subarray(from * D, (from + count) * D), shape: [count, D] };
-    for (const [k, w] of weights.entries()) {
-      const [first, m] = [k * slice, w.shape[1]!];
-      const products = new Int32Array(memory, room.products, count * m);
-      await this.#sessions.product.run({ q, w }, { p: { dtype: "int32", data: products, shape: [count, m] } });
-      for (const [r, bound] of bounds.entries()) {
-        const heap = largest[r];
-        if (heap) {
-          addLowerBounds(heap, products.subarray(r * m, (r + 1) * m), columnsOf(memory, room, first), bound, slack);
-          limits[from + r] = Math.max(0, heap.least());
-        }
+    const multiply = async (k: number, at: number) => {
+      const m = weights[k]!.shape[1]!;
+      const products = new Int32Array(memory, at, count * m);
+      await this.#sessions.product.run(
+        { q, w: weights[k]! },
+        { p: { dtype: "int32", data: products, shape: [count, m] } },
+      );
+      return products;
+    };
+    const list = (k: number, at: number) => {
+      const [first, m] = [k * slice, weights[k]!.shape[1]!];
+      for (const [r, { scale, rest, norm }] of bounds.entries()) {
         const into = lists.at[r]! + 4 * lists.counts[r]!;
         const limit = below(limits[from + r]!);
-        const [at, { scale, rest, norm }] = [room.products + 4 * m * r, bound];
-        lists.counts[r]! += loops.possible(at, m, room.columns, n, first, into, scale, rest, norm, limit);
+        lists.counts[r]! += loops.possible(at + 4 * m * r, m, room.columns, n, first, into, scale, rest, norm, limit);
       }
+    };
+    // Of TopK the k-th largest lower bound of the part comes first: it keeps most features from being listed.
+    const heaps =
+      activation.kind === "topk" && limits.subarray(from, from + count).some((limit) => limit === 0)
+        ? bounds.map(() => new Largest(activation.k))
+        : undefined;
+    const placeOf = (k: number) => room.products + (heaps ? 4 * slice * count * k : 0);
+    for (const k of weights.keys()) {
+      const products = await multiply(k, placeOf(k));
+      if (!heaps) {
+        list(k, placeOf(k));
+        continue;
+      }
+      const [m, columns] = [products.length / count, columnsOf(memory, room, k * slice)];
+      for (const [r, heap] of heaps.entries())
+        addLowerBounds(heap, products.subarray(r * m, (r + 1) * m), columns, bounds[r]!, slack);
     }
+    for (const [r, heap] of heaps?.entries() ?? []) limits[from + r] = Math.max(limits[from + r]!, heap.least());
+    if (heaps) for (const k of weights.keys()) list(k, placeOf(k));
     const candidates = lists.counts.reduce((sum, found) => sum + found, 0);
-    if (this.#sieved < worthSieving && candidates <= mostNear * count * n) {
+    if (!room.fused && this.#sieved < worthSieving && candidates <= mostNear * count * n) {
       this.#sieve({ from, count }, lists, quantised, room, limits);
       if (candidates > 0) this.#sieved = lists.counts.reduce((sum, found) => sum + found, 0) / candidates;
     }
@@ -204,7 +282,8 @@ export class WideEncoder {
     room: Room,
     limits: Float64Array,
   ): void {
-    const { n, stride } = room;
+    const { n } = room;
+    const stride = room.place.width;
     const { memory, near } = this.#loops;
     const all = new Int32Array(memory.buffer, room.lists, count * n);
     const slack = productError(stride);
@@ -226,13 +305,67 @@ export class WideEncoder {
     lists.counts.set(kept);
   }
 
-  /** Computes what is listed exactly, and adds what is active to `found`. */
+  /** Computes what is listed as the dense product does, and adds what is active to `found`. */
+  #computeFused(
+    { from, count }: Chunk,
+    lists: Lists,
+    { bias, activation }: EncoderPart,
+    first: number,
+    room: Room,
+    found: Found[],
+    limits: Float64Array,
+  ): void {
+    const { n, place } = room;
+    const { memory, fused } = this.#loops;
+    const bytes = 4 * place.width;
+    const all = new Int32Array(memory.buffer, room.lists, count * n);
+    const pairs = new Int32Array(memory.buffer, room.pairs, 3 * (room.mostPairs + 4));
+    const z = new Float32Array(memory.buffer, room.values, room.mostPairs + 1);
+    for (let begin = 0, end = 0; begin < count; begin = end) {
+      // Of each row, where its values begin, and which of its features comes next.
+      const [starts, next] = [new Int32Array(count), new Int32Array(count)];
+      let total = 0;
+      for (; end < count && total + lists.counts[end]! <= room.mostPairs; end++) {
+        starts[end] = total;
+        total += lists.counts[end]!;
+      }
+      let at = 0;
+      const add = (r: number, i: number, to: number) => {
+        pairs[at++] = room.x + bytes * r;
+        pairs[at++] = room.rows + bytes * i;
+        pairs[at++] = room.values + 4 * to;
+      };
+      for (let tileEnd = fusedTile; at < 3 * total; tileEnd += fusedTile) {
+        for (let r = begin; r < end; r++) {
+          let k = next[r]!;
+          for (; k < lists.counts[r]! && all[r * n + k]! < tileEnd; k++) add(r, all[r * n + k]!, starts[r]! + k);
+          next[r] = k;
+        }
+      }
+      while (at % 12 !== 0) add(begin, 0, room.mostPairs);
+      if (total > 0) fused!(room.pairs, at / 3, place.width / fusedGroup);
+      for (let r = begin; r < end; r++) {
+        const { features, values } = found[from + r]!;
+        for (let k = 0; k < lists.counts[r]!; k++) {
+          const i = all[r * n + k]!;
+          const value = Math.fround(z[starts[r]! + k]! + bias[i]!);
+          const threshold = activation.kind === "jumprelu" ? activation.threshold[i]! : 0;
+          if (!(value > threshold)) continue;
+          features.push(first + i);
+          values.push(value);
+        }
+      }
+    }
+    if (activation.kind === "topk") for (let r = 0; r < count; r++) keepLargest(found, limits, from + r, activation.k);
+  }
+
+  /** The same by the runtime's product of rows and features that are gathered first. */
   async #compute(
     { from, count, D }: Chunk,
     lists: Lists,
     { bias, activation }: EncoderPart,
     first: number,
-    { n, stride, rows, x: inputs }: Room,
+    { n, place: { width: stride }, rows, x: inputs }: Room,
     found: Found[],
     limits: Float64Array,
   ): Promise<void> {
@@ -303,29 +436,46 @@ interface Lists {
 
 /** Where things lie in the memory of the loops, in bytes. */
 interface Room {
+  /** Whether rows are laid out by `inBlocks`. */
+  readonly fused: boolean;
+  readonly place: RowPlace;
   /** Features, filled up to a multiple of 16. */
   readonly n: number;
-  readonly stride: number;
-  /** float32 [n,stride] */
+  readonly atOnce: number;
+  /** float32 [n,width] */
   readonly rows: number;
   /** float32 [5,n]: scale, product with the mean plus bias less threshold, length of the rest, length, bias less threshold */
   readonly columns: number;
-  /** float32 [rows at once + 1, stride] */
+  /** float32 [rows at once + 1, width] */
   readonly x: number;
-  /** int32 [rows at once, slice] */
+  /** int32 [rows at once, slice]; of TopK [rows at once, n] */
   readonly products: number;
   /** int32 [rows at once, n], of each row the features that may be active */
   readonly lists: number;
+  /** int32 [pairs, 3], what `fused` takes, and float32 [pairs], what it makes */
+  readonly mostPairs: number;
+  readonly pairs: number;
+  readonly values: number;
 }
 
-function roomFor(loops: Loops, features: number, stride: number, atOnce: number): Room {
-  const n = Math.ceil(features / 16) * 16;
-  const columns = 4 * n * stride;
+function roomFor(
+  loops: Loops,
+  place: ReturnType<typeof rowPlace>,
+  { bias, activation }: EncoderPart,
+  atOnce: number,
+  fused: boolean,
+): Room {
+  const n = Math.ceil(bias.length / 16) * 16;
+  const rows = place.bytes;
+  const columns = rows + 4 * n * place.width;
   const x = columns + 20 * n;
-  const products = x + 4 * stride * (atOnce + 1);
-  const lists = products + 4 * slice * atOnce;
-  loops.reserve(lists + 4 * n * atOnce);
-  return { n, stride, rows: 0, columns, x, products, lists };
+  const products = x + 4 * place.width * (atOnce + 1);
+  const lists = products + 4 * (activation.kind === "topk" ? n : Math.min(n, slice)) * atOnce;
+  const pairs = lists + 4 * n * atOnce;
+  const mostPairs = fused ? Math.max(n, pairsAtOnce) : 0;
+  const values = pairs + 12 * (mostPairs + 4);
+  loops.reserve(values + 4 * (mostPairs + 1));
+  return { fused, place, n, atOnce, rows, columns, x, products, lists, mostPairs, pairs, values };
 }
 
 type Columns = readonly [
@@ -351,11 +501,22 @@ interface Quantised {
   readonly meanLength: number;
 }
 
-function quantiseInputs(x: Float32Array, rows: number, D: number): Quantised {
-  const [q, row, centred] = [new Uint8Array(rows * D), new Int8Array(D), new Float32Array(D)];
+function quantiseInputs(
+  loops: Loops,
+  place: RowPlace & { bytes: number },
+  x: Float32Array,
+  rows: number,
+  D: number,
+): Quantised {
+  loops.reserve(place.bytes);
+  const q = new Uint8Array(rows * D);
   const sums = new Float64Array(D);
   for (let r = 0; r < rows; r++) for (let d = 0; d < D; d++) sums[d]! += x[r * D + d]!;
   const mean = Float32Array.from(sums, (sum) => sum / rows);
+  const { buffer } = loops.memory;
+  const centred = new Float32Array(buffer, place.v, place.width).fill(0);
+  new Float32Array(buffer, place.g, place.width).fill(0);
+  const whole = new Uint8Array(buffer, place.q, D);
   const lengths = Array.from({ length: rows }, (_, r) => {
     let squares = 0;
     for (let d = 0; d < D; d++) {
@@ -363,13 +524,13 @@ function quantiseInputs(x: Float32Array, rows: number, D: number): Quantised {
       centred[d] = value - mean[d]!;
       squares += value * value;
     }
-    const known = { ...quantiseRow(centred, 127, row), length: roundUp(Math.sqrt(squares)) };
+    const known = { ...quantiseRow(loops, place, 127, byteZero), length: roundUp(Math.sqrt(squares)) };
     if (!(known.length < 1e18 && known.norm < 1e18)) {
       throw new UserError(
         "activations: expected numbers below 1e18, got others. The model overflows; check its weights.",
       );
     }
-    for (let d = 0; d < D; d++) q[r * D + d] = row[d]! + byteZero;
+    q.set(whole, r * D);
     return known;
   });
   return { q, rows: lengths, mean, meanLength: Math.sqrt(mean.reduce((sum, value) => sum + value * value, 0)) };
@@ -519,6 +680,10 @@ export interface WideSessions {
   readonly turn: Session<"w", "turned">;
   /** `ExactProduct` → z[N,U] */
   readonly exact: Session<keyof ExactProduct, "z">;
+  /** How `sumsAlike` opens the dense product. */
+  readonly options: SessionOptions;
+  /** By D, what `sumsAlike` found. */
+  readonly alike: Map<number, boolean>;
   /** The largest whole number of a weight with which `product` is exact. */
   largestWeight?: number;
   release(): Promise<void>;
@@ -542,6 +707,8 @@ export async function openWide(options: SessionOptions): Promise<WideSessions> {
     product,
     turn,
     exact,
+    options,
+    alike: new Map(),
     async release() {
       await Promise.all([product.release(), turn.release(), exact.release()]);
     },
@@ -570,4 +737,93 @@ async function isExact({ product }: WideSessions): Promise<boolean> {
     const sign = (at % F < F / 2 ? 1 : -1) * (Math.floor(at / F) % 2 === 0 ? 1 : -1);
     return sum === sign * 127 * 127 * K;
   });
+}
+
+/**
+ * Whether `loops.fused` makes the bits of the dense product for rows of D numbers: tried with random rows, of which one product in ten at least has other
+ * bits where sums are added up in another order or products are rounded on their own. Its columns are as many as no product sums otherwise.
+ */
+export async function sumsAlike(loops: Loops, sessions: WideSessions, D: number): Promise<boolean> {
+  const known = sessions.alike.get(D);
+  if (known !== undefined) return known;
+  const alike = await areSumsAlike(loops, sessions.options, D);
+  sessions.alike.set(D, alike);
+  return alike;
+}
+
+async function areSumsAlike(loops: Loops, options: SessionOptions, D: number): Promise<boolean> {
+  const { fused } = loops;
+  if (!fused) return false;
+  const [N, F] = [13, 160];
+  const random = new Random("sums of the dense product");
+  const uniform = (n: number) => Float32Array.from({ length: n }, () => 2 * random.uniform() - 1);
+  const [x, w, bias] = [uniform(N * D), uniform(D * F), uniform(F)];
+  // Sizes are known, as in the graph of dense codes: the runtime might fuse operations whose sizes it knows.
+  const [tensor, weights] = [input("x", "float32", ["N", D]), input("w", "float32", [D, F])];
+  const dense = await compile(
+    { z: tensor.matmul(weights).add(input("bias", "float32", [F])) },
+    { ...options, threads: 1 },
+  );
+  const { z } = await dense.run({ x: float32(x, N, D), w: float32(w, D, F), bias: float32(bias, F) });
+  await dense.release();
+  const place = rowPlace(D, fusedGroup);
+  const [rows, inputs] = [place.bytes, place.bytes + 4 * place.width * F];
+  const values = inputs + 4 * place.width * N;
+  const pairs = values + 4 * N * F;
+  loops.reserve(pairs + 12 * N * F);
+  const { buffer } = loops.memory;
+  const [row, groups] = [new Float32Array(buffer, place.v, place.width).fill(0), place.width / fusedGroup];
+  const bytes = 4 * place.width;
+  for (let i = 0; i < F; i++) {
+    for (let d = 0; d < D; d++) row[d] = w[d * F + i]!;
+    loops.inBlocks(place.v, groups, rows + bytes * i);
+  }
+  for (let r = 0; r < N; r++) {
+    row.set(x.subarray(r * D, (r + 1) * D));
+    loops.inBlocks(place.v, groups, inputs + bytes * r);
+  }
+  const [list, sums] = [new Int32Array(buffer, pairs, 3 * N * F), new Float32Array(buffer, values, N * F)];
+  for (let at = 0; at < N * F; at++)
+    list.set([inputs + bytes * Math.floor(at / F), rows + bytes * (at % F), values + 4 * at], 3 * at);
+  fused(pairs, N * F, groups);
+  return sums.every((sum, at) => Math.fround(sum + bias[at % F]!) === z.data[at]);
+}
+
+/** Nanoseconds of one thread for a row and a feature, measured (LOG, "Wide dictionaries, faster"): what grows with D for a number of it, the rest as it is. */
+const cost = {
+  dense: 0.023,
+  /** Product of whole numbers. */
+  whole: 0.0065,
+  /** Looking for what may be active. */
+  scan: 2.5,
+  /** Of a code that may be active, its fused product. */
+  fused: 0.35,
+  /** Rounding a weight, once for all rows. */
+  round: 6,
+} as const;
+
+/**
+ * How many times as fast as the dense product bounds should be, if two and a half times as many codes may be active as are. Loops have one thread, so the
+ * more threads products have, the less bounds gain.
+ *
+ * @param threads of products
+ */
+export function expectedGain(
+  { featureCount: F, inputWidth: D, meanActive = 100 }: Pick<Dictionary, "featureCount" | "inputWidth" | "meanActive">,
+  rows: number,
+  threads: number,
+): number {
+  const share = Math.min(1, (2.5 * meanActive) / F);
+  const bounds = (cost.whole * D) / threads + cost.scan + share * cost.fused * D + (cost.round * D) / rows;
+  return (cost.dense * D) / threads / bounds;
+}
+
+/** The share of codes that may be active with which bounds are as fast as the dense product. */
+export function mostCandidates(D: number, threads: number): number {
+  return ((cost.dense - cost.whole) / threads - cost.scan / D) / cost.fused;
+}
+
+/** Whether this machine has what bounds are fast by: products of whole bytes that do not saturate, and fused ones in a loop. */
+export async function boundsAreFast(loops: Loops, sessions: WideSessions, D: number): Promise<boolean> {
+  return (await readsInPlace()) && (await largestWeight(sessions)) === 127 && (await sumsAlike(loops, sessions, D));
 }

@@ -1,6 +1,6 @@
 import { memoryWaveRows } from "../capture/streamed.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { chunkRows, isWide } from "../dictionaries/encode.ts";
+import { chunkRows, isWide, mayPay } from "../dictionaries/encode.ts";
 import { partBytes } from "../dictionaries/wide.ts";
 import { type BackwardNodes, isChanged } from "../forest/forest.ts";
 import { type Pack, type Plan, tightPacks } from "../forest/packs.ts";
@@ -67,8 +67,9 @@ export function effectsCost(
   // The codes of a piece of rows, before and after the activation; activations once more in the order of the nodes; columns of the table as it grows.
   const pieces = 3 * number * Math.min(chunkRows, plan.rows) * F;
   const directions = 4 * D * Math.min(F, plan.rows * meanActive);
-  const weights =
-    number === 4 && isWide(dictionary, plan.rows) ? partBytes + 2 * directions : liveWeights * 4 * D * F + pieces;
+  const dense =
+    liveWeights * 4 * D * F + pieces + (number === 4 && mayPay(dictionary, plan.rows, 1) ? partBytes / 2 : 0);
+  const weights = number === 4 && isWide(dictionary) ? partBytes + 2 * directions : dense;
   return {
     flops: 2 * plan.rows * inputWidth * F,
     weights: (inputWidth + D) * F,

@@ -1,4 +1,5 @@
 import { availableParallelism, cpus } from "node:os";
+import { setFlagsFromString } from "node:v8";
 import { UserError } from "../errors.ts";
 import { type Device, type Onnxruntime, openSession, type RuntimeOptions, type Session } from "./runtime.ts";
 
@@ -47,6 +48,14 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
   }
   return openSession(ort, "wasm", model, options);
 }
+
+/** Lets WebAssembly have relaxed vector instructions, which Node 20 keeps behind a flag; versions that do not know the flag say nothing. */
+export function allowRelaxedSimd(): void {
+  setFlagsFromString("--experimental-wasm-relaxed-simd");
+}
+
+/** The threads that a session takes. */
+export const threadCount = (asked = 0): number => threadsFor(asked) || cpus().length;
 
 /**
  * Threads of a session for which none are asked for: 0, the runtime's own choice, unless this process may use only some of the machine's cores, as a

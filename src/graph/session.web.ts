@@ -56,3 +56,9 @@ function inTurn<T>(work: () => Promise<T>): Promise<T> {
   last = turn.catch(() => {});
   return turn;
 }
+
+/** Browsers have relaxed vector instructions, or have not. */
+export function allowRelaxedSimd(): void {}
+
+/** The threads that a session takes. */
+export const threadCount = (asked = 0): number => asked || navigator.hardwareConcurrency;

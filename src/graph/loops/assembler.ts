@@ -84,6 +84,10 @@ const binary =
   <A extends Type, R extends Type>(_: A, type: R, ...opcode: number[]) =>
   (a: Value<A>, b: Value<A>): Value<R> => ({ type, code: [...a.code, ...b.code, ...opcode] });
 
+const ternary =
+  <T extends Type>(type: T, ...opcode: number[]) =>
+  (a: Value<T>, b: Value<T>, c: Value<T>): Value<T> => ({ type, code: [...a.code, ...b.code, ...c.code, ...opcode] });
+
 const simd = (opcode: number) => [0xfd, ...unsigned(opcode)] as const;
 
 /** Reads at a place in memory, plus an offset. The alignment promised is that of bytes. */
@@ -108,6 +112,7 @@ export const i32 = {
   shrU: binary("i32", "i32", 0x76),
   load: load("i32", 0x28),
   store: store("i32", 0x36),
+  store8: store("i32", 0x3a),
 };
 
 export const f32 = {
@@ -116,6 +121,7 @@ export const f32 = {
   store: store("f32", 0x38),
   gt: binary("f32", "i32", 0x5e),
   add: binary("f32", "f32", 0x92),
+  max: binary("f32", "f32", 0x97),
   mul: binary("f32", "f32", 0x94),
 };
 
@@ -134,10 +140,23 @@ export const v128 = {
   anyTrue: unary("v128", "i32", ...simd(83)),
 };
 
-export const i32x4 = { bitmask: unary("v128", "i32", ...simd(164)) };
+/** Numbers of 32 bits of either operand: 0 to 3 are those of a, 4 to 7 those of b. */
+type Place = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7;
+
+export const i32x4 = {
+  bitmask: unary("v128", "i32", ...simd(164)),
+  extractLane: (x: Value<"v128">, lane: 0 | 1 | 2 | 3) => unary("v128", "i32", ...simd(27), lane)(x),
+  truncSatF64x2Zero: unary("v128", "v128", ...simd(252)),
+  shuffle: (a: Value<"v128">, b: Value<"v128">, ...places: readonly [Place, Place, Place, Place]) =>
+    binary("v128", "v128", ...simd(13), ...places.flatMap((at) => [0, 1, 2, 3].map((byte) => 4 * at + byte)))(a, b),
+};
 
 export const f32x4 = {
+  /** a·b + c, rounded once or twice, as the processor likes; not every engine has it. */
+  relaxedMadd: ternary("v128", ...simd(0x105)),
   gt: binary("v128", "v128", ...simd(68)),
+  abs: unary("v128", "v128", ...simd(224)),
+  max: binary("v128", "v128", ...simd(233)),
   add: binary("v128", "v128", ...simd(228)),
   mul: binary("v128", "v128", ...simd(230)),
   splat: unary("f32", "v128", ...simd(19)),
@@ -152,6 +171,7 @@ export const f64x2 = {
   add: binary("v128", "v128", ...simd(240)),
   sub: binary("v128", "v128", ...simd(241)),
   mul: binary("v128", "v128", ...simd(242)),
+  nearest: unary("v128", "v128", ...simd(148)),
 };
 
 /** A module of functions and one memory of a page at first, all exported by name; the memory as `memory`. */

@@ -14,8 +14,15 @@ import {
   when,
 } from "./assembler.ts";
 
-/** The loops of `Loops` as a WebAssembly module; it says there what each does. */
-export const loopsModule = () => assemble([takeOut(), above(), possible(), near(), dots(), addUp(), singleDots()]);
+/**
+ * The loops of `Loops` as a WebAssembly module; it says there what each does.
+ *
+ * @param relaxed whether `fused` is among them, which not every engine takes
+ */
+export const loopsModule = (relaxed: boolean) => {
+  const loops = [takeOut(), above(), possible(), near(), dots(), addUp(), singleDots(), largest(), round(), inBlocks()];
+  return assemble(relaxed ? [...loops, fused()] : loops);
+};
 
 /** Moves a pointer on by some bytes, or counts on. */
 const advance = (pointer: Local<"i32">, bytes: number): Statement => pointer.set(i32.add(pointer, i32.const(bytes)));
@@ -296,6 +303,153 @@ function addUp() {
             v128.store(at, sum),
             advance(at, 16),
           ]),
+        ]),
+      ],
+    };
+  });
+}
+
+function largest() {
+  return defineFunction("largest", { v: "i32", D: "i32" }, ({ v, D }, local) => {
+    const end = local("i32");
+    const four = [0, 1, 2, 3] as const;
+    const most = four.map(() => local("v128"));
+    const all = most[0]!;
+    const lane = (k: 0 | 1 | 2 | 3) => f32x4.extractLane(all, k);
+    return {
+      body: [
+        end.set(i32.add(v, i32.shl(D, i32.const(2)))),
+        repeatWhile(i32.ltU(v, end), [
+          ...four.map((k) => most[k]!.set(f32x4.max(most[k]!, f32x4.abs(v128.load(v, 16 * k))))),
+          advance(v, 64),
+        ]),
+        all.set(f32x4.max(f32x4.max(all, most[1]!), f32x4.max(most[2]!, most[3]!))),
+      ],
+      result: f32.max(f32.max(lane(0), lane(1)), f32.max(lane(2), lane(3))),
+    };
+  });
+}
+
+function round() {
+  const parameters = {
+    v: "i32",
+    D: "i32",
+    g: "i32",
+    scale: "f64",
+    inverse: "f64",
+    zero: "i32",
+    q: "i32",
+    sums: "i32",
+  } as const;
+  return defineFunction("round", parameters, ({ v, D, g, scale, inverse, zero, q, sums }, local) => {
+    const [end, byScale, byInverse] = [local("i32"), local("v128"), local("v128")];
+    // Two pairs of numbers side by side, so that none waits for the sums of the one before.
+    const two = [0, 1] as const;
+    const [pair, whole, bytes] = [0, 1, 2].map(() => two.map(() => local("v128"))) as Local<"v128">[][];
+    const [rest, norm, product] = [0, 1, 2].map(() => two.map(() => local("v128"))) as Local<"v128">[][];
+    const byte = (k: 0 | 1, lane: 0 | 1) => i32.add(i32x4.extractLane(bytes![k]!, lane), zero);
+    const total = (sum: readonly Local<"v128">[]) => {
+      const both = f64x2.add(sum[0]!, sum[1]!);
+      return f64.add(f64x2.extractLane(both, 0), f64x2.extractLane(both, 1));
+    };
+    return {
+      body: [
+        end.set(i32.add(v, i32.shl(D, i32.const(2)))),
+        byScale.set(f64x2.splat(scale)),
+        byInverse.set(f64x2.splat(inverse)),
+        repeatWhile(i32.ltU(v, end), [
+          ...two.flatMap((k) => {
+            const [value, n, left, squares, ofG] = [pair![k]!, whole![k]!, rest![k]!, norm![k]!, product![k]!];
+            return [
+              value.set(f64x2.promoteLowF32x4(v128.load64Zero(v, 8 * k))),
+              n.set(f64x2.nearest(f64x2.mul(value, byInverse))),
+              bytes![k]!.set(i32x4.truncSatF64x2Zero(n)),
+              i32.store8(q, byte(k, 0), 2 * k),
+              i32.store8(q, byte(k, 1), 2 * k + 1),
+              squares.set(f64x2.add(squares, f64x2.mul(value, value))),
+              ofG.set(f64x2.add(ofG, f64x2.mul(value, f64x2.promoteLowF32x4(v128.load64Zero(g, 8 * k))))),
+              value.set(f64x2.sub(value, f64x2.mul(n, byScale))),
+              left.set(f64x2.add(left, f64x2.mul(value, value))),
+            ];
+          }),
+          advance(v, 16),
+          advance(g, 16),
+          advance(q, 4),
+        ]),
+        f64.store(sums, total(rest!)),
+        f64.store(sums, total(norm!), 8),
+        f64.store(sums, total(product!), 16),
+      ],
+    };
+  });
+}
+
+function inBlocks() {
+  return defineFunction("inBlocks", { v: "i32", groups: "i32", to: "i32" }, ({ v, groups, to }, local) => {
+    const [end, blockEnd] = [local("i32"), local("i32")];
+    const four = [0, 1, 2, 3] as const;
+    const [block, half] = [four.map(() => local("v128")), four.map(() => local("v128"))];
+    const [a, b, c, d] = block as [Local<"v128">, Local<"v128">, Local<"v128">, Local<"v128">];
+    const [ab, abHigh, cd, cdHigh] = half as [Local<"v128">, Local<"v128">, Local<"v128">, Local<"v128">];
+    return {
+      body: [
+        end.set(i32.add(v, i32.shl(groups, i32.const(11)))),
+        repeatWhile(i32.ltU(v, end), [
+          blockEnd.set(i32.add(v, i32.const(512))),
+          repeatWhile(i32.ltU(v, blockEnd), [
+            ...four.map((k) => block[k]!.set(v128.load(v, 512 * k))),
+            ab.set(i32x4.shuffle(a, b, 0, 4, 1, 5)),
+            abHigh.set(i32x4.shuffle(a, b, 2, 6, 3, 7)),
+            cd.set(i32x4.shuffle(c, d, 0, 4, 1, 5)),
+            cdHigh.set(i32x4.shuffle(c, d, 2, 6, 3, 7)),
+            v128.store(to, i32x4.shuffle(ab, cd, 0, 1, 4, 5)),
+            v128.store(to, i32x4.shuffle(ab, cd, 2, 3, 6, 7), 16),
+            v128.store(to, i32x4.shuffle(abHigh, cdHigh, 0, 1, 4, 5), 32),
+            v128.store(to, i32x4.shuffle(abHigh, cdHigh, 2, 3, 6, 7), 48),
+            advance(v, 16),
+            advance(to, 64),
+          ]),
+          advance(v, 3 * 512),
+        ]),
+      ],
+    };
+  });
+}
+
+function fused() {
+  return defineFunction("fused", { list: "i32", n: "i32", groups: "i32" }, ({ list, n, groups }, local) => {
+    const [end, xEnd, groupEnd] = [local("i32"), local("i32"), local("i32")];
+    const four = [0, 1, 2, 3] as const;
+    const xAt = four.map(() => local("i32"));
+    const eAt = four.map(() => local("i32"));
+    const sum = four.map(() => local("v128"));
+    const z = four.map(() => local("f32"));
+    const steps = [0, 1, 2, 3];
+    return {
+      body: [
+        end.set(i32.add(list, i32.mul(n, i32.const(12)))),
+        repeatWhile(i32.ltU(list, end), [
+          ...four.flatMap((k) => [
+            xAt[k]!.set(i32.load(list, 12 * k)),
+            eAt[k]!.set(i32.load(list, 12 * k + 4)),
+            z[k]!.set(f32.zero),
+          ]),
+          xEnd.set(i32.add(xAt[0]!, i32.shl(groups, i32.const(11)))),
+          repeatWhile(i32.ltU(xAt[0]!, xEnd), [
+            ...four.map((k) => sum[k]!.set(f32x4.splat(f32.zero))),
+            groupEnd.set(i32.add(xAt[0]!, i32.const(2048))),
+            repeatWhile(i32.ltU(xAt[0]!, groupEnd), [
+              ...steps.flatMap((step) =>
+                four.map((k) =>
+                  sum[k]!.set(f32x4.relaxedMadd(v128.load(xAt[k]!, 16 * step), v128.load(eAt[k]!, 16 * step), sum[k]!)),
+                ),
+              ),
+              ...four.flatMap((k) => [advance(xAt[k]!, 16 * steps.length), advance(eAt[k]!, 16 * steps.length)]),
+            ]),
+            ...four.flatMap((k) => four.map((lane) => z[k]!.set(f32.add(z[k]!, f32x4.extractLane(sum[k]!, lane))))),
+          ]),
+          ...four.map((k) => f32.store(i32.load(list, 12 * k + 8), z[k]!)),
+          advance(list, 48),
         ]),
       ],
     };

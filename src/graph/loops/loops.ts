@@ -1,3 +1,4 @@
+import { allowRelaxedSimd } from "#session";
 import { loopsModule } from "./kernels.ts";
 
 /**
@@ -67,7 +68,25 @@ export interface Loops {
     norm: number,
     limit: number,
   ): number;
+  /** The largest |v_d| of float32[D] at v; D has to be a multiple of 16. */
+  largest(v: number, D: number): number;
+  /**
+   * Rounds v·inverse to whole numbers n, for float32[D] at v: n + zero goes to `q` as bytes. `sums` gets Σ(v − scale·n)², Σv² and ⟨g, v⟩ as float64, g
+   * being float32[D]. Works in float64. D has to be a multiple of 4.
+   */
+  round(v: number, D: number, g: number, scale: number, inverse: number, zero: number, q: number, sums: number): void;
+  /** Lays v, float32[512·groups], out as `fused` takes it: float32[groups,128,4], a block of each group's four beside the others. */
+  inBlocks(v: number, groups: number, to: number): void;
+  /**
+   * Products of vectors in blocks of 128 numbers, laid out by `inBlocks`: z = (b_0 + b_1) + … with b_k = Σ x_d e_d over a block, begun at 0 and added up
+   * one d after another. Rounded once for a product and its addition on machines that have an instruction for it. `list` has n entries of 12 bytes,
+   * n a multiple of 4 and not 0: places of x, of e and of z, which is float32. Missing where the engine does not take it.
+   */
+  readonly fused?: (list: number, n: number, groups: number) => void;
 }
+
+/** Numbers in a block, and in the four blocks that `fused` takes at a time. */
+export const [fusedBlock, fusedGroup] = [128, 512];
 
 /**
  * Loops with a memory of their own. Each takes 10 GB of addresses, not of memory; where a system grants no such amount, the same is done in
@@ -162,6 +181,27 @@ export function slowLoops(): Loops {
       }
       return found;
     },
+    largest: (v, D) => floats(v, D).reduce((most, value) => Math.max(most, Math.abs(value)), 0),
+    round(v, D, g, scale, inverse, zero, q, sums) {
+      const [values, gs, bytes] = [floats(v, D), floats(g, D), new Uint8Array(memory.buffer, q, D)];
+      let [rest, norm, product] = [0, 0, 0];
+      for (let d = 0; d < D; d++) {
+        const value = values[d]!;
+        const n = Math.round(value * inverse);
+        bytes[d] = n + zero;
+        rest += (value - scale * n) ** 2;
+        norm += value * value;
+        product += value * gs[d]!;
+      }
+      doubles(sums, 3).set([rest, norm, product]);
+    },
+    inBlocks(v, groups, to) {
+      const [from, into] = [floats(v, fusedGroup * groups), floats(to, fusedGroup * groups)];
+      for (let d = 0; d < from.length; d++) {
+        const block = Math.floor(d / fusedBlock);
+        into[fusedGroup * Math.floor(block / 4) + 4 * (d % fusedBlock) + (block % 4)] = from[d]!;
+      }
+    },
     near(x, D, rows, n, columns, list, count, into, norm, limit) {
       const [xs, candidates, kept] = [floats(x, D), ints(list, count), ints(into, count)];
       const [least, norms] = [floats(columns + 4 * n, n), floats(columns, n)];
@@ -182,6 +222,12 @@ const page = 65_536;
 let module: WebAssembly.Module | undefined;
 
 function compiled(): WebAssembly.Module {
-  module ??= new WebAssembly.Module(loopsModule());
+  if (module) return module;
+  allowRelaxedSimd();
+  try {
+    module = new WebAssembly.Module(loopsModule(true));
+  } catch {
+    module = new WebAssembly.Module(loopsModule(false));
+  }
   return module;
 }
