@@ -28,11 +28,19 @@ export function siteName(site: Site): SiteName {
   return site.kind === "embed" ? "embed" : `${site.kind}.${site.layer}`;
 }
 
+/** Whether this is the name of a site. */
+export function isSite(name: string): boolean {
+  const [kind = "", layer = ""] = name.split(".", 2);
+  return (
+    name === "embed" || (kind !== "embed" && isSiteKind(kind) && name === `${kind}.${layer}` && /^\d+$/.test(layer))
+  );
+}
+
 /** @throws UserError if the name is not `embed` or `<kind>.<layer>` */
 export function parseSite(name: SiteName): Site {
   if (name === "embed") return { kind: "embed", layer: 0 };
-  const [kind, layer] = name.split(".");
-  if (kind === undefined || !isSiteKind(kind) || kind === "embed" || layer === undefined || !/^\d+$/.test(layer)) {
+  const [kind, layer] = name.split(".") as [SiteKind, string];
+  if (!isSite(name)) {
     throw new UserError(`site: expected <kind>.<layer> with kind one of ${siteKinds.join(", ")}, got "${name}".`);
   }
   return { kind, layer: Number(layer) };

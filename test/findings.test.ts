@@ -10,6 +10,7 @@ const nothing = {
   features: [],
   change: {},
   words: {},
+  wordsShared: null,
   exact: null,
   agreement: [],
   meaning: null,
@@ -129,10 +130,69 @@ describe("findings", () => {
     expect(found.map(text).join()).not.toContain("Strongest");
   });
 
-  test("where the strongest hold less than half, that is said", () => {
-    const found = only({ features: [group({})], importance: [importance(3, 0.13)], change: {} });
-    expect(found[0]!.claim).toBe(
-      "At resid_post.2 no few features stand out: the 3 strongest features (resid_post.2/1035, resid_post.2/649, resid_post.2/7) hold 30 % of Σ|effect|.",
+  test("where the strongest hold less than half, that is said; of a short list, that nothing stands out is not", () => {
+    const twenty = group({
+      feature: Array.from({ length: 20 }, (_, i) => i),
+      effect: Array.from({ length: 20 }, () => 0.045),
+    });
+    expect(only({ features: [twenty], importance: [importance(3, 0.13)], change: {} })[0]!.claim).toBe(
+      "At resid_post.2 no few features stand out: the 20 strongest features (resid_post.2/0, resid_post.2/1, resid_post.2/2 and 17 more) hold 30 % of Σ|effect|.",
+    );
+    expect(only({ features: [group({})], importance: [importance(3, 0.13)], change: {} })[0]!.claim).toBe(
+      "The 3 strongest features of resid_post.2 (resid_post.2/1035, resid_post.2/649, resid_post.2/7) hold 30 % of its Σ|effect|.",
+    );
+    const one = group({ feature: [1035], effect: [0.5], spread: [null] });
+    expect(only({ features: [one], importance: [importance(2, 0.13)], change: {} })[0]!.claim).toBe(
+      "The strongest feature of resid_post.2 (resid_post.2/1035) holds 25 % of its Σ|effect|.",
+    );
+  });
+
+  test("an exact effect of the other sign is called that, and a single pair is no mean", () => {
+    const exact = {
+      split: "train" as const,
+      pairs: 1,
+      of: 1,
+      distance: 2,
+      worst: { site: "", feature: 0, effect: 0, exact: 0 },
+    };
+    const found = only({ features: [group({ exact: [-0.5, null, null] })], importance: [importance(1, 1)], exact });
+    expect(found[0]!.grounds).toBe(
+      "Exact, of the only train pair. Its first-order effect is +0.500: of the other sign, so take sign and size from exact.",
+    );
+  });
+
+  test.each([
+    [[1.02, 0.95], "secant", "Effects are shares of it; what a feature does by itself is exact."],
+    [[2.5, 1], "secant", "trust the order more than the sizes"],
+    [[-1, 1], "analytic", "trust the order, not the sizes"],
+    [[1.8, 0.9], "exact", "sums may be anything"],
+  ])("where effects add up to %s of the change by %s, sizes are called %s", (explained, method, said) => {
+    const found = only({
+      run: { ...full.run, method },
+      importance: explained.map((share, i) => ({ ...importance(1, share), site: `resid_post.${i}` })),
+      change: { train: 8.9 },
+    });
+    expect(found[0]!.grounds).toContain(said);
+  });
+
+  test("that features hold on test words is said where test has other words", () => {
+    const agreement = [{ ...full.agreement[0]!, site: "resid_post.2", overlap10: 0.9, overlap10ByWords: null }];
+    const words = { train: 6, test: 5 };
+    const hold = (wordsShared: number | null) => text(only({ agreement, words, wordsShared })[0]!);
+    expect(hold(0)).toContain("hold on test words: train and test share 90 %");
+    expect(hold(null)).toContain("hold on the test split: ");
+    expect(hold(2)).toMatch(
+      /hold on the test split: .* 5 on test, 2 of them on both: of other words this says less\.$/,
+    );
+    expect(hold(5)).toMatch(
+      /hold on the test split: .* 5 on test, 5 of them on both: of other words this says nothing\.$/,
+    );
+  });
+
+  test("of three pairs or fewer it is not said how often the model does it", () => {
+    const accuracy = [{ ...full.accuracy[0]!, pairs: 1, accuracy: 1 }];
+    expect(only({ accuracy })[0]!.claim).toBe(
+      "The model prefers the clean answer in 1 of 1 pair: too few to say how often it does.",
     );
   });
 

@@ -308,6 +308,59 @@ describe.skipIf(harness === null)("the page", () => {
     await page.close();
   });
 
+  test("names of cases without a space, right to left or like markup leave the page its width", async () => {
+    const data = sampleReport(seed);
+    const old = data.accuracy[0]!.case;
+    const name = (text: string) => (text === old ? `<i>${"x".repeat(150)}` : text === "" ? "" : `שלום ${text}`);
+    const renamed = <T extends { case: string }>(rows: readonly T[]) =>
+      rows.map((row) => ({ ...row, case: name(row.case) }));
+    const odd: ReportData = {
+      ...data,
+      accuracy: renamed(data.accuracy),
+      features: renamed(data.features),
+      drivers: data.drivers.map((of) => ({ ...of, contexts: of.contexts.map((one) => ({ ...one, case: name(old) })) })),
+    };
+    for (const width of [390, 1366]) {
+      const { page, problems } = await open(odd, { width });
+      expect(problems).toEqual([]);
+      expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(width);
+      const beside = await page
+        .locator("#drivers .contexts li")
+        .evaluateAll((all) => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent));
+      expect(beside).toEqual([]);
+      await page.close();
+    }
+  });
+
+  test("of a table of hundreds of cases the first are shown, and all of them when asked for", async () => {
+    const data = sampleReport(seed);
+    const accuracy = Array.from({ length: 500 }, (_, i) => ({
+      ...data.accuracy[0]!,
+      case: `case ${i}`,
+      accuracy: i === 400 ? 0.5 : 1,
+    }));
+    const { page, problems } = await open({ ...data, accuracy });
+    const rows = page.locator("#accuracy tbody tr");
+    expect(await rows.count()).toBe(50);
+    const head = page.locator("#accuracy th button", { hasText: "accuracy" }).first();
+    await head.click();
+    await head.click();
+    expect(await rows.first().textContent()).toContain("case 400");
+    await page.getByRole("button", { name: "Show all 500 rows" }).click();
+    expect(await rows.count()).toBe(500);
+    expect(problems).toEqual([]);
+    await page.close();
+  });
+
+  test("a link to a site that there is not leaves the page as it is", async () => {
+    for (const site of ["__proto__", "%3Cimg%20src=x%3E", "embed.1", "resid_post.1.2", "%E0%A4%A"]) {
+      const { page, problems } = await open(sampleReport(seed), { hash: `#features?site=${site}&feature=1` });
+      expect(problems).toEqual([]);
+      expect(await page.locator("#features table.bars").count()).toBeGreaterThan(0);
+      await page.close();
+    }
+  });
+
   test("says what is missing, and warns loudly of dummy dictionaries and failed checks", async () => {
     const full = sampleReport(seed);
     const train = <T extends { split: string }>(rows: readonly T[]) => rows.filter((row) => row.split === "train");

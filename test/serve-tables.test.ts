@@ -150,7 +150,12 @@ describe("two runs", () => {
       { site: "mlp_out.2", reason: "the right run alone has it" },
       { site: "mlp_out.3", reason: "the right run alone has it" },
     ]);
-    expect(notes).toEqual([]);
+    // They are drawn from other seeds.
+    expect(notes).toEqual([
+      expect.stringMatching(
+        /^The runs are of other pairs: (\d+) of agreement \(seed 1\) on the left, \1 of agreement \(seed 2\) on the right\.$/,
+      ),
+    ]);
     const [left, right] = [await rowsOf(join(home, "left"), "features"), await rowsOf(join(home, "right"), "features")];
     const own = (rows: typeof left, site: string) =>
       rows.filter((row) => row.site === site && row.split === split && row.case === "" && row.rank !== null);
@@ -190,6 +195,33 @@ describe("two runs", () => {
     );
     expect(sites.map(({ site }) => site)).toEqual(["resid_post.3"]);
     expect(apart[0]).toEqual({ site: "resid_post.2", reason: "the runs have different SAEs there" });
-    expect(notes).toEqual(["The runs are of different models."]);
+    expect(notes).toEqual(["The runs are of different models.", expect.stringContaining("of other pairs")]);
+  });
+
+  test("of other pairs, with numbers of other units, or without the split are told apart", async () => {
+    await cp(join(home, "right"), join(home, "other"), { recursive: true });
+    const manifest = JSON.parse(readFileSync(join(home, "other/run.json"), "utf8"));
+    manifest.accuracy = manifest.accuracy.filter(({ split }: { split: string }) => split === "train");
+    manifest.options = { ...manifest.options, score: "gradient", task: null, pairs: "mine.jsonl" };
+    manifest.counts.pairs = 7;
+    writeFileSync(join(home, "other/run.json"), JSON.stringify(manifest));
+    const { notes } = await compareRuns({ places, queries }, { left: "left", right: "other", split: "test", top: 10 });
+    expect(notes).toEqual([
+      expect.stringMatching(/^The left run's numbers are by \S+, the right run's by gradient\.$/),
+      "They have other units: compare ranks, not sizes.",
+      expect.stringMatching(
+        /^The runs are of other pairs: \d+ of agreement \(seed 1\) on the left, 7 of mine\.jsonl \(seed 2\) on the right\.$/,
+      ),
+      "The right run has no test split, so it has none of these features.",
+    ]);
+  });
+
+  test("without a table say which one is missing", async () => {
+    await cp(join(home, "right"), join(home, "missing"), { recursive: true });
+    rmSync(join(home, "missing/features.parquet"));
+    const ask = { left: "left", right: "missing", split: "test", top: 10 } as const;
+    await expect(compareRuns({ places, queries }, ask)).rejects.toThrow(
+      "features.parquet: expected a file of the run missing, got none.",
+    );
   });
 });

@@ -28,6 +28,18 @@ function pairsOf(words: readonly number[], split: Split = "train"): TokenPair[] 
   );
 }
 
+it("counts the words that train and test share, whichever way round", () => {
+  const turned = pairsOf([1, 1, 1], "test").map(({ clean, patch, ...rest }) => ({
+    ...rest,
+    clean: patch,
+    patch: clean,
+  }));
+  const of = (pairs: TokenPair[]) => unitsOf(prefixForest(pairs), noOutside).shared;
+  expect(of([...pairsOf([2, 1, 1, 3]), ...turned])).toBe(3);
+  expect(of([...pairsOf([0, 0, 0, 3]), ...turned])).toBe(0);
+  expect(of(turned)).toBe(0);
+});
+
 /** What each pair has of each feature: what its word has, by word and feature, and a part of its own. */
 interface Truth {
   readonly pairs: readonly TokenPair[];

@@ -97,7 +97,7 @@ function wordsOf(nodes: NodesTable): Units {
     };
     return { split: name, pairs: own.length, words: 7, pairsOfGroup, ...one };
   });
-  return { splits: units, split, group, place };
+  return { splits: units, shared: 0, split, group, place };
 }
 
 /** BOS counts as BOS at the first position alone, padding everywhere. */

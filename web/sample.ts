@@ -153,6 +153,7 @@ export function sampleReport(seed: number, { layers = 6, width = 1024 } = {}): R
     importance,
     features,
     words: { train: 48, test: 46 },
+    wordsShared: 0,
     change: { train: 8.917, test: 8.793 },
     unexplained: { "resid_post.0": 0.004, "resid_post.1": 0.021 },
     exact: {

@@ -1,7 +1,7 @@
 import { createContext } from "preact";
 import { useContext, useEffect, useMemo, useState } from "preact/hooks";
 import type { Split } from "../src/prompts/pairs.ts";
-import type { SiteName } from "../src/site.ts";
+import { isSite, type SiteName } from "../src/site.ts";
 
 /** What a reader looks at: one state for all parts of a page. Null where nothing was chosen; every part then starts with what it has. */
 export interface Selection {
@@ -54,7 +54,7 @@ export function linkTo(change: Change, section = ""): string {
   return `#${section}${query === "" ? "" : `?${query}`}`;
 }
 
-/** Reads such an address; fields that no page has are left out. */
+/** Reads such an address; fields and sites that no page has are left out. */
 export function readLink(hash: string): Address {
   const [section = "", query = ""] = hash.replace(/^#/, "").split("?");
   const change: Record<string, unknown> = {};
@@ -62,7 +62,9 @@ export function readLink(hash: string): Address {
     if (!(names as string[]).includes(name)) continue;
     if (wholes.includes(name)) {
       if (/^\d+$/.test(text)) change[name] = Number(text);
-    } else if (name !== "split" || text === "train" || text === "test") change[name] = text;
+    } else if (!(name === "site" && !isSite(text)) && !(name === "split" && text !== "train" && text !== "test")) {
+      change[name] = text;
+    }
   }
   return { section: section === "" ? null : section, change };
 }

@@ -15,6 +15,9 @@ export interface Column<Row> {
   readonly text?: boolean;
 }
 
+/** Of more rows than `most`, the first `first` are shown until all are asked for. */
+const long = { most: 200, first: 50 };
+
 interface Order {
   readonly column: number;
   readonly falling: boolean;
@@ -37,10 +40,13 @@ export function DataTable<Row>(props: {
 }) {
   const { label, rows, columns, rowKey } = props;
   const [order, setOrder] = useState<Order | null>(null);
-  const shown = useMemo(() => {
+  const [whole, setWhole] = useState(false);
+  const inOrder = useMemo(() => {
     const of = order === null ? undefined : columns[order.column]?.of;
     return of === undefined || order === null ? rows : sorted(rows, of, order.falling);
   }, [rows, columns, order]);
+  const isLong = rows.length > long.most;
+  const shown = isLong && !whole ? inOrder.slice(0, long.first) : inOrder;
   const change = (column: number) =>
     setOrder(
       order?.column === column ? (order.falling ? { column, falling: false } : null) : { column, falling: true },
@@ -90,12 +96,17 @@ export function DataTable<Row>(props: {
           </tbody>
         </table>
       </Scroll>
+      {isLong && (
+        <button type="button" class="plain" aria-expanded={whole} onClick={() => setWhole(!whole)}>
+          {whole ? `Show the first ${long.first}` : `Show all ${rows.length} rows`}
+        </button>
+      )}
       <p class="downloads">
         <button
           type="button"
           class="plain"
           aria-label={`Save as CSV: ${label}`}
-          onClick={() => saveCsv(label, props.csv?.() ?? csvOf(columns, shown))}
+          onClick={() => saveCsv(label, props.csv?.() ?? csvOf(columns, inOrder))}
         >
           CSV
         </button>

@@ -83,7 +83,7 @@ export function memoryTables(): MemoryTables {
         const own = rankSite(site, effectsBySplit(means, change, leftOut), top);
         ranked.push(spread ? await spread.add(own, means, top, () => [effects.get(site)!]) : own);
       }
-      const ranking = rankRun(score, top, ranked, change, spread?.words);
+      const ranking = rankRun(score, top, ranked, change, spread?.words, spread?.shared);
       const rows = [...effects.values()].reduce((count, { node }) => count + node.length, 0);
       return { ranking, rows };
     },

@@ -56,7 +56,11 @@ export function poorFitLine(unexplained: Readonly<Record<SiteName, number | null
   if (poor.length === 0) return undefined;
   const worst = poor.reduce((a, b) => (b.share > a.share ? b : a));
   const of = Object.keys(unexplained).length;
-  return `SAEs leave more than half of the variance of these prompts' activations unexplained at ${poor.length} of ${of} sites (most: ${percent(worst.share)} at ${worst.site}): what they call features is the lesser part there.`;
+  const few =
+    worst.share > 1
+      ? " Above 100 % their mean would fit better; with few prompts, which vary little, that says little."
+      : "";
+  return `SAEs leave more than half of the variance of these prompts' activations unexplained at ${poor.length} of ${of} sites (most: ${percent(worst.share)} at ${worst.site}): what they call features is the lesser part there.${few}`;
 }
 
 /** What to say where effects of the strongest features are far from what patching them does; undefined where they are not. */

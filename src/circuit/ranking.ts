@@ -119,6 +119,14 @@ export const rankingSchema = z.strictObject({
     .describe(
       "words of each split that intervals are over (more than 64 are drawn in 64 groups); with fewer than five there are no intervals. Empty for scores, and in runs of before",
     ),
+  words_shared: z
+    .int()
+    .min(0)
+    .nullable()
+    .default(null)
+    .describe(
+      "words that train and test have in common: with any, test is not made of other words. Null for scores, and in runs of before",
+    ),
   sites: z.array(
     z.strictObject({
       site: z.string(),
@@ -368,6 +376,7 @@ function compareSplits(train: FeatureEffects, test: FeatureEffects): z.infer<typ
  *
  * @param change mean of m(patch) − m(clean) over the pairs of each split, in logits; empty for scores
  * @param words of each split that the sites' intervals are over
+ * @param words_shared how many of them both splits have
  */
 export function rankRun(
   score: Score,
@@ -375,6 +384,7 @@ export function rankRun(
   sites: readonly SiteRanking[],
   change: Ranking["change"] = {},
   words: Ranking["words"] = {},
+  words_shared: Ranking["words_shared"] = null,
 ): Ranking {
   const ordered = sites.toSorted((a, b) => compareSites(a.site, b.site));
   const layerOf = ({ site }: SiteRanking) => (site === "embed" ? null : parseSite(site).layer);
@@ -385,6 +395,7 @@ export function rankRun(
     change,
     exact: null,
     words,
+    words_shared,
     sites: ordered,
     layers: layers.map((layer) => ({
       layer,

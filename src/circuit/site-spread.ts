@@ -23,6 +23,11 @@ export class RankingSpread {
     return Object.fromEntries(this.#units.splits.map(({ split, words }) => [split, words]));
   }
 
+  /** How many of them train and test have in common; null with one split. */
+  get shared(): Ranking["words_shared"] {
+    return this.#units.splits.length < 2 ? null : this.#units.shared;
+  }
+
   /**
    * @param means the site's, over all cases and by case; their features by rank
    * @param top how many features the ranking lists

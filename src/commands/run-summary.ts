@@ -184,7 +184,9 @@ function spreadLine({ words, sites }: Ranking): string[] {
     }),
   );
   const ratio = median(ratios);
-  const narrow = ratio === null ? "" : ` (over single pairs ${ratio.toFixed(1)} times narrower: too narrow)`;
+  // Where every pair has a word of its own, both say the same.
+  const narrow =
+    ratio === null || ratio < 1.1 ? "" : ` (over single pairs ${ratio.toFixed(1)} times narrower: too narrow)`;
   return [
     `"±", ranks and brackets: 95 % intervals over other words, those that pairs share (${count} on ${shown}), drawn again${narrow}; "stable": what the top 10 and those of a draw have in common (Jaccard).`,
   ];
@@ -204,8 +206,10 @@ function fitLine(unexplained: Manifest["unexplained"]): string[] {
   if (known.length === 0) return [];
   const most = known.reduce((a, b) => (b.share > a.share ? b : a));
   const least = known.reduce((a, b) => (b.share < a.share ? b : a));
-  const range = known.length === 1 ? percent(most.share) : `${percent(least.share)} to ${percent(most.share)}`;
-  return [`SAEs leave ${range} of the variance of these prompts' activations unexplained (most at ${most.site}).`];
+  const [low, high] = [percent(least.share), percent(most.share)];
+  const range = low === high ? high : `${low} to ${high}`;
+  const where = low === high ? "" : ` (most at ${most.site})`;
+  return [`SAEs leave ${range} of the variance of these prompts' activations unexplained${where}.`];
 }
 
 /** How far the method's numbers are from the exact ones, over the patched features. */

@@ -25,6 +25,8 @@ export interface SplitUnits {
 /** The splits of a run, and what each node of its forest belongs to. */
 export interface Units {
   readonly splits: readonly SplitUnits[];
+  /** Words that train and test have in common; 0 where there is one split. */
+  readonly shared: number;
   /** Per node: its split in `splits`, its group there, its place there; group −1 where it counts for none: BOS, padding, and where prefixes are equal. */
   readonly split: Uint8Array;
   readonly group: Int32Array;
@@ -49,6 +51,7 @@ export function unitsOf(forest: PrefixForest, outside: OutsideText): Units {
     !isChanged(backward, node) ||
     isOutside(outside, token[node]!, position[node]!) ||
     isOutside(outside, patchToken[node]!, position[node]!);
+  const wordsOf = new Map<Split, ReadonlySet<number>>();
   const splits = names.map((name, s): SplitUnits => {
     const nodes = Int32Array.from(backward.parent.keys()).filter((node) => split[node] === s);
     nodes.forEach((node, i) => {
@@ -56,6 +59,7 @@ export function unitsOf(forest: PrefixForest, outside: OutsideText): Units {
     });
     const members = endNodeOfPair.filter((_, p) => pairs[p]!.pair.split === name);
     const found = [...new Set(Array.from(members, (end) => cluster[end]!))];
+    wordsOf.set(name, new Set(found));
     const groupOf = new Map(found.map((of, i) => [of, i % mostGroups]));
     for (const node of nodes) if (!left(node)) group[node] = groupOf.get(cluster[node]!)!;
     const pairsOfGroup = new Float64Array(Math.min(mostGroups, found.length));
@@ -71,7 +75,9 @@ export function unitsOf(forest: PrefixForest, outside: OutsideText): Units {
       ends: members.map((end) => place[end]!),
     };
   });
-  return { splits, split, group, place };
+  const tested = wordsOf.get("test");
+  const shared = [...(wordsOf.get("train") ?? [])].filter((word) => tested?.has(word)).length;
+  return { splits, shared, split, group, place };
 }
 
 /** Effects of some features of a site: columns of equal length, sorted by node. */

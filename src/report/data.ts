@@ -31,6 +31,8 @@ export interface ReportData {
   readonly unexplained: Readonly<Record<SiteName, number>>;
   /** Words of each split that intervals are over; with fewer than five there are none. Empty for scores. */
   readonly words: Readonly<Partial<Record<Split, number>>>;
+  /** How many words train and test have in common; null where that is not known. */
+  readonly wordsShared: number | null;
   /** How the strongest features were patched by themselves; null where none was. */
   readonly exact: ExactSample | null;
   /** By site; empty without a test split. */

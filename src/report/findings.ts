@@ -18,7 +18,7 @@ export type FindingSection = "accuracy" | "importance" | "features" | "agreement
 
 /** What findings are made of: a report's data, or as much of it as a run's summary has. */
 export interface FindingsInput
-  extends Pick<ReportData, "importance" | "features" | "change" | "words" | "exact" | "meaning"> {
+  extends Pick<ReportData, "importance" | "features" | "change" | "words" | "wordsShared" | "exact" | "meaning"> {
   readonly run: Pick<ReportData["run"], "method" | "score">;
   readonly accuracy: readonly Pick<ReportData["accuracy"][number], "split" | "case" | "pairs" | "accuracy">[];
   readonly agreement: readonly Pick<ReportData["agreement"][number], "site" | "overlap10" | "overlap10ByWords">[];
@@ -28,6 +28,10 @@ export interface FindingsInput
 
 /** A circuit that keeps this much of the behaviour is called enough. */
 const enough = 0.8;
+/** With fewer pairs the 95 % interval of a share holds one half, whatever was counted. */
+const fewPairs = 4;
+/** Of a shorter list, nothing follows from what it does not hold. */
+const fewListed = 10;
 /** Accuracy lost, over all cases of a group, from which on the model needs a feature. */
 const needed = 0.1;
 
@@ -146,11 +150,28 @@ function exactFinding({ features, exact, change, run }: FindingsInput): Finding[
   return [
     {
       claim: `Patched by itself, ${most.name} moves m by ${signed(most.exact)}${of} between clean and patch.`,
-      grounds:
-        `Exact, mean of ${whole(exact.pairs)} of ${whole(exact.of)} ${exact.split} pairs. ${run.method === "exact" ? "" : `Its ${by} effect is ${signed(most.effect)}${overText(most.words)} on all of them: ${Math.abs(most.exact) > 1.5 * Math.abs(most.effect) ? "too small, so take sizes from exact" : Math.abs(most.effect) > 1.5 * Math.abs(most.exact) ? "too large, so take sizes from exact" : "about as large"}.`}`.trim(),
+      grounds: [
+        `Exact, ${meanOf(exact)}.`,
+        ...(run.method === "exact"
+          ? []
+          : [
+              `Its ${by} effect is ${signed(most.effect)}${overText(most.words)}${exact.of === 1 ? "" : " on all of them"}: ${besideExact(most)}.`,
+            ]),
+      ].join(" "),
       section: "features",
     },
   ];
+}
+
+/** `mean of 64 of 512 train pairs` */
+const meanOf = ({ pairs, of, split }: NonNullable<FindingsInput["exact"]>) =>
+  of === 1 ? `of the only ${split} pair` : `mean of ${whole(pairs)} of ${whole(of)} ${split} pairs`;
+
+/** What an effect is beside the exact one. */
+function besideExact({ effect, exact }: { effect: number; exact: number }): string {
+  if (effect * exact < 0) return "of the other sign, so take sign and size from exact";
+  if (Math.abs(exact) > 1.5 * Math.abs(effect)) return "too small, so take sizes from exact";
+  return Math.abs(effect) > 1.5 * Math.abs(exact) ? "too large, so take sizes from exact" : "about as large";
 }
 
 function oneOf(group: TopFeatures, i: number) {
@@ -223,7 +244,9 @@ function shareFinding(data: FindingsInput): Finding[] {
       claim:
         least.share >= 0.5
           ? `${counted(least.count, "feature")} at ${least.group.site} ${least.count === 1 ? "holds" : "hold"} ${whole(100 * least.share)} % of its Σ|${score}|: ${listText(names)}.`
-          : `At ${least.group.site} no few features stand out: the ${counted(least.count, "strongest feature")} (${listText(names)}) hold ${whole(100 * least.share)} % of Σ|${score}|.`,
+          : least.count < fewListed
+            ? `The ${least.count === 1 ? "strongest feature" : `${least.count} strongest features`} of ${least.group.site} (${listText(names)}) ${least.count === 1 ? "holds" : "hold"} ${whole(100 * least.share)} % of its Σ|${score}|.`
+            : `At ${least.group.site} no few features stand out: the ${counted(least.count, "strongest feature")} (${listText(names)}) hold ${whole(100 * least.share)} % of Σ|${score}|.`,
       grounds: `${sentence(kindWord(run.method, run.score))}; Σ|${score}| ${number(least.all)} ${unit}, mean of ${counted(pairs, `${split} pair`)}${words[split] === undefined ? "" : ` of ${counted(words[split], "word")}`}. ${least.group.site}/${least.group.feature[0]} has ${signed(least.group.effect[0]!)}${overText(least.group.spread[0]?.by_words ?? null)}.`,
       section: "features",
     },
@@ -242,11 +265,13 @@ function explainedFinding(data: FindingsInput): Finding[] {
   const text = (row: (typeof rows)[number]) => `${whole(100 * row.explained!)} % at ${row.site}`;
   const range = least.site === most.site ? text(least) : `${text(least)} and ${text(most)}`;
   const meaning =
-    Math.abs(least.explained!) >= 0.9
-      ? "Sizes can be read as shares of it."
-      : run.method === "analytic" || run.method === "sfc"
-        ? "The slope at the clean prompt misses what bends on the way to the patch prompt: trust the order, not the sizes; secant and exact stand beside them."
-        : "What is missing bends on the way from clean to patch: trust the order more than the sizes.";
+    run.method === "exact"
+      ? "Each is what one feature does by itself; features that do the same each have all of it, so sums may be anything."
+      : rows.every(({ explained }) => Math.abs(explained! - 1) <= 0.1)
+        ? "Effects are shares of it; what a feature does by itself is exact."
+        : run.method === "analytic" || run.method === "sfc"
+          ? "The slope at the clean prompt misses what bends on the way to the patch prompt: trust the order, not the sizes; secant and exact stand beside them."
+          : "The difference is what bends on the way from clean to patch: trust the order more than the sizes.";
   const errors = stream(data.importance.filter((row) => row.split === split && row.errorShare !== null));
   const worst = errors.reduce<(typeof errors)[number] | null>(
     (a, b) => (a !== null && a.errorShare! >= b.errorShare! ? a : b),
@@ -291,6 +316,9 @@ function circuitFinding({ circuit }: FindingsInput): Finding[] {
 
 /** Whether the same features are strong on test words. */
 function agreementFinding(data: FindingsInput): Finding[] {
+  const { words, wordsShared } = data;
+  // Prompts of test are others than those of train, its words need not be.
+  const others = wordsShared === 0 ? "test words" : "the test split";
   const rows = stream(data.agreement).filter((row) => row.overlap10 !== null);
   if (rows.length === 0) return [];
   const least = rows.reduce((a, b) => (b.overlap10! < a.overlap10! ? b : a));
@@ -301,15 +329,14 @@ function agreementFinding(data: FindingsInput): Finding[] {
     high === least.overlap10 ? whole(100 * high) : `${whole(100 * least.overlap10!)} to ${whole(100 * high)}`;
   const verdict =
     least.overlap10! >= 0.7
-      ? "hold on test words"
+      ? `hold on ${others}`
       : high < 0.5
-        ? "do not hold on test words"
-        : "hold on test words in part";
-  const { words } = data;
+        ? `do not hold on ${others}`
+        : `hold on ${others} in part`;
   return [
     {
       claim: `The ten strongest features of a site ${verdict}: train and test share ${range} % of them.`,
-      grounds: `Least at ${least.site}, ${whole(100 * least.overlap10!)} %${interval}${words.train === undefined || words.test === undefined ? "" : `; ${counted(words.train, "word")} on train, ${whole(words.test)} on test`}.`,
+      grounds: `Least at ${least.site}, ${whole(100 * least.overlap10!)} %${interval}${words.train === undefined || words.test === undefined ? "" : `; ${counted(words.train, "word")} on train, ${whole(words.test)} on test`}${wordsShared ? `, ${whole(wordsShared)} of them on both: of other words this says ${wordsShared === words.test ? "nothing" : "less"}` : ""}.`,
       section: "agreement",
     },
   ];
@@ -326,7 +353,10 @@ function accuracyFinding({ accuracy, change }: FindingsInput): Finding[] {
   const moved = total === undefined ? "" : ` From clean to patch prompt m changes by ${signed(total)} logits.`;
   return [
     {
-      claim: `The model ${share >= 0.8 ? "does it: it prefers" : "hardly does it: it prefers"} the clean answer in ${shareText(share, n)} of ${counted(n, "pair")}.`,
+      claim:
+        n < fewPairs
+          ? `The model prefers the clean answer in ${whole(share * n)} of ${counted(n, "pair")}: too few to say how often it does.`
+          : `The model ${share >= 0.8 ? "does it: it prefers" : "hardly does it: it prefers"} the clean answer in ${shareText(share, n)} of ${counted(n, "pair")}.`,
       grounds: `${counted(cases, "case")}${worst.accuracy === 1 ? "" : `; lowest ${worst.case} (${worst.split}), ${shareText(worst.accuracy, worst.pairs)} of ${counted(worst.pairs, "pair")}`}.${moved}`,
       section: "accuracy",
     },

@@ -23,6 +23,7 @@ export async function readFindings(folder: string, manifest: Manifest, ranking: 
     features: rankedFeatures(ranking, manifest),
     change: ranking.change,
     words: ranking.words,
+    wordsShared: ranking.words_shared,
     exact: exactSample(ranking),
     agreement: ranking.sites.flatMap(({ site, train_test }) =>
       train_test === null

@@ -183,6 +183,6 @@ export async function readManifest(folder: string): Promise<Manifest> {
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0]!;
   throw new UserError(
-    `run's manifest: expected the fields of docs/run.schema.json, got "${issue.path.join(".")}": ${issue.message} in ${path}. Choose another --output_dir.`,
+    `run's manifest: expected the fields of docs/run.schema.json, got "${issue.path.join(".")}": ${issue.message} in ${path}. It is not a run.json of this version: make the run again.`,
   );
 }

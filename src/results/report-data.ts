@@ -91,6 +91,7 @@ export async function readReportData(
       importance: importanceOf(ranking),
       features: withSpread(withExactValues(await tables.topFeatures(limits.features), ranking, manifest), ranking),
       words: ranking.words,
+      wordsShared: ranking.words_shared,
       change: roundAll(ranking.change),
       unexplained: roundAll(knownShares(manifest.unexplained)),
       exact: exactSample(ranking),

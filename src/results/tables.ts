@@ -251,7 +251,7 @@ export class RunTables {
       const own = rankSite(site, effectsBySplit(means, options.change, leftOut), options.top);
       ranked.push(spread ? await spread.add(own, means, options.top, (features) => this.#rowsOf(site, features)) : own);
     });
-    const ranking = rankRun(options.score, options.top, ranked, options.change, spread?.words);
+    const ranking = rankRun(options.score, options.top, ranked, options.change, spread?.words, spread?.shared);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
   }

@@ -1,6 +1,7 @@
 import { text } from "../results/database.ts";
 import type { Manifest } from "../results/manifest.ts";
 import type { ComparedFeature, ComparedSite, CompareRequest, RunsCompared } from "./api.ts";
+import { taskOf } from "./listing.ts";
 import type { Places } from "./places.ts";
 import { type Queries, tableProblem } from "./queries.ts";
 import { finishedRun, tableOf } from "./rows.ts";
@@ -46,7 +47,7 @@ export async function compareRuns(
   return {
     sites: sites.map((site) => comparedSite(site, found, top)),
     apart,
-    notes: notesOf(left.manifest, right.manifest),
+    notes: notesOf(left.manifest, right.manifest, split),
   };
 }
 
@@ -93,12 +94,30 @@ function commonSites(left: Manifest, right: Manifest) {
   return { sites, apart };
 }
 
-function notesOf(left: Manifest, right: Manifest): string[] {
+function notesOf(left: Manifest, right: Manifest, split: CompareRequest["split"]): string[] {
   const [a, b] = [left, right].map(({ options }) =>
     String(options.score === "effect" ? options.method : options.score),
   );
   return [
     ...(left.model?.sha256 === right.model?.sha256 ? [] : ["The runs are of different models."]),
     ...(a === b ? [] : [`The left run's numbers are by ${a}, the right run's by ${b}.`]),
+    ...(left.options.score === right.options.score ? [] : ["They have other units: compare ranks, not sizes."]),
+    ...(pairsKey(left) === pairsKey(right)
+      ? []
+      : [`The runs are of other pairs: ${pairsText(left)} on the left, ${pairsText(right)} on the right.`]),
+    ...[left, right].flatMap((run, i) =>
+      run.accuracy.some((row) => row.split === split)
+        ? []
+        : [`The ${i === 0 ? "left" : "right"} run has no ${split} split, so it has none of these features.`],
+    ),
   ];
 }
+
+/** What runs of the same pairs have in common. */
+function pairsKey({ options, accuracy }: Manifest): string {
+  const { task, pairs, clean, patch, answers, answer_tokens, num_examples, seed, keep, bos } = options;
+  const counts = accuracy.map((row) => [row.split, row.case, row.pairs]);
+  return JSON.stringify([task, pairs, clean, patch, answers, answer_tokens, num_examples, seed, keep, bos, counts]);
+}
+
+const pairsText = ({ options, counts }: Manifest) => `${counts.pairs} of ${taskOf(options)} (seed ${options.seed})`;

@@ -82,7 +82,9 @@ async function listedRun(name: string, path: string): Promise<Listed> {
   return { item, manifest };
 }
 
-const taskOf = ({ task, pairs, clean }: Manifest["options"]): string => String(task ?? pairs ?? clean ?? "pairs");
+/** What a run's pairs are of, in a word. */
+export const taskOf = ({ task, pairs, clean }: Manifest["options"]): string =>
+  String(task ?? pairs ?? clean ?? "pairs");
 
 async function listedComparison(name: string, path: string): Promise<Listed> {
   const { status, model, task, methods, pairs, dictionaries } = await readComparison(path);

@@ -16,9 +16,9 @@ export async function finishedRun(places: Places, name: string): Promise<{ path:
 
 /** The path of a table of a run, and when it was last changed. @throws Refused with 404 if it has none */
 export async function tableOf(places: Places, name: string, table: string): Promise<{ path: string; changed: number }> {
-  const path = await places.inside([...(name === "." ? [] : name.split("/")), table]);
-  const found = await stat(path);
-  if (found.isFile()) return { path, changed: found.mtimeMs };
+  const path = await places.inside([...(name === "." ? [] : name.split("/")), table]).catch(() => null);
+  const found = path === null ? null : await stat(path).catch(() => null);
+  if (path !== null && found?.isFile()) return { path, changed: found.mtimeMs };
   throw new Refused(404, `${table}: expected a file of the run ${name}, got none.`);
 }
 

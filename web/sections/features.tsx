@@ -5,6 +5,7 @@ import type { FeatureSpread } from "../../src/interventions/spread.ts";
 import type { Split } from "../../src/prompts/pairs.ts";
 import type { ReportData, TopFeatures } from "../../src/report/data.ts";
 import { number, percent, signed, whole } from "../../src/report/format.ts";
+import { sum } from "../../src/stats.ts";
 import { Choice, Section, Select } from "../controls.tsx";
 import { kindsOf, nameOf, sitesOfKind, splitsOf, unitOf, useKind, useSplit } from "../select.ts";
 import { linkTo, useSelection } from "../selection.tsx";
@@ -259,7 +260,10 @@ function besideText(groups: readonly TopFeatures[]): string {
 
 /** What the whiskers, "± words" and the ranks are. */
 function spreadText(data: ReportData, split: Split): string {
-  return `Whiskers are 95 % intervals over other words: the ${whole(data.words[split] ?? 0)} words that the ${split} pairs share are drawn again and again. Their thick part is the interval over single pairs, too narrow because pairs share words. "± words" is half a whisker, "rank" the 95 % interval of the rank; "stable" is what the ten strongest and those of a draw have in common (Jaccard).`;
+  const words = data.words[split] ?? 0;
+  const pairs = sum(data.accuracy.map((row) => (row.split === split ? row.pairs : 0)));
+  const narrow = pairs > words ? ", too narrow because pairs share words" : "";
+  return `Whiskers are 95 % intervals over other words: the ${whole(words)} words that the ${split} pairs share are drawn again and again. Their thick part is the interval over single pairs${narrow}. "± words" is half a whisker, "rank" the 95 % interval of the rank; "stable" is what the ten strongest and those of a draw have in common (Jaccard).`;
 }
 
 /** Why there are no intervals. */
@@ -271,7 +275,7 @@ function noSpreadText({ run, words }: ReportData, split: Split, name: string): s
 }
 
 function spreadTitle({ by_words: words, by_pairs: pairs, ranks, in_top_10 }: FeatureSpread): string {
-  return `\n95 % over words: ${signed(words.low)} to ${signed(words.high)}\nover pairs, too narrow: ${signed(pairs.low)} to ${signed(pairs.high)}\nrank ${rangeText(ranks)}, in the top 10 of ${percent(in_top_10)} of draws`;
+  return `\n95 % over words: ${signed(words.low)} to ${signed(words.high)}\nover single pairs: ${signed(pairs.low)} to ${signed(pairs.high)}\nrank ${rangeText(ranks)}, in the top 10 of ${percent(in_top_10)} of draws`;
 }
 
 /** Half the width of an interval, two digits of it. */

@@ -4,6 +4,7 @@ import { aucText, shareIntervalText } from "../../src/report/findings.ts";
 import { number, percent, signed, whole } from "../../src/report/format.ts";
 import { sum } from "../../src/stats.ts";
 import { CaseName, Section } from "../controls.tsx";
+import { splitsOf } from "../select.ts";
 import { linkTo, useSelection } from "../selection.tsx";
 import { type Column, DataTable } from "../table.tsx";
 import { Named } from "./named.tsx";
@@ -15,7 +16,7 @@ export function MeaningSection({ data }: { data: ReportData }) {
   return (
     <Section id="meaning" title="What do they mean?">
       {meaning === null ? (
-        <p class="empty">Not measured for this run.</p>
+        <p class="empty">{whyNot(data)}</p>
       ) : (
         <>
           <Firing meaning={meaning} />
@@ -26,6 +27,13 @@ export function MeaningSection({ data }: { data: ReportData }) {
       )}
     </Section>
   );
+}
+
+/** Why nothing was measured. */
+function whyNot(data: ReportData): string {
+  if (!splitsOf(data).includes("test")) return "Not measured: it is measured on the test split, and this run has none.";
+  if (data.run.score !== "effect") return "Not measured: only runs that rank by effects measure it.";
+  return "Not measured: it looks at residual sites in the middle third of the model's layers, in float32, and this run has none.";
 }
 
 type Row = Ablation["features"][number];
@@ -59,7 +67,7 @@ function Firing({ meaning }: { meaning: Ablation }) {
   return (
     <>
       <p>
-        Share of {meaning.members} on which a feature is active at all, with Wilson's 95 % interval. AUC is the
+        How often each feature is active at all, among the {meaning.members}, with Wilson's 95 % interval. AUC is the
         probability that a random member of the named group has the larger activation than one of another group: at 1
         the feature tells them apart, at 0.5 it says nothing; its interval is Newcombe's. Both take members for
         independent, and are too narrow where these share words. Where a group, or the others, have fewer than five

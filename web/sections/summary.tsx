@@ -1,3 +1,4 @@
+import { countText } from "../../src/amounts.ts";
 import { effectKinds, type MethodName } from "../../src/effects/method.ts";
 import type { ReportData } from "../../src/report/data.ts";
 import { findingsOf } from "../../src/report/findings.ts";
@@ -47,7 +48,7 @@ export function Summary({ data }: { data: ReportData }) {
         <Figure
           name="Accuracy"
           value={all === 0 ? "–" : percent(right / all)}
-          note={`${new Set(data.accuracy.map((row) => row.case)).size} cases`}
+          note={countText(new Set(data.accuracy.map((row) => row.case)).size, "case")}
         />
         {total !== undefined && (
           <Figure name="Change of m" value={signed(total)} note="logits, clean to patch prompt" />
@@ -149,8 +150,10 @@ function fitSentence(unexplained: ReportData["unexplained"]): string {
   if (shares.length === 0) return "";
   const [site, most] = shares.reduce((a, b) => (b[1] > a[1] ? b : a));
   const least = Math.min(...shares.map(([, share]) => share));
-  const range = least === most ? percentOf(most) : `${percentOf(least)} to ${percentOf(most)}`;
-  return `The SAEs leave ${range} of the variance of these prompts' activations unexplained (most at ${site}). `;
+  const [low, high] = [percentOf(least), percentOf(most)];
+  const range = low === high ? high : `${low} to ${high}`;
+  const where = low === high ? "" : ` (most at ${site})`;
+  return `The SAEs leave ${range} of the variance of these prompts' activations unexplained${where}. `;
 }
 
 function exampleAnswers(data: ReportData): string[] {
