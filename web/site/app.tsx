@@ -64,9 +64,8 @@ export function App() {
           <h1 id="title">Sparse features of a pair, in this tab</h1>
           <p>
             Type a pair of prompts with its two answers. A language model of 6 layers, trained on generated English, and
-            its 18 SAEs compute here, in your browser: nothing that you type is sent anywhere, and nothing is stored.
-            Effects are changes of m = logit(patch answer) − logit(clean answer), in logits: a positive one moves the
-            model to the patch answer.
+            its 18 SAEs compute here, in your browser: nothing that you type is sent or stored. Effects are changes of m
+            = logit(patch answer) − logit(clean answer), in logits: a positive one moves the model to the patch answer.
           </p>
           {problem === null ? (
             <Opening used={used} />

@@ -17,7 +17,7 @@ export function fasterOf(cpu: Used, webgpu: Used): WebDevice {
   return a?.at === "ready" && b?.at === "ready" && b.seconds < a.seconds ? "webgpu" : "cpu";
 }
 
-/** One line above the fields: how far the page is in opening, or what answers and how exact it is. */
+/** What stands above the fields: how far the page is in opening, or what answers and how exact it is. */
 export function Opening({ used }: { used: Used }) {
   if (used === null) return <p class="note">Loading …</p>;
   const { engine, state } = used;

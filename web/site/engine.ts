@@ -19,8 +19,11 @@ export interface Engine {
   close(): void;
 }
 
+/** More threads only wait for one another in a model of this size. */
+const mostThreads = 4;
+
 /** Threads that a page may use: one, unless its server says that it is isolated from other origins. */
-export const threadsHere = (): number => (crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 8) : 1);
+const threadsHere = () => (crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, mostThreads) : 1);
 
 /** Opens the model on a device. @param onState told how far it is */
 export function openEngine(device: WebDevice, site: Site, onState: (state: EngineState) => void): Engine {

@@ -6,9 +6,5 @@ export async function readSite(): Promise<Site> {
   const response = await fetch(address, { cache: "no-cache" }).catch(() => null);
   if (response?.ok) return (await response.json()) as Site;
   const got = response === null ? "no answer" : `status ${response.status}`;
-  throw new Error(
-    location.protocol === "file:"
-      ? "This page needs a server: a browser lets no file read others. Serve the folder, as docs/site.md says."
-      : `site.json: expected what the site holds, got ${got}. Reload the page, or build the site again.`,
-  );
+  throw new Error(`site.json: expected what the site holds, got ${got}. Reload the page, or build the site again.`);
 }

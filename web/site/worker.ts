@@ -72,14 +72,14 @@ async function answer<K extends LiveKind>(
 ): Promise<LiveAnswer & LiveAsks[K]["found"]> {
   const begun = performance.now();
   const open = await opened!;
+  const opening_seconds = (performance.now() - begun) / 1000;
   const request = readRequest(kind, asked);
   const { opened: about, found, rejected, notes } = await answerLive(open, kind, request, reporter);
-  const model = { id: open.name, model: open.name, saes: null, ...about };
   return {
     id: String(id),
     seconds: (performance.now() - begun) / 1000,
-    opening_seconds: 0,
-    model,
+    opening_seconds,
+    model: { id: open.name, model: open.name, saes: null, ...about },
     rejected,
     notes,
     ...found,
