@@ -162,9 +162,10 @@ describe.each([
     const loops = openLoops();
     const [n, D, first, count] = [96, 48, 32, 64];
     const [columns, x, rows, from, into] = [16, 16 + 16 * n, 4096, 4096 + 4 * n * D, 8192 + 4 * n * D];
-    loops.reserve(into + 4 * n);
+    const base = into + 4 * n;
+    loops.reserve(base + 4 * count);
     const floats = (at: number, length: number) => new Float32Array(loops.memory.buffer, at, length);
-    for (const array of [floats(columns, 4 * n), floats(x, D), floats(rows, n * D)]) {
+    for (const array of [floats(columns, 4 * n), floats(x, D), floats(rows, n * D), floats(base, count)]) {
       for (let i = 0; i < array.length; i++) array[i] = random.normal();
     }
     const products = new Int32Array(loops.memory.buffer, from, count);
@@ -174,10 +175,10 @@ describe.each([
     const above = [...products.keys()]
       .map((k) => first + k)
       .filter((i) => {
-        const sum = products[i - first]! * scale * column(0, i) + column(1, i);
+        const sum = products[i - first]! * scale * column(0, i) + floats(base, count)[i - first]! + column(1, i);
         return sum + rest * column(2, i) + norm * column(3, i) > limit;
       });
-    const found = loops.possible(from, count, columns, n, first, into, scale, rest, norm, limit);
+    const found = loops.possible(from, base, count, columns, n, first, into, scale, rest, norm, limit);
     expect([...new Int32Array(loops.memory.buffer, into, found)]).toEqual(above);
     expect(found).toBeGreaterThan(5);
     const close = above.filter((i) => {

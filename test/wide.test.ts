@@ -207,6 +207,75 @@ it(`features at their thresholds are found where the whole bound is used up (see
   }
 });
 
+it.each([0.01, 0])(
+  `rows that differ in few directions but for %d: fewer features may be active, and those at their thresholds are found (seed ${seed})`,
+  async (noise) => {
+    const [D, rows] = [192, 120];
+    const random = new Random(`${seed}/directions`);
+    const normal = (n: number) => Float32Array.from({ length: n }, () => random.normal());
+    const main = Array.from({ length: 5 }, () => normal(D));
+    const x = new Float32Array(rows * D);
+    for (let r = 0; r < rows; r++) {
+      const row = normal(D).map((value) => noise * value);
+      for (const [k, direction] of main.entries()) {
+        const size = 30 * 3 ** -k * random.normal();
+        for (let d = 0; d < D; d++) row[d]! += size * direction[d]!;
+      }
+      x.set(row, r * D);
+    }
+    const weight = normal(D * F).map((value) => value * D ** -0.5);
+    const bias = new Float32Array(F);
+    const z = await codesOf({ weight, bias, activation: { kind: "relu" } }, x, never);
+    const listed = async (encoder: Encoder, directions: number) => {
+      const sessions = await openWide({ threads: 1 });
+      const loops = openLoops();
+      let count = 0;
+      const counting: Loops = {
+        ...loops,
+        possible(...given) {
+          const found = loops.possible(...given);
+          count += found;
+          return found;
+        },
+      };
+      const wide = new WideEncoder(counting, sessions, 624, 127, directions);
+      const found = await wide.find(dictionaryOf(encoder, true), rows, async () => x);
+      await sessions.release();
+      return { count, found };
+    };
+    for (const r of [0, 50, 119]) {
+      // Thresholds at this row's products, one step above and one below them.
+      const threshold = normal(F).map((value) => 30 + Math.abs(value));
+      const { features, values } = codeRow(z, r);
+      for (const [k, i] of features.entries()) {
+        const value = values[k]!;
+        threshold[i] = k % 3 === 0 ? value : k % 3 === 1 ? above(value) : Math.fround(value * (1 - 2 ** -24));
+      }
+      const encoder: Encoder = { weight, bias, activation: { kind: "jumprelu", threshold } };
+      const dense = await codesOf(encoder, x, never);
+      for (const most of [127, 63]) expectSame(await codesOf(encoder, x, { ...always, block: 624, most }, true), dense);
+      const [without, apart] = [await listed(encoder, 0), await listed(encoder, 16)];
+      expectFound(without.found, dense);
+      expectFound(apart.found, dense);
+      expect(without.count).toBeGreaterThan(1.1 * dense.features.length);
+      expect(apart.count).toBeLessThan(1.05 * dense.features.length);
+      // Features at right angles to this row, whose product with it is nothing but rounding.
+      const row = x.subarray(r * D, (r + 1) * D);
+      const squares = row.reduce((sum, value) => sum + value * value, 0);
+      const across = new Float32Array(D * F);
+      for (let i = 0; i < F; i++) {
+        let product = 0;
+        for (let d = 0; d < D; d++) product += row[d]! * weight[d * F + i]!;
+        for (let d = 0; d < D; d++) across[d * F + i] = weight[d * F + i]! - (product / squares) * row[d]!;
+      }
+      const level: Encoder = { weight: across, bias, activation: { kind: "relu" } };
+      expectSame(await codesOf(level, x, { ...always, block: 624 }, true), await codesOf(level, x, never));
+      // In JavaScript too.
+      expectFound((await foundWith(slowLoops(), encoder, x)).found, dense);
+    }
+  },
+);
+
 it("no feature of a part may be active, nor of any", async () => {
   const D = 300;
   const encoder = randomEncoder(D, F, {

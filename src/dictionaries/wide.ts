@@ -39,6 +39,10 @@ const slice = 1024;
 const tile = 128;
 /** The same of the fused product, which sees a feature in few of the rows. */
 const fusedTile = 64;
+/** Directions in which rows differ most are multiplied apart: so many of them, found in so many rows, each with more than this share of what is left. */
+const mostDirections = 16;
+const sampleRows = 256;
+const leastShare = 0.02;
 /** Pairs of a row and a feature that a fused product is given at once, if no row alone has more. */
 const pairsAtOnce = 2 ** 17;
 
@@ -59,13 +63,16 @@ export interface FindOptions extends Watch {
  * with the roundings of the dense product: in a loop where sums come out alike (`sumsAlike`), else by the runtime, after a product in float32 has
  * told, with a bound of its own, that it is worth it.
  *
- * With x = m + s q + r, e_j = s_j q_j + r_j, m the mean of all rows: |⟨x, e_j⟩ − ⟨m, e_j⟩ − s s_j ⟨q, q_j⟩| = |⟨s q, r_j⟩ + ⟨r, e_j⟩| ≤ ‖s q‖·‖r_j‖ + ‖r‖·‖e_j‖.
+ * With x = m + Σ c_k v_k + s q + r and e_j = s_j q_j + r_j, where m is the mean of all rows and v_k are the directions in which they differ most:
+ * |⟨x, e_j⟩ − ⟨m, e_j⟩ − Σ c_k ⟨v_k, e_j⟩ − s s_j ⟨q, q_j⟩| = |⟨s q, r_j⟩ + ⟨r, e_j⟩| ≤ ‖s q‖·‖r_j‖ + ‖r‖·‖e_j‖. Activations of language models differ
+ * in few directions far more than in others, so that what is rounded is small.
  */
 export class WideEncoder {
   readonly #loops: Loops;
   readonly #sessions: WideSessions;
   readonly #block: number | undefined;
   readonly #most: number | undefined;
+  readonly #directions: number | undefined;
   /** The share of candidates that the last sieve of this part left. */
   #sieved = 0;
   /** int8 weights of a part, whose memory serves the next one too. */
@@ -74,12 +81,14 @@ export class WideEncoder {
   /**
    * @param block features at a time; default as many as have `blockWeights` weights
    * @param most largest whole number of a weight; default as large as byte products of this machine allow
+   * @param directions most directions that are multiplied apart
    */
-  constructor(loops: Loops, sessions: WideSessions, block?: number, most?: number) {
+  constructor(loops: Loops, sessions: WideSessions, block?: number, most?: number, directions?: number) {
     this.#loops = loops;
     this.#sessions = sessions;
     this.#block = block;
     this.#most = most;
+    this.#directions = directions;
   }
 
   /**
@@ -105,12 +114,14 @@ export class WideEncoder {
       const part = await partOf(first, end);
       if (!inputs) {
         const x = await inputsOf(part);
-        inputs = { x, quantised: quantiseInputs(this.#loops, place, x, rows, D) };
+        const most = this.#directions ?? mostDirections;
+        inputs = { x, quantised: await quantiseInputs(this.#loops, this.#sessions, place, x, rows, most) };
       }
       const room = roomFor(this.#loops, place, part, Math.min(rows, atOnce), fused);
       const weights = await this.#takeIn(part, inputs.quantised, room, most);
+      const along = await this.#along(part, inputs.quantised, room.n);
       this.#sieved = 0;
-      return { ...inputs, part, room, weights };
+      return { ...inputs, part, room, weights: { slices: weights, along } };
     };
     const chunkAt = (x: Float32Array, from: number): Chunk => {
       const count = Math.min(atOnce, rows - from);
@@ -144,6 +155,19 @@ export class WideEncoder {
       }
     }
     return found;
+  }
+
+  /** ⟨v_k, e_j⟩ of a part, [n,K]. */
+  async #along({ rows, bias }: EncoderPart, { directions, mean }: Quantised, n: number): Promise<Float32Array> {
+    const [K, D] = [directions.length / mean.length, mean.length];
+    const along = new Float32Array(n * K);
+    if (K === 0) return along;
+    const { p } = await this.#sessions.transposed.run({
+      a: float32(rows, bias.length, D),
+      b: float32(directions, K, D),
+    });
+    along.set(p.data as Float32Array);
+    return along;
   }
 
   /** Puts a part's rows and columns of the bound into the memory of the loops. @returns int8 weights [D,m] of `slice` features after the others */
@@ -206,7 +230,7 @@ export class WideEncoder {
   async #reachable(
     { x, from, count, D }: Chunk,
     activation: Activation,
-    weights: readonly Value[],
+    { slices, along }: Weights,
     quantised: Quantised,
     room: Room,
     limits: Float64Array,
@@ -224,28 +248,41 @@ export class WideEncoder {
       this.#hold(room, room.x, count);
     }
     const slack = productError(D);
-    const bounds = quantised.rows.slice(from, from + count).map(({ scale, rest, norm, length }) => ({
+    const bounds = quantised.rows.slice(from, from + count).map(({ scale, rest, norm, length, reach }) => ({
       scale,
       rest: roundUp(norm + rest),
-      norm: roundUp(rest + slack * (length + norm + rest)),
+      // Products along the directions have errors of their own, and so has what they leave.
+      norm: roundUp(rest + slack * (length + norm + rest + 2 * reach)),
     }));
     const lists = { counts: new Int32Array(count), at: Int32Array.from(bounds, (_, r) => room.lists + 4 * n * r) };
     const q: Value = { dtype: "uint8", data: quantised.q.subarray(from * D, (from + count) * D), shape: [count, D] };
-    const multiply = async (k: number, at: number) => {
-      const m = weights[k]!.shape[1]!;
-      const products = new Int32Array(memory, at, count * m);
-      await this.#sessions.product.run(
-        { q, w: weights[k]! },
-        { p: { dtype: "int32", data: products, shape: [count, m] } },
-      );
-      return products;
+    const K = along.length / n;
+    const apart = float32(quantised.along.subarray(from * K, (from + count) * K), count, K);
+    if (K === 0) new Float32Array(memory, room.apart, slice).fill(0);
+    /** Products of a slice, and what is multiplied apart: of a row at these places. */
+    const multiply = async (k: number, offset: number) => {
+      const m = slices[k]!.shape[1]!;
+      const [products, base] = [room.products + offset, room.apart + offset];
+      const p: Value = { dtype: "int32", data: new Int32Array(memory, products, count * m), shape: [count, m] };
+      await this.#sessions.product.run({ q, w: slices[k]! }, { p });
+      if (K > 0) {
+        const b = float32(along.subarray(k * slice * K, (k * slice + m) * K), m, K);
+        const sums = float32(new Float32Array(memory, base, count * m), count, m);
+        await this.#sessions.transposed.run({ a: apart, b }, { p: sums });
+      }
+      return {
+        m,
+        first: k * slice,
+        places: (r: number) => [products + 4 * m * r, K > 0 ? base + 4 * m * r : base] as const,
+      };
     };
-    const list = (k: number, at: number) => {
-      const [first, m] = [k * slice, weights[k]!.shape[1]!];
+    type Slice = Awaited<ReturnType<typeof multiply>>;
+    const list = ({ m, first, places }: Slice) => {
       for (const [r, { scale, rest, norm }] of bounds.entries()) {
         const into = lists.at[r]! + 4 * lists.counts[r]!;
         const limit = below(limits[from + r]!);
-        lists.counts[r]! += loops.possible(at + 4 * m * r, m, room.columns, n, first, into, scale, rest, norm, limit);
+        const [at, base] = places(r);
+        lists.counts[r]! += loops.possible(at, base, m, room.columns, n, first, into, scale, rest, norm, limit);
       }
     };
     // Of TopK the k-th largest lower bound of the part comes first: it keeps most features from being listed.
@@ -253,19 +290,22 @@ export class WideEncoder {
       activation.kind === "topk" && limits.subarray(from, from + count).some((limit) => limit === 0)
         ? bounds.map(() => new Largest(activation.k))
         : undefined;
-    const placeOf = (k: number) => room.products + (heaps ? 4 * slice * count * k : 0);
-    for (const k of weights.keys()) {
-      const products = await multiply(k, placeOf(k));
+    const multiplied: Slice[] = [];
+    for (const k of slices.keys()) {
+      const one = await multiply(k, heaps ? 4 * slice * count * k : 0);
       if (!heaps) {
-        list(k, placeOf(k));
+        list(one);
         continue;
       }
-      const [m, columns] = [products.length / count, columnsOf(memory, room, k * slice)];
-      for (const [r, heap] of heaps.entries())
-        addLowerBounds(heap, products.subarray(r * m, (r + 1) * m), columns, bounds[r]!, slack);
+      multiplied.push(one);
+      for (const [r, heap] of heaps.entries()) {
+        const [at, base] = one.places(r);
+        const [products, apart] = [new Int32Array(memory, at, one.m), new Float32Array(memory, base, one.m)];
+        addLowerBounds(heap, products, apart, columnsOf(memory, room, one.first), bounds[r]!, slack);
+      }
     }
     for (const [r, heap] of heaps?.entries() ?? []) limits[from + r] = Math.max(limits[from + r]!, heap.least());
-    if (heaps) for (const k of weights.keys()) list(k, placeOf(k));
+    for (const one of multiplied) list(one);
     const candidates = lists.counts.reduce((sum, found) => sum + found, 0);
     if (!room.fused && this.#sieved < worthSieving && candidates <= mostNear * count * n) {
       this.#sieve({ from, count }, lists, quantised, room, limits);
@@ -420,6 +460,12 @@ const mostNear = 0.06;
 const leastColumns = 80;
 const mostColumns = 2048;
 
+/** Weights of a part: int8 [D,m] of `slice` features after the others, and ⟨v_k, e_j⟩, [n,K]. */
+interface Weights {
+  readonly slices: readonly Value[];
+  readonly along: Float32Array;
+}
+
 interface Chunk {
   readonly x: Float32Array;
   /** The first of its rows, and how many there are. */
@@ -450,6 +496,8 @@ interface Room {
   readonly x: number;
   /** int32 [rows at once, slice]; of TopK [rows at once, n] */
   readonly products: number;
+  /** float32, as many: what is multiplied apart. */
+  readonly apart: number;
   /** int32 [rows at once, n], of each row the features that may be active */
   readonly lists: number;
   /** int32 [pairs, 3], what `fused` takes, and float32 [pairs], what it makes */
@@ -470,12 +518,13 @@ function roomFor(
   const columns = rows + 4 * n * place.width;
   const x = columns + 20 * n;
   const products = x + 4 * place.width * (atOnce + 1);
-  const lists = products + 4 * (activation.kind === "topk" ? n : Math.min(n, slice)) * atOnce;
+  const apart = products + 4 * (activation.kind === "topk" ? n : slice) * atOnce;
+  const lists = 2 * apart - products;
   const pairs = lists + 4 * n * atOnce;
   const mostPairs = fused ? Math.max(n, pairsAtOnce) : 0;
   const values = pairs + 12 * (mostPairs + 4);
   loops.reserve(values + 4 * (mostPairs + 1));
-  return { fused, place, n, atOnce, rows, columns, x, products, lists, mostPairs, pairs, values };
+  return { fused, place, n, atOnce, rows, columns, x, products, apart, lists, mostPairs, pairs, values };
 }
 
 type Columns = readonly [
@@ -495,45 +544,138 @@ function columnsOf(memory: ArrayBuffer, { columns, n }: Room, first = 0): Column
 interface Quantised {
   /** uint8 [rows,D], as `matmulInteger` takes them */
   readonly q: Uint8Array;
-  readonly rows: readonly (QuantisedRow & { /** Of x itself. */ readonly length: number })[];
+  readonly rows: readonly (QuantisedRow & {
+    /** Of x itself. */
+    readonly length: number;
+    /** Σ |c_k| ‖v_k‖ */
+    readonly reach: number;
+  })[];
   /** What all rows have in common is multiplied apart, without rounding: float32 [D], and its length. */
   readonly mean: Float32Array;
   readonly meanLength: number;
+  /** float32 v[K,D] and c[rows,K] */
+  readonly directions: Float32Array;
+  readonly along: Float32Array;
 }
 
-function quantiseInputs(
+async function quantiseInputs(
   loops: Loops,
-  place: RowPlace & { bytes: number },
+  { split, transposed }: WideSessions,
+  place: RowPlace & { readonly bytes: number },
   x: Float32Array,
   rows: number,
-  D: number,
-): Quantised {
+  mostDirections: number,
+): Promise<Quantised> {
+  const D = x.length / rows;
   loops.reserve(place.bytes);
-  const q = new Uint8Array(rows * D);
   const sums = new Float64Array(D);
   for (let r = 0; r < rows; r++) for (let d = 0; d < D; d++) sums[d]! += x[r * D + d]!;
   const mean = Float32Array.from(sums, (sum) => sum / rows);
+  const centredRows = (count: number, rowAt: (r: number) => number) => {
+    const centred = new Float32Array(count * D);
+    for (let r = 0; r < count; r++) {
+      const from = rowAt(r) * D;
+      for (let d = 0; d < D; d++) centred[r * D + d] = x[from + d]! - mean[d]!;
+    }
+    return centred;
+  };
+  const sampled = Math.min(rows, sampleRows);
+  const sample = centredRows(sampled, (r) => Math.floor((r * rows) / sampled));
+  const { p } = await transposed.run({ a: float32(sample, sampled, D), b: float32(sample, sampled, D) });
+  const weights = directionsOf(p.data as Float32Array, sampled, Math.min(mostDirections, Math.floor(sampled / 8)));
+  const K = weights.length;
+  const vectors: Float64Array[] = [];
+  for (const of of weights) {
+    const v = new Float64Array(D);
+    for (let r = 0; r < sampled; r++) for (let d = 0; d < D; d++) v[d]! += of[r]! * sample[r * D + d]!;
+    vectors.push(normalise(v, vectors));
+  }
+  const directions = Float32Array.from(vectors.flatMap((v) => [...v]));
+  const lengths = weights.map((_, k) => lengthOf(directions.subarray(k * D, (k + 1) * D)));
+  const quantised = { q: new Uint8Array(rows * D), along: new Float32Array(rows * K) };
   const { buffer } = loops.memory;
-  const centred = new Float32Array(buffer, place.v, place.width).fill(0);
+  const row = new Float32Array(buffer, place.v, place.width).fill(0);
   new Float32Array(buffer, place.g, place.width).fill(0);
   const whole = new Uint8Array(buffer, place.q, D);
-  const lengths = Array.from({ length: rows }, (_, r) => {
-    let squares = 0;
-    for (let d = 0; d < D; d++) {
-      const value = x[r * D + d]!;
-      centred[d] = value - mean[d]!;
-      squares += value * value;
+  const known: Quantised["rows"][number][] = [];
+  for (let from = 0; from < rows; from += atOnce) {
+    const count = Math.min(atOnce, rows - from);
+    let left: Float32Array = centredRows(count, (r) => from + r);
+    if (K > 0) {
+      const out = await split.run({ x: float32(left, count, D), v: float32(directions, K, D) });
+      quantised.along.set(out.c.data as Float32Array, from * K);
+      left = out.left.data as Float32Array;
     }
-    const known = { ...quantiseRow(loops, place, 127, byteZero), length: roundUp(Math.sqrt(squares)) };
-    if (!(known.length < 1e18 && known.norm < 1e18)) {
-      throw new UserError(
-        "activations: expected numbers below 1e18, got others. The model overflows; check its weights.",
-      );
+    for (let r = 0; r < count; r++) {
+      const length = lengthOf(x.subarray((from + r) * D, (from + r + 1) * D));
+      row.set(left.subarray(r * D, (r + 1) * D));
+      const one = quantiseRow(loops, place, 127, byteZero);
+      const reach = lengths.reduce((sum, of, k) => sum + of * Math.abs(quantised.along[(from + r) * K + k]!), 0);
+      if (!(length < 1e18 && one.norm < 1e18 && reach < 1e18)) {
+        throw new UserError(
+          "activations: expected numbers below 1e18, got others. The model overflows; check its weights.",
+        );
+      }
+      quantised.q.set(whole, (from + r) * D);
+      known.push({ ...one, length, reach });
     }
-    q.set(whole, r * D);
-    return known;
-  });
-  return { q, rows: lengths, mean, meanLength: Math.sqrt(mean.reduce((sum, value) => sum + value * value, 0)) };
+  }
+  return { ...quantised, rows: known, mean, meanLength: lengthOf(mean), directions };
+}
+
+/** A float32 number that is not below ‖v‖. */
+function lengthOf(v: Float32Array): number {
+  let squares = 0;
+  for (let d = 0; d < v.length; d++) squares += v[d]! * v[d]!;
+  return roundUp(Math.sqrt(squares));
+}
+
+/**
+ * Directions of length 1 in which rows are longest, one after another as long as each has `leastShare` of what is left: the largest eigenvectors of
+ * their products, found by repeated multiplication. How exact they are decides how small the rest is, and no more.
+ *
+ * @param products [n,n] of the rows with one another
+ * @returns by direction, how much of each row makes it up
+ */
+function directionsOf(products: Float32Array, n: number, most: number): Float64Array[] {
+  let left = 0;
+  for (let r = 0; r < n; r++) left += products[r * n + r]!;
+  if (!(left > 0 && left < Infinity)) return [];
+  const random = new Random("directions");
+  const multiplied = (u: Float64Array) =>
+    Float64Array.from(u, (_, r) => {
+      let sum = 0;
+      for (let s = 0; s < n; s++) sum += products[r * n + s]! * u[s]!;
+      return sum;
+    });
+  let vectors = Array.from({ length: most }, () => Float64Array.from({ length: n }, () => random.uniform() - 0.5));
+  for (let round = 0; round < powerRounds; round++) {
+    vectors = vectors.map(multiplied);
+    for (const [k, u] of vectors.entries()) normalise(u, vectors.slice(0, k));
+  }
+  const kept: Float64Array[] = [];
+  for (const u of vectors) {
+    const size = dot(u, multiplied(u));
+    if (!(size > leastShare * left)) break;
+    left -= size;
+    kept.push(u);
+  }
+  return kept;
+}
+
+const powerRounds = 8;
+
+const dot = (a: Float64Array, b: Float64Array) => a.reduce((sum, value, r) => sum + value * b[r]!, 0);
+
+/** Gives u length 1 after what lies along `others` is taken out of it. */
+function normalise(u: Float64Array, others: readonly Float64Array[]): Float64Array {
+  for (const other of others) {
+    const along = dot(u, other);
+    for (let r = 0; r < u.length; r++) u[r]! -= along * other[r]!;
+  }
+  const length = Math.sqrt(dot(u, u)) || 1;
+  for (let r = 0; r < u.length; r++) u[r]! /= length;
+  return u;
 }
 
 /** The parts of a dictionary's encoder; of one without parts, from its weights in memory. */
@@ -562,6 +704,7 @@ function below(limit: number): number {
 function addLowerBounds(
   largest: Largest,
   products: Int32Array,
+  apart: Float32Array,
   [scale, least, rest, norm]: Columns,
   bound: QuantisedRow,
   slack: number,
@@ -569,7 +712,7 @@ function addLowerBounds(
   for (let i = 0; i < products.length; i++) {
     // Of TopK `least` is the bias, rounded up by its share of the error.
     const error = rest[i]! * bound.rest + norm[i]! * bound.norm + 4 * slack * Math.abs(least[i]!) + 1e-36;
-    largest.add(products[i]! * scale[i]! * bound.scale + least[i]! - error);
+    largest.add(products[i]! * scale[i]! * bound.scale + apart[i]! + least[i]! - error);
   }
 }
 
@@ -676,6 +819,10 @@ function int8(data: Int8Array, ...shape: number[]): Value {
 export interface WideSessions {
   /** uint8 q[N,D], int8 w[D,F] → int32 p[N,F] */
   readonly product: Session<"q" | "w", "p">;
+  /** float32 a[N,K], b[M,K] → p[N,M] = a·bᵀ */
+  readonly transposed: Session<"a" | "b", "p">;
+  /** float32 x[N,D], v[K,D] → c[N,K] = x·vᵀ, left[N,D] = x − c·v */
+  readonly split: Session<"x" | "v", "c" | "left">;
   /** int8 w[F,D] → turned[D,F] */
   readonly turn: Session<"w", "turned">;
   /** `ExactProduct` → z[N,U] */
@@ -698,19 +845,29 @@ export async function openWide(options: SessionOptions): Promise<WideSessions> {
   const [x, e] = [input("x", "float32", ["N", "D"]), input("e", "float32", ["F", "D"])];
   const [bias, indices] = [input("bias", "float32", ["F"]), input("indices", "int64", ["U"])];
   const z = x.matmul(e.gather(indices), { transB: true }).add(bias.gather(indices));
-  const [product, turn, exact] = await Promise.all([
+  const [v, a, b] = [
+    input("v", "float32", ["K", "D"]),
+    input("a", "float32", ["N", "K"]),
+    input("b", "float32", ["M", "K"]),
+  ];
+  const c = x.matmul(v, { transB: true });
+  const [product, turn, exact, transposed, split] = await Promise.all([
     compile({ p: matmulInteger(q, w) }, options),
     compile({ turned: input("w", "int8", ["F", "D"]).transpose(1, 0) }, options),
     compile({ z }, { ...options, threads: 1 }),
+    compile({ p: a.matmul(b, { transB: true }) }, options),
+    compile({ c, left: x.sub(c.matmul(v)) }, options),
   ]);
   return {
     product,
     turn,
     exact,
+    transposed,
+    split,
     options,
     alike: new Map(),
     async release() {
-      await Promise.all([product.release(), turn.release(), exact.release()]);
+      await Promise.all([product, turn, exact, transposed, split].map((session) => session.release()));
     },
   };
 }

@@ -113,6 +113,7 @@ function above() {
 function possible() {
   const parameters = {
     from: "i32",
+    base: "i32",
     count: "i32",
     columns: "i32",
     n: "i32",
@@ -124,7 +125,7 @@ function possible() {
     limit: "f32",
   } as const;
   return defineFunction("possible", parameters, (given, local) => {
-    const { from, count, columns, n, first: index, into, scale, rest, norm, limit } = given;
+    const { from, base, count, columns, n, first: index, into, scale, rest, norm, limit } = given;
     const [end, begin, bytes] = [local("i32"), local("i32"), local("i32")];
     const [first, second, third, fourth] = [local("i32"), local("i32"), local("i32"), local("i32")];
     const [byScale, byRest, byNorm, least] = [local("v128"), local("v128"), local("v128"), local("v128")];
@@ -140,7 +141,8 @@ function possible() {
         f32x4.mul(v128.load(third, 16 * k), byRest),
         f32x4.mul(v128.load(fourth, 16 * k), byNorm),
       );
-      return f32x4.add(approximate, f32x4.add(error, v128.load(second, 16 * k)));
+      const known = f32x4.add(v128.load(base, 16 * k), v128.load(second, 16 * k));
+      return f32x4.add(approximate, f32x4.add(error, known));
     };
     return {
       body: [
@@ -171,6 +173,7 @@ function possible() {
             ]),
           ]),
           advance(from, 64),
+          advance(base, 64),
           advance(index, 16),
           advance(first, 64),
           advance(second, 64),

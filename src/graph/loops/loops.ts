@@ -33,13 +33,14 @@ export interface Loops {
   /** Adds Σ factor·w to float64[D] at `to`; `list` as in `dots`, with the factors in place of the products. */
   addUp(to: number, D: number, list: number, n: number): void;
   /**
-   * Finds where p·scale·columns[0,i] + columns[1,i] + rest·columns[2,i] + norm·columns[3,i] > limit, for the whole numbers p, int32[count] at `from`,
-   * i from `first` on, and float32[4,n] at `columns`. These i go to `into` as int32, ascending. count has to be a multiple of 16.
+   * Finds where p·scale·columns[0,i] + b + columns[1,i] + rest·columns[2,i] + norm·columns[3,i] > limit, for the whole numbers p, int32[count] at
+   * `from`, b, float32[count] at `base`, i from `first` on, and float32[4,n] at `columns`. These i go to `into` as int32, ascending. count has to be a multiple of 16.
    *
    * @returns how many there are
    */
   possible(
     from: number,
+    base: number,
     count: number,
     columns: number,
     n: number,
@@ -171,12 +172,13 @@ export function slowLoops(): Loops {
       }
       return count;
     },
-    possible(from, count, columns, n, first, into, scale, rest, norm, limit) {
-      const [products, list] = [ints(from, count), ints(into, count)];
+    possible(from, base, count, columns, n, first, into, scale, rest, norm, limit) {
+      const [products, list, bases] = [ints(from, count), ints(into, count), floats(base, count)];
       const [scales, least, rests, norms] = [0, 1, 2, 3].map((k) => floats(columns + 4 * (k * n + first), count));
       let found = 0;
       for (let i = 0; i < count; i++) {
-        const upper = products[i]! * scales![i]! * scale + (rests![i]! * rest + norms![i]! * norm + least![i]!);
+        const upper =
+          products[i]! * scales![i]! * scale + bases[i]! + (rests![i]! * rest + norms![i]! * norm + least![i]!);
         if (upper > limit) list[found++] = first + i;
       }
       return found;
