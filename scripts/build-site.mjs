@@ -3,7 +3,7 @@
 //   npm run build:site [-- --out FOLDER]
 //
 // Needs what `npm run build` makes: the core computes the effects here, in float64.
-import { cpSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,8 +17,16 @@ import { allFeatures, effectsReference } from "../dist/live/parity.js";
 import { postingReporter } from "../dist/progress.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const { out: named } = parseArgs({ options: { out: { type: "string", default: `${root}dist/site` } } }).values;
+const usual = join(root, "dist/site");
+const { out: named } = parseArgs({ options: { out: { type: "string", default: usual } } }).values;
 const out = resolve(named);
+// The folder is emptied first.
+if (out !== usual && existsSync(out) && readdirSync(out).length > 0 && !existsSync(join(out, "site.json"))) {
+  console.error(
+    `--out: expected a new folder, or that of a site, got one with other files at ${named}. Choose another.`,
+  );
+  process.exit(1);
+}
 
 await build({
   configFile: `${root}web/site/vite.config.ts`,
@@ -70,4 +78,5 @@ const bytes = readdirSync(out, { recursive: true, encoding: "utf8" }).reduce((su
   const found = statSync(join(out, path));
   return found.isFile() ? sum + found.size : sum;
 }, 0);
-console.log(`${named}: ${Math.round(bytes / 1e6)} MB. Serve it as it is, or see it with npm run preview:site.`);
+const how = out === usual ? "npm run preview:site shows it; any" : "Any";
+console.log(`${named}: ${Math.round(bytes / 1e6)} MB. ${how} server of files can serve it.`);

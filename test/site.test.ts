@@ -1,5 +1,5 @@
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -25,7 +25,7 @@ import { type StartedBrowser, startBrowser } from "./browser.ts";
 import { lowContrast } from "./page-harness.ts";
 import { type StaticServer, serveStatic } from "./site-harness.ts";
 
-const root = fileURLToPath(new URL("..", import.meta.url));
+const script = fileURLToPath(new URL("../scripts/build-site.mjs", import.meta.url));
 const home = mkdtempSync(join(tmpdir(), "sfc-site-"));
 const folder = join(home, "site");
 const started = await startBrowser();
@@ -35,7 +35,7 @@ const servers: StaticServer[] = [];
 beforeAll(() => {
   // A process of its own, because Vitest's NODE_ENV would make it a page for development.
   const env = { ...process.env, NODE_ENV: "production" };
-  execFileSync(process.execPath, [join(root, "scripts/build-site.mjs"), "--out", folder], { env, stdio: "pipe" });
+  execFileSync(process.execPath, [script, "--out", folder], { env, stdio: "pipe" });
 });
 
 afterAll(async () => {
@@ -214,6 +214,16 @@ describe("effects compared with a reference", () => {
       "effects: expected some at resid_post.1, got none.",
     );
   });
+});
+
+it("a folder with other files is not made a site", () => {
+  writeFileSync(join(home, "mine.txt"), "mine");
+  const { status, stderr } = spawnSync(process.execPath, [script, "--out", home], { encoding: "utf8" });
+  expect({ status, stderr }).toEqual({
+    status: 1,
+    stderr: `--out: expected a new folder, or that of a site, got one with other files at ${home}. Choose another.\n`,
+  });
+  expect(readFileSync(join(home, "mine.txt"), "utf8")).toBe("mine");
 });
 
 describe.skipIf(started === null)("the static site", () => {
