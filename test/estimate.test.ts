@@ -160,6 +160,14 @@ describe("sfc estimate", () => {
       memory_bytes: told.memory_bytes,
       disk_bytes: told.disk_bytes,
     });
+    // Every phase that can take long is told, and the report that comes after what the folder has measured.
+    const phases = ["reading", "capture", "effects", "writing", "exact", "meaning", "cards", "report"];
+    expect(Object.keys(told.seconds)).toEqual(phases);
+    const measured = Object.keys(manifest.seconds).filter((phase) => phase !== "checks");
+    expect(measured).toEqual(phases.slice(0, -1));
+    expect(Object.values(told.seconds).every((seconds) => Number(seconds) > 0)).toBe(true);
+    const gradient = JSON.parse((await succeeds(["estimate", ...flags, "--score", "gradient", "--json"])).stdout);
+    expect(Object.keys(gradient.seconds)).toEqual(["reading", "capture", "effects", "writing", "report"]);
     // Memory differs from system to system, but not by much: a tenth or ten times of it is a fault.
     expect(manifest.peak_rss_bytes / told.memory_bytes).toBeGreaterThan(0.6);
     expect(manifest.peak_rss_bytes / told.memory_bytes).toBeLessThan(1.7);

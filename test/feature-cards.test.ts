@@ -69,8 +69,7 @@ describe.each(ends)("features of $name", ({ name, norm, unembedding, plus, centr
       new Map([[site, features]]),
     );
     const keptCodes = new KeptCodes();
-    await analyticEffects(captured, dictionary, codes, undefined, { keptCodes });
-    await codes.release();
+    await analyticEffects(captured, dictionary, codes, undefined, { keptCodes, onFit: () => {} });
     const noReader = {
       encode: () => Promise.reject(new Error("encoded what is known")),
       release: () => Promise.resolve(),
@@ -87,9 +86,17 @@ describe.each(ends)("features of $name", ({ name, norm, unembedding, plus, centr
       },
       new Map([[site, features]]),
     );
+    // What is not kept is encoded as for effects, whose rows go into one product: the same bits, whoever asks first.
+    const later = new KeptCodes();
+    const prefixes = forest.backward.clean.filter((node) => captured.plan.row[node]! >= 0);
+    const rows = [...prefixes].map((node) => captured.plan.row[node]!);
+    const encodedLater = await codesAt(captured, dictionary, codes, [...prefixes.slice(0, 1)], later);
+    expect(later.at(site, captured.plan, rows)).toEqual(keptCodes.at(site, captured.plan, rows));
+    expect(encodedLater).toEqual(keptCodes.at(site, captured.plan, rows.slice(0, 1)));
     const withCodes = (all: typeof traits) =>
       all.map(({ codeAt, ...trait }) => ({ ...trait, codes: [...forest.forward.token.keys()].map(codeAt) }));
     expect(withCodes(again)).toEqual(withCodes(traits));
+    await codes.release();
     const w = numbersOf(model.parameters, held, norm);
     const U = numbersOf(model.parameters, held, unembedding);
     const decoder = await dictionary.decoder();
@@ -169,15 +176,18 @@ it("codes are kept as long as they fit, and given again only where all rows are 
   // Rows 0 to 5 of the codes are rows 9, 2, 7, 4, 0 and 5 of a capture of ten.
   const rows = [9, 2, 7, 4, 0, 5];
   const kept = new KeptCodes();
-  kept.keep("resid_post.0", codes, rows, 10);
-  const some = kept.at("resid_post.0", [4, 9, 5])!;
+  const plan = { rows: 10 };
+  kept.keep("resid_post.0", plan, codes, rows);
+  const some = kept.at("resid_post.0", plan, [4, 9, 5])!;
   expect(some.rows).toBe(3);
   expect([0, 1, 2].map((r) => row(some, r))).toEqual([3, 0, 5].map((r) => row(codes, r)));
   // A prefix of two groups of prompts is named twice, and so there may be more codes than were kept.
-  const often = kept.at("resid_post.0", [...rows, ...rows])!;
+  const often = kept.at("resid_post.0", plan, [...rows, ...rows])!;
   expect([...often.values]).toEqual([...codes.values, ...codes.values]);
-  expect(kept.at("resid_post.0", [4, 3])).toBeUndefined();
-  expect(kept.at("resid_post.1", [4])).toBeUndefined();
+  expect(kept.at("resid_post.0", plan, [4, 3])).toBeUndefined();
+  expect(kept.at("resid_post.1", plan, [4])).toBeUndefined();
+  // Rows of another plan are others.
+  expect(kept.at("resid_post.0", { rows: 10 }, [4])).toBeUndefined();
 
   const bytes = 8 * codes.features.length + 4 * (7 + 10);
   for (const [most, isThere] of [
@@ -185,10 +195,10 @@ it("codes are kept as long as they fit, and given again only where all rows are 
     [2 * bytes, true],
   ] as const) {
     const both = new KeptCodes(most);
-    both.keep("resid_post.0", codes, rows, 10);
-    both.keep("resid_post.1", codes, rows, 10);
-    expect(both.at("resid_post.0", rows)).toBeDefined();
-    expect(both.at("resid_post.1", rows) !== undefined).toBe(isThere);
+    both.keep("resid_post.0", plan, codes, rows);
+    both.keep("resid_post.1", plan, codes, rows);
+    expect(both.at("resid_post.0", plan, rows)).toBeDefined();
+    expect(both.at("resid_post.1", plan, rows) !== undefined).toBe(isThere);
   }
 
   // What is missing is encoded: node n has the activation of row 5 − n.
@@ -196,7 +206,7 @@ it("codes are kept as long as they fit, and given again only where all rows are 
     plan: { row: Int32Array.from({ length: 6 }, (_, n) => 5 - n) },
     site: async () => ({ x, width: 8 }),
   } as unknown as Capture;
-  const now = await codesAt(captured, dictionary, reader, [1, 5], new KeptCodes(0));
+  const now = await codesAt(captured, dictionary, reader, [1, 5]);
   expect([0, 1].map((r) => row(now, r))).toEqual([4, 0].map((r) => row(codes, r)));
   await reader.release();
 });

@@ -14,6 +14,7 @@ import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
+import { openSeconds, type ResultPhase, resultSeconds } from "./estimate-results.ts";
 import type { JobOptions } from "./options.ts";
 import { assumedGflops, gflopsFor, nodeBytes, programBytes, rates } from "./rates.ts";
 import { countsOf, prepareAll } from "./steps.ts";
@@ -42,7 +43,9 @@ export interface Estimate {
   /** The run's folder: at its peak, and when the run is complete. */
   readonly disk_bytes: { readonly peak: number; readonly end: number };
   /** By phase. */
-  readonly seconds: Readonly<Record<"reading" | "capture" | "effects" | "writing", number>>;
+  readonly seconds: Readonly<
+    Record<"reading" | "capture" | "effects" | "writing", number> & Partial<Record<ResultPhase, number>>
+  >;
   /** GFLOP/s of this machine's matrix products that the seconds rest on. */
   readonly gflops: number;
   /** The work of the capture, padding and what is computed again included, in GFLOP. */
@@ -141,9 +144,20 @@ export async function estimateRun(
     disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
     seconds: {
       reading: rates.least / 2 + (checkpoint.bytes + 4 * sum(effects.map(({ weights }) => weights))) / rates.hashed,
-      capture: captureSeconds(chosen),
+      // Two graphs: forward and back for the run's pairs, and for those of the check.
+      capture: captureSeconds(chosen) + openSeconds(chosen === held ? 2 * model.layers : 0),
       effects: workSeconds(work) + sum(effects.map((cost) => effectsSeconds(cost, gflops))),
       writing: rates.least / 2 + rows / (4 * rates.rows),
+      ...resultSeconds({
+        model,
+        dictionaries,
+        plan: plans[0]!,
+        options,
+        weights: chosen.weights,
+        rows,
+        gflops,
+        captureGflop: chosen.flops / 1e9,
+      }),
     },
     gflops,
     capture_gflop: chosen.flops / 1e9,

@@ -157,14 +157,20 @@ function codesOn(
     }
     for (const i of own) for (const other of here) both[i]![other]!++;
   }
+  const jaccard = new Float64Array(F);
   const together = features.map((feature, i) => {
-    const jaccard = Float64Array.from(both[i]!, (n, f) =>
-      n === 0 || f === feature ? 0 : n / (active[feature]! + active[f]! - n),
-    );
+    takeJaccard(jaccard, both[i]!, active, feature);
     const top = placesOfLargest(jaccard, keptFeatures).filter((f) => jaccard[f]! > 0);
     return { feature: top, jaccard: top.map((f) => jaccard[f]!) };
   });
   return { codes: found, together };
+}
+
+/** to[f]: of the places at which f or the feature is active, the share at which both are; 0 of the feature with itself. */
+function takeJaccard(to: Float64Array, both: Int32Array, active: Int32Array, feature: number): void {
+  for (let f = 0; f < both.length; f++)
+    to[f] = both[f] === 0 ? 0 : both[f]! / (active[feature]! + active[f]! - both[f]!);
+  to[feature] = 0;
 }
 
 type Products = ReturnType<typeof cosineProducts>;
@@ -216,7 +222,8 @@ function unitRows(rows: Float32Array, D: number): Float32Array {
   for (let at = 0; at < rows.length; at += D) {
     let squares = 0;
     for (let d = 0; d < D; d++) squares += rows[at + d]! ** 2;
-    if (squares > 0) for (let d = 0; d < D; d++) out[at + d]! /= Math.sqrt(squares);
+    const length = Math.sqrt(squares);
+    if (length > 0) for (let d = 0; d < D; d++) out[at + d]! /= length;
   }
   return out;
 }

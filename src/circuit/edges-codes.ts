@@ -2,7 +2,7 @@ import type { Capture } from "../capture/capture.ts";
 import type { Floats } from "../capture/hooks.ts";
 import type { Dictionary, Encoder } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRow } from "../dictionaries/encode.ts";
-import { rowsOf } from "../effects/analytic.ts";
+import { rowsOf } from "../effects/node-rows.ts";
 import { cleanRow, patchRow } from "../effects/rest.ts";
 import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";

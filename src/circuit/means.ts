@@ -33,9 +33,8 @@ export function rankedMeans(sums: Sums, { groups }: NodeIndex, pairs: readonly P
   const counted = new Map(pairs.map((of) => [groupKey(of.split, of.case), of.pairs]));
   const uncounted = groups.find((of) => !counted.get(groupKey(of.split, of.case)));
   if (uncounted) throw new Error(`internal: no pairs for the nodes of ${uncounted.split}, ${uncounted.case}`);
-  const rowsOf: number[][] = groups.map(() => []);
-  sums.group.forEach((group, row) => void rowsOf[group]!.push(row));
-  const width = sums.feature.reduce((most, feature) => Math.max(most, feature), errorFeature) + 1 - errorFeature;
+  const rowsOf = groupedRows(sums.group, groups.length);
+  const width = largestOf(sums.feature, errorFeature) + 1 - errorFeature;
   return splits.flatMap((split) => {
     const own = [...groups.entries()]
       .filter(([, of]) => of.split === split)
@@ -44,19 +43,61 @@ export function rankedMeans(sums: Sums, { groups }: NodeIndex, pairs: readonly P
     const all = { total: new Float64Array(width), nodes: new Int32Array(width), seen: new Uint8Array(width) };
     const byCase = own.map(([group, of]) => {
       const rows = rowsOf[group]!;
-      for (const row of rows) {
-        const at = sums.feature[row]! - errorFeature;
-        all.total[at]! += sums.total[row]!;
-        all.nodes[at]! += sums.nodes[row]!;
-        all.seen[at] = 1;
-      }
+      addSums(all, sums, rows);
       return ranked(split, of.case, sums, rows, counted.get(groupKey(split, of.case))!);
     });
     const count = pairs.reduce((sum, of) => sum + (of.split === split ? of.pairs : 0), 0);
-    const places = [...all.seen.keys()].filter((at) => all.seen[at] === 1);
-    const feature = Int32Array.from(all.seen.keys(), (at) => at + errorFeature);
+    const feature = new Int32Array(width);
+    for (let at = 0; at < width; at++) feature[at] = at + errorFeature;
+    const places = groupedRows(all.seen, 2)[1]!;
     return [ranked(split, allCases, { feature, ...all }, places, count), ...byCase];
   });
+}
+
+// The loops are functions of their own: in a closure each site would have them compiled anew.
+
+/** The rows of each group, in order. */
+function groupedRows(group: Uint16Array | Uint8Array, groups: number): Int32Array[] {
+  const counts = new Int32Array(groups);
+  for (let row = 0; row < group.length; row++) counts[group[row]!]!++;
+  const rows = Array.from(counts, (count) => new Int32Array(count));
+  counts.fill(0);
+  for (let row = 0; row < group.length; row++) rows[group[row]!]![counts[group[row]!]!++] = row;
+  return rows;
+}
+
+function largestOf(values: Int32Array, least: number): number {
+  let most = least;
+  for (let i = 0; i < values.length; i++) if (values[i]! > most) most = values[i]!;
+  return most;
+}
+
+/** Adds some rows of sums to those of all features, the error at place 0. */
+function addSums(
+  all: { readonly total: Float64Array; readonly nodes: Int32Array; readonly seen: Uint8Array },
+  { feature, total, nodes }: Sums,
+  rows: Int32Array,
+): void {
+  for (let i = 0; i < rows.length; i++) {
+    const row = rows[i]!;
+    const at = feature[row]! - errorFeature;
+    all.total[at]! += total[row]!;
+    all.nodes[at]! += nodes[row]!;
+    all.seen[at] = 1;
+  }
+}
+
+/** values[places], each divided by `by`. */
+function dividedAt(values: Float64Array, places: Int32Array, by: number): Float64Array {
+  const to = new Float64Array(places.length);
+  for (let i = 0; i < places.length; i++) to[i] = values[places[i]!]! / by;
+  return to;
+}
+
+function valuesAt(values: Int32Array, places: Int32Array): Int32Array {
+  const to = new Int32Array(places.length);
+  for (let i = 0; i < places.length; i++) to[i] = values[places[i]!]!;
+  return to;
 }
 
 /** The rows of some sums as means over `pairs` pairs, by rank. */
@@ -64,23 +105,24 @@ function ranked(
   split: Split,
   name: string,
   { feature, total, nodes }: Pick<Sums, "feature" | "total" | "nodes">,
-  rows: readonly number[],
+  rows: Int32Array,
   pairs: number,
 ): RankedMeans {
   const errors = rows.filter((row) => feature[row] === errorFeature);
   const others = rows.filter((row) => feature[row] !== errorFeature);
-  const order = rankOrder(
-    Int32Array.from(others, (row) => feature[row]!),
-    Float64Array.from(others, (row) => total[row]! / pairs),
-  );
-  const ordered = [...errors, ...Array.from(order, (i) => others[i]!)];
+  const order = rankOrder(valuesAt(feature, others), dividedAt(total, others, pairs));
+  const ordered = new Int32Array(rows.length);
+  ordered.set(errors);
+  ordered.set(valuesAt(others, order), errors.length);
+  const rank = new Int32Array(rows.length);
+  for (let i = errors.length; i < rank.length; i++) rank[i] = i + 1 - errors.length;
   return {
     split,
     case: name,
-    feature: Int32Array.from(ordered, (row) => feature[row]!),
-    effect: Float64Array.from(ordered, (row) => total[row]! / pairs),
-    nodesActive: Int32Array.from(ordered, (row) => nodes[row]!),
-    rank: Int32Array.from(ordered, (_, i) => i + 1 - errors.length),
+    feature: valuesAt(feature, ordered),
+    effect: dividedAt(total, ordered, pairs),
+    nodesActive: valuesAt(nodes, ordered),
+    rank,
   };
 }
 

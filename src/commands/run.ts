@@ -9,6 +9,7 @@ import {
   totalSeconds,
   workLine,
 } from "../analysis/estimate.ts";
+import { exactBudget } from "../analysis/estimate-results.ts";
 import type { JobOptions } from "../analysis/options.ts";
 import { dictionaryWarnings, usablePairs } from "../analysis/pairs.ts";
 import type { ParitySubject } from "../analysis/parity.ts";
@@ -72,10 +73,6 @@ export interface RunOutcome {
   /** How the run is divided, where it was only planned. */
   readonly shards?: readonly Shard[];
 }
-
-/** Floating-point operations for patching features by themselves: a share of those of the capture, and at least so many, in GFLOP. */
-const exactShare = 0.25;
-const leastExact = 100;
 
 /**
  * The whole analysis (`sfc run`): pairs → effects on train and test → rankings → report, in a run's folder. Or its plan as shards, or what is left of
@@ -215,7 +212,7 @@ class Job {
       const found = await analysePairs(input, prepared, places, this.manifest, this.#reporter, {
         keep,
         batchSize,
-        exactFlops: Math.max(leastExact, exactShare * estimated.capture_gflop) * 1e9,
+        exactFlops: exactBudget(estimated.capture_gflop),
         meaning: true,
         ...(shared?.plan.wave_rows && { waveRows: shared.plan.wave_rows }),
         onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, estimated.gflops)),

@@ -6,6 +6,7 @@ import { steps, type Watch } from "../progress.ts";
 import { captureFor } from "./capture-for.ts";
 import { dot, placeDirections, strideOf } from "./directions.ts";
 import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
+import { rowsOf } from "./node-rows.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
 import { fitNodes, type TakeOut, unexplainedOf } from "./unexplained.ts";
 
@@ -87,11 +88,13 @@ export async function analyticEffects(
   const judged = onFit ? fitNodes(capture) : [];
   const { rows, place, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
   // Encoding takes about as long as the nodes.
-  const sparse = await codes.encode(dictionary, rows, {
-    onProgress: (done, total) => onProgress?.(done, 2 * total),
-    stopped,
-  });
-  keptCodes?.keep(site, sparse, place.keys(), capture.plan.rows);
+  const sparse =
+    keptCodes?.at(site, capture.plan, [...place.keys()]) ??
+    (await codes.encode(dictionary, rows, {
+      onProgress: (done, total) => onProgress?.(done, 2 * total),
+      stopped,
+    }));
+  keptCodes?.keep(site, capture.plan, sparse, place.keys());
   const room = roomOf(captured.width, sparse);
   const [start, bias] = await Promise.all([
     placeDirections(dictionary, sparse.features, loops, room.bytes),
@@ -142,34 +145,6 @@ function takeOutCodes(start: Int32Array, loops: Loops, room: Room, D: number): T
     }
     if (count > 0) loops.takeOut(room.error, room.g, strideOf(D), room.list, count);
   };
-}
-
-/**
- * The activations that a site's nodes need, and those of some other forward nodes, each once: rows[R,D], for each node the row of its clean and of its
- * patch prefix, and the rows of the others; `place` has the rows by those of the capture, in order.
- */
-export function rowsOf(
-  { plan }: Capture,
-  { x, width: D }: SiteCapture,
-  nodes: Int32Array,
-  forwardNodes: readonly number[] = [],
-) {
-  const { backward } = plan.forest;
-  const place = new Map<number, number>();
-  const find = (forward: number) => {
-    const row = plan.row[forward]!;
-    if (row < 0) throw new Error("internal: activations of a changed prefix were not kept");
-    const known = place.get(row);
-    if (known !== undefined) return known;
-    place.set(row, place.size);
-    return place.size - 1;
-  };
-  const clean = nodes.map((node) => find(backward.clean[node]!));
-  const patch = nodes.map((node) => find(backward.patch[node]!));
-  const others = forwardNodes.map(find);
-  const rows = x.slice(0, place.size * D);
-  for (const [row, at] of place) rows.set(x.subarray(row * D, (row + 1) * D), at * D);
-  return { rows, place, clean, patch, others };
 }
 
 /** Larger than any feature. */

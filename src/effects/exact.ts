@@ -13,6 +13,7 @@ import { forEachDifference } from "./code-effects.ts";
 import { type Directions, directionsOf } from "./directions.ts";
 import { shareFrom } from "./estimate.ts";
 import { captureForRest } from "./integrated.ts";
+import type { KeptCodes } from "./kept-codes.ts";
 import type { Method, MethodInput, SiteEffects } from "./method.ts";
 import { type Continuation, cleanRow, openContinuation, patchRow, rowsValue } from "./rest.ts";
 import { errorFeature, RowBuilder } from "./rows.ts";
@@ -38,7 +39,8 @@ export const exactMethod: Method = async function* (given) {
     const known = new Map<Dictionary, NodePatches[]>();
     const patchesOf = async (dictionary: Dictionary) => {
       const features = wanted.get(dictionary.writes);
-      const patches = known.get(dictionary) ?? (await patchesAt(captured, dictionary, codes, features, errors));
+      const patches =
+        known.get(dictionary) ?? (await patchesAt(captured, dictionary, codes, features, errors, given.keptCodes));
       // Those of a few features take little memory, and the SAE is not read again.
       if (features && !errors) known.set(dictionary, patches);
       return patches;
@@ -125,9 +127,13 @@ async function patchesAt(
   reader: CodeReader,
   wanted: ReadonlySet<number> | undefined,
   errors: boolean,
+  kept?: KeptCodes,
 ): Promise<NodePatches[]> {
   const { x, width: D } = await captured.site(dictionary.writes);
-  const sparse: SparseCodes = await reader.encode(dictionary, x);
+  const { plan } = captured;
+  const all = [...Array(plan.rows).keys()];
+  const sparse: SparseCodes = kept?.at(dictionary.writes, plan, all) ?? (await reader.encode(dictionary, x));
+  kept?.keep(dictionary.writes, plan, sparse, all);
   const needed = wanted && !errors ? sparse.features.filter((feature) => wanted.has(feature)) : sparse.features;
   const directions = await directionsOf(dictionary, needed);
   return Array.from(captured.activeNodes(dictionary.writes), (node) => {

@@ -75,7 +75,7 @@ export interface MethodInput extends LoadedModel, Watch {
   readonly onMetric?: (clean: Float64Array, patch: Float64Array) => void;
   /** Told the share of the variance of a site's activations that its SAE leaves unexplained (see `unexplainedShare`), where a method encodes them anyway. */
   readonly onFit?: (site: SiteName, unexplained: number | null) => void;
-  /** Keeps the codes of the capture's activations, where a method encodes them. */
+  /** Keeps the codes of the capture's activations, where a method encodes them, and gives those that are there. */
   readonly keptCodes?: KeptCodes;
   /** Told the work before it begins, where it is long (`exact`): metric evaluations, and floating-point operations. */
   readonly onWork?: (work: { readonly patches: number; readonly flops: number }) => void;

@@ -8,6 +8,7 @@ import type { TokenPair } from "../prompts/pairs.ts";
 import { compareSites, type SiteName } from "../site.ts";
 import { effectsOf, needsOf, wantedBy } from "./dispatch.ts";
 import { changedNodes, methodCost, shareFrom, subtreeRows } from "./estimate.ts";
+import { KeptCodes } from "./kept-codes.ts";
 import { defaultSteps, type MethodInput, type MethodName } from "./method.ts";
 import type { EffectRows } from "./rows.ts";
 import { secantSteps } from "./secant.ts";
@@ -76,6 +77,54 @@ export async function patchStrongest(
     const own = ownFlops({ ...given, forest }, method, features);
     if (patchFlops(given.model, forest, features) + own > budget) continue;
     return await patchFeatures({ ...given, forest }, method, features, outside, budget);
+  }
+  return undefined;
+}
+
+/** Features of all that may be patched, a share: those with a tenth of the largest effect or more, at nodes where they are active. */
+const likelyPatched = 0.5;
+
+/**
+ * What `patchStrongest` takes, told before effects are known, as if the strongest features were spread over all sites.
+ *
+ * @param number bytes of a number that is computed with
+ * @returns floating-point operations, and the layers behind the sites at which features are patched, all sites together; undefined if the budget allows none
+ */
+export function strongestCost(
+  {
+    model,
+    dictionaries,
+    steps: given,
+    number,
+    weights,
+  }: Pick<MethodInput, "model" | "dictionaries"> & {
+    readonly steps?: number | undefined;
+    readonly number: 4 | 8;
+    readonly weights: "held" | "streamed";
+  },
+  method: MethodName,
+  pairs: readonly TokenPair[],
+  budget: number,
+): { readonly flops: number; readonly layers: number } | undefined {
+  const split = pairs.some(({ pair }) => pair.split === "train") ? "train" : "test";
+  const members = pairs.filter(({ pair }) => pair.split === split);
+  for (const choice of choices) {
+    const sites = [...dictionaries.keys()].slice(-choice.sites);
+    const features = new Map(sites.map((site) => [site, Array.from({ length: choice.perSite }, (_, i) => i)]));
+    const forest = sampleOf(members, choice.pairs);
+    const patches = likelyPatched * patchFlops(model, forest, features);
+    if (patches > budget) continue;
+    const plan = planCapture(forest, { wanted: "both", model, beside: "cheaper" });
+    const cost = (of: MethodName) => {
+      const steps = given ?? (of === "secant" ? secantSteps([...dictionaries.keys()]) : defaultSteps);
+      return methodCost(of, model, plan, dictionaries, steps, number, weights).flops;
+    };
+    const secant = cost("secant");
+    const own = method === "analytic" || method === "secant" ? 0 : cost(method);
+    if (patches + own + (method === "secant" ? secant : 0) > budget) continue;
+    const captured = 3 * plan.rows * model.flopsPerToken;
+    const layers = sites.reduce((sum, site) => sum + shareFrom(model, site) * model.layers, 0);
+    return { flops: patches + own + captured + (secant <= budget ? secant : 0), layers };
   }
   return undefined;
 }
@@ -152,13 +201,15 @@ async function patchFeatures(
     sites: [...new Set([...sites, ...more])].sort(compareSites),
   });
   const sample: MethodInput = { ...given, dictionaries };
+  // The methods that share the capture encode the same activations.
+  const together = { ...sample, captured, keptCodes: new KeptCodes() };
   let patches = 0;
   const onWork = (work: { readonly patches: number }) => {
     patches = work.patches;
   };
-  const exact = await meansOf("exact", { ...sample, captured, features, patchErrors: false, onWork }, outside);
-  const firstOrder = await meansOf("analytic", { ...sample, captured }, outside);
-  const secant = withSecant ? await meansOf("secant", { ...sample, captured, steps }, outside) : null;
+  const exact = await meansOf("exact", { ...together, features, patchErrors: false, onWork }, outside);
+  const firstOrder = await meansOf("analytic", together, outside);
+  const secant = withSecant ? await meansOf("secant", { ...together, steps }, outside) : null;
   const own =
     method === "analytic" ? firstOrder : method === "secant" ? secant! : await meansOf(method, sample, outside);
   const of = (means: typeof own, site: SiteName, feature: number) => means.get(site)?.get(feature) ?? 0;

@@ -37,11 +37,13 @@ function duckdb(): typeof import("@duckdb/node-api") {
 export class Database {
   readonly #db: DuckDBConnection;
   readonly #instance: DuckDBInstance;
+  readonly #isOwner: boolean;
   readonly #links = new Links();
   readonly #stopped: () => boolean;
 
-  private constructor(instance: DuckDBInstance, db: DuckDBConnection, stopped: () => boolean) {
+  private constructor(instance: DuckDBInstance, db: DuckDBConnection, stopped: () => boolean, isOwner = true) {
     this.#instance = instance;
+    this.#isOwner = isOwner;
     this.#db = db;
     this.#stopped = stopped;
   }
@@ -62,6 +64,11 @@ export class Database {
       ...settings,
     });
     return new Database(instance, await instance.connect(), stopped);
+  }
+
+  /** The same database for work at the same time: it has all settings and no temporary tables, and is closed before this one. */
+  async beside(): Promise<Database> {
+    return new Database(this.#instance, await this.#instance.connect(), this.#stopped, false);
   }
 
   /** Lets DuckDB put what does not fit in memory into this folder. */
@@ -165,7 +172,7 @@ export class Database {
 
   close(): void {
     this.#db.closeSync();
-    this.#instance.closeSync();
+    if (this.#isOwner) this.#instance.closeSync();
     this.#links.remove();
   }
 }

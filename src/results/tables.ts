@@ -1,6 +1,6 @@
 import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { effectsBySplit, type RankedMeans, rankedMeans } from "../circuit/means.ts";
+import { effectsBySplit, leftOutShare, type RankedMeans, rankedMeans, splits } from "../circuit/means.ts";
 import { type Ranking, rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
 import { RankingSpread } from "../circuit/site-spread.ts";
 import { type FeatureRow, type FeatureSums, notFinite, type RankOptions } from "../circuit/tables.ts";
@@ -45,6 +45,8 @@ export class RunTables {
   readonly #database: Database;
   /** Checkpoints whose files are known to be whole. */
   readonly #whole = new Set<string>();
+  /** What `#leftOut` finds of sites that were written here. */
+  readonly #leftOutOf = new Map<SiteName, Partial<Record<Split, number>>>();
   readonly #watch: Watch;
   #nodes: NodeIndex | undefined;
 
@@ -152,6 +154,8 @@ export class RunTables {
       this.#chunk("effects", rows.site),
     );
     await this.#database.run("DROP TABLE rows");
+    const own = splits.filter((split) => nodes.groups.some((of) => of.split === split));
+    this.#leftOutOf.set(rows.site, Object.fromEntries(own.map((split) => [split, leftOutShare(rows, nodes, split)])));
     await this.writeSums(rows.site, sumRows(rows, nodes));
     await this.#seal(rows.site, ["effects", "sums"]);
   }
@@ -241,16 +245,26 @@ export class RunTables {
     await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
     const chunks = hasRows ? sites.map((site) => this.#chunk("effects", site)) : [];
     const rows = chunks.length > 0 ? `SELECT * FROM ${this.#database.files(...chunks)}` : noEffects;
-    await this.#copy(rows, join(folder, "effects.parquet"));
-    const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
-
     const ranked: SiteRanking[] = [];
     const spread = options.units && new RankingSpread(options.units);
-    await this.#writeFeatures(folder, sites, options.pairs, async (site, means) => {
-      const leftOut = hasRows ? await this.#leftOut(site) : () => null;
-      const own = rankSite(site, effectsBySplit(means, options.change, leftOut), options.top);
-      ranked.push(spread ? await spread.add(own, means, options.top, (features) => this.#rowsOf(site, features)) : own);
-    });
+    // DuckDB copies the rows on threads of its own while they are ranked here.
+    const beside = await this.#database.beside();
+    const copying = beside.copy(rows, join(folder, "effects.parquet"));
+    copying.catch(() => {});
+    try {
+      await this.#writeFeatures(folder, sites, options.pairs, async (site, means) => {
+        const leftOut = hasRows ? await this.#leftOut(site) : () => null;
+        const own = rankSite(site, effectsBySplit(means, options.change, leftOut), options.top);
+        ranked.push(
+          spread ? await spread.add(own, means, options.top, (features) => this.#rowsOf(site, features)) : own,
+        );
+      });
+      await copying;
+    } finally {
+      await copying.catch(() => {});
+      beside.close();
+    }
+    const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
     const ranking = rankRun(options.score, options.top, ranked, options.change, spread?.words, spread?.shared);
     await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
     return { ranking, rows: count!.n };
@@ -317,6 +331,8 @@ export class RunTables {
 
   /** By split, the share of a site's Σ|effect| over features that lies at nodes of BOS and padding, which are left out of the sums. */
   async #leftOut(site: SiteName): Promise<(split: Split) => number> {
+    const known = this.#leftOutOf.get(site);
+    if (known) return (split) => known[split] ?? 0;
     const sums = await this.#database.rows<{ split: Split; outside: number | null; total: number }>(
       `SELECT split, sum(abs(effect)) FILTER (node IN (SELECT node FROM outside)) AS outside, sum(abs(effect)) AS total
        FROM ${this.#database.files(this.#chunk("effects", site))} WHERE feature <> ${errorFeature} GROUP BY split`,
