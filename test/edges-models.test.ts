@@ -4,7 +4,10 @@ import { memoryFolder } from "../src/bytes/folder.ts";
 import { writeSafetensors } from "../src/bytes/safetensors.ts";
 import { captureAll } from "../src/capture/capture.ts";
 import { type Floats, floatValue, type Hook } from "../src/capture/hooks.ts";
-import { edges, type Jacobian } from "../src/circuit/edges.ts";
+import { captureOfEdges, edges, type Jacobian } from "../src/circuit/edges.ts";
+import { nodeCodes } from "../src/circuit/edges-codes.ts";
+import { type Contraction, contract, contractIdentity, sourceReader } from "../src/circuit/edges-sources.ts";
+import { targetsAt } from "../src/circuit/edges-targets.ts";
 import { pathShape, pathsBetween } from "../src/circuit/paths.ts";
 import type { Activation, Dictionary, Normalization } from "../src/dictionaries/dictionary.ts";
 import { codeReader, codeRow } from "../src/dictionaries/encode.ts";
@@ -671,5 +674,65 @@ describe("paths", () => {
       expect(pathShape(given.model), name).toEqual({ parallel });
       await given.close();
     }
+  });
+});
+
+describe(`what edges keep at a time (seed ${seed})`, () => {
+  const site = "resid_post.0" as const;
+  const openSite = async () => {
+    const given = await open("gemma2", [site, "resid_post.1"]);
+    const captured = await captureOfEdges(given);
+    const reader = codeReader(given);
+    const codes = await nodeCodes(captured, given.dictionaries.get(site)!, reader);
+    const close = async () => {
+      await reader.release();
+      await given.close();
+    };
+    return { given, captured, codes, close };
+  };
+
+  it("targets are the same where directions are read some at a time", async () => {
+    const { given, captured, codes, close } = await openSite();
+    const wanted = [3, 7, 12, "error", "site"] as const;
+    const at = (numbers?: number) =>
+      targetsAt(captured, given.dictionaries.get(site)!, codes, wanted, {
+        ...{ slope: "secant", cap: 3, byNode: false },
+        ...(numbers !== undefined && { numbers }),
+      });
+    const [all, some] = [await at(), await at(3 * given.model.width)];
+    expect(all.columns.length).toBeGreaterThan(4);
+    expect(some.columns).toEqual(all.columns);
+    const error = all.columns.findIndex(({ target }) => target === "error");
+    const { nodes } = all.columns[error]!;
+    const rows = { column: new Int32Array(nodes.length), node: nodes };
+    const of = [all.columns[error]!];
+    expect(all.cotangents(rows, of).some((value) => value !== 0)).toBe(true);
+    expect(some.cotangents(rows, of)).toEqual(all.cotangents(rows, of));
+    await close();
+  });
+
+  it("changes and errors give the same where there is room for some, or for none", async () => {
+    const { given, captured, codes, close } = await openSite();
+    const [D, R, random] = [given.model.width, codes.nodes.length, new Random(seed)];
+    const rows = { column: new Int32Array(R), node: codes.nodes };
+    const v = Float64Array.from({ length: R * D }, () => random.normal());
+    const found: number[][] = [];
+    for (const room of [R, 2, 0]) {
+      const source = await sourceReader(captured, given.dictionaries, async () => codes, 2 * D * room)(site);
+      const own: number[] = [];
+      const visit = (_: number, { values, error, total }: Contraction) => own.push(...values, error, total);
+      contract(source, rows, v, visit);
+      const column = { target: 3, group: 0, remainder: 0, effect: 0, nodes: codes.nodes } as const;
+      contractIdentity(source, [{ ...column, factors: v.slice(0, R), direction: v.slice(0, D) }], visit);
+      found.push(own);
+    }
+    expect(R).toBeGreaterThan(4);
+    const scale = Math.max(...found[0]!.map(Math.abs));
+    for (const other of found.slice(1)) {
+      other.forEach((value, i) => {
+        expect(Math.abs(value - found[0]![i]!) / scale).toBeLessThan(1e-12);
+      });
+    }
+    await close();
   });
 });

@@ -377,7 +377,8 @@ export async function estimateCircuit(
       workOf({
         passes: secant.flops,
         read: secant.sweeps * subject.files.checkpoint.bytes,
-        sessions: 4,
+        // One of all layers, forward and back, opens as slowly as as many of a single layer.
+        sessions: weights === "streamed" ? 4 : 2 * model.layers + 2,
         memory: secant.memory + passWork(running, plan.packs, sites, { back: true }).memory,
       }),
     );

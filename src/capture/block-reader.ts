@@ -1,3 +1,4 @@
+import { decodeFloat32 } from "../bytes/dtype.ts";
 import { float32, type Value } from "../graph/session.ts";
 import { type Checkpoint, type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
@@ -10,6 +11,7 @@ export class BlockReader {
   readonly #model: Model;
   readonly #checkpoint: Checkpoint;
   readonly #slots: [ArrayBuffer, ArrayBuffer] = [new ArrayBuffer(0), new ArrayBuffer(0)];
+  #floats: Floats = nothing;
 
   constructor(model: Model, checkpoint: Checkpoint) {
     this.#model = model;
@@ -46,6 +48,35 @@ export class BlockReader {
     return Object.fromEntries(values.map((value, i) => [`w${i}`, value]));
   }
 
+  /**
+   * The same as float32, for sessions that run many times with few rows each, in which every run would convert them anew. Valid until other weights are
+   * asked for so; those that were asked for last are not read again.
+   *
+   * @throws UserError as `read`
+   */
+  async readFloats(names: readonly string[]): Promise<Record<string, Value>> {
+    const key = names.join();
+    if (this.#floats.key === key) return this.#floats.values;
+    this.#floats = { ...this.#floats, key: "", values: {} };
+    const shapes = names.map((name) => this.#model.parameters.get(name)!);
+    const sizes = shapes.map((shape) => shape.reduce((a, b) => a * b, 1));
+    const size = sizes.reduce((sum, one) => sum + one, 0);
+    if (this.#floats.memory.length < size) this.#floats = { key: "", values: {}, memory: new Float32Array(size) };
+    const { memory } = this.#floats;
+    const values: Record<string, Value> = {};
+    let at = 0;
+    for (const [i, name] of names.entries()) {
+      const { w0 } = await this.read([name], 0);
+      const { buffer, byteOffset, byteLength } = w0!.data as Float32Array | Uint16Array;
+      const format = ({ float32: "F32", bfloat16: "BF16", float16: "F16" } as const)[this.#typeOf(name)];
+      decodeFloat32(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength), format, memory, at);
+      values[`w${i}`] = float32(memory.subarray(at, at + sizes[i]!), ...shapes[i]!);
+      at += sizes[i]!;
+    }
+    this.#floats = { key, values, memory };
+    return values;
+  }
+
   /** Rows of matrices with a row per token, as table0, table1, … */
   async readTables(names: readonly string[], rows: Int32Array): Promise<Record<string, Value>> {
     const values: Record<string, Value> = {};
@@ -58,5 +89,15 @@ export class BlockReader {
 
   release(): void {
     this.#slots.fill(new ArrayBuffer(0));
+    this.#floats = nothing;
   }
 }
+
+/** Weights as float32, and which they are. */
+interface Floats {
+  readonly key: string;
+  readonly values: Record<string, Value>;
+  readonly memory: Float32Array;
+}
+
+const nothing: Floats = { key: "", values: {}, memory: new Float32Array(0) };

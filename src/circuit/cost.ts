@@ -11,8 +11,10 @@ import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { chunkNumbers, type Jacobian, sitesOfEdges } from "./edges.ts";
 import { attentionNumbers } from "./edges-pullback.ts";
-import { pathShape, type Route, routeTo, routeToMetric, type Step } from "./paths.ts";
-import { runRows } from "./row-parts.ts";
+import { keptSources } from "./edges-sources.ts";
+import { directionNumbers } from "./edges-targets.ts";
+import { hasNormBehind, pathShape, type Route, routeTo, routeToMetric, type Step } from "./paths.ts";
+import { nodeNumbers, runRows } from "./row-parts.ts";
 
 /**
  * Share of the changed nodes at which the code of a chosen feature changes, where effects have not told yet. Measured: 0.28 and 0.15 on the
@@ -25,6 +27,9 @@ const usualShare = 0.2;
  * the model, which is copied from step to step (bench/estimates.mjs).
  */
 const [nodeWork, rowWork] = [40, 20];
+
+/** Tensors as wide as an MLP's two first products that the session of its nodes holds at a time. */
+const tensorsOfNodes = 8;
 
 /** What edges are counted by. */
 export interface EdgeCounts {
@@ -61,9 +66,13 @@ export function edgesWork(
   const shape = pathShape(model);
   const shares = sublayerShares(model);
   const block = blockBytes(model, storedType);
+  // Behind a norm of the MLP nodes give its slopes besides, once forward and back more; rows pass that of attention at every point.
+  const isNormed = hasNormBehind(model);
+  const neurons = model.sites.mlp_act ?? model.width;
+  const heads = model.sites.attn_z ?? model.width;
 
   const kinds = new Set<Step["sublayer"]>();
-  let [passes, products, read, decoded, vectors, memory] = [0, 0, 0, 0, 0, 0];
+  let [passes, products, read, decoded, vectors, memory, traced] = [0, 0, 0, 0, 0, 0, 0];
   const into = (route: Route, own: number, whole: number, nodes: number, sourceSites: readonly SiteName[]) => {
     // Attention takes a feature's nodes with all that comes before them; the error and the site are whole trees already.
     const trees = own * (1 + (depth - 1) / 2) + whole;
@@ -74,24 +83,35 @@ export function edgesWork(
       vectors += own + whole;
       kinds.add(step.sublayer);
       const chunks = Math.max(1, Math.ceil(((own + whole) * model.width * (route.steps.length + 1)) / chunkNumbers));
+      // Each time it is traced, which takes about as long as to open a session.
+      traced += chunks;
       // Nodes go forward at every point, for each chunk of an MLP's rows; rows only back, and once for all points.
       const forward = K * (isMlp ? chunks * nodes : backward.size);
-      passes += (forward + rows) * shares[step.sublayer] * model.flopsPerToken;
+      const again = !isNormed ? 0 : isMlp ? forward : (K - 1) * (own + whole) * projectionShare(model);
+      passes += (forward + rows + again) * shares[step.sublayer] * model.flopsPerToken;
       if (!isMlp) products += (K * (own + whole) * depth * model.attentionFlops) / model.layers;
-      const inner = isMlp ? (model.sites.mlp_act ?? model.width) : model.width;
+      const inner = isMlp ? neurons : model.width;
       products += (nodeWork * forward + K * rows) * inner + rowWork * rows * model.width;
       if (weights === "streamed") read += chunks * (isMlp ? 1 : 2) * block;
       mixed ||= !isMlp;
     }
     const rows = mixed ? trees : own + whole;
+    let ofSource = 0;
     for (const site of sourceSites) {
       const one = dictionaries.get(site);
       products += rows * model.width * (2 + (one ? (1 + changedShare) * activeOf(one) : 0));
-      if (one) decoded += one.outputWidth * one.featureCount;
+      if (!one) continue;
+      const { outputWidth: D, featureCount: F } = one;
+      decoded += D * F;
+      // Directions, as they are read and where they are met; Δx and Δε there and of the sources that are kept.
+      const live = Math.min(F, changed.length * (1 + changedShare) * activeOf(one));
+      ofSource = Math.max(ofSource, 8 * D * live + 16 * D * changed.length * (1 + keptSources));
     }
-    const registers = Math.min(chunkNumbers, rows * model.width * (route.steps.length + 1));
-    const heads = mixed ? Math.min(attentionNumbers, rows * 2 * model.width) : 0;
-    return number * (2 * registers + 2 * heads + 8 * model.width * runRows);
+    // Cotangents of all steps; of one their sum, the rows that are not 0, what these give, and the same in all rows.
+    const numbersOf = (registers: number) => registers * model.width;
+    const most = Math.min(rows, chunkNumbers / numbersOf(route.steps.length + 1));
+    const onTheWay = mixed ? Math.min(attentionNumbers, rows * (K + 3) * heads) : 0;
+    return ofSource + number * (most * numbersOf(route.steps.length + 5) + onTheWay);
   };
   for (const [site, dictionary] of dictionaries) {
     if (site === "embed") continue;
@@ -112,7 +132,7 @@ export function edgesWork(
     // Read directions are gathered column by column, each number from another line of memory.
     products += 3 * entries * D + 8 * live * D;
     decoded += 2 * D * F;
-    const directions = (8 + 4 + 4) * live * D + 4 * liveWeights * D * F;
+    const directions = 12 * Math.min(directionNumbers, live * D) + 4 * liveWeights * D * F;
     memory = Math.max(memory, held + directions);
   }
   const atEnd = activeNodes(model, forest, streamSite(model.layers)).length;
@@ -127,6 +147,12 @@ export function edgesWork(
       end.sources.map((one) => one.site),
     ),
   );
+  // Tensors like the widest within an MLP at a run's nodes and at all points, and like those that a run's rows meet there.
+  const ofSessions =
+    number * (tensorsOfNodes * Math.min(nodeNumbers, K * changed.length * 2 * neurons) + 3 * runRows * neurons);
+  const ofHeads = kinds.has("attention") ? number * K * backward.size * 7 * heads : 0;
+  const floats =
+    weights === "streamed" ? (4 * model.flopsPerToken * Math.max(...Object.values(shares))) / 2 + block / 3 : 0;
   const codes = [...dictionaries.values()].reduce(
     (sum, { inputWidth, featureCount }) => sum + 4 * changed.length * inputWidth * featureCount,
     0,
@@ -142,8 +168,8 @@ export function edgesWork(
       products,
       read,
       dictionaries: decoded,
-      sessions: 3 * kinds.size,
-      memory: known + memory,
+      sessions: 3 * kinds.size + traced,
+      memory: known + memory + ofSessions + ofHeads + floats,
     }),
     vectors,
   };
@@ -170,6 +196,14 @@ function sublayerShares({ parameters, layers }: Model): Readonly<Record<Step["su
   const size = (some: typeof matrices) => some.reduce((sum, [, [rows, columns]]) => sum + rows! * columns!, 0);
   const mlp = size(matrices.filter(([name]) => /\.mlp\./.test(name))) / size(matrices);
   return { mlp: mlp / layers, attention: (1 - mlp) / layers, projection: (1 - mlp) / layers };
+}
+
+/** Of what attention's matrices take, what the last of them does, behind its heads. */
+function projectionShare({ parameters, sites, width }: Model): number {
+  const matrices = [...parameters].filter(([name, shape]) => /\.0\./.test(name) && shape.length === 2);
+  const attention = matrices.filter(([name]) => !/\.mlp\./.test(name));
+  const size = attention.reduce((sum, [, [rows, columns]]) => sum + rows! * columns!, 0);
+  return ((sites.attn_z ?? width) * width) / size;
 }
 
 /** Stored bytes of one layer. */

@@ -30,8 +30,8 @@ export interface Pullback {
   release(): Promise<void>;
 }
 
-/** Numbers of cotangents of queries, keys and values that are in memory at a time. */
-export const attentionNumbers = 2 ** 24;
+/** Numbers of cotangents of queries, keys and values, and of what heads give at all points, that are in memory at a time. */
+export const attentionNumbers = 2 ** 25;
 
 /**
  * Products with sublayers of a model, at the clean prompts or averaged over points on the way from the clean to the patch input of each sublayer.
@@ -99,8 +99,8 @@ export function openPullback(
         return out;
       }
       const out = newFloats(loaded.dtype, R * loaded.model.width);
-      const { values, scaled } = await headsOf(layer);
-      const numbers = (values.length / (backward.size * K)) * (scaled ? 1 : K);
+      const { values, scaled, heads, headWidth } = await headsOf(layer);
+      const numbers = (values.length / (backward.size * K)) * (scaled ? 1 : K) + K * heads * headWidth;
       for (const [first, last] of columnRuns(rows.column, attentionNumbers / numbers)) {
         out.set(await throughAttention(step, rows, v, [first, last]), first * loaded.model.width);
       }

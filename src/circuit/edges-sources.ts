@@ -38,19 +38,25 @@ class PlacedFeatures {
   readonly #room: Room;
   readonly #doubles: Float64Array;
   readonly #ints: Int32Array;
-  /** Where Δx and Δε of the first place begin, in bytes. */
+  /** Where Δx and Δε of the first place begin, in bytes, of how many places they lie there, and those of all. */
   readonly #changes: number;
   readonly #errors: number;
+  readonly #held: number;
+  #rows: readonly [Float64Array, Float64Array] = [new Float64Array(0), new Float64Array(0)];
 
-  /** @param room where vectors lie; directions begin behind it */
-  constructor(loops: Loops, codes: NodeCodes, D: number, room: Room, start: Int32Array) {
+  /**
+   * @param room where vectors lie; directions begin behind it
+   * @param most numbers of Δx and Δε that lie in the memory of loops
+   */
+  constructor(loops: Loops, codes: NodeCodes, D: number, room: Room, start: Int32Array, most: number) {
     this.#loops = loops;
     this.#D = D;
     this.#stride = strideOf(D);
     this.#codes = codes;
     this.#start = start;
     this.#room = room;
-    const table = 8 * this.#stride * codes.nodes.length;
+    this.#held = Math.min(codes.nodes.length, Math.floor(most / (2 * this.#stride)));
+    const table = 8 * this.#stride * this.#held;
     this.#changes = Math.ceil((room.bytes + 4 * this.#stride * start.length) / 16) * 16;
     this.#errors = this.#changes + table;
     loops.reserve(this.#errors + table);
@@ -68,7 +74,7 @@ class PlacedFeatures {
     const errors = known ?? new Float64Array(changes.length);
     for (let place = 0; place < nodes.length; place++) {
       const own = changes.subarray(place * D, (place + 1) * D);
-      doubles.set(own, (this.#changes + 8 * place * this.#stride) / 8);
+      if (place < this.#held) doubles.set(own, (this.#changes + 8 * place * this.#stride) / 8);
       if (!known) {
         doubles.set(own, error / 8);
         let count = 0;
@@ -78,9 +84,11 @@ class PlacedFeatures {
         if (count > 0) this.#loops.takeOut(error, g, this.#stride, list, this.#pad(count));
         errors.set(doubles.subarray(error / 8, error / 8 + D), place * D);
       }
+      if (place >= this.#held) continue;
       doubles.set(errors.subarray(place * D, (place + 1) * D), (this.#errors + 8 * place * this.#stride) / 8);
     }
     doubles.fill(0, error / 8, error / 8 + this.#stride);
+    this.#rows = [changes, errors];
     return errors;
   }
 
@@ -121,12 +129,17 @@ class PlacedFeatures {
   ): readonly [number, number] {
     const { list, g } = this.#room;
     this.#take(v, 0);
-    const sums = [this.#changes, this.#errors].map((table) => {
-      places.forEach((place, i) => {
-        this.#enter(i, table + 8 * place * this.#stride, 0);
-      });
-      if (places.length > 0) this.#loops.dots(g, this.#stride, list, this.#pad(places.length));
-      return factors.reduce((sum, factor, i) => sum + factor * this.#doubles[list / 8 + 2 * i]!, 0);
+    const sums = [this.#changes, this.#errors].map((table, of) => {
+      let held = 0;
+      for (const place of places) if (place < this.#held) this.#enter(held++, table + 8 * place * this.#stride, 0);
+      if (held > 0) this.#loops.dots(g, this.#stride, list, this.#pad(held));
+      let [sum, at] = [0, list / 8];
+      for (const [i, place] of places.entries()) {
+        const isHeld = place < this.#held;
+        sum += factors[i]! * (isHeld ? this.#doubles[at]! : this.#beyond(of, place));
+        if (isHeld) at += 2;
+      }
+      return sum;
     }) as [number, number];
     let count = 0;
     for (let live = 0; live < values.length; live++) {
@@ -149,11 +162,17 @@ class PlacedFeatures {
 
   /** ⟨g, Δx⟩ and ⟨g, Δε⟩ of a place. */
   #ofPlace(place: number): readonly [number, number] {
+    if (place >= this.#held) return [this.#beyond(0, place), this.#beyond(1, place)];
     const { g, list } = this.#room;
     this.#enter(0, this.#changes + 8 * place * this.#stride, 0);
     this.#enter(1, this.#errors + 8 * place * this.#stride, 0);
     this.#loops.dots(g, this.#stride, list, this.#pad(2));
     return [this.#doubles[list / 8]!, this.#doubles[list / 8 + 2]!];
+  }
+
+  /** ⟨g, Δx⟩ or ⟨g, Δε⟩ of a place for which there is no room in the memory of loops. */
+  #beyond(of: number, place: number): number {
+    return dot(this.#doubles, this.#room.g / 8, this.#rows[of]!, place * this.#D, this.#D);
   }
 
   #enter(entry: number, place: number, factor: number): void {
@@ -185,13 +204,17 @@ function roomFor(D: number, { live, nodes }: NodeCodes): Room {
 }
 
 /** Sources whose changes are kept: those that the targets of one layer have. */
-const keptSources = 4;
+export const keptSources = 4;
+
+/** Numbers of changes and errors that lie in the memory of loops, which is 4 GB at most. */
+const placedNumbers = 2 ** 27;
 
 /** Gives the sources of edges, one at a time: each replaces what the loops held of the one before. */
 export function sourceReader(
   captured: Capture,
   dictionaries: ReadonlyMap<SiteName, Dictionary>,
   codesOf: (dictionary: Dictionary) => Promise<NodeCodes>,
+  most = placedNumbers,
 ): (site: SiteName) => Promise<Source> {
   const loops = openLoops();
   const kept = new Map<SiteName, { readonly changes: Float64Array; readonly errors: Float64Array }>();
@@ -203,7 +226,7 @@ export function sourceReader(
     const room = roomFor(D, codes);
     const start = await placeDirections(dictionary, codes.live, loops, room.bytes);
     const own = codes.live.map((feature) => start[feature]!);
-    const placed = new PlacedFeatures(loops, codes, D, room, own);
+    const placed = new PlacedFeatures(loops, codes, D, room, own, most);
     const known = kept.get(site);
     const changes = known?.changes ?? (await changesAt(captured, codes.site, codes.nodes));
     const errors = placed.place(changes, known?.errors);

@@ -43,7 +43,12 @@ export interface TargetOptions {
   /** Slopes Δf/Δz of larger size are taken for this one. */
   readonly cap: number;
   readonly byNode: boolean;
+  /** Numbers of directions that are in memory at a time. */
+  readonly numbers?: number;
 }
+
+/** Numbers of the directions that are in memory at a time while targets are found. */
+export const directionNumbers = 2 ** 22;
 
 /**
  * The cotangents of targets at one site: q = left·slope·e, where left = ⟨g, d⟩ at the node.
@@ -55,7 +60,7 @@ export async function targetsAt(
   dictionary: Dictionary,
   codes: NodeCodes,
   wanted: readonly TargetOf[],
-  { slope, cap, byNode }: TargetOptions,
+  { slope, cap, byNode, numbers = directionNumbers }: TargetOptions,
 ): Promise<Targets> {
   const { inputWidth: D, reads: site } = dictionary;
   const { x, g } = await linear.site(site);
@@ -63,31 +68,19 @@ export async function targetsAt(
   const hasError = wanted.includes("error");
   const features = hasError ? codes.live : Int32Array.from(wanted.filter((one) => typeof one === "number")).sort();
   const placeOf = new Int32Array(dictionary.featureCount).fill(-1);
-  features.forEach((feature, i) => {
-    placeOf[feature] = i;
-  });
   const encoder = await dictionary.encoder();
-  const read = readDirections(encoder, features);
   const scales = scalesOf(x, D, encoder);
-  const written = await dictionary.decoderRows(features);
   const changes = await changesAt(linear, site, codes.nodes);
-
-  /** left, slope and their like of every entry of the codes that has a target. */
-  const entry = (at: number, place: number) => {
-    const j = placeOf[codes.feature[at]!]!;
-    const node = codes.nodes[place]!;
-    const change = codes.fPatch[at]! - codes.fClean[at]!;
-    const left = dot(g, node * D, written, j * D, D);
-    const moved = dot(read.data, j * D, changes, place * D, D);
-    const Δσ = scales[patchRow(linear, node)]! - scales[cleanRow(linear, node)]!;
-    const steep = change === 0 ? 0 : change / (moved + Δσ * read.scaled[j]!);
-    const secant = Math.abs(steep) <= cap ? steep : Number.isFinite(steep) ? Math.sign(steep) * cap : 0;
-    const chosen = slope === "secant" ? secant : codes.fClean[at] === 0 ? 0 : 1;
-    const remainder = slope === "secant" ? left * (change - secant * moved) : 0;
-    return { j, effect: left * change, factor: left * chosen, remainder };
-  };
+  const isWanted = new Set(wanted);
+  const directions = new Map<TargetOf, Float64Array>();
 
   const errors = new Float64Array(hasError ? codes.nodes.length * D : 0);
+  if (hasError) {
+    codes.nodes.forEach((node, place) => {
+      errors.set(g.subarray(node * D, (node + 1) * D), place * D);
+    });
+  }
+  const [effects, remainders] = [new Float64Array(codes.nodes.length), new Float64Array(codes.nodes.length)];
   const drafts = new Map<string, Draft>();
   const draft = (target: TargetOf, node: number): Draft => {
     const group = target === "site" ? -1 : backward.group[node]!;
@@ -104,27 +97,50 @@ export async function targetsAt(
     drafts.set(key, made);
     return made;
   };
-  const isWanted = new Set(wanted);
+
+  /** Takes some features, of which the directions are in memory at a time. */
+  const take = async (some: Int32Array) => {
+    some.forEach((feature, i) => {
+      placeOf[feature] = i;
+    });
+    const read = readDirections(encoder, some);
+    const written = await dictionary.decoderRows(some);
+    codes.nodes.forEach((node, place) => {
+      const Δσ = scales[patchRow(linear, node)]! - scales[cleanRow(linear, node)]!;
+      for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
+        const feature = codes.feature[at]!;
+        const j = placeOf[feature]!;
+        if (j < 0) continue;
+        const change = codes.fPatch[at]! - codes.fClean[at]!;
+        const left = dot(g, node * D, written, j * D, D);
+        const moved = dot(read.data, j * D, changes, place * D, D);
+        const steep = change === 0 ? 0 : change / (moved + Δσ * read.scaled[j]!);
+        const secant = Math.abs(steep) <= cap ? steep : Number.isFinite(steep) ? Math.sign(steep) * cap : 0;
+        const chosen = slope === "secant" ? secant : codes.fClean[at] === 0 ? 0 : 1;
+        const [effect, factor] = [left * change, left * chosen];
+        const remainder = slope === "secant" ? left * (change - secant * moved) : 0;
+        effects[place]! += effect;
+        remainders[place]! += remainder;
+        if (hasError) for (let d = 0; d < D; d++) errors[place * D + d]! -= factor * read.data[j * D + d]!;
+        if (!isWanted.has(feature)) continue;
+        const of = draft(feature, node);
+        of.effect += effect;
+        of.remainder += remainder;
+        if (factor !== 0) {
+          of.nodes.push(node);
+          of.factors.push(factor);
+        }
+      }
+    });
+    some.forEach((feature, j) => {
+      placeOf[feature] = -1;
+      if (isWanted.has(feature)) directions.set(feature, read.data.slice(j * D, (j + 1) * D));
+    });
+  };
+  const most = Math.max(1, Math.floor(numbers / D));
+  for (let first = 0; first < features.length; first += most) await take(features.subarray(first, first + most));
   codes.nodes.forEach((node, place) => {
     const total = dot(g, node * D, changes, place * D, D);
-    let [effects, remainders] = [0, 0];
-    if (hasError) for (let d = 0; d < D; d++) errors[place * D + d] = g[node * D + d]!;
-    for (let at = codes.offsets[place]!; at < codes.offsets[place + 1]!; at++) {
-      const feature = codes.feature[at]!;
-      if (placeOf[feature]! < 0) continue;
-      const { j, effect, factor, remainder } = entry(at, place);
-      effects += effect;
-      remainders += remainder;
-      if (hasError) for (let d = 0; d < D; d++) errors[place * D + d]! -= factor * read.data[j * D + d]!;
-      if (!isWanted.has(feature)) continue;
-      const of = draft(feature, node);
-      of.effect += effect;
-      of.remainder += remainder;
-      if (factor !== 0) {
-        of.nodes.push(node);
-        of.factors.push(factor);
-      }
-    }
     const whole = (target: TargetOf, effect: number, remainder: number) => {
       if (!isWanted.has(target)) return;
       const of = draft(target, node);
@@ -134,31 +150,33 @@ export async function targetsAt(
       of.factors.push(1);
     };
     // What features hand on to their remainders the error takes over, with the other sign.
-    whole("error", total - effects, -remainders);
+    whole("error", total - effects[place]!, -remainders[place]!);
     whole("site", total, 0);
   });
 
   const columns = [...drafts.values()]
     .sort((a, b) => orderOf(a.target) - orderOf(b.target) || a.group - b.group || (a.node ?? 0) - (b.node ?? 0))
     .map(({ nodes, factors, ...about }): Column => {
-      const j = typeof about.target === "number" ? placeOf[about.target]! : -1;
+      const direction = directions.get(about.target);
       return {
         ...about,
         nodes: Int32Array.from(nodes),
         factors: Float64Array.from(factors),
-        ...(j >= 0 && { direction: read.data.subarray(j * D, (j + 1) * D) }),
+        ...(direction && { direction }),
       };
     });
-  return {
-    columns,
-    cotangents: (rows, of) =>
-      cotangentsAt(rows, of, g, D, ({ target, direction }, node, factor, q, to) => {
-        if (direction) for (let d = 0; d < D; d++) q[to + d] = factor * direction[d]!;
-        else if (target === "site") copyRow(g, node, q, to, D);
-        else copyRow(errors, codes.placeOf[node]!, q, to, D);
-      }),
-  };
+  return { columns, cotangents: cotangentsOf(g, errors, codes.placeOf, D) };
 }
+
+/** Made apart, so that it holds on to nothing else of what targets are found from. */
+const cotangentsOf =
+  (g: Floats, errors: Float64Array, placeOf: Int32Array, D: number): Targets["cotangents"] =>
+  (rows, of) =>
+    cotangentsAt(rows, of, g, D, ({ target, direction }, node, factor, q, to) => {
+      if (direction) for (let d = 0; d < D; d++) q[to + d] = factor * direction[d]!;
+      else if (target === "site") copyRow(g, node, q, to, D);
+      else copyRow(errors, placeOf[node]!, q, to, D);
+    });
 
 /** The metric as a target, by group: its cotangent is g at a site behind which nothing else leads to it. */
 export async function metricTarget(linear: Capture, site: SiteName): Promise<Targets> {

@@ -1,6 +1,7 @@
 import { streamSite } from "../capture/stream-sites.ts";
 import { topological } from "../graph/reverse.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
+import { isNormScale } from "../models/layers.ts";
 import { contextInputs, type Model } from "../models/model.ts";
 import { compareSites, parseSite, type SiteKind, type SiteName, siteName } from "../site.ts";
 
@@ -124,17 +125,31 @@ export function pathsBetween(sites: readonly SiteName[], shape: PathShape): Path
 
 /** How a model's layers are built, read off its first one as it is traced: whether `mlp_out` depends on `attn_out`. */
 export function pathShape(model: Model): PathShape {
+  const { mlp, attention } = firstLayer(model);
+  return { parallel: !topological([mlp]).includes(attention) };
+}
+
+/** Whether a norm stands behind a model's MLPs, between their last product and what they write. */
+export function hasNormBehind(model: Model): boolean {
+  const { mlp, neurons } = firstLayer(model);
+  return topological([mlp]).some((one) => isNormScale(one) && topological([one]).includes(neurons));
+}
+
+/** Outputs of a model's first layer; the MLP reads `attention` in place of what attention gives. */
+function firstLayer(model: Model): { mlp: Tensor; neurons: Tensor; attention: Tensor } {
   const context = contextInputs(8, "float32");
   const x = input("x", "float32", ["8*B", model.width]);
   const weights = (name: string) => input(name, "float32", model.parameters.get(name)!);
-  let [attention, mlp]: [Tensor | undefined, Tensor | undefined] = [undefined, undefined];
+  const found: { mlp?: Tensor; neurons?: Tensor; attention?: Tensor } = {};
   model.block(weights, 0, x, context, (site, value) => {
     const { kind } = parseSite(site);
-    if (kind === "mlp_out") mlp = value;
+    if (kind === "mlp_out") found.mlp = value;
+    if (kind === "mlp_act") found.neurons = value;
     if (kind !== "attn_out") return value;
-    attention = input("attention", "float32", value.shape);
-    return attention;
+    found.attention = input("attention", "float32", value.shape);
+    return found.attention;
   });
-  if (!attention || !mlp) throw new Error(`internal: ${model.modelType} has no attention, or no MLP`);
-  return { parallel: !topological([mlp]).includes(attention) };
+  const { mlp, neurons, attention } = found;
+  if (!attention || !mlp || !neurons) throw new Error(`internal: ${model.modelType} has no attention, or no MLP`);
+  return { mlp, neurons, attention };
 }

@@ -64,6 +64,9 @@ export interface RowParts {
 /** Rows of a run, counted at each point: enough for efficient products, and few enough that what lies between them stays in the cache. */
 export const runRows = 1024;
 
+/** Numbers of the widest activation within an MLP that are computed at a time: a session holds several like it. */
+export const nodeNumbers = 2 ** 22;
+
 /**
  * Opens the parts of a model's layers. What depends on the activations of a node alone is computed once for all of its rows, and what depends on the
  * cotangent alone once for all points.
@@ -89,11 +92,11 @@ export function openRowParts(
   const reader = isStreamed(weights) ? new BlockReader(model, weights.checkpoint) : undefined;
 
   const trace = async (part: RowPart, layer: number) => {
-    const typeOf = isStreamed(weights) ? weights.checkpoint.storedType : () => dtype;
+    const typeOf = () => (isStreamed(weights) ? "float32" : dtype);
     const { weights: tensors, names } = weightInputs(model, typeOf, dtype);
     const traced = tracePart(part, model, tensors, layer, contextInputs(n, dtype));
     const values: Record<string, Value> = isStreamed(weights)
-      ? await reader!.read(names, 0)
+      ? await reader!.readFloats(names)
       : Object.fromEntries(names.map((name, i) => [`w${i}`, constantValue(weights(name))]));
     /** Gives what tensors of the part depend on at some nodes, at all points. */
     const inputsOf = async (outputs: readonly Tensor[], z?: () => Floats) => {
@@ -132,9 +135,10 @@ export function openRowParts(
     nodes: Int32Array,
     width: number,
     ofBlock: (nodes: Int32Array) => Promise<(rows: Int32Array, places: Int32Array) => Promise<Floats>>,
+    perBlock = perRun,
   ): Promise<Floats> => {
     const out = newFloats(dtype, nodes.length * width);
-    for (const block of nodeBlocks(nodes, perRun)) {
+    for (const block of nodeBlocks(nodes, perBlock)) {
       const run = await ofBlock(block.nodes);
       for (let begin = 0; begin < block.rows.length; begin += perRun) {
         if (stopped?.()) throw new StoppedError();
@@ -235,15 +239,20 @@ export function openRowParts(
         const ofRows = await pool.compile({ found: neurons.ofRows });
         const at = await inputsOf(Object.values(neurons.ofNodes));
         const [given, result] = [rowsInput(to.shape[1] as number), rowsResult(model.width)];
-        return byNode(nodes, model.width, async (block) => {
-          const tables = await ofNodes.run(at(block));
-          return async (rows, places) => {
-            const node = new Int32Array(padded(rows.length));
-            node.set(places);
-            const inputs = { cotangent: given(v, rows), node: int64(node, node.length) };
-            return (await ofRows.run({ ...values, ...tables, ...inputs }, result(rows))).found.data as Floats;
-          };
-        });
+        return byNode(
+          nodes,
+          model.width,
+          async (block) => {
+            const tables = await ofNodes.run(at(block));
+            return async (rows, places) => {
+              const node = new Int32Array(padded(rows.length));
+              node.set(places);
+              const inputs = { cotangent: given(v, rows), node: int64(node, node.length) };
+              return (await ofRows.run({ ...values, ...tables, ...inputs }, result(rows))).found.data as Floats;
+            };
+          },
+          Math.min(perRun, Math.max(1, Math.floor(nodeNumbers / (K * neurons.width)))),
+        );
       }
       const cotangent = input("cotangent", dtype, to.shape);
       const [back] = gradients(to, [from], cotangent) as [Tensor];
@@ -348,53 +357,86 @@ interface ScaledMap {
   back(t: Tensor): Tensor;
 }
 
-/** What a norm and what follows it make of x, where that is linear but for the norm's scale; undefined where it is not. */
+/** What a norm of x and what is around it make of x, where that is linear but for the norm's scale; undefined where it is not, or there is none. */
 function scaledMap(x: Tensor, y: Tensor, leaves: readonly Tensor[]): ScaledMap | undefined {
-  const [scale, ...others] = topological([y]).filter(isNormScale);
+  const [scale, ...others] = topological([y]).filter((one) => isNormScale(one) && dependsOn(one, [x]));
   if (!scale || others.length > 0) return undefined;
   const at = (value: number) => {
     const fixed = constant(numbers([value], x.dtype), x.dtype, [1, 1]);
     return substitute(y, new Map([[scale, fixed]]));
   };
-  const [zero, one] = [at(0), at(1)];
+  const one = at(1);
   const back = (t: Tensor) => gradients(one, [x], t)[0]!;
   if (dependsOn(back(input("t", y.dtype, y.shape)), leaves)) return undefined;
-  return { scale, slope: one.sub(zero), gradient: gradients(scale.sum(), [x])[0]!, back };
+  // The products with weights that y takes serve y′, too.
+  const slope = (vanishes(y, scale) ? y : y.sub(at(0))).div(scale);
+  return { scale, slope, gradient: gradients(scale.sum(), [x])[0]!, back };
+}
+
+/** Whether y is 0 where `factor` is, as far as single operations tell: where nothing is added to what it multiplies. */
+function vanishes(y: Tensor, factor: Tensor): boolean {
+  const zeros = new Set([factor]);
+  for (const t of topological([y])) {
+    if (t.source.kind !== "op") continue;
+    const { op, inputs } = t.source;
+    const [are, is] = [inputs.map((one) => zeros.has(one)), (some: readonly string[]) => some.includes(op)];
+    if (
+      (is(["Mul", "MatMul"]) && are.includes(true)) ||
+      (is(["Add", "Sub", "Concat"]) && !are.includes(false)) ||
+      (is(["Div", "Neg", "Reshape", "Transpose", "Slice"]) && are[0])
+    )
+      zeros.add(t);
+  }
+  return zeros.has(y);
 }
 
 /**
- * An MLP whose neurons follow each from its own numbers of a scaled map, and whose output is linear in them: what is averaged over the points is computed
- * of the nodes, and rows take it. Undefined for other MLPs.
+ * An MLP whose neurons follow each from its own numbers of a scaled map, and whose output is linear in them, or a scaled map of them where a norm stands
+ * behind it: what is averaged over the points is computed of the nodes, and rows take it. Undefined for other MLPs. With the neurons' cotangents
+ * u = r·U + ⟨v, y′⟩G at a point, of which U alone is the row's own, and y′ᵀ of the map before them:
+ *
+ *     Jᵀv = y′ᵀ(Σ slope·r U) + Σ ⟨along, u⟩ gradient + Σ ⟨v, y′⟩ y′ᵀ(slope G),   sums over the points
  */
 function scaledNeurons({ from, to, leaves, neurons }: TracedPart, n: number, K: number) {
   const { dtype, shape } = to;
   const cotangent = input("cotangent", dtype, shape);
-  const [u] = gradients(to, [neurons], cotangent) as [Tensor];
+  const behind = scaledMap(neurons, to, leaves);
+  const u = behind?.back(cotangent) ?? gradients(to, [neurons], cotangent)[0]!;
   const products = firstProducts(from, neurons);
   const map = scaledMap(from, concat(1, ...products), leaves);
   if (!map || dependsOn(u, leaves) || products.some((y) => !sameShape(y.shape, neurons.shape))) return undefined;
   const [N, M] = neurons.shape as [string, number];
   const slopes = gradients(neurons.sum(), products);
-  const along = slopes.map((slope, p) => slope.mul(map.slope.slice(1, p * M, (p + 1) * M)));
-  const ofNodes = {
-    slope: meanOver(concat(1, ...slopes).mul(map.scale), n, K),
-    along: byPoints(
-      along.reduce((sum, one) => sum.add(one)),
-      n,
-      K,
-    ),
+  const along = slopes
+    .map((slope, p) => slope.mul(map.slope.slice(1, p * M, (p + 1) * M)))
+    .reduce((sum, one) => sum.add(one));
+  const steep = concat(1, ...slopes).mul(map.scale);
+  const each = (x: Tensor) => concat(1, ...products.map(() => x));
+  const scaled = (x: Tensor) => (behind ? x.mul(behind.scale) : x);
+  const ofNodes: Record<string, Tensor> = {
+    slope: meanOver(scaled(steep), n, K),
+    along: byPoints(scaled(along), n, K),
     gradient: byPoints(map.gradient, n, K),
   };
   const node = input("node", "int64", [N]);
+  /** Σ_points ⟨given[N,W], one table⟩ of the other table, mean over the points. */
+  const carried = (given: Tensor, one: Tensor, name: string, other: string) =>
+    ofPoints(other, from, node, K)
+      .mul(
+        ofPoints(name, one, node, K)
+          .mul(given.reshape(N, 1, given.shape[1]!))
+          .sum(-1),
+      )
+      .mean(1)
+      .reshape(...from.shape);
   const slope = input("slope", dtype, ["C", products.length * M]).gather(node);
-  const s = ofPoints("along", neurons, node, K)
-    .mul(u.reshape(N, 1, M))
-    .sum(-1);
-  const ofScale = ofPoints("gradient", from, node, K)
-    .mul(s)
-    .mean(1)
-    .reshape(...from.shape);
-  return { ofNodes, ofRows: map.back(slope.mul(concat(1, ...products.map(() => u)))).add(ofScale) };
+  let found = map.back(slope.mul(each(u))).add(carried(u, neurons, "along", "gradient"));
+  if (behind) {
+    const bent = map.back(steep.mul(each(behind.gradient))).add(map.gradient.mul(along.mul(behind.gradient).sum(-1)));
+    Object.assign(ofNodes, { behind: byPoints(behind.slope, n, K), bent: byPoints(bent, n, K) });
+    found = found.add(carried(cotangent, to, "behind", "bent"));
+  }
+  return { ofNodes, ofRows: found, width: products.length * M };
 }
 
 const dependsOn = (t: Tensor, leaves: readonly Tensor[]) => topological([t]).some((one) => leaves.includes(one));
