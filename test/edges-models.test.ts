@@ -93,8 +93,8 @@ const chosenSets: Readonly<Record<string, readonly SiteName[]>> = {
   "MLPs alone": layers("mlp_out"),
 };
 
-/** Post-norms, layer norms and one matrix for q, k and v, parallel, sequential with biases, grouped keys, norms of queries and keys. */
-const models = ["gemma2", "gpt2", "gpt_neox-relu", "gpt_neox", "gpt_neox-sequential", "llama-gqa", "qwen3"];
+/** Post-norms, layer norms and one matrix for q, k and v, parallel, sequential with biases, grouped keys, biases behind a norm without, norms of queries and keys. */
+const models = ["gemma2", "gpt2", "gpt_neox-relu", "gpt_neox", "gpt_neox-sequential", "llama-gqa", "qwen2", "qwen3"];
 
 const everything = (sites: readonly SiteName[]) =>
   new Map(
