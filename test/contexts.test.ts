@@ -301,9 +301,14 @@ describe("a corpus of files", () => {
     const joined = documentsOf(text);
     const paths = ["a.txt", "a.jsonl", "a.parquet"].map((name) => join(home, name));
     await writeFile(paths[0]!, text.replaceAll("\n", "\r\n"));
-    await writeFile(paths[1]!, joined.map((t) => JSON.stringify({ n: 1, body: t })).join("\n"));
+    // A row without a text is none.
+    const lines = joined.flatMap((t) => [
+      { n: 1, body: t },
+      { n: 2, body: null },
+    ]);
+    await writeFile(paths[1]!, lines.map((line) => JSON.stringify(line)).join("\n"));
     const database = await Database.open();
-    await database.copy(`SELECT unnest([${joined.map((t) => `'${t}'`).join(", ")}]) AS body`, paths[2]!);
+    await database.copy(`SELECT unnest([${joined.map((t) => `'${t}', NULL`).join(", ")}]) AS body`, paths[2]!);
     database.close();
     await using opened = await openModel("demo");
     const [bos] = opened.tokenizer.encode("");
@@ -325,6 +330,7 @@ describe("a corpus of files", () => {
     await expect(bad("b.txt", new Uint8Array([0x54, 0xff, 0x0a]))).rejects.toThrow("got other bytes in");
     await expect(bad("c.txt", "a\0b")).rejects.toThrow("a zero byte");
     await expect(bad("d.jsonl", '{"body": "x"}')).rejects.toThrow('the field "text", got the fields body in line 1');
+    await expect(rowsOf([home])).rejects.toThrow(`got a folder at "${home}"`);
     await expect(bad("e.jsonl", "{")).rejects.toThrow("in line 1 of");
     await expect(bad("f.parquet", "PAR1")).rejects.toThrow("expected a Parquet file");
     await expect(rowsOf([join(home, "none.txt")])).rejects.toThrow("which does not exist");

@@ -276,6 +276,8 @@ describe("sfc serve", () => {
     expectError(await sfc("serve", folder, "--port", String(at)), 1, "--port", String(at), "another program");
     taken.close();
     expectError(await sfc("serve", join(home, "none")), 1, "folder", "none");
+    writeFileSync(join(home, "file.txt"), "");
+    expectError(await sfc("serve", join(home, "file.txt")), 1, "got a file at");
     expectError(await sfc("serve", folder, "--port", "70000"), 2, "--port", "65535");
   });
 

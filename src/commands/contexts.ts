@@ -248,7 +248,9 @@ function lengthOf({ length, window }: ContextsRequest, { maxLength }: Model, dic
     throw new UsageError(`--length: expected 2 to ${maxLength} tokens, got ${chosen}. The model reads no longer rows.`);
   }
   if (window > chosen) {
-    throw new UsageError(`--window: expected at most ${chosen} tokens, those of a row, got ${window}. Take fewer.`);
+    throw new UsageError(
+      `--window: expected at most ${chosen} tokens, those of a row, got ${window}. Take fewer, or longer rows with --length.`,
+    );
   }
   return chosen;
 }

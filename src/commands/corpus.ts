@@ -50,7 +50,10 @@ export async function openCorpus({ files, column, seed }: CorpusChoice): Promise
     const found = await stat(file).catch((error) => {
       throw notReadable(file, error);
     });
-    if (!found.isFile()) throw problem(`expected a file, got something else at ${file}. Name files.`);
+    if (!found.isFile()) {
+      const kind = found.isDirectory() ? "a folder" : "something else";
+      throw problem(`expected a file, got ${kind} at "${file}". Name files.`);
+    }
     const source = await openFile(file).catch((error) => {
       throw notReadable(file, error);
     });
@@ -151,6 +154,8 @@ async function* documentsOfJsonLines(
       throw problem(`expected JSON, got ${messageOf(error)} in line ${number} of ${file}. Correct the line.`);
     }
     const text = Object(value)[column] as unknown;
+    // As in Parquet, a row without a text is no document.
+    if (text === null) continue;
     if (typeof text !== "string") {
       const names = Object.keys(Object(value)).map((name) => excerpt(name, 40));
       throw problem(

@@ -14,7 +14,8 @@ export class Places {
 
   /** @throws the system's error if there is no such folder */
   static async open(folder: string): Promise<Places> {
-    return new Places(await realpath(folder));
+    // With the slash a file is refused.
+    return new Places(await realpath(`${folder}/`));
   }
 
   /**

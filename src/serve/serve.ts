@@ -25,12 +25,13 @@ export const usualPort = 7327;
 /**
  * Opens the server of `sfc serve`: the runs and comparisons of a folder, on this machine alone.
  *
- * @throws UserError if there is no such folder, or the port is taken
+ * @throws UserError if there is no such folder, or it is a file, or the port is taken
  */
 export async function serve({ folder, port, given = null, onFault }: ServeOptions): Promise<OpenServer> {
   if (folder === null) await makeFolder(usualFolder);
-  const places = await Places.open(folder ?? usualFolder).catch(() => {
-    throw new UserError(`folder: expected one with runs, got nothing at ${folder}. Check the path.`, {
+  const places = await Places.open(folder ?? usualFolder).catch((error: NodeJS.ErrnoException) => {
+    const got = error.code === "ENOTDIR" ? "a file" : "nothing";
+    throw new UserError(`folder: expected one with runs, got ${got} at ${folder}. Check the path.`, {
       code: "not_found",
     });
   });
