@@ -951,8 +951,8 @@ const cost = {
   dense: 0.023,
   /** Product of whole numbers. */
   whole: 0.0065,
-  /** Looking for what may be active. */
-  scan: 2.5,
+  /** Looking for what may be active, and whatever else grows with rows and features alone. */
+  scan: 6,
   /** Of a code that may be active, its fused product. */
   fused: 0.35,
   /** Rounding a weight, once for all rows. */
