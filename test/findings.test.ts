@@ -189,6 +189,14 @@ describe("findings", () => {
     );
   });
 
+  test("of pairs kept because the model gets them right no accuracy is told", () => {
+    const accuracy = [{ ...full.accuracy[0]!, pairs: 50, accuracy: 1 }];
+    const run = { ...full.run, options: [{ name: "keep", value: "correct" }] };
+    expect(only({ run, accuracy })[0]!.claim).toBe(
+      "All numbers are of the 50 pairs that the model gets right (--keep correct).",
+    );
+  });
+
   test("of three pairs or fewer it is not said how often the model does it", () => {
     const accuracy = [{ ...full.accuracy[0]!, pairs: 1, accuracy: 1 }];
     expect(only({ accuracy })[0]!.claim).toBe(

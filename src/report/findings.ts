@@ -19,7 +19,8 @@ export type FindingSection = "accuracy" | "importance" | "features" | "agreement
 /** What findings are made of: a report's data, or as much of it as a run's summary has. */
 export interface FindingsInput
   extends Pick<ReportData, "importance" | "features" | "change" | "words" | "wordsShared" | "exact" | "meaning"> {
-  readonly run: Pick<ReportData["run"], "method" | "score">;
+  readonly run: Pick<ReportData["run"], "method" | "score" | "options">;
+  /** Of the pairs that the effects are of. */
   readonly accuracy: readonly Pick<ReportData["accuracy"][number], "split" | "case" | "pairs" | "accuracy">[];
   readonly agreement: readonly Pick<ReportData["agreement"][number], "site" | "overlap10" | "overlap10ByWords">[];
   readonly circuit: Pick<NonNullable<ReportData["circuit"]>, "about" | "nodes"> | null;
@@ -343,7 +344,7 @@ function agreementFinding(data: FindingsInput): Finding[] {
 }
 
 /** Whether the behaviour is there. */
-function accuracyFinding({ accuracy, change }: FindingsInput): Finding[] {
+function accuracyFinding({ run, accuracy, change }: FindingsInput): Finding[] {
   const n = sum(accuracy.map((row) => row.pairs));
   if (n === 0) return [];
   const share = sum(accuracy.map((row) => row.accuracy * row.pairs)) / n;
@@ -353,8 +354,9 @@ function accuracyFinding({ accuracy, change }: FindingsInput): Finding[] {
   const moved = total === undefined ? "" : ` From clean to patch prompt m changes by ${signed(total)} logits.`;
   return [
     {
-      claim:
-        n < fewPairs
+      claim: keepsCorrect(run)
+        ? `All numbers are of the ${counted(n, "pair")} that the model gets right (--keep correct).`
+        : n < fewPairs
           ? `The model prefers the clean answer in ${whole(share * n)} of ${counted(n, "pair")}: too few to say how often it does.`
           : `The model ${share >= 0.8 ? "does it: it prefers" : "hardly does it: it prefers"} the clean answer in ${shareText(share, n)} of ${counted(n, "pair")}.`,
       grounds: `${counted(cases, "case")}${worst.accuracy === 1 ? "" : `; lowest ${worst.case} (${worst.split}), ${shareText(worst.accuracy, worst.pairs)} of ${counted(worst.pairs, "pair")}`}.${moved}`,
@@ -362,6 +364,10 @@ function accuracyFinding({ accuracy, change }: FindingsInput): Finding[] {
     },
   ];
 }
+
+/** Whether pairs that the model gets wrong were left out: the accuracy of the others says nothing. */
+export const keepsCorrect = ({ options }: Pick<ReportData["run"], "options">) =>
+  options.some(({ name, value }) => name === "keep" && value === "correct");
 
 const mainSplit = ({ importance }: Pick<FindingsInput, "importance">) =>
   importance.some(({ split }) => split === "train") ? "train" : "test";

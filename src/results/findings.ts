@@ -10,15 +10,18 @@ import { exactSample, importanceOf, rankedFeatures } from "./report-ranking.ts";
 /** What a run found, in sentences: as the report's first screen has it of a run alone, without the circuits and evaluations that came after. */
 export async function readFindings(folder: string, manifest: Manifest, ranking: Ranking): Promise<Finding[]> {
   const path = join(folder, "ablation.json");
+  const keep = String(manifest.options.keep ?? "all");
   const meaning = existsSync(path) ? ablationSchema.safeParse(await readJsonFile(path)) : null;
   return findingsOf({
-    run: { method: String(manifest.options.method ?? "analytic"), score: ranking.score },
-    accuracy: manifest.accuracy.map(({ split, case: name, pairs, correct }) => ({
-      split,
-      case: name,
-      pairs,
-      accuracy: correct / pairs,
-    })),
+    run: {
+      method: String(manifest.options.method ?? "analytic"),
+      score: ranking.score,
+      options: [{ name: "keep", value: keep }],
+    },
+    accuracy: manifest.accuracy.flatMap(({ split, case: name, pairs: all, correct }) => {
+      const pairs = keep === "correct" ? correct : all;
+      return pairs === 0 ? [] : [{ split, case: name, pairs, accuracy: correct / pairs }];
+    }),
     importance: importanceOf(ranking),
     features: rankedFeatures(ranking, manifest),
     change: ranking.change,

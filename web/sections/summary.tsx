@@ -1,7 +1,7 @@
 import { countText } from "../../src/amounts.ts";
 import { effectKinds, type MethodName } from "../../src/effects/method.ts";
 import type { ReportData } from "../../src/report/data.ts";
-import { findingsOf } from "../../src/report/findings.ts";
+import { findingsOf, keepsCorrect } from "../../src/report/findings.ts";
 import { lastPart, percent, percentOf, signed, whole } from "../../src/report/format.ts";
 import { Figure, Warnings } from "../controls.tsx";
 import { nameOf, splitsOf } from "../select.ts";
@@ -48,7 +48,7 @@ export function Summary({ data }: { data: ReportData }) {
         <Figure
           name="Accuracy"
           value={all === 0 ? "–" : percent(right / all)}
-          note={countText(new Set(data.accuracy.map((row) => row.case)).size, "case")}
+          note={`${countText(new Set(data.accuracy.map((row) => row.case)).size, "case")}${keepsCorrect(run) ? ", wrong pairs left out" : ""}`}
         />
         {total !== undefined && (
           <Figure name="Change of m" value={signed(total)} note="logits, clean to patch prompt" />
