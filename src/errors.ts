@@ -52,6 +52,11 @@ export class UsageError extends UserError {
   }
 }
 
+/** Options with which work cannot come to an end, which only its own numbers tell: what was begun with them is of no use to any other call. */
+export class UnfitOptionError extends UserError {
+  override name = "UnfitOptionError";
+}
+
 /** Work stopped on request (Ctrl-C, an aborted signal). Its message says what is left; by default what is finished is kept, and can be resumed. */
 export class StoppedError extends Error {
   override name = "StoppedError";

@@ -171,18 +171,12 @@ it.each([
   [["--size", "5", "--threshold", "1"], /--threshold .* cannot be used with option '--size/],
   [["--pair", "99999"], /--pair: expected 1 to/],
 ])("refuses %s in one line", async (flags, reason) => {
-  const { code, stderr } = await sfc(
-    "circuit",
-    run,
-    ...flags,
-    "--quiet",
-    "--output_dir",
-    join(home, "refused"),
-    "--force",
-  );
+  // Always the same folder: what was refused must not keep the next call out of it.
+  const { code, stderr } = await sfc("circuit", run, ...flags, "--quiet", "--output_dir", join(home, "refused"));
   expect(code).toBeGreaterThan(0);
   expect(stderr.trim().split("\n")).toHaveLength(1);
   expect(stderr).toMatch(reason);
+  expect(filesUnder(home).filter((file) => file.startsWith("refused"))).toEqual([]);
 });
 
 it("refuses folders that hold no finished run, and finished circuits whose files are missing or cut off", async () => {
@@ -228,6 +222,12 @@ it("says of random directions that they are none of a real SAE", async () => {
   expect(stdout).toMatch(/^DUMMY dictionaries: /);
   const evaluated = await succeeds(["evaluate", dummy, "--ways", "secant", "--sizes", "5", "--cases", "simple_plural"]);
   expect(evaluated.stdout).toMatch(/^DUMMY dictionaries: /);
+
+  const others = join(home, "other-dummy");
+  await succeeds(["run", ...flags, "--seed", "2", "--output_dir", others]);
+  const circuit = ["--circuit", join(dummy, "circuit", "circuit.json"), "--ways", "secant", "--sizes", "5"];
+  expectError(await sfc("evaluate", others, ...circuit), 1, "another SAE at resid_post.2");
+  await succeeds(["evaluate", dummy, ...circuit, "--output_dir", join(home, "dummy-again"), "--quiet"]);
 }, 120_000);
 
 it("draws more influence where what was asked for leaves no path, and averages over 8 points into attention and MLPs", async () => {

@@ -234,6 +234,8 @@ it("refuses folders that hold no finished run, another evaluation, and circuits 
   };
   expectError(await evaluateIt({ model: { name: "other", sha256: "0".repeat(64) } }), 1, "the run's model", path);
   expectError(await evaluateIt({ dictionaries: [{ site: "resid_post.1", sha256: "0".repeat(64) }] }), 1, "SAE", path);
+  expectError(await evaluateIt({ dictionaries: [] }), 1, 'in "dictionaries", got none of resid_post.1', path);
+  expectError(await evaluateIt({ sites: ["resid_post.1", "resid_post.1"] }), 1, "resid_post.1 twice", path);
   expectError(await evaluateIt({ sites: ["resid_post.1", "resid_post.5"] }), 1, "one over resid_post.1", path);
   expectError(await evaluateIt({ features: { "resid_post.1": [1536] } }), 1, "1536", path);
   expectError(await evaluateIt({ features: { "resid_post.5": [1] } }), 1, "resid_post.5", path);

@@ -19,7 +19,7 @@ import { graphOf } from "../circuit/graph-of.ts";
 import { prune } from "../circuit/influence.ts";
 import { effectsFrom } from "../effects/analytic.ts";
 import { errorFeature } from "../effects/rows.ts";
-import { UserError } from "../errors.ts";
+import { UnfitOptionError } from "../errors.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import type { Features } from "../interventions/ablation.ts";
 import type { MaskPlaces } from "../interventions/mask-states.ts";
@@ -152,7 +152,7 @@ export async function findCircuit(
   const asked = { nodes: options.influence, edges: options.edgeInfluence };
   const pruned = wideEnough(whole, asked);
   if (pruned.edges.length === 0) {
-    throw new UserError(
+    throw new UnfitOptionError(
       `--edge_threshold: expected one that leaves a path from the tokens to the metric, got ${least}, where the largest edge is ${largestEdge(parts, drawn.length).toPrecision(3)}. Lower it.`,
     );
   }
@@ -284,7 +284,7 @@ async function chosenFeatures(
   if (known) return known;
   const train = ofSplit(input.pairs, "train");
   if (train.length === 0) {
-    throw new UserError(
+    throw new UnfitOptionError(
       "pairs: expected train pairs, on which circuits are chosen, got only test pairs. Name them train.",
     );
   }

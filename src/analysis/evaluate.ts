@@ -3,7 +3,7 @@ import { identityDictionary } from "../dictionaries/basis.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { codeReader } from "../dictionaries/encode.ts";
 import { type MethodName, methodNames } from "../effects/method.ts";
-import { UsageError, UserError } from "../errors.ts";
+import { UnfitOptionError, UsageError, UserError } from "../errors.ts";
 import {
   type AblationValue,
   type Activations,
@@ -380,14 +380,14 @@ export async function chooseCircuit(
   reporter: Reporter,
 ): Promise<Features> {
   if (!isByAblation(way) && !isByScores(way)) {
-    throw new UserError(`--way: expected one that chooses features, got ${way}. Measure it with sfc evaluate.`);
+    throw new UnfitOptionError(`--way: expected one that chooses features, got ${way}. Measure it with sfc evaluate.`);
   }
   if (threshold !== null && !isByThreshold(way)) {
-    throw new UserError(`--threshold: expected a way by effects alone, got ${way}. Give --size instead.`);
+    throw new UnfitOptionError(`--threshold: expected a way by effects alone, got ${way}. Give --size instead.`);
   }
   const enough = (features: Features, candidates: number) => {
     if (size === null || sizeOf(features) === size) return features;
-    throw new UserError(`--size: expected at most ${candidates} candidates of ${way}, got ${size}. Give fewer.`);
+    throw new UnfitOptionError(`--size: expected at most ${candidates} candidates of ${way}, got ${size}. Give fewer.`);
   };
   if (isByAblation(way)) {
     const one = await measure(input, "train", train, reporter);
@@ -409,7 +409,9 @@ export async function chooseCircuit(
   const features = aboveOf(way, threshold)(scores);
   if (sizeOf(features) > 0) return features;
   const largest = Math.abs(rankScores(scores)[0]?.score ?? 0).toPrecision(3);
-  throw new UserError(`--threshold: expected at most ${largest}, the largest |effect|, got ${threshold}. Lower it.`);
+  throw new UnfitOptionError(
+    `--threshold: expected at most ${largest}, the largest |effect|, got ${threshold}. Lower it.`,
+  );
 }
 
 /** The circuits of a way by effects alone: one of each size, and of each threshold that some effects reach. */
@@ -590,7 +592,7 @@ async function curvesOf(
     const metrics = await evaluateSubsets(setting, base, subsets, watchOf(reporter));
     const faith = faithfulness(pairs, setting.forest, activations.cleanMetric, metrics[0]!);
     if (!Number.isFinite(faith.of(activations.cleanMetric))) {
-      throw new UserError(
+      throw new UnfitOptionError(
         `circuits: expected ablation at ${[...dictionaries.keys()].join(", ")} to change the metric, got no change on ${split} pairs of ${group}. Choose other --sites or --layers.`,
       );
     }

@@ -6,12 +6,13 @@ import { attributionGraph } from "../circuit/export/attribution.ts";
 import { graphMl } from "../circuit/export/graphml.ts";
 import { graphSvg } from "../circuit/export/svg.ts";
 import type { GraphSubject } from "../circuit/graph.ts";
-import { UserError } from "../errors.ts";
+import { UnfitOptionError, UserError } from "../errors.ts";
 import { featuresJson } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
 import type { Split, TokenPair } from "../prompts/pairs.ts";
 import type { Tokenizer } from "../prompts/tokenizer.ts";
 import {
+  abandonCircuit,
   type CircuitFile,
   checkCircuitFiles,
   circuitFiles,
@@ -32,6 +33,7 @@ import {
   type OpenRun,
   openRun,
   pairsOfCases,
+  saesOf,
   stepsOf,
   subjectOf,
   tellEstimate,
@@ -233,7 +235,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       );
       await writeGraph(path, found);
       await writeCircuitCards(open, path, found.features, reporter);
-      const finished: CircuitFile = { ...file, ...foundJson(open, pairs, asked, found), status: "finished" };
+      const finished: CircuitFile = { ...file, ...(await foundJson(open, pairs, asked, found)), status: "finished" };
       await writeCircuit(path, finished);
       await closeFinished(folder);
       if (resolve(path) === resolve(request.run, circuitFolderName)) {
@@ -246,6 +248,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
       parts.close();
     }
   } catch (error) {
+    if (error instanceof UnfitOptionError) await abandonCircuit(folder);
     throw jobProblem(open.opened.inputs.reasonOf(error), path);
   } finally {
     await folder.release();
@@ -294,12 +297,14 @@ const defaultSize = 60;
 /** How many of the strongest edges the manifest names. */
 const strongestEdges = 10;
 
-function foundJson(
-  { run: { manifest }, dictionaries }: OpenRun,
+async function foundJson(
+  open: OpenRun,
   pairs: readonly TokenPair[],
   { way, ablation }: CircuitOptions,
   { features, whole, drawn, shares, checks }: FoundCircuit,
-): Pick<CircuitFile, "circuit" | "checks" | "scores" | "sites" | "graph" | "strongest"> {
+): Promise<Pick<CircuitFile, "circuit" | "checks" | "scores" | "sites" | "graph" | "strongest">> {
+  const { manifest } = open.run;
+  const { dictionaries } = open;
   const train = ofSplit(pairs, "train");
   const { name, sha256 } = manifest.model!;
   return {
@@ -313,8 +318,9 @@ function foundJson(
       cases: [...new Set(train.map(({ pair }) => pair.case))],
       pairs: train.length,
       model: { name, sha256: sha256! },
-      dictionaries: manifest.dictionaries.flatMap(({ site, sha256: of }) =>
-        dictionaries.has(site) ? [{ site, sha256: of }] : [],
+      dictionaries: await saesOf(
+        open,
+        manifest.dictionaries.filter(({ site }) => dictionaries.has(site)),
       ),
     },
     checks: [...checks],

@@ -1,10 +1,11 @@
 import { relative, resolve } from "node:path";
 import { type CircuitEstimate, estimateEvaluation } from "../analysis/estimate-circuits.ts";
 import { checkEvaluation, type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
-import { UserError } from "../errors.ts";
+import { UnfitOptionError, UserError } from "../errors.ts";
 import { featuresOf } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
 import {
+  abandonEvaluation,
   type EvaluationFile,
   evaluationPlaces,
   finishEvaluation,
@@ -24,6 +25,7 @@ import {
   openRun,
   pairsOfCases,
   type SiteFlags,
+  saesOf,
   stepsOf,
   subjectOf,
   tellEstimate,
@@ -145,6 +147,7 @@ export async function evaluate(request: EvaluateRequest, reporter: Reporter): Pr
     reporter.end();
     return { file: finished, again: false, dummy: isDummy(open) };
   } catch (error) {
+    if (error instanceof UnfitOptionError) await abandonEvaluation(folder);
     throw jobProblem(open.opened.inputs.reasonOf(error), path);
   } finally {
     await folder.release();
@@ -163,19 +166,24 @@ async function openFor(
 }
 
 /** The features of a circuit.json. @throws UserError if it was made for another model, other SAEs, or sites that are not looked at */
-async function circuitFor({ run, dictionaries }: OpenRun, path: string) {
+async function circuitFor(open: OpenRun, path: string) {
+  const { run, dictionaries } = open;
   const circuit = await readCircuit(path);
   const refuse = (expected: string, got: string) =>
     new UserError(`circuit: expected ${expected}, got ${got} in ${path}. Make one from this run with sfc circuit.`);
   if (circuit.model.sha256 !== run.manifest.model?.sha256) throw refuse("one of the run's model", circuit.model.name);
-  const there = new Map(run.manifest.dictionaries.map((d) => [d.site, d]));
+  const there = new Map((await saesOf(open, run.manifest.dictionaries)).map(({ site, sha256 }) => [site, sha256]));
   for (const { site, sha256 } of circuit.dictionaries) {
-    if (there.get(site)?.sha256 !== sha256) throw refuse("one of the run's SAEs", `another SAE at ${site}`);
+    if (there.get(site) !== sha256) throw refuse("one of the run's SAEs", `another SAE at ${site}`);
   }
+  const twice = circuit.sites.find((site, i) => circuit.sites.indexOf(site) < i);
+  if (twice !== undefined) throw refuse("each of its sites once", `${twice} twice`);
   const sites = [...dictionaries.keys()];
   if (circuit.sites.length !== sites.length || circuit.sites.some((site) => !dictionaries.has(site))) {
     throw refuse(`one over ${sites.join(", ")}`, `one over ${circuit.sites.join(", ")}; name its --sites and --layers`);
   }
+  const unnamed = circuit.sites.find((site) => !circuit.dictionaries.some((of) => of.site === site));
+  if (unnamed !== undefined) throw refuse(`the SAE of each of its sites in "dictionaries"`, `none of ${unnamed}`);
   for (const [site, features] of Object.entries(circuit.features)) {
     const count = dictionaries.get(site)?.featureCount;
     if (count === undefined) throw refuse(`features at ${sites.join(", ")}`, `some at ${site}`);

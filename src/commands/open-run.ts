@@ -152,12 +152,27 @@ export const stepsOf = ({ options: { method, steps } }: OpenRun): number | undef
 /** Whether some of a run's SAEs are random directions. */
 export const isDummy = ({ run: { manifest } }: OpenRun) => manifest.dictionaries.some(({ dummy }) => dummy);
 
+/** What tells the SAEs of a run apart: SHA-256 of their files, and of what the random directions of `dummy` are drawn from. */
+export async function saesOf(
+  { dictionaries }: Pick<OpenRun, "dictionaries">,
+  of: OpenRun["run"]["manifest"]["dictionaries"],
+): Promise<{ site: SiteName; sha256: string | null }[]> {
+  const one = async ({ site, sha256, dummy }: (typeof of)[number]) => ({
+    site,
+    sha256: dummy ? ((await dictionaries.get(site)?.sha256()) ?? null) : sha256,
+  });
+  return Promise.all(of.map(one));
+}
+
 /** What results depend on besides the options: the run's model, SAEs and pairs, and what else is named. */
 export function identityOf(open: OpenRun, ...others: readonly unknown[]): string {
   const { manifest, pairs } = open.run;
   const steps = stepsOf(open);
   const points = steps === undefined ? [] : [{ steps }];
-  return sha256OfText(JSON.stringify([manifest.model?.sha256, manifest.dictionaries, pairs, ...points, ...others]));
+  // Random directions have no file whose SHA-256 the manifest could tell.
+  const drawn = isDummy(open) ? [{ seed: open.options.seed }] : [];
+  const made = [manifest.model?.sha256, manifest.dictionaries, pairs, ...points, ...drawn, ...others];
+  return sha256OfText(JSON.stringify(made));
 }
 
 /** The sites of a run that flags name. @throws UserError if it has none of them */

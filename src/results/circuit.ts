@@ -11,7 +11,14 @@ import { featuresJson, featuresOf } from "../interventions/evaluation.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import { isSealed, seal } from "../storage/seal.ts";
 import { Database, named, text } from "./database.ts";
-import { type FinishedFolder, type FolderKind, type OpenFolder, openWorkFolder, partialFor } from "./folder.ts";
+import {
+  abandonWork,
+  type FinishedFolder,
+  type FolderKind,
+  type OpenFolder,
+  openWorkFolder,
+  partialFor,
+} from "./folder.ts";
 import { checkSchema, optionsSchema, versionsSchema } from "./manifest.ts";
 import { maskPlaces } from "./mask-places.ts";
 import { cardsFile } from "./report-cards.ts";
@@ -79,6 +86,9 @@ export const openCircuitFolder = (
   force: boolean,
 ): Promise<OpenFolder<CircuitFile> | FinishedFolder<CircuitFile>> =>
   openWorkFolder(circuitFolder, path, options, force);
+
+/** Empties a circuit's folder, see `abandonWork`. */
+export const abandonCircuit = (folder: OpenFolder<CircuitFile>): Promise<void> => abandonWork(circuitFolder, folder);
 
 /**
  * Looks whether the files of a finished circuit are there, and its table whole.

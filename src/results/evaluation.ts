@@ -7,6 +7,7 @@ import { UserError } from "../errors.ts";
 import { evaluationSchema, groupEvaluationSchema } from "../interventions/evaluation.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import {
+  abandonWork,
   closeFinished,
   type FinishedFolder,
   type FolderKind,
@@ -77,6 +78,10 @@ export async function evaluationPlaces(
 
 /** Takes what is not needed any more out of a finished evaluation's folder. */
 export const finishEvaluation = (folder: OpenFolder<EvaluationFile>): Promise<void> => closeFinished(folder);
+
+/** Empties an evaluation's folder, see `abandonWork`. */
+export const abandonEvaluation = (folder: OpenFolder<EvaluationFile>): Promise<void> =>
+  abandonWork(evaluationFolder, folder);
 
 /** Reads the circuit of a circuit.json: the file of `sfc circuit`, or what it has as its `circuit` alone. @throws UserError if there is none */
 export async function readCircuit(path: string): Promise<Circuit> {

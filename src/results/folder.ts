@@ -212,6 +212,15 @@ export async function closeFinished({ path, partial, release }: OpenFolder<unkno
   await release();
 }
 
+/** Empties a folder of work whose options turned out unfit for it, so that the next call may have others. */
+export async function abandonWork<M extends FolderManifest>(
+  { manifestFile, files }: FolderKind<M>,
+  { path, partial }: Pick<OpenFolder<M>, "path" | "partial">,
+): Promise<void> {
+  for (const name of [manifestFile, ...files(undefined)]) await rm(join(path, name), { recursive: true, force: true });
+  await rm(partial, { recursive: true, force: true });
+}
+
 function refuse<M extends FolderManifest>(
   { noun }: FolderKind<M>,
   path: string,
