@@ -188,6 +188,10 @@ it("refuses folders that hold no finished run, and finished circuits whose files
   const damage: [file: string, how: (path: string) => Promise<void>, part: string][] = [
     ["edges.parquet", (path) => truncate(path, 100), "edges.parquet cut off"],
     ["graph.json", (path) => rm(path), "graph.json missing"],
+    ["graph.json", (path) => truncate(path, 100), "graph.json cut off"],
+    ["circuit.svg", (path) => truncate(path, 100), "circuit.svg cut off"],
+    ["circuit.graphml", (path) => truncate(path, 100), "circuit.graphml cut off"],
+    ["circuit.graph.json", (path) => truncate(path, 100), "circuit.graph.json cut off"],
     ["circuit.json", (path) => truncate(path, 100), "a damaged circuit.json"],
   ];
   for (const [file, how, part] of damage) {
@@ -224,9 +228,12 @@ it("says of random directions that they are none of a real SAE", async () => {
   expect(evaluated.stdout).toMatch(/^DUMMY dictionaries: /);
 
   const others = join(home, "other-dummy");
-  await succeeds(["run", ...flags, "--seed", "2", "--output_dir", others]);
+  const neurons = flags.map((flag) => (flag === "resid_post" ? "mlp_act,resid_post" : flag));
+  await succeeds(["run", ...neurons, "--seed", "2", "--output_dir", others]);
   const circuit = ["--circuit", join(dummy, "circuit", "circuit.json"), "--ways", "secant", "--sizes", "5"];
   expectError(await sfc("evaluate", others, ...circuit), 1, "another SAE at resid_post.2");
+  expectError(await sfc("circuit", others, "--sites", "mlp_act"), 1, "--sites", "mlp_act.2");
+  expect(filesUnder(others).filter((file) => file.startsWith("circuit"))).toEqual([]);
   await succeeds(["evaluate", dummy, ...circuit, "--output_dir", join(home, "dummy-again"), "--quiet"]);
 }, 120_000);
 

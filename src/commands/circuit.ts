@@ -23,6 +23,7 @@ import {
 import { closeFinished } from "../results/folder.ts";
 import { refreshReport } from "../results/report.ts";
 import { circuitFolderName } from "../results/report-circuit.ts";
+import { parseSite } from "../site.ts";
 import { jobProblem, writeFileAtomic } from "../storage/files.ts";
 import { thisMachine } from "../storage/machine.ts";
 import { versions } from "../storage/package.ts";
@@ -125,6 +126,7 @@ export async function estimateCircuitOf({ run, flags }: CircuitRequest, reporter
   const { split, sites = null, layers = null, pair = null } = flags;
   const asked = optionsOf(flags);
   await using open = await openRun(run, { sites, layers, defaultKind: "resid_post", headersOnly: true }, reporter);
+  checkSites(open);
   const pairs = pairsOfCases(open, casesOf(flags));
   const estimate = await estimateOf(open, pairs, drawnPairs(open, pairs, split, pair), asked, flags.steps);
   reporter.end();
@@ -142,6 +144,7 @@ export async function circuit(request: CircuitRequest, reporter: Reporter): Prom
   const cases = casesOf(flags);
   const asked = optionsOf(flags);
   await using open = await openRun(request.run, { sites, layers, defaultKind: "resid_post" }, reporter);
+  checkSites(open);
   const pairs = pairsOfCases(open, cases);
   const drawn = drawnPairs(open, pairs, split, pair);
   const { way, size, threshold, ablation } = asked;
@@ -260,6 +263,15 @@ function checkShare(flag: string, value: number): void {
   throw new UserError(`${flag}: expected a share over 0 and up to 1, got ${value}. The default keeps most.`);
 }
 
+/** Refuses sites that no edge leads to, before any work. */
+function checkSites({ dictionaries }: OpenRun): void {
+  const neurons = [...dictionaries.keys()].find((site) => parseSite(site).kind === "mlp_act");
+  if (neurons === undefined) return;
+  throw new UserError(
+    `--sites: expected sites with edges between them, got ${neurons}. Name others of the run; mlp_out of that layer is what its neurons add up to.`,
+  );
+}
+
 /** The pairs over which edges are taken. @throws UserError if there are none */
 function drawnPairs(
   open: OpenRun,
@@ -267,6 +279,11 @@ function drawnPairs(
   split: CircuitFlags["split"],
   pair: number | null,
 ): readonly TokenPair[] {
+  if (ofSplit(pairs, "train").length === 0) {
+    throw new UserError(
+      "pairs: expected train pairs, on which circuits are chosen, got only test pairs. Name some train, or more --cases.",
+    );
+  }
   if (pair !== null) {
     const one = open.pairs[pair - 1];
     if (one) return [one];

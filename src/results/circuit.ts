@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { z } from "zod";
 import type { CircuitPlaces } from "../analysis/circuit.ts";
 import { sha256OfText } from "../bytes/sha256.ts";
@@ -91,22 +91,30 @@ export const openCircuitFolder = (
 export const abandonCircuit = (folder: OpenFolder<CircuitFile>): Promise<void> => abandonWork(circuitFolder, folder);
 
 /**
- * Looks whether the files of a finished circuit are there, and its table whole.
+ * Looks whether the files of a finished circuit are there, to their ends.
  *
  * @throws UserError if one is missing or was cut off, naming it
  */
 export async function checkCircuitFiles(path: string): Promise<void> {
   for (const name of Object.values(circuitFiles)) {
     const end = await readFile(join(path, name)).then(
-      (bytes) => bytes.subarray(-4).toString("latin1"),
+      (bytes) => bytes.subarray(-20).toString("latin1").trimEnd(),
       () => null,
     );
-    if (end !== null && (name !== circuitFiles.edges || end === "PAR1")) continue;
+    if (end?.endsWith(endOf[extname(name)]!)) continue;
     throw new UserError(
       `circuit: expected all its files, got ${name} ${end === null ? "missing" : "cut off"} in ${path}. Give --force to make it again.`,
     );
   }
 }
+
+/** What whole files end with, by the ends of their names. */
+const endOf: Readonly<Record<string, string>> = {
+  ".parquet": "PAR1",
+  ".json": "}",
+  ".svg": "</svg>",
+  ".graphml": "</graphml>",
+};
 
 /** Writes circuit.json. @throws UserError if it cannot be written */
 export const writeCircuit = (path: string, file: CircuitFile): Promise<void> =>

@@ -133,6 +133,11 @@ async function readParsed<T>(folder: string, name: string, schema: z.ZodType<T>)
 
 async function readPairLines(folder: string): Promise<RunPair[]> {
   const path = join(folder, "pairs.jsonl");
+  if (!existsSync(path)) {
+    throw new UserError(`pairs.jsonl: expected that of a run, got none at ${path}. Run it again.`, {
+      code: "not_found",
+    });
+  }
   try {
     const lines = String(await readRegular(path)).split("\n");
     return lines.filter((line) => line !== "").map((line) => pairSchema.parse(JSON.parse(line)));
