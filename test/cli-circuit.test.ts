@@ -232,9 +232,19 @@ it("says of random directions that they are none of a real SAE", async () => {
   await succeeds(["run", ...neurons, "--seed", "2", "--output_dir", others]);
   const circuit = ["--circuit", join(dummy, "circuit", "circuit.json"), "--ways", "secant", "--sizes", "5"];
   expectError(await sfc("evaluate", others, ...circuit), 1, "another SAE at resid_post.2");
+  await succeeds(["evaluate", dummy, ...circuit, "--force"]);
+
+  // Neither shown nor taken for that of the run that has replaced it.
+  const shown = async () => {
+    const page = await readFile(join(dummy, "report.html"), "utf8");
+    return ["circuit", "evaluation"].filter((of) => !new RegExp(`"${of}":null`).test(page));
+  };
+  expect(await shown()).toEqual(["circuit", "evaluation"]);
+  await succeeds(["run", ...flags, "--seed", "3", "--output_dir", dummy, "--force"]);
+  expect(await shown()).toEqual([]);
+  expectError(await sfc("circuit", dummy, ...small), 1, "a circuit of this run", "--force");
   expectError(await sfc("circuit", others, "--sites", "mlp_act"), 1, "--sites", "mlp_act.2");
   expect(filesUnder(others).filter((file) => file.startsWith("circuit"))).toEqual([]);
-  await succeeds(["evaluate", dummy, ...circuit, "--output_dir", join(home, "dummy-again"), "--quiet"]);
 }, 120_000);
 
 it("draws more influence where what was asked for leaves no path, and averages over 8 points into attention and MLPs", async () => {

@@ -2,7 +2,7 @@ import { relative, resolve } from "node:path";
 import { type CircuitEstimate, estimateEvaluation } from "../analysis/estimate-circuits.ts";
 import { checkEvaluation, type EvaluateOptions, evaluateCircuits } from "../analysis/evaluate.ts";
 import { UnfitOptionError, UserError } from "../errors.ts";
-import { featuresOf } from "../interventions/evaluation.ts";
+import { featuresJson, featuresOf } from "../interventions/evaluation.ts";
 import type { Reporter } from "../progress.ts";
 import {
   abandonEvaluation,
@@ -195,5 +195,6 @@ async function circuitFor(open: OpenRun, path: string) {
     if (wrong !== undefined) throw refuse(`features below ${count} at ${site}`, String(wrong));
   }
   if (Object.values(circuit.features).flat().length === 0) throw refuse("features", "none");
-  return featuresOf(circuit.features);
+  // As evaluation.json has them, by which its report knows them again.
+  return featuresOf(featuresJson(featuresOf(circuit.features)));
 }

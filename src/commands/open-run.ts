@@ -6,7 +6,6 @@ import {
 } from "../analysis/estimate-circuits.ts";
 import type { JobOptions } from "../analysis/options.ts";
 import { parseLayers } from "../analysis/sites.ts";
-import { sha256OfText } from "../bytes/sha256.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { closeDictionaries } from "../dictionaries/open.ts";
 import { UserError } from "../errors.ts";
@@ -17,6 +16,7 @@ import { type OpenModel, openModel, openSaes } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import { tokenizePairs } from "../prompts/check.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
+import { runIdentity, stepsOfRun } from "../results/made-of.ts";
 import { type Run, readRun } from "../results/read-run.ts";
 import { parseKinds, parseSite, type SiteKind, type SiteName } from "../site.ts";
 import { checkDevice } from "./check-device.ts";
@@ -145,9 +145,8 @@ export function pairsOfCases({ run, pairs }: OpenRun, cases: readonly string[] |
   return cases === null ? pairs : pairs.filter(({ pair }) => cases.includes(pair.case));
 }
 
-/** The points of `secant` that a run was told to take; undefined where it was not. */
-export const stepsOf = ({ options: { method, steps } }: OpenRun): number | undefined =>
-  method === "secant" ? (steps ?? undefined) : undefined;
+/** See `stepsOfRun`. */
+export const stepsOf = (open: OpenRun): number | undefined => stepsOfRun(open.run.manifest);
 
 /** Whether some of a run's SAEs are random directions. */
 export const isDummy = ({ run: { manifest } }: OpenRun) => manifest.dictionaries.some(({ dummy }) => dummy);
@@ -164,16 +163,8 @@ export async function saesOf(
   return Promise.all(of.map(one));
 }
 
-/** What results depend on besides the options: the run's model, SAEs and pairs, and what else is named. */
-export function identityOf(open: OpenRun, ...others: readonly unknown[]): string {
-  const { manifest, pairs } = open.run;
-  const steps = stepsOf(open);
-  const points = steps === undefined ? [] : [{ steps }];
-  // Random directions have no file whose SHA-256 the manifest could tell.
-  const drawn = isDummy(open) ? [{ seed: open.options.seed }] : [];
-  const made = [manifest.model?.sha256, manifest.dictionaries, pairs, ...points, ...drawn, ...others];
-  return sha256OfText(JSON.stringify(made));
-}
+/** See `runIdentity`. */
+export const identityOf = (open: OpenRun, ...others: readonly unknown[]): string => runIdentity(open.run, ...others);
 
 /** The sites of a run that flags name. @throws UserError if it has none of them */
 function chosenSites(

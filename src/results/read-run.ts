@@ -131,7 +131,8 @@ async function readParsed<T>(folder: string, name: string, schema: z.ZodType<T>)
   );
 }
 
-async function readPairLines(folder: string): Promise<RunPair[]> {
+/** The pairs of a run's folder. @throws UserError if their file is missing or damaged */
+export async function readPairLines(folder: string): Promise<RunPair[]> {
   const path = join(folder, "pairs.jsonl");
   if (!existsSync(path)) {
     throw new UserError(`pairs.jsonl: expected that of a run, got none at ${path}. Run it again.`, {

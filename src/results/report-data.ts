@@ -26,6 +26,7 @@ import { compareSites, type SiteName } from "../site.ts";
 import { mean, roundAll, rounded } from "../stats.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
+import { leftByOthers } from "./made-of.ts";
 import { type Manifest, readManifest } from "./manifest.ts";
 import { readReportCards } from "./report-cards.ts";
 import { readReportCircuit, readReportEvaluation } from "./report-circuit.ts";
@@ -72,7 +73,8 @@ export async function readReportData(
   const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
   const ablationPath = join(folder, "ablation.json");
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
-  const circuit = await readReportCircuit(folder, limits.edges);
+  const left = await leftByOthers(folder, manifest);
+  const circuit = left.circuit ? null : await readReportCircuit(folder, limits.edges);
   const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
   const accuracy = accuracyOf(pairs);
   const tables = await Tables.open(
@@ -85,7 +87,7 @@ export async function readReportData(
     return {
       format: 1,
       run: describeRun(manifest, ranking),
-      warnings: warningsOf(manifest, ranking, accuracy),
+      warnings: [...warningsOf(manifest, ranking, accuracy), ...leftText(left)],
       accuracy,
       checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
       importance: importanceOf(ranking),
@@ -101,7 +103,7 @@ export async function readReportData(
       meaning: meaning === null ? null : roundAll(meaning),
       cards: await readReportCards(folder, circuit, limits.cards),
       circuit,
-      evaluation: roundAll(await readReportEvaluation(folder)),
+      evaluation: left.evaluation ? null : roundAll(await readReportEvaluation(folder)),
       limits,
     };
   } finally {
@@ -181,6 +183,16 @@ function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
 }
 
 /** The run's own warnings, and what a reader of the report has to know besides; no line twice. */
+/** Says what of an earlier run in this folder the report leaves out. */
+const leftText = ({ circuit, evaluation }: { readonly circuit: boolean; readonly evaluation: boolean }) => [
+  ...(circuit
+    ? ["The circuit in this folder is of an earlier run and not shown. Make it again with sfc circuit --force."]
+    : []),
+  ...(evaluation
+    ? ["The evaluation in this folder is of an earlier run and not shown. Make it again with sfc evaluate --force."]
+    : []),
+];
+
 function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly CaseAccuracy[]): string[] {
   const lines = [...manifest.warnings];
   const failed = manifest.checks.filter((check) => !check.passed);
