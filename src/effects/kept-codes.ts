@@ -104,9 +104,11 @@ export async function codesAt(
   if (known) return known;
   const own = await captured.site(dictionary.reads, watch);
   const { x, width: D } = own;
-  if (kept) {
-    const site = dictionary.writes;
-    const needed = rowsOf(captured, own, captured.activeNodes(site), fitNodes(captured));
+  const site = dictionary.writes;
+  const active = captured.activeNodes(site);
+  // Scores of the clean prompts alone keep no activations of patch prefixes, and need no effects' rows.
+  if (kept && active.every((node) => plan.row[plan.forest.backward.patch[node]!]! >= 0)) {
+    const needed = rowsOf(captured, own, active, fitNodes(captured));
     const place = placesOf(needed.place.keys(), plan.rows);
     if (rows.every((row) => place[row]! >= 0)) {
       const codes = await reader.encode(dictionary, needed.rows, watch);
