@@ -105,10 +105,8 @@ export async function codesAt(
   const own = await captured.site(dictionary.reads, watch);
   const { x, width: D } = own;
   const site = dictionary.writes;
-  const active = captured.activeNodes(site);
-  // Scores of the clean prompts alone keep no activations of patch prefixes, and need no effects' rows.
-  if (kept && active.every((node) => plan.row[plan.forest.backward.patch[node]!]! >= 0)) {
-    const needed = rowsOf(captured, own, active, fitNodes(captured));
+  if (kept && hasPatches(captured, site)) {
+    const needed = rowsOf(captured, own, captured.activeNodes(site), fitNodes(captured));
     const place = placesOf(needed.place.keys(), plan.rows);
     if (rows.every((row) => place[row]! >= 0)) {
       const codes = await reader.encode(dictionary, needed.rows, watch);
@@ -119,4 +117,10 @@ export async function codesAt(
   const gathered = x.slice(0, rows.length * D);
   for (const [i, at] of rows.entries()) gathered.set(x.subarray(at * D, (at + 1) * D), i * D);
   return reader.encode(dictionary, gathered, watch);
+}
+
+/** Whether activations of the patch prefixes are kept, which effects need; scores of the clean prompts alone keep none. */
+function hasPatches(captured: Capture, site: SiteName): boolean {
+  const { row, forest } = captured.plan;
+  return captured.activeNodes(site).every((node) => row[forest.backward.patch[node]!]! >= 0);
 }
