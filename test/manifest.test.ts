@@ -59,7 +59,7 @@ describe("the manifest of a run", () => {
   it("names the field when a run.json is not one of this version", async () => {
     await writeFile(join(home, "run.json"), JSON.stringify({ ...begun, status: "done" }));
     await expect(readManifest(home)).rejects.toThrow(
-      /^run's manifest: expected .*, got "status": .* in .*run\.json\. Choose/,
+      /^run's manifest: expected .*, got "status": .* in .*run\.json\. It is not a run\.json of this version: make the run again\.$/,
     );
     await writeFile(join(home, "run.json"), '{"command": "run",');
     await expect(readManifest(home)).rejects.toThrow(/^JSON file: expected JSON, got .* in .*run\.json\. /);
