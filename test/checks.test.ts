@@ -16,8 +16,11 @@ describe("a check", () => {
 describe("SAEs that fit these prompts badly", () => {
   it("are warned of where more than half of the variance is unexplained", () => {
     expect(poorFitLine({ "resid_post.0": 0.5, "mlp_out.0": null })).toBeUndefined();
+    const line = (most: string) =>
+      `SAEs leave more than half of the variance of these prompts' activations unexplained at 2 of 3 sites (most: ${most} at resid_post.1): what they call features is the lesser part there.`;
+    expect(poorFitLine({ "resid_post.0": 0.51, "resid_post.1": 0.97, "mlp_out.0": 0.1 })).toBe(line("97 %"));
     expect(poorFitLine({ "resid_post.0": 0.51, "resid_post.1": 1.27, "mlp_out.0": 0.1 })).toBe(
-      "SAEs leave more than half of the variance of these prompts' activations unexplained at 2 of 3 sites (most: 127 % at resid_post.1): what they call features is the lesser part there.",
+      `${line("127 %")} Above 100 % their mean would fit better; with few prompts, which vary little, that says little.`,
     );
   });
 });
