@@ -116,6 +116,31 @@ describe("16-bit weights", () => {
   );
 });
 
+it("rows that several threads add to the same rows are all there", async () => {
+  const [N, P, D] = [8, 4096, 96];
+  const updates = input("updates", "float32", ["P", D]);
+  const outputs = { sums: updates.scatterAdd(input("rows", "int64", ["P"]), input("like", "float32", [N, D])) };
+  const session = await compile(outputs, { threads: 4 });
+  const inputs = {
+    updates: float32(
+      Float32Array.from({ length: P * D }, (_, at) => 1 + (at % 7)),
+      P,
+      D,
+    ),
+    rows: int64(
+      Array.from({ length: P }, (_, p) => p % N),
+      P,
+    ),
+    like: float32(new Float32Array(N * D), N, D),
+  };
+  const expected = new Float32Array(N * D);
+  inputs.updates.data.forEach((value, at) => {
+    expected[(Math.floor(at / D) % N) * D + (at % D)]! += Number(value);
+  });
+  for (let run = 0; run < 20; run++) expect((await session.run(inputs)).sums.data).toEqual(expected);
+  await session.release();
+});
+
 it("a process that may use some of the cores has a thread for each of those, and otherwise the runtime decides", () => {
   expect([threadsFor(undefined, 2, 8), threadsFor(0, 8, 8), threadsFor(1, 8, 8), threadsFor(3, 2, 8)]).toEqual([
     2, 0, 1, 3,

@@ -1,7 +1,7 @@
 import { bodyOf } from "./chunks.ts";
 import type { Op } from "./ops.ts";
 import { topological } from "./reverse.ts";
-import { withSizes } from "./shape.ts";
+import { type Shape, withSizes } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** What running a graph takes in memory besides its inputs and constants, in bytes. */
@@ -62,14 +62,14 @@ export function runMemory(outputs: readonly Tensor[], sizes: Readonly<Record<str
   let [now, peak] = [0, 0];
   for (const t of order) {
     if (t.source.kind !== "op") continue;
-    const { op, attributes } = t.source;
+    const { op } = t.source;
     const operands = operandsOf(t, of);
     const homes = operands.map((x) => home.get(x));
     const size = bytes(t);
     if (!sameNumbers.has(op)) {
       const replaced = inPlace.has(op) && homes.some((h) => h && uses.get(h) === 1 && bytes(h) === size);
       const extra = replaced ? 0 : size;
-      peak = Math.max(peak, now + extra + workOf(op, attributes, size, sizes));
+      peak = Math.max(peak, now + extra + workOf(t, sizes));
       now += size;
     }
     for (const h of homes) {
@@ -82,9 +82,14 @@ export function runMemory(outputs: readonly Tensor[], sizes: Readonly<Record<str
   return { peak, operations, results: [...kept].reduce((sum, t) => sum + (t ? bytes(t) : 0), 0) };
 }
 
-/** Memory that an operation has for itself while it runs: zeros to add to; a chunk's own results, with the sums before and after it. */
-function workOf(op: Op, attributes: object, size: number, sizes: Readonly<Record<string, number>>): number {
-  if (op === "ScatterAdd") return size;
+/** Memory that an operation has for itself while it runs: ones where rows are added; a chunk's own results, with the sums before and after it. */
+function workOf({ source, shape, dtype }: Tensor, sizes: Readonly<Record<string, number>>): number {
+  if (source.kind !== "op") return 0;
+  const { op, attributes, inputs } = source;
+  if (op === "ScatterAdd") {
+    const ones = [shape[0]!, inputs[1]!.shape[0]!];
+    return numbersOf(ones, sizes) * (numberBytes[dtype] + numberBytes.bool);
+  }
   if (op !== "Scan") return 0;
   const { stacked, summed } = bodyOf(attributes);
   const sums = summed.reduce((sum, t) => sum + bytesOf(t, sizes), 0);
@@ -94,11 +99,14 @@ function workOf(op: Op, attributes: object, size: number, sizes: Readonly<Record
 const operandsOf = (t: Tensor, of: (t: Tensor) => Tensor): Tensor[] =>
   t.source.kind === "op" ? [...new Set(t.source.inputs.map(of))] : [];
 
-function bytesOf({ shape, dtype }: Tensor, sizes: Readonly<Record<string, number>>): number {
+const bytesOf = ({ shape, dtype }: Tensor, sizes: Readonly<Record<string, number>>): number =>
+  numbersOf(shape, sizes) * numberBytes[dtype];
+
+function numbersOf(shape: Shape, sizes: Readonly<Record<string, number>>): number {
   return withSizes(shape, sizes).reduce<number>((product, dim) => {
     if (typeof dim !== "number") throw new Error(`internal: the size ${dim} is not known`);
     return product * dim;
-  }, numberBytes[dtype]);
+  }, 1);
 }
 
 /** For each tensor of a graph the first that is computed in the same way. */

@@ -225,11 +225,12 @@ function emit<O extends Op>(
     case "Gather":
       return add(graph, "Gather", x, { axis: 0 });
     case "ScatterAdd": {
-      const zero = initializer(graph, numbers([0], y.dtype), y.dtype, []);
-      const known = y.shape.every((d) => typeof d === "number");
-      const zeros = add(graph, "Expand", [zero, known ? int64s(y.shape as number[]) : add(graph, "Shape", [x[2]!])]);
-      const rows = add(graph, "Unsqueeze", [x[1]!, int64s([-1])]);
-      return add(graph, "ScatterND", [zeros, rows, x[0]!], { reduction: "add" });
+      // A product with ones where a row's index is: ScatterND has several threads add to one place, and loses some of what they add.
+      const int = (value: number) => initializer(graph, numbers([value], "int64"), "int64", []);
+      const size = add(graph, "Gather", [add(graph, "Shape", [x[2]!]), int(0)], { axis: 0 });
+      const places = add(graph, "Unsqueeze", [add(graph, "Range", [int(0), size, int(1)]), int64s([-1])]);
+      const isAt = add(graph, "Equal", [places, add(graph, "Unsqueeze", [x[1]!, int64s([0])])]);
+      return add(graph, "MatMul", [add(graph, "Cast", [isAt], { to: typeNumbers[y.dtype] }), x[0]!]);
     }
     case "Slice": {
       const { axis, start, end } = a as OpAttributes["Slice"];

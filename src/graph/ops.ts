@@ -141,7 +141,9 @@ const rules: { readonly [O in Op]: Rule<O> } = {
   },
   Gather: (_, table, indices) => ({ dtype: table!.dtype, shape: [...indices!.shape, ...table!.shape.slice(1)] }),
   ScatterAdd: (_, updates, indices, like) => {
-    const [row, expected] = [updates!.shape.slice(indices!.shape.length), like!.shape.slice(1)];
+    if (indices!.shape.length !== 1 || like!.shape.length !== 2)
+      throw new Error("not a matrix and a row for each index");
+    const [row, expected] = [updates!.shape.slice(1), like!.shape.slice(1)];
     if (shapeText(row) !== shapeText(expected)) throw new Error("rows differ in shape");
     return { dtype: updates!.dtype, shape: like!.shape };
   },

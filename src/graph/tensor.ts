@@ -149,8 +149,8 @@ export class Tensor {
   }
 
   /**
-   * The transpose of `gather`, rows added up: result[r] = Σ this[i] over all i with indices[i] = r, in the shape of `like`, of which only the shape
-   * is used.
+   * The transpose of `gather` from a matrix, rows added up: result[r] = Σ this[i] over all i with indices[i] = r, in the shape of `like`, of which only
+   * the shape is used. Computed as a product: infinite numbers make all of their column NaN.
    */
   scatterAdd(indices: Tensor, like: Tensor): Tensor {
     return apply("ScatterAdd", {}, this, indices, like);
