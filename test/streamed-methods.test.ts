@@ -7,6 +7,7 @@ import { effectsOf } from "../src/effects/dispatch.ts";
 import { type MethodInput, methodNames } from "../src/effects/method.ts";
 import { type Merge, prefixForest } from "../src/forest/forest.ts";
 import { type Pack, planCapture } from "../src/forest/packs.ts";
+import { keptSessions } from "../src/graph/kept-sessions.ts";
 import { constant, input } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
@@ -25,11 +26,11 @@ afterAll(async () => {
   for (const checkpoint of opened) await checkpoint.close();
 });
 
-async function openBoth(name: string): Promise<{ held: LoadedModel; streamed: LoadedModel }> {
+async function openBoth(name: string, given?: "float32"): Promise<{ held: LoadedModel; streamed: LoadedModel }> {
   const checkpoint = await openCheckpoint(await openFolder(new URL(`fixtures/${name}`, import.meta.url).pathname));
   opened.push(checkpoint);
   const model = modelFromConfig(checkpoint.config, name);
-  const dtype = checkpoint.config.hidden_act === "gelu" ? "float32" : "float64";
+  const dtype = given ?? (checkpoint.config.hidden_act === "gelu" ? "float32" : "float64");
   return {
     held: loadedModel(model, await heldWeights(model, checkpoint, dtype), { dtype }),
     streamed: loadedModel(model, streamedWeights(checkpoint), { dtype }),
@@ -88,6 +89,23 @@ describe.each(["llama-gqa", "gemma2", "gpt_neox"])(`every method on %s (seed ${s
     ];
     expect(expected.size).toBeGreaterThan(100);
     expect(distance(got, expected)).toBeLessThan(held.dtype === "float64" ? 1e-9 : 1e-5);
+  });
+
+  it.each(methodNames)("%s: held weights give the same block by block", async (method) => {
+    const { held } = await openBoth(name, "float32");
+    const dictionaries = new Map(
+      sites.map((site) => {
+        const width = held.model.sites[parseSite(site).kind]!;
+        return [site, randomDictionary(site, width, F, seed, { kind: "relu" })] as const;
+      }),
+    );
+    const given = { forest: prefixForest(somePairs(6)), dictionaries, steps: 3 };
+    const kept = keptSessions(4);
+    const expected = await effects(method, { ...held, ...given });
+    const got = await effects(method, { ...held, ...given, byBlock: true, kept });
+    await kept.release();
+    expect(expected.size).toBeGreaterThan(100);
+    expect(distance(got, expected)).toBeLessThan(2e-5);
   });
 
   it.each(["sfc", "spliced"] as const)("%s in padded batches too", async (method) => {

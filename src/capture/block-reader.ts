@@ -1,13 +1,50 @@
 import { decodeFloat32 } from "../bytes/dtype.ts";
-import { float32, type Value } from "../graph/session.ts";
+import { constantValue, float32, type Value } from "../graph/session.ts";
+import type { DType } from "../graph/shape.ts";
 import { type Checkpoint, type StoredType, storedBytes } from "../models/checkpoint.ts";
-import type { Model } from "../models/model.ts";
+import type { Model, Weights } from "../models/model.ts";
+
+/** Weights of one block after another. */
+export interface BlockWeights {
+  /** The type in which a weight is given. */
+  typeOf(name: string): DType;
+  /**
+   * Weights by name, as a session's inputs w0, w1, …, valid until the slot is read into again.
+   *
+   * @param slot 0 or 1
+   */
+  read(names: readonly string[], slot: number): Promise<Record<string, Value>>;
+  /** Rows of matrices with a row per token, in float32, as table0, table1, … */
+  readTables(names: readonly string[], rows: Int32Array): Promise<Record<string, Value>>;
+  release(): void;
+}
+
+/** Weights that are held in memory, in float32. */
+export function heldBlocks(weights: Weights): BlockWeights {
+  return {
+    typeOf: (name) => weights(name).dtype,
+    read: async (names) => Object.fromEntries(names.map((name, i) => [`w${i}`, constantValue(weights(name))])),
+    async readTables(names, rows) {
+      const tables = names.map((name, i) => {
+        const { data, shape } = constantValue(weights(name));
+        const D = shape[1]!;
+        const gathered = new Float32Array(rows.length * D);
+        for (const [r, row] of rows.entries()) {
+          gathered.set((data as Float32Array).subarray(row * D, (row + 1) * D), r * D);
+        }
+        return [`table${i}`, float32(gathered, rows.length, D)] as const;
+      });
+      return Object.fromEntries(tables);
+    },
+    release() {},
+  };
+}
 
 /**
  * Reads weights as a session's inputs w0, w1, …, in the form in which they lie in the file. Two pieces of memory serve all blocks in turn: one
  * block's weights lie in the one while the next block's are read into the other.
  */
-export class BlockReader {
+export class BlockReader implements BlockWeights {
   readonly #model: Model;
   readonly #checkpoint: Checkpoint;
   readonly #slots: [ArrayBuffer, ArrayBuffer] = [new ArrayBuffer(0), new ArrayBuffer(0)];
@@ -18,7 +55,7 @@ export class BlockReader {
     this.#checkpoint = checkpoint;
   }
 
-  #typeOf(name: string): StoredType {
+  typeOf(name: string): StoredType {
     return this.#checkpoint.storedType(name);
   }
 
@@ -30,7 +67,7 @@ export class BlockReader {
   async read(names: readonly string[], slot: number): Promise<Record<string, Value>> {
     const places = names.map((name) => {
       const shape = this.#model.parameters.get(name)!;
-      return { name, shape, bytes: storedBytes[this.#typeOf(name)] * shape.reduce((a, b) => a * b, 1), offset: 0 };
+      return { name, shape, bytes: storedBytes[this.typeOf(name)] * shape.reduce((a, b) => a * b, 1), offset: 0 };
     });
     let size = 0;
     for (const place of places) {
@@ -42,7 +79,7 @@ export class BlockReader {
     const values = await Promise.all(
       places.map(async ({ name, shape, bytes, offset }): Promise<Value> => {
         const data = await this.#checkpoint.stored(name, shape, new Uint8Array(memory, offset, bytes));
-        return { dtype: this.#typeOf(name), data, shape };
+        return { dtype: this.typeOf(name), data, shape };
       }),
     );
     return Object.fromEntries(values.map((value, i) => [`w${i}`, value]));
@@ -68,7 +105,7 @@ export class BlockReader {
     for (const [i, name] of names.entries()) {
       const { w0 } = await this.read([name], 0);
       const { buffer, byteOffset, byteLength } = w0!.data as Float32Array | Uint16Array;
-      const format = ({ float32: "F32", bfloat16: "BF16", float16: "F16" } as const)[this.#typeOf(name)];
+      const format = ({ float32: "F32", bfloat16: "BF16", float16: "F16" } as const)[this.typeOf(name)];
       decodeFloat32(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength), format, memory, at);
       values[`w${i}`] = float32(memory.subarray(at, at + sizes[i]!), ...shapes[i]!);
       at += sizes[i]!;

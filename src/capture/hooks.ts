@@ -10,6 +10,8 @@ export type Floats = Float32Array | Float64Array;
 export interface Hooked {
   /** y[N,D]: what the model goes on with; `x.detach()` is the same values through which no gradient passes. */
   readonly y: Tensor;
+  /** The same numbers as y, where they are known without what y is computed from, which then is computed for gradients alone. */
+  readonly known?: Tensor;
   /** Tensors whose values are read, by name. */
   readonly values?: Readonly<Record<string, Tensor>>;
   /** Tensors by which M is differentiated in backward packs, by name. */

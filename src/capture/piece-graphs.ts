@@ -1,7 +1,6 @@
 import { gradients } from "../graph/reverse.ts";
 import { type DType, times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
-import type { StoredType } from "../models/checkpoint.ts";
 import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { enter, type Traced, traceMetricOf } from "./held.ts";
@@ -50,7 +49,7 @@ export const namedByKind = (site: SiteName) => (name: string) => `${name}/${pars
 /** Traces the pieces of a model for tiles of n nodes. */
 export function pieceGraphs(
   model: Model,
-  typeOf: (name: string) => StoredType,
+  typeOf: (name: string) => DType,
   n: number,
   dtype: "float32" | "float64",
   { hooks, from, objective }: Traced,
@@ -77,7 +76,7 @@ export function pieceGraphs(
       for (const [name, tensor] of tensors) given.set(called(name), tensor);
       const outputs = Object.fromEntries(tensors.map(([name]) => [name, called(name)]));
       if (tensors.length > 0) finds.push({ site, kind, outputs });
-      return hooked.y;
+      return direction === "forward" ? (hooked.known ?? hooked.y) : hooked.y;
     };
     const tap: Tap = (site, x) => {
       const hook = hooks.get(site);

@@ -1,6 +1,7 @@
 import { isStreamed, type LoadedModel } from "../models/weights.ts";
 import type { Watch } from "../progress.ts";
 import { parseSite } from "../site.ts";
+import { BlockReader, heldBlocks } from "./block-reader.ts";
 import { heldRunner } from "./held.ts";
 import type { Job } from "./hooks.ts";
 import type { Results, Runner, RunOptions } from "./runner.ts";
@@ -15,9 +16,12 @@ export function openRunner(loaded: LoadedModel, options: RunOptions = {}): Runne
       throw new Error(`internal: the model has no site ${site}`);
     }
   }
-  return isStreamed(loaded.weights)
-    ? streamedRunner(loaded, loaded.weights, options)
-    : heldRunner(loaded, loaded.weights, options);
+  const { weights, byBlock, dtype } = loaded;
+  if (isStreamed(weights)) return streamedRunner(loaded, new BlockReader(model, weights.checkpoint), options);
+  // Rows of tables go into blocks' graphs as float32.
+  return byBlock && dtype === "float32"
+    ? streamedRunner(loaded, heldBlocks(weights), options)
+    : heldRunner(loaded, weights, options);
 }
 
 /** Runs jobs through a model once. */

@@ -1,9 +1,9 @@
 import { StoppedError } from "../errors.ts";
 import type { Pack } from "../forest/packs.ts";
 import { int64, type Session, sessionPool, type Value } from "../graph/session.ts";
-import type { LoadedModel, StreamedWeights } from "../models/weights.ts";
+import type { LoadedModel } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
-import { BlockReader } from "./block-reader.ts";
+import type { BlockWeights } from "./block-reader.ts";
 import { type Floats, type Found, floatValue, type Job, namedInputs, newFloats } from "./hooks.ts";
 import { besideRows, floatsOf, ownRows, packContext, tileSizeOf, wholePack } from "./pack-inputs.ts";
 import { type Direction, namedByKind, type PieceGraph, type PieceGraphs, pieceGraphs } from "./piece-graphs.ts";
@@ -34,10 +34,12 @@ const placedJob = (job: Job, id: number): Placed => ({ id, job, whole: wholePack
  * computes the block's activations from it again: kept in full they would take more room than the weights.
  *
  * Blocks whose graphs are equal share a session, so a model has as many sessions as it has kinds of blocks, times two.
+ *
+ * @param reader where the weights come from: memory does as well as a file
  */
 export function streamedRunner(
   loaded: LoadedModel,
-  { checkpoint }: StreamedWeights,
+  reader: BlockWeights,
   { hooks = new Map(), from, store: given, waveRows, objective }: RunOptions,
 ): Runner {
   const { model, dtype } = loaded;
@@ -50,11 +52,11 @@ export function streamedRunner(
   /** Sites that are read without more: what is kept of them can be told from the store. */
   const plain = [...hooks].flatMap(([site, { trace }]) => (trace ? [] : [site]));
   const pool = sessionPool(loaded);
-  const reader = new BlockReader(model, checkpoint);
   const made = new Map<number, PieceGraphs>();
   /** The graphs for packs of tiles of n nodes. */
   const graphsFor = (n: number) => {
-    const known = made.get(n) ?? pieceGraphs(model, checkpoint.storedType, n, dtype, { hooks, from, objective });
+    const known =
+      made.get(n) ?? pieceGraphs(model, (name) => reader.typeOf(name), n, dtype, { hooks, from, objective });
     made.set(n, known);
     return known;
   };

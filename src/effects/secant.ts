@@ -141,7 +141,7 @@ function averagingHook(K: number): Hook {
       const path = input(named("path"), x.dtype, x.shape).reshape("B", K, tileSize / K, D);
       // Of value 0: the gradient alone passes.
       const passed = path.add(mean.sub(mean.detach()));
-      return { y: passed.reshape(...x.shape), wrt: { mean } };
+      return { y: passed.reshape(...x.shape), known: path.reshape(...x.shape), wrt: { mean } };
     },
   };
 }

@@ -1,6 +1,7 @@
 import { capture } from "../capture/capture.ts";
 import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { planCapture } from "../forest/packs.ts";
+import { keptSessions } from "../graph/kept-sessions.ts";
 import type { Model } from "../models/model.ts";
 import { isStreamed } from "../models/weights.ts";
 import { isOutside, type OutsideText } from "../prompts/outside.ts";
@@ -177,8 +178,26 @@ function ownFlops(given: MethodInput, method: MethodName, features: ReadonlyMap<
   return methodCost(method, given.model, plan, dictionaries, steps, number, weights).flops;
 }
 
-/** Each feature's effect by `exact` and by the other methods on the pairs of a forest. */
+/** Sessions that stay open while features are patched: of each kind of a block, of what comes before and after blocks, and of the SAEs. */
+const openSessions = 12;
+
+/**
+ * Each feature's effect by `exact` and by the other methods on the pairs of a forest. These are few rows, begun at many sites: blocks share sessions,
+ * which stay open from one site to the next.
+ */
 async function patchFeatures(
+  whole: MethodInput,
+  ...rest: [MethodName, ReadonlyMap<SiteName, readonly number[]>, OutsideText, number]
+): Promise<PatchedSample> {
+  const kept = whole.kept ?? keptSessions(openSessions);
+  try {
+    return await patchedBy({ ...whole, byBlock: true, kept }, ...rest);
+  } finally {
+    if (!whole.kept) await kept.release();
+  }
+}
+
+async function patchedBy(
   given: MethodInput,
   method: MethodName,
   features: ReadonlyMap<SiteName, readonly number[]>,

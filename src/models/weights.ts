@@ -52,6 +52,11 @@ export interface LoadedModel extends SessionOptions {
   readonly weights: ModelWeights;
   /** What is computed in. */
   readonly dtype: "float32" | "float64";
+  /**
+   * Whether held weights in float32 go through one session of a block, as those that are streamed, instead of one of the whole model: for few rows.
+   * Opening a session of 30 blocks takes longer than running hundreds of rows; a backward pass computes activations twice instead.
+   */
+  readonly byBlock?: boolean;
 }
 
 /** A model bound to its weights; on the CPU in float32 unless told otherwise. */
