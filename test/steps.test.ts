@@ -15,7 +15,7 @@ import {
   effectsStep,
   type Places,
   prepare,
-  rankStep,
+  rankOptions,
 } from "../src/analysis/steps.ts";
 import { memoryStore } from "../src/capture/store.ts";
 import type { Score } from "../src/circuit/ranking.ts";
@@ -214,7 +214,7 @@ describe("the steps of an analysis, in memory", () => {
     const codes = codeReader(input.loaded);
     await effectsStep(input, captured, codes, tables, quiet());
     await codes.release();
-    const { ranking, rows } = await rankStep(input, prepared, captured, tables);
+    const { ranking, rows } = await tables.rank(rankOptions(input, prepared, captured));
     const all = await analysePairs(input, prepared, memoryPlaces(), emptyRecord(), quiet());
     expect(ranking).toEqual(all.ranking);
     expect(rows).toBe([...tables.effects.values()].reduce((sum, { node }) => sum + node.length, 0));

@@ -5,12 +5,12 @@ import type { Store } from "../capture/store.ts";
 import { accuracyOf, type CaseAccuracy, type Check, check, poorEffectsLine, poorFitLine } from "../circuit/checks.ts";
 import { type Ablation, measureMeaning } from "../circuit/meaning.ts";
 import { exactMiss, type Ranking, type Score, withExact } from "../circuit/ranking.ts";
-import type { Tables } from "../circuit/tables.ts";
+import type { RankOptions, Tables } from "../circuit/tables.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
 import { effectsOf, needsOf, wantedBy } from "../effects/dispatch.ts";
 import { KeptCodes } from "../effects/kept-codes.ts";
-import type { MethodInput, MethodName, Rule } from "../effects/method.ts";
+import type { MethodInput, MethodName, Rule, SiteEffects } from "../effects/method.ts";
 import { gradientActivation, gradientSums } from "../effects/scores.ts";
 import { secantSteps } from "../effects/secant.ts";
 import { patchStrongest } from "../effects/strongest.ts";
@@ -21,7 +21,7 @@ import { type PrefixForest, prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture, planMetric, type RowCost } from "../forest/packs.ts";
 import { unitsOf } from "../interventions/units.ts";
 import type { Model } from "../models/model.ts";
-import type { LoadedModel } from "../models/weights.ts";
+import { isStreamed, type LoadedModel } from "../models/weights.ts";
 import type { Reporter, Watch } from "../progress.ts";
 import { isOutside } from "../prompts/outside.ts";
 import type { PromptPair, Split, TokenPair } from "../prompts/pairs.ts";
@@ -169,9 +169,17 @@ export async function captureStep(
   store: Store,
   { waveRows, ...share }: CaptureShare = {},
 ): Promise<Captured> {
-  const sites = capturedSites(input.options, input.dictionaries, input.loaded.model);
+  const { loaded } = input;
+  const sites = capturedSites(input.options, input.dictionaries, loaded.model);
   const options = { sites, store, ...(waveRows && { waveRows }), ...share };
-  const [run, merged, separate] = await captureAll(input.loaded, plans, options);
+  const [own, ...checks] = plans;
+  // The few rows of the check are done as soon as they would be read, and go through sessions of blocks, which open at once.
+  const isApart = share.only === undefined && !isStreamed(loaded.weights) && loaded.dtype === "float32";
+  const [run, ...others] = await captureAll(loaded, isApart ? [own] : plans, options);
+  const { stopped } = share;
+  const [merged, separate] = isApart
+    ? await captureAll({ ...loaded, byBlock: true }, checks, { sites, stopped })
+    : others;
   return { run: run!, merged: merged!, separate: separate! };
 }
 
@@ -236,13 +244,26 @@ async function writeEffects(
     ...(keptCodes && { keptCodes }),
     ...(onWork && { onWork }),
   });
-  for await (const { rows, check: sum } of work) {
+  const write = async ({ rows, check: sum }: SiteEffects) => {
     // The check first: a site whose effects are there is not computed again.
     if (sum) onCheck?.(check("sum of effects", rows.site, sum.gap, sum.scale, sumTolerance));
     await beforeWrite?.();
     if (!(await tables.hasEffects(rows.site))) await tables.writeEffects(rows);
-    if (reporter.stopped()) throw new StoppedError();
+  };
+  // A site's rows are written while the next ones are computed: no more than one waits to be written.
+  let writing: Promise<void> | undefined;
+  try {
+    for await (const found of work) {
+      await writing;
+      writing = write(found);
+      // Whoever waits for it has the error.
+      writing.catch(() => {});
+      if (reporter.stopped()) throw new StoppedError();
+    }
+  } finally {
+    await writing?.catch(() => {});
   }
+  await writing;
 }
 
 /** How many steps a method takes: for `secant` that depends on all sites, not on those that are left or sampled. */
@@ -321,17 +342,16 @@ function meanChange({ pairs, forest }: Prepared, { cleanMetric, patchMetric }: C
   return Object.fromEntries([...sums].map(([split, { pairs: count, sum }]) => [split, sum / count]));
 }
 
-/** Step 5: ranks the features of all sites, and tells how much effects and ranks would change with other words. */
-export function rankStep(
+/** What step 5 asks of the tables: to rank the features of all sites, and to tell how much effects and ranks would change with other words. */
+export function rankOptions(
   { tokenizer, dictionaries, options: { score, top } }: AnalysisInput,
   prepared: Prepared,
   captured: Capture,
-  tables: Tables,
-): Promise<{ readonly ranking: Ranking; readonly rows: number }> {
+): RankOptions {
   const options = { sites: [...dictionaries.keys()], pairs: countPairs(prepared.pairs), score, top };
-  if (score !== "effect") return tables.rank({ ...options, change: {} });
+  if (score !== "effect") return { ...options, change: {} };
   const units = unitsOf(prepared.forest, tokenizer.outside);
-  return tables.rank({ ...options, change: meanChange(prepared, captured), units });
+  return { ...options, change: meanChange(prepared, captured), units };
 }
 
 /**
@@ -516,6 +536,9 @@ export async function analysePairs(
       tokenizer.outside,
     );
 
+    const asked = rankOptions(input, prepared, captured);
+    await places.tables.expect?.(asked);
+
     reporter.begin("effects", sites.length);
     await effectsStep(input, captured, codes, places.tables, reporter, {
       ...recording(record, options, places),
@@ -537,7 +560,7 @@ export async function analysePairs(
     reporter.begin("writing", 1);
     const pairs = pairResults(prepared, captured);
     await places.writePairs(pairs);
-    const ranked = await rankStep(input, prepared, captured, places.tables);
+    const ranked = await places.tables.rank(asked);
     let { ranking } = ranked;
     record.counts.rows = ranked.rows;
     if (options.method === "secant") {
@@ -566,6 +589,7 @@ export async function analysePairs(
       ablation = await meaningStep(input, captured, codes, ranking, { stopped: reporter.stopped }, keptCodes);
       if (ablation) await places.writeAblation(ablation);
     }
+    await places.tables.written?.();
     return { prepared, captured, keptCodes, pairs, ranking, ablation };
   } finally {
     await codes.release();

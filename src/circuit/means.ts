@@ -36,9 +36,7 @@ export function rankedMeans(sums: Sums, { groups }: NodeIndex, pairs: readonly P
   const rowsOf = groupedRows(sums.group, groups.length);
   const width = largestOf(sums.feature, errorFeature) + 1 - errorFeature;
   return splits.flatMap((split) => {
-    const own = [...groups.entries()]
-      .filter(([, of]) => of.split === split)
-      .sort(([, a], [, b]) => (a.case < b.case ? -1 : 1));
+    const own = casesOf(groups, split);
     if (own.length === 0) return [];
     const all = { total: new Float64Array(width), nodes: new Int32Array(width), seen: new Uint8Array(width) };
     const byCase = own.map(([group, of]) => {
@@ -53,6 +51,18 @@ export function rankedMeans(sums: Sums, { groups }: NodeIndex, pairs: readonly P
     return [ranked(split, allCases, { feature, ...all }, places, count), ...byCase];
   });
 }
+
+/** The splits and cases of what `rankedMeans` gives of any site, in its order. */
+export function partsOf({ groups }: NodeIndex): Pick<RankedMeans, "split" | "case">[] {
+  return splits.flatMap((split) => {
+    const own = casesOf(groups, split).map(([, of]) => ({ split, case: of.case }));
+    return own.length === 0 ? [] : [{ split, case: allCases }, ...own];
+  });
+}
+
+/** The groups of a split with their places, by the names of their cases. */
+const casesOf = (groups: NodeIndex["groups"], split: Split) =>
+  [...groups.entries()].filter(([, of]) => of.split === split).sort(([, a], [, b]) => (a.case < b.case ? -1 : 1));
 
 // The loops are functions of their own: in a closure each site would have them compiled anew.
 

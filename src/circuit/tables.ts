@@ -62,8 +62,12 @@ export interface Tables {
   hasFeatureSums(site: SiteName): Promise<boolean>;
   /** @throws UserError if a sum is not finite, naming the feature */
   writeFeatureSums(site: SiteName, parts: readonly FeatureSums[]): Promise<void>;
+  /** Told once the nodes are written for what `rank` will be asked: sites may be ranked while others are computed. */
+  expect?(options: RankOptions): Promise<void>;
   /** Ranks the features of all sites; also tells the number of rows of effects. */
   rank(options: RankOptions): Promise<{ readonly ranking: Ranking; readonly rows: number }>;
+  /** Waits for what is still being written after `rank`. */
+  written?(): Promise<void>;
 }
 
 /** The error for a number in a table that is not finite. */

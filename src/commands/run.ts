@@ -54,6 +54,7 @@ import { checkDevice } from "./check-device.ts";
 import { evidenceOfRun, namedByRun, writeCards } from "./feature-cards.ts";
 import { longWork } from "./open-run.ts";
 import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
+import { tablesInThread } from "./tables-thread.ts";
 
 export interface RunRequest {
   readonly command: string;
@@ -201,6 +202,7 @@ class Job {
           : null,
       save: async () => void (await this.#save()),
       stopped: this.#reporter.stopped,
+      openTables: tablesInThread,
     });
     try {
       const input: AnalysisInput = {

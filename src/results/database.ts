@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import type { DuckDBConnection, DuckDBInstance, DuckDBValue } from "@duckdb/node-api";
+import type { DuckDBConnection, DuckDBDataChunk, DuckDBInstance, DuckDBValue } from "@duckdb/node-api";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import { steps } from "../progress.ts";
 import { writeBeside } from "../storage/files.ts";
@@ -119,12 +119,14 @@ export class Database {
     }
     const appender = await this.#db.createAppender(table, "main", "temp");
     const step = steps({ stopped: this.#stopped }, rows);
+    let chunk = duck.DuckDBDataChunk.create(types);
     for (let start = 0; start < rows; start += vectorSize) {
       step(start);
-      const chunk = duck.DuckDBDataChunk.create(types);
-      // DuckDB's declaration wants plain arrays; it only reads length and elements.
-      const part = columns.map(([, values]) => values.slice(start, start + vectorSize) as unknown as DuckDBValue[]);
-      chunk.setColumns(part);
+      const size = Math.min(vectorSize, rows - start);
+      // What is appended is copied, so that one chunk serves all parts of its size.
+      if (start > 0 && size < vectorSize) chunk = duck.DuckDBDataChunk.create(types);
+      if (chunk.rowCount !== size) chunk.rowCount = size;
+      for (const [i, [, values]] of columns.entries()) fill(chunk, i, values, start, size);
       appender.appendDataChunk(chunk);
     }
     appender.closeSync();
@@ -174,6 +176,23 @@ export class Database {
     this.#db.closeSync();
     if (this.#isOwner) this.#instance.closeSync();
     this.#links.remove();
+  }
+}
+
+/** Puts some rows of a column into a chunk: numbers at once where its vector has an array of their type, which takes a tenth of setting each. */
+function fill(chunk: DuckDBDataChunk, column: number, values: Values, start: number, size: number): void {
+  const vector = chunk.getColumnVector(column) as unknown as { readonly items?: unknown; flush(): void };
+  const { items } = vector;
+  if (values instanceof Float64Array && items instanceof Float64Array) set(items, values);
+  else if (values instanceof Float32Array && items instanceof Float32Array) set(items, values);
+  else if (values instanceof Int32Array && items instanceof Int32Array) set(items, values);
+  else if (values instanceof Uint16Array && items instanceof Uint16Array) set(items, values);
+  // DuckDB's declaration wants plain arrays; it only reads length and elements.
+  else chunk.setColumnValues(column, values.slice(start, start + size) as unknown as DuckDBValue[]);
+
+  function set<T extends { set(from: T): void; subarray(from: number, to: number): T }>(to: T, from: T): void {
+    to.set(from.subarray(start, start + size));
+    vector.flush();
   }
 }
 

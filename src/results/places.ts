@@ -10,7 +10,7 @@ import { importPairs } from "../prompts/read-pairs.ts";
 import { writeFileAtomic } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
 import { fileStore } from "./pack-store.ts";
-import { RunTables } from "./tables.ts";
+import { RunTables, type TablesOptions } from "./tables.ts";
 
 /** Places of an analysis on disk. */
 export interface FolderPlaces extends Places {
@@ -31,7 +31,15 @@ export interface FolderPlacesOptions extends Pick<Places, "save"> {
   readonly spill?: string;
   /** Asked during work on the tables, which ends with a StoppedError then. */
   readonly stopped?: () => boolean;
+  /** Opens the tables; in this thread by default. */
+  readonly openTables?: (partial: string, options: TablesOptions) => Promise<FolderTables>;
 }
+
+/** The tables of a run in the making, see `RunTables`. */
+export type FolderTables = Pick<
+  RunTables,
+  "writeNodes" | "hasEffects" | "writeEffects" | "hasFeatureSums" | "writeFeatureSums" | "expect" | "rank" | "written"
+> & { close(): Promise<void> | void };
 
 /** The folder of a run as the steps of its analysis see it. @throws UserError if it cannot be written */
 export async function openPlaces({
@@ -42,8 +50,9 @@ export async function openPlaces({
   save,
   spill,
   stopped,
+  openTables = RunTables.open,
 }: FolderPlacesOptions): Promise<FolderPlaces> {
-  const tables = await RunTables.open(partial, { spill, stopped });
+  const tables = await openTables(partial, { spill, stopped });
   let files: ReturnType<typeof fileStore> | undefined;
   const writeJson = (name: string, value: unknown) =>
     writeFileAtomic(join(path, name), `${JSON.stringify(value, null, 2)}\n`);
@@ -54,7 +63,9 @@ export async function openPlaces({
       writeEffects: (rows) => tables.writeEffects(rows),
       hasFeatureSums: (site) => tables.hasFeatureSums(site),
       writeFeatureSums: (site, sums) => tables.writeFeatureSums(site, sums),
-      rank: (options) => tables.finish(path, options),
+      expect: (options) => tables.expect(options),
+      rank: (options) => tables.rank(path, options),
+      written: () => tables.written(),
     },
     store(plans) {
       if (captureOf === null) return memoryStore();
@@ -68,7 +79,9 @@ export async function openPlaces({
     writeRanking: (ranking) => writeJson("ranking.json", ranking),
     writeAblation: (ablation) => writeJson(ablationFile, ablation),
     async close() {
-      tables.close();
+      // A copy that is under way ends before its database does.
+      await tables.written().catch(() => {});
+      await tables.close();
       await files?.close();
     },
   };

@@ -1,6 +1,6 @@
 import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { effectsBySplit, leftOutShare, type RankedMeans, rankedMeans, splits } from "../circuit/means.ts";
+import { effectsBySplit, leftOutShare, partsOf, type RankedMeans, rankedMeans, splits } from "../circuit/means.ts";
 import { type Ranking, rankRun, rankSite, type SiteRanking } from "../circuit/ranking.ts";
 import { RankingSpread } from "../circuit/site-spread.ts";
 import { type FeatureRow, type FeatureSums, notFinite, type RankOptions } from "../circuit/tables.ts";
@@ -14,7 +14,7 @@ import {
   type Sums,
   sumRows,
 } from "../effects/sums.ts";
-import { UserError } from "../errors.ts";
+import { StoppedError, UserError } from "../errors.ts";
 import type { FeatureRows } from "../interventions/units.ts";
 import { steps, type Watch } from "../progress.ts";
 import type { OutsideText } from "../prompts/outside.ts";
@@ -28,7 +28,15 @@ import { type Column, Database, named, text } from "./database.ts";
 /** The files of a site's checkpoint. */
 type ChunkKind = "effects" | "sums";
 
-interface TablesOptions extends Pick<Watch, "stopped"> {
+/** What ranking has come to: sites are ranked in their order, each once its rows are written. */
+interface Expected {
+  readonly options: RankOptions;
+  readonly sites: readonly SiteName[];
+  readonly spread: RankingSpread | undefined;
+  readonly ranked: SiteRanking[];
+}
+
+export interface TablesOptions extends Pick<Watch, "stopped"> {
   readonly threads?: number | undefined;
   readonly spill?: string | undefined;
 }
@@ -49,6 +57,12 @@ export class RunTables {
   readonly #leftOutOf = new Map<SiteName, Partial<Record<Split, number>>>();
   readonly #watch: Watch;
   #nodes: NodeIndex | undefined;
+  #expected: Expected | undefined;
+  /** The rows and sums that were written last, where they are to be ranked next. */
+  #fresh: { readonly rows: EffectRows; readonly sums: Sums } | undefined;
+  /** One thing after another: the database answers one question at a time. */
+  #last: Promise<unknown> = Promise.resolve();
+  #copying: Promise<void> | undefined;
 
   private constructor(partial: string, database: Database, stopped: Watch["stopped"]) {
     this.#partial = partial;
@@ -119,6 +133,11 @@ export class RunTables {
    * @throws UserError if an effect is not finite, naming node and feature, or if the disk is full
    */
   async writeEffects(rows: EffectRows): Promise<void> {
+    await this.#inTurn(() => this.#writeEffects(rows));
+    this.#rankAhead();
+  }
+
+  async #writeEffects(rows: EffectRows): Promise<void> {
     const nodes = this.#known();
     await this.#clear(rows.site);
     const length = rows.node.length;
@@ -156,8 +175,10 @@ export class RunTables {
     await this.#database.run("DROP TABLE rows");
     const own = splits.filter((split) => nodes.groups.some((of) => of.split === split));
     this.#leftOutOf.set(rows.site, Object.fromEntries(own.map((split) => [split, leftOutShare(rows, nodes, split)])));
-    await this.writeSums(rows.site, sumRows(rows, nodes));
+    const sums = sumRows(rows, nodes);
+    await this.writeSums(rows.site, sums);
     await this.#seal(rows.site, ["effects", "sums"]);
+    if (this.#nextSite() === rows.site) this.#fresh = { rows, sums };
   }
 
   /** Whether a site's sums of the score `gradient` are already on the disk, and whole. */
@@ -187,9 +208,12 @@ export class RunTables {
       for (let i = start; i < end; i++) sums.feature[i] = i - start;
       start = end;
     }
-    await this.#clear(site);
-    await this.writeSums(site, sums);
-    await this.#seal(site, ["sums"]);
+    await this.#inTurn(async () => {
+      await this.#clear(site);
+      await this.writeSums(site, sums);
+      await this.#seal(site, ["sums"]);
+    });
+    this.#rankAhead();
   }
 
   /** Writes sums of a site's features that were taken with the index. */
@@ -211,22 +235,99 @@ export class RunTables {
     return `${named(names, '"group"')} AS split, ${named(cases, '"group"')} AS "case"`;
   }
 
+  /** Ranks from now on each site as soon as it and those before it are written, for a `rank` with these options. */
+  async expect(options: RankOptions): Promise<void> {
+    await this.#inTurn(() => this.#begin(options));
+    this.#rankAhead();
+  }
+
+  async #begin(options: RankOptions): Promise<Expected> {
+    const { units } = options;
+    await this.#beginFeatures();
+    this.#fresh = undefined;
+    this.#expected = {
+      options,
+      sites: options.sites.toSorted(compareSites),
+      spread: units && new RankingSpread(units),
+      ranked: [],
+    };
+    return this.#expected;
+  }
+
+  #nextSite(): SiteName | undefined {
+    return this.#expected?.sites[this.#expected.ranked.length];
+  }
+
+  /** Ranks what is written, while others compute; who asks for the ranking has the error. */
+  #rankAhead(): void {
+    if (!this.#expected) return;
+    this.#inTurn(() => this.#rankWritten()).catch(() => {
+      this.#expected = undefined;
+    });
+  }
+
+  async #rankWritten(): Promise<void> {
+    const expected = this.#expected;
+    if (!expected) return;
+    for (let site = this.#nextSite(); site !== undefined; site = this.#nextSite()) {
+      if (!(await this.#hasAll(site, expected.options))) return;
+      await this.#rankSite(site, expected);
+    }
+  }
+
+  async #rankSite(site: SiteName, { options, spread, ranked }: Expected): Promise<void> {
+    if (this.#watch.stopped?.()) throw new StoppedError();
+    const fresh = this.#fresh?.rows.site === site ? this.#fresh : undefined;
+    this.#fresh = undefined;
+    const means = rankedMeans(fresh?.sums ?? (await this.#sumsOf(site)), this.#known(), options.pairs);
+    const leftOut = options.score === "gradient" ? () => null : await this.#leftOut(site);
+    const own = rankSite(site, effectsBySplit(means, options.change, leftOut), options.top);
+    const rowsOf = (features: Int32Array) => (fresh ? [fresh.rows] : this.#rowsOf(site, features));
+    const spreadOut = spread ? await spread.add(own, means, options.top, rowsOf) : own;
+    await this.#database.append("features", columnsOf(ranked.length, means));
+    ranked.push(spreadOut);
+  }
+
+  #hasAll(site: SiteName, { score }: RankOptions): Promise<boolean> {
+    return score === "gradient" ? this.hasFeatureSums(site) : this.hasEffects(site);
+  }
+
   /**
-   * Writes `nodes.parquet`, `effects.parquet`, `features.parquet` and `ranking.json` into the run's folder, each whole or not at all.
+   * Writes `nodes.parquet`, `features.parquet` and `ranking.json` into the run's folder, each whole or not at all, and begins `effects.parquet`, which
+   * is there after `written`.
    *
    * @returns the ranking, and the number of rows of effects
    * @throws UserError if the folder cannot be written, or a checkpoint was damaged meanwhile
    */
+  rank(folder: string, options: RankOptions): Promise<{ ranking: Ranking; rows: number }> {
+    return this.#inTurn(async () => {
+      for (const site of options.sites) {
+        if (!(await this.#hasAll(site, options))) throw new Error(`internal: ${site} has not been written`);
+      }
+      return this.#orDamaged(options, () => this.#rank(folder, options));
+    });
+  }
+
+  /** Waits until effects.parquet is there. @throws as `rank` */
+  async written(): Promise<void> {
+    await this.#copying;
+  }
+
+  /** `rank`, and all that it writes. */
   async finish(folder: string, options: RankOptions): Promise<{ ranking: Ranking; rows: number }> {
-    const sites = options.sites.toSorted(compareSites);
-    const has = (site: SiteName) => (options.score === "gradient" ? this.hasFeatureSums(site) : this.hasEffects(site));
-    for (const site of sites) if (!(await has(site))) throw new Error(`internal: ${site} has not been written`);
+    const found = await this.rank(folder, options);
+    await this.written();
+    return found;
+  }
+
+  /** Does something with the checkpoints of all sites. @throws UserError where it fails because one was damaged */
+  async #orDamaged<T>(options: RankOptions, work: () => Promise<T>): Promise<T> {
     try {
-      return await this.#finish(folder, sites, options);
+      return await work();
     } catch (error) {
       this.#whole.clear();
-      for (const site of sites) {
-        if (await has(site)) continue;
+      for (const site of options.sites.toSorted(compareSites)) {
+        if (await this.#hasAll(site, options)) continue;
         throw new UserError(
           `The unfinished work of ${site} was removed or damaged (${this.#partial}). Run the same command again.`,
           { cause: error },
@@ -236,38 +337,39 @@ export class RunTables {
     }
   }
 
-  async #finish(
-    folder: string,
-    sites: readonly SiteName[],
-    options: RankOptions,
-  ): Promise<{ ranking: Ranking; rows: number }> {
+  async #rank(folder: string, options: RankOptions): Promise<{ ranking: Ranking; rows: number }> {
+    const sites = options.sites.toSorted(compareSites);
     const hasRows = options.score !== "gradient";
     await this.#copy("SELECT * FROM nodes", join(folder, "nodes.parquet"));
     const chunks = hasRows ? sites.map((site) => this.#chunk("effects", site)) : [];
     const rows = chunks.length > 0 ? `SELECT * FROM ${this.#database.files(...chunks)}` : noEffects;
-    const ranked: SiteRanking[] = [];
-    const spread = options.units && new RankingSpread(options.units);
-    // DuckDB copies the rows on threads of its own while they are ranked here.
+    // DuckDB copies the rows on threads of its own while other work goes on.
     const beside = await this.#database.beside();
-    const copying = beside.copy(rows, join(folder, "effects.parquet"));
+    const copying = this.#orDamaged(options, () => beside.copy(rows, join(folder, "effects.parquet"))).finally(() =>
+      beside.close(),
+    );
     copying.catch(() => {});
+    this.#copying = copying;
     try {
-      await this.#writeFeatures(folder, sites, options.pairs, async (site, means) => {
-        const leftOut = hasRows ? await this.#leftOut(site) : () => null;
-        const own = rankSite(site, effectsBySplit(means, options.change, leftOut), options.top);
-        ranked.push(
-          spread ? await spread.add(own, means, options.top, (features) => this.#rowsOf(site, features)) : own,
-        );
-      });
-      await copying;
-    } finally {
+      const expected = this.#expected ?? (await this.#begin(options));
+      await this.#rankWritten();
+      this.#expected = undefined;
+      await this.#endFeatures(folder, sites);
+      const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
+      const { ranked, spread } = expected;
+      const ranking = rankRun(options.score, options.top, ranked, options.change, spread?.words, spread?.shared);
+      await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
+      return { ranking, rows: count!.n };
+    } catch (error) {
       await copying.catch(() => {});
-      beside.close();
+      throw error;
     }
-    const [count] = await this.#database.rows<{ n: number }>(`SELECT count(*)::INTEGER AS n FROM (${rows})`);
-    const ranking = rankRun(options.score, options.top, ranked, options.change, spread?.words, spread?.shared);
-    await writeFileAtomic(join(folder, "ranking.json"), `${JSON.stringify(ranking, null, 2)}\n`);
-    return { ranking, rows: count!.n };
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const next = this.#last.then(work);
+    this.#last = next.catch(() => {});
+    return next;
   }
 
   /**
@@ -278,27 +380,24 @@ export class RunTables {
    * @throws UserError if the folder cannot be written
    */
   async writeFeatures(folder: string, sites: readonly SiteName[], counts: readonly PairCount[]): Promise<void> {
-    await this.#writeFeatures(folder, sites, counts, async () => {});
-  }
-
-  async #writeFeatures(
-    folder: string,
-    sites: readonly SiteName[],
-    counts: readonly PairCount[],
-    take: (site: SiteName, means: readonly RankedMeans[]) => Promise<void>,
-  ): Promise<void> {
-    await this.#database.run(`CREATE OR REPLACE TEMP TABLE features (
-      place USMALLINT, part USMALLINT, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
-    let parts: readonly RankedMeans[] = [];
+    await this.#beginFeatures();
     const step = steps(this.#watch, sites.length);
     for (const [place, site] of sites.entries()) {
       step(place);
       const means = rankedMeans(await this.#sumsOf(site), this.#known(), counts);
-      await take(site, means);
-      parts = means;
       await this.#database.append("features", columnsOf(place, means));
     }
-    // The rows lie in the file's order already.
+    await this.#endFeatures(folder, sites);
+  }
+
+  async #beginFeatures(): Promise<void> {
+    await this.#database.run(`CREATE OR REPLACE TEMP TABLE features (
+      place USMALLINT, part USMALLINT, feature INTEGER, effect DOUBLE, nodes_active INTEGER, rank INTEGER)`);
+  }
+
+  /** Writes `features.parquet`: the rows lie in the file's order already. */
+  async #endFeatures(folder: string, sites: readonly SiteName[]): Promise<void> {
+    const parts = partsOf(this.#known());
     await this.#copy(
       `SELECT ${named(
         parts.map((of) => of.split),
