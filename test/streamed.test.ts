@@ -13,9 +13,10 @@ import { StoppedError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Plan, planCapture, planMetric } from "../src/forest/packs.ts";
 import { writeOnnx } from "../src/graph/onnx.ts";
+import { sameGraph } from "../src/graph/same-graph.ts";
 import { sessionPool } from "../src/graph/session.ts";
 import { times } from "../src/graph/shape.ts";
-import { input } from "../src/graph/tensor.ts";
+import { input, type Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
 import type { Model } from "../src/models/model.ts";
@@ -408,6 +409,55 @@ it("graphs that are equal share a session", async () => {
   expect(b).toBe(a);
   expect(c).not.toBe(a);
   await pool.release();
+});
+
+it("graphs are the same if operations, inputs, constants and what is computed once are", () => {
+  const x = () => input("x", "float32", ["N", 2]);
+  const same = (f: (x: Tensor) => Tensor, g: (x: Tensor) => Tensor) => sameGraph({ y: f(x()) }, { y: g(x()) });
+  expect(
+    same(
+      (t) => t.exp().mul(2),
+      (t) => t.exp().mul(2),
+    ),
+  ).toBe(true);
+  expect(
+    same(
+      (t) => t.exp().mul(2),
+      (t) => t.exp().mul(3),
+    ),
+  ).toBe(false);
+  expect(
+    same(
+      (t) => t.mul(0),
+      (t) => t.mul(-0),
+    ),
+  ).toBe(false);
+  expect(
+    same(
+      (t) => t.exp(),
+      (t) => t.log(),
+    ),
+  ).toBe(false);
+  expect(
+    same(
+      (t) => t.sum(-1),
+      (t) => t.sum(0),
+    ),
+  ).toBe(false);
+  expect(sameGraph({ y: x() }, { z: x() })).toBe(false);
+  expect(sameGraph({ y: x() }, { y: input("w", "float32", ["N", 2]) })).toBe(false);
+  expect(sameGraph({ y: x() }, { y: input("x", "float64", ["N", 2]) })).toBe(false);
+  const once = (t: Tensor) => {
+    const e = t.exp();
+    return e.add(e);
+  };
+  const twice = (t: Tensor) => t.exp().add(t.exp());
+  expect([same(once, once), same(twice, twice), same(once, twice), same(twice, once)]).toEqual([
+    true,
+    true,
+    false,
+    false,
+  ]);
 });
 
 const opened: Checkpoint[] = [];

@@ -359,6 +359,24 @@ describe("the tables of a run", () => {
     expect(resumed.equals(await readFile(join(home, "features.parquet")))).toBe(true);
   });
 
+  it("ranks sites while others are written, to the same bits", async () => {
+    await writeRun(chunks);
+    const names = ["effects.parquet", "features.parquet", "ranking.json", "nodes.parquet"];
+    const expected = await Promise.all(names.map((name) => readFile(join(home, name))));
+    await rm(join(home, ".partial"), { recursive: true });
+    const tables = await RunTables.open(join(home, ".partial"));
+    await tables.writeNodes(nodes, outside);
+    await tables.expect(options());
+    // The first one comes last: those behind it wait for their turn.
+    const order = [...chunks.slice(1), chunks[0]!];
+    await Promise.all(order.map((rows) => tables.writeEffects(rows)));
+    await tables.rank(home, options());
+    await tables.written();
+    tables.close();
+    const got = await Promise.all(names.map((name) => readFile(join(home, name))));
+    expect(got.map((file, i) => file.equals(expected[i]!))).toEqual([true, true, true, true]);
+  });
+
   it("takes the score gradient from sums, with an empty table of effects", async () => {
     const tables = await RunTables.open(join(home, ".partial"));
     await tables.writeNodes(nodes, outside);

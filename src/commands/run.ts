@@ -33,11 +33,13 @@ import { checkRuntime } from "../open/device.ts";
 import { type OpenJob, type OpenModel, openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
+import { reportLimits } from "../report/data.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder, partialFor } from "../results/folder.ts";
 import { type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
 import { hasSamePairs, openPlaces, removeAblation } from "../results/places.ts";
 import { reportTemplate, writeReport } from "../results/report.ts";
 import { cardsFile } from "../results/report-cards.ts";
+import { type ReportTables, readReportTables } from "../results/report-data.ts";
 import {
   findShards,
   foundBy,
@@ -204,6 +206,7 @@ class Job {
       stopped: this.#reporter.stopped,
       openTables: tablesInThread,
     });
+    let tables: Promise<ReportTables> | undefined;
     try {
       const input: AnalysisInput = {
         ...this.#opened,
@@ -219,16 +222,24 @@ class Job {
         ...(shared?.plan.wave_rows && { waveRows: shared.plan.wave_rows }),
         onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, estimated.gflops)),
       });
+      // The report's tables are read on DuckDB's threads while cards are made.
+      tables = readReportTables(this.#folder.path, reportLimits, this.#reporter.stopped);
+      tables.catch(() => {});
       // Of gradients alone no activations are kept.
       if (this.#options.score !== "gradient") await this.#writeCards(loaded, identity, found);
     } finally {
+      await tables?.catch(() => {});
       await places.close();
     }
     this.#reporter.end();
     this.#addWorkOf(states);
     const manifest = await this.#save();
     this.#reporter.begin("report", 1);
-    await writeReport(this.#folder.path, { status: "finished", stopped: this.#reporter.stopped });
+    await writeReport(this.#folder.path, {
+      status: "finished",
+      stopped: this.#reporter.stopped,
+      tables: await tables,
+    });
     this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
     this.#reporter.end();

@@ -178,8 +178,8 @@ function ownFlops(given: MethodInput, method: MethodName, features: ReadonlyMap<
   return methodCost(method, given.model, plan, dictionaries, steps, number, weights).flops;
 }
 
-/** Sessions that stay open while features are patched: of each kind of a block, of what comes before and after blocks, and of the SAEs. */
-const openSessions = 12;
+/** Sessions that stay open while features are patched, a block's and that of what comes after blocks: each keeps the memory of its largest run. */
+const openSessions = 2;
 
 /**
  * Each feature's effect by `exact` and by the other methods on the pairs of a forest. These are few rows, begun at many sites: blocks share sessions,

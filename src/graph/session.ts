@@ -3,6 +3,7 @@ import { sameBytes } from "./kept-sessions.ts";
 import { type FedConstant, writeOnnx } from "./onnx.ts";
 import { topological } from "./reverse.ts";
 import type { Session, SessionOptions, Value } from "./runtime.ts";
+import { sameGraph } from "./same-graph.ts";
 import type { Tensor } from "./tensor.ts";
 
 export type { Session, SessionOptions, Value } from "./runtime.ts";
@@ -57,14 +58,21 @@ export interface SessionPool {
 
 /** A pool in which graphs that are equal share a session. */
 export function sessionPool(options: SessionOptions = {}): SessionPool {
-  const made: { readonly file: Uint8Array; readonly session: Promise<Session> }[] = [];
+  interface Made {
+    readonly outputs: Readonly<Record<string, Tensor>>;
+    readonly file: Uint8Array;
+    readonly session: Promise<Session>;
+  }
+  const made: Made[] = [];
   return {
     async compile<O extends string>(outputs: Readonly<Record<O, Tensor>>) {
+      const alike = made.find((one) => sameGraph(one.outputs, outputs));
+      if (alike) return (await alike.session) as Session<string, O>;
       const file = writeOnnx(outputs);
       const known = made.find((one) => sameBytes(one.file, file));
       const open = () => createRuntime(file, { ...options, fuse: mayFuse(outputs) });
       const session = known?.session ?? (options.kept ? options.kept.lend(file, open) : open());
-      if (!known) made.push({ file, session });
+      if (!known) made.push({ outputs, file, session });
       return (await session) as Session<string, O>;
     },
     async release() {

@@ -57,17 +57,55 @@ interface Node {
   readonly weight: number;
 }
 
+/** What the report shows of the tables: all that takes long, and is there as soon as the run has its ranking. */
+export interface ReportTables extends Pick<ReportData, "agreement" | "examples" | "drivers"> {
+  readonly found: readonly FoundFeatures[];
+}
+
+/**
+ * Reads what the report shows of a run's tables.
+ *
+ * @throws as `readReportData`
+ */
+export async function readReportTables(
+  folder: string,
+  limits: ReportLimits = reportLimits,
+  stopped?: Watch["stopped"],
+): Promise<ReportTables> {
+  const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
+  const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
+  const tables = await Tables.open(
+    folder,
+    ranking.sites.map(({ site }) => site),
+    stopped,
+  );
+  try {
+    const prompts = new Prompts(await tables.nodes(), pairs);
+    const hasEffects = ranking.score !== "gradient";
+    return {
+      found: await tables.topFeatures(limits.features),
+      agreement: await agreementOf(tables, ranking, limits.points),
+      examples: hasEffects ? await examplesOf(tables, prompts, pairs, ranking, limits.examples) : [],
+      drivers: hasEffects ? await driversOf(tables, prompts, ranking, limits) : [],
+    };
+  } finally {
+    tables.close();
+  }
+}
+
 /**
  * Reads what the report shows from a run's folder: `run.json`, `ranking.json`, `pairs.jsonl`, the Parquet files, and where they are there
  * `ablation.json`, the circuit's graph and the evaluation. Long lists are cut off at `limits`; numbers keep five significant digits.
  *
  * @param stopped asked during the work
+ * @param known what was read of the tables already
  * @throws UserError if a file is missing or broken, naming it; StoppedError if asked to stop
  */
 export async function readReportData(
   folder: string,
   limits: ReportLimits = reportLimits,
   stopped?: Watch["stopped"],
+  known?: ReportTables,
 ): Promise<ReportData> {
   const manifest = await readManifest(folder);
   const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
@@ -77,38 +115,29 @@ export async function readReportData(
   const circuit = left.circuit ? null : await readReportCircuit(folder, limits.edges);
   const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
   const accuracy = accuracyOf(pairs);
-  const tables = await Tables.open(
-    folder,
-    ranking.sites.map(({ site }) => site),
-    stopped,
-  );
-  try {
-    const prompts = new Prompts(await tables.nodes(), pairs);
-    return {
-      format: 1,
-      run: describeRun(manifest, ranking),
-      warnings: [...warningsOf(manifest, ranking, accuracy), ...leftText(left)],
-      accuracy,
-      checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
-      importance: importanceOf(ranking),
-      features: withSpread(withExactValues(await tables.topFeatures(limits.features), ranking, manifest), ranking),
-      words: ranking.words,
-      wordsShared: ranking.words_shared,
-      change: roundAll(ranking.change),
-      unexplained: roundAll(knownShares(manifest.unexplained)),
-      exact: exactSample(ranking),
-      agreement: await agreementOf(tables, ranking, limits.points),
-      examples: ranking.score === "gradient" ? [] : await examplesOf(tables, prompts, pairs, ranking, limits.examples),
-      drivers: ranking.score === "gradient" ? [] : await driversOf(tables, prompts, ranking, limits),
-      meaning: meaning === null ? null : roundAll(meaning),
-      cards: await readReportCards(folder, circuit, limits.cards),
-      circuit,
-      evaluation: left.evaluation ? null : roundAll(await readReportEvaluation(folder)),
-      limits,
-    };
-  } finally {
-    tables.close();
-  }
+  const { found, agreement, examples, drivers } = known ?? (await readReportTables(folder, limits, stopped));
+  return {
+    format: 1,
+    run: describeRun(manifest, ranking),
+    warnings: [...warningsOf(manifest, ranking, accuracy), ...leftText(left)],
+    accuracy,
+    checks: manifest.checks.map((check) => ({ ...check, site: check.site ?? "" })),
+    importance: importanceOf(ranking),
+    features: withSpread(withExactValues(found, ranking, manifest), ranking),
+    words: ranking.words,
+    wordsShared: ranking.words_shared,
+    change: roundAll(ranking.change),
+    unexplained: roundAll(knownShares(manifest.unexplained)),
+    exact: exactSample(ranking),
+    agreement,
+    examples,
+    drivers,
+    meaning: meaning === null ? null : roundAll(meaning),
+    cards: await readReportCards(folder, circuit, limits.cards),
+    circuit,
+    evaluation: left.evaluation ? null : roundAll(await readReportEvaluation(folder)),
+    limits,
+  };
 }
 
 async function readChecked<T>(path: string, schema: z.ZodType<T>): Promise<T> {

@@ -9,7 +9,7 @@ import { reportPage } from "../report/page.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import { packageRoot } from "../storage/package.ts";
 import { manifestFile, readManifest } from "./manifest.ts";
-import { readReportData } from "./report-data.ts";
+import { type ReportTables, readReportData } from "./report-data.ts";
 
 /** Name of the report in a run's or a comparison's folder. */
 export const reportFile = "report.html";
@@ -31,13 +31,18 @@ export async function reportTemplate(): Promise<string> {
 /**
  * Writes `report.html` into a run's folder from what lies in it.
  *
- * @param options status: what the report says of the run, where its folder does not say so yet; stopped: asked during the work
+ * @param options status: what the report says of the run, where its folder does not say so yet; stopped: asked during the work; tables: what was read
+ *   of the run's tables already
  * @returns the report's path
  * @throws UserError if the folder is not a run's or cannot be written; StoppedError if asked to stop
  */
 export async function writeReport(
   folder: string,
-  { status, stopped }: Pick<Watch, "stopped"> & { readonly status?: string } = {},
+  {
+    status,
+    stopped,
+    tables,
+  }: Pick<Watch, "stopped"> & { readonly status?: string; readonly tables?: ReportTables } = {},
 ): Promise<string> {
   const template = await reportTemplate();
   if (status === undefined && (await readManifest(folder)).status !== "finished") {
@@ -45,7 +50,7 @@ export async function writeReport(
       `run: expected a finished one, got an interrupted one in ${folder}. Repeat its sfc run to go on.`,
     );
   }
-  const data = await readReportData(folder, reportLimits, stopped);
+  const data = await readReportData(folder, reportLimits, stopped, tables);
   const path = join(folder, reportFile);
   await writeFileAtomic(
     path,
