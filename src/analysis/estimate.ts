@@ -16,7 +16,7 @@ import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import { openSeconds, type ResultPhase, resultSeconds } from "./estimate-results.ts";
 import type { JobOptions } from "./options.ts";
-import { assumedGflops, gflopsFor, nodeBytes, programBytes, rates } from "./rates.ts";
+import { assumedGflops, gflopsFor, nodeBytes, programBytes, rates, tablesThreadBytes } from "./rates.ts";
 import { countsOf, prepareAll } from "./steps.ts";
 
 /** What an estimate asks of the machine that is to do the work. */
@@ -135,6 +135,7 @@ export async function estimateRun(
     weights: chosen.weights,
     memory_bytes:
       programBytes +
+      tablesThreadBytes +
       nodeBytes * nodes +
       Math.max(
         capturing + (inMemory ? chosen.stored.peak : 0),

@@ -6,6 +6,9 @@ import { Random } from "../random.ts";
 
 /** The program itself with its libraries, as resident memory, and per node of the plans. */
 export const programBytes = 235e6;
+
+/** Of a run the thread that writes and ranks its tables: its program, and what a site's rows take there. */
+export const tablesThreadBytes = 70e6;
 export const nodeBytes = 700;
 /** What a machine's matrix products are taken to reach where the work is too small to measure them. */
 export const assumedGflops = 150;
