@@ -58,6 +58,9 @@ import { longWork } from "./open-run.ts";
 import { captureIdentity, notDivided, PlanCheck, packsIdentity, pairsIdentity, undoneText } from "./shard-inputs.ts";
 import { tablesInThread } from "./tables-thread.ts";
 
+/** Rows of effects up to which the report's tables are read while cards are made. */
+const mostBeside = 5_000_000;
+
 export interface RunRequest {
   readonly command: string;
   readonly options: JobOptions;
@@ -222,9 +225,11 @@ class Job {
         ...(shared?.plan.wave_rows && { waveRows: shared.plan.wave_rows }),
         onWork: ({ patches, flops }) => this.#reporter.line(workLine(patches, flops, estimated.gflops)),
       });
-      // The report's tables are read on DuckDB's threads while cards are made.
-      tables = readReportTables(this.#folder.path, reportLimits, this.#reporter.stopped);
-      tables.catch(() => {});
+      // The report's tables are read on DuckDB's threads while cards are made, unless both together would take much memory.
+      if (this.manifest.counts.rows <= mostBeside) {
+        tables = readReportTables(this.#folder.path, reportLimits, this.#reporter.stopped);
+        tables.catch(() => {});
+      }
       // Of gradients alone no activations are kept.
       if (this.#options.score !== "gradient") await this.#writeCards(loaded, identity, found);
     } finally {
@@ -235,10 +240,11 @@ class Job {
     this.#addWorkOf(states);
     const manifest = await this.#save();
     this.#reporter.begin("report", 1);
+    const known = await tables;
     await writeReport(this.#folder.path, {
       status: "finished",
       stopped: this.#reporter.stopped,
-      tables: await tables,
+      ...(known && { tables: known }),
     });
     this.#opened.inputs.check();
     this.manifest = await completeRunFolder(this.#folder, manifest);
