@@ -35,8 +35,18 @@ export async function heldWeights(
   dtype: "float32" | "float64" = "float32",
 ): Promise<Weights> {
   const held = new Map<string, Tensor>();
-  for (const [name, shape] of model.parameters) {
-    const data = await checkpoint.tensor(name, shape);
+  const parameters = [...model.parameters];
+  const begin = (at: number) => {
+    const work = at < parameters.length ? checkpoint.tensor(...parameters[at]!) : undefined;
+    // Whoever waits for it has the error.
+    work?.catch(() => {});
+    return work;
+  };
+  // The next are read while one is checked: most of the time goes into memory that the system has to provide.
+  const work = Array.from({ length: readAtOnce }, (_, at) => begin(at));
+  for (const [at, [name, shape]] of parameters.entries()) {
+    const data = (await work[at % readAtOnce])!;
+    work[at % readAtOnce] = begin(at + readAtOnce);
     held.set(name, constant(dtype === "float64" ? numbers(data, dtype) : data, dtype, shape, name));
   }
   return (name) => {
@@ -45,6 +55,9 @@ export async function heldWeights(
     return weight;
   };
 }
+
+/** Weights that are being read at a time. */
+const readAtOnce = 3;
 
 /** A model with its weights, ready to run: where, and in which numbers. */
 export interface LoadedModel extends SessionOptions {
