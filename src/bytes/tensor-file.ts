@@ -41,6 +41,8 @@ export interface TensorFile {
 
 /** Numbers are read and converted in pieces of at most this many bytes. */
 const pieceBytes = 16 * 2 ** 20;
+/** Rows from a file of this machine are read in pieces of at most this many bytes, which stay in the processor's cache until they are converted. */
+const rowPieceBytes = 2 ** 20;
 /** Rows that lie closer together than this many bytes are read at once. */
 const gapBytes = 16 * 2 ** 10;
 
@@ -142,11 +144,28 @@ async function readRows(
   checkIndices(indices, rows, what);
   const rowBytes = bytesOfRow(dtype, columns);
   const out = new Float32Array(indices.length * columns);
-  for (const run of runsOf(indices, rowBytes)) {
-    const bytes = await source.read(offset + run.first * rowBytes, (run.last - run.first + 1) * rowBytes);
-    for (const place of run.places) {
-      const start = (indices[place]! - run.first) * rowBytes;
-      decodeStored(bytes.subarray(start, start + rowBytes), dtype, out, place * columns);
+  const runs = runsOf(indices, rowBytes, source.overNetwork ? pieceBytes : rowPieceBytes);
+  const longest = runs.reduce((most, { first, last }) => Math.max(most, last - first + 1), 0) * rowBytes;
+  // Two that are filled in turns: new memory for every run would take longer than reading it.
+  const room = Array.from({ length: Math.min(2, runs.length) }, () => new Uint8Array(longest));
+  const begin = (at: number) => {
+    const run = runs[at];
+    if (!run) return undefined;
+    const length = (run.last - run.first + 1) * rowBytes;
+    const read = source.read(offset + run.first * rowBytes, length, room[at % 2]!.subarray(0, length));
+    // Whoever waits for it has the error.
+    read.catch(() => {});
+    return read;
+  };
+  let next = begin(0);
+  for (const [at, { first, places }] of runs.entries()) {
+    const bytes = (await next)!;
+    next = begin(at + 1);
+    for (let k = 0, n = 1; k < places.length; k += n) {
+      const [place, row] = [places[k]!, indices[places[k]!]!];
+      for (n = 1; places[k + n] === place + n && indices[place + n] === row + n; ) n++;
+      const start = (row - first) * rowBytes;
+      decodeStored(bytes.subarray(start, start + n * rowBytes), dtype, out, place * columns);
     }
   }
   return out;
@@ -202,14 +221,16 @@ interface Run {
   readonly places: number[];
 }
 
-function runsOf(indices: ArrayLike<number>, rowBytes: number): Run[] {
-  const places = Array.from({ length: indices.length }, (_, i) => i).sort((a, b) => indices[a]! - indices[b]!);
+/** @param most bytes of a run, unless one row has more */
+function runsOf(indices: ArrayLike<number>, rowBytes: number, most: number): Run[] {
+  const places = Int32Array.from({ length: indices.length }, (_, i) => i);
+  if (places.some((i) => i > 0 && indices[i]! < indices[i - 1]!)) places.sort((a, b) => indices[a]! - indices[b]!);
   const runs: Run[] = [];
   let run: Run | undefined;
   for (const place of places) {
     const row = indices[place]!;
     const near = run !== undefined && (row - run.last - 1) * rowBytes <= gapBytes;
-    if (run && near && (row - run.first + 1) * rowBytes <= pieceBytes) {
+    if (run && near && (row - run.first + 1) * rowBytes <= most) {
       run.last = row;
       run.places.push(place);
     } else {
