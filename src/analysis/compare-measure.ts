@@ -15,7 +15,7 @@ import type { Tokenizer } from "../prompts/tokenizer.ts";
 import type { SiteName } from "../site.ts";
 import type { MethodSpec } from "./compare-methods.ts";
 import type { FeatureChoice, MethodResult } from "./compare-results.ts";
-import { wordsOf } from "./compare-spread.ts";
+import { keptStrongest, wordsOf } from "./compare-spread.ts";
 
 /** What the methods of a comparison work on. */
 export interface ComparedInput {
@@ -117,7 +117,7 @@ export async function measureStep(
     checkFiniteEffects(rows);
     sums.set(rows.site, ofSite);
     const means = meansOf(ofSite, pairs.length);
-    const strongest = Array.from(rankOrder(means.feature, means.effect), (row) => means.feature[row]!);
+    const strongest = strongestFeatures(means, keptStrongest);
     const by_word = words.sums(rows, index, strongest);
     found.push({ site: rows.site, ...means, ...totalsOf(rows, pairs.length, pairOf), by_word });
     progress.site();
@@ -182,12 +182,37 @@ function pairOfNode({ backward, endNodeOfPair }: PrefixForest): Int32Array {
 
 /** Effects of features over all splits and cases, means over the pairs, features in ascending order. */
 function meansOf({ feature, total }: Sums, pairs: number): { feature: number[]; effect: number[] } {
-  const sums = new Map<number, number>();
-  feature.forEach((f, i) => {
-    if (f !== errorFeature) sums.set(f, (sums.get(f) ?? 0) + total[i]!);
-  });
-  const features = [...sums.keys()].sort((a, b) => a - b);
-  return { feature: features, effect: features.map((f) => sums.get(f)! / pairs) };
+  let width = 0;
+  for (let i = 0; i < feature.length; i++) width = Math.max(width, feature[i]! + 1);
+  const sums = new Float64Array(width);
+  const isThere = new Uint8Array(width);
+  for (let i = 0; i < feature.length; i++) {
+    const f = feature[i]!;
+    if (f === errorFeature) continue;
+    sums[f]! += total[i]!;
+    isThere[f] = 1;
+  }
+  const found: { feature: number[]; effect: number[] } = { feature: [], effect: [] };
+  for (let f = 0; f < width; f++) {
+    if (isThere[f] === 0) continue;
+    found.feature.push(f);
+    found.effect.push(sums[f]! / pairs);
+  }
+  return found;
+}
+
+/** The features with the largest |effect|, the strongest first, ties by lower feature. */
+function strongestFeatures({ feature, effect }: { feature: number[]; effect: number[] }, most: number): number[] {
+  // Sizes alone are sorted without a function that compares two, which the rest is not worth.
+  const sizes = Float64Array.from(effect, Math.abs).sort();
+  const least = sizes[Math.max(0, sizes.length - most)] ?? 0;
+  const strong = [...effect.keys()].filter((row) => Math.abs(effect[row]!) >= least);
+  const features = strong.map((row) => feature[row]!);
+  const order = rankOrder(
+    features,
+    strong.map((row) => effect[row]!),
+  );
+  return Array.from(order.subarray(0, most), (row) => features[row]!);
 }
 
 /** Σ of all rows: the mean over the pairs, and of each pair where it is known which one a node belongs to. */

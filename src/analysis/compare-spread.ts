@@ -8,7 +8,7 @@ import { mostGroups } from "../interventions/units.ts";
 import { rounded } from "../stats.ts";
 
 /** Strongest features of a site whose sums by word a method keeps: enough for the 100 strongest to change places. */
-const kept = 150;
+export const keptStrongest = 150;
 /** Of all sites together, features that change from draw to draw; the others keep their effects. */
 const drawnFeatures = 400;
 /** How often words are drawn. */
@@ -30,17 +30,35 @@ export function wordsOf(forest: PrefixForest) {
     count,
     pairs: pairsOfGroup,
     /** @param strongest features, the strongest first; BOS and padding are left out as in all sums */
-    sums({ node, feature, effect }: EffectRows, index: NodeIndex, strongest: readonly number[]): WordSums {
-      const places = new Map(strongest.slice(0, kept).map((f, i) => [f, i]));
-      const sums = [...places].map(() => new Float64Array(groups));
-      for (let i = 0; i < node.length; i++) {
-        const at = feature[i] === errorFeature ? undefined : places.get(feature[i]!);
-        if (at === undefined || of[node[i]!]! < 0 || index.outside[index.rowOf[node[i]!]!]) continue;
-        sums[at]![of[node[i]!]! % groups]! += effect[i]!;
-      }
-      return { feature: [...places.keys()], sums: sums.map((row) => Array.from(row, (sum) => rounded(sum, 6))) };
+    sums(rows: EffectRows, index: NodeIndex, strongest: readonly number[]): WordSums {
+      const features = strongest.slice(0, keptStrongest);
+      const groupOf = of.map((word, node) => (word < 0 || index.outside[index.rowOf[node]!] ? -1 : word % groups));
+      const sums = sumsByGroup(rows, features, groupOf, groups);
+      return {
+        feature: features,
+        sums: features.map((_, i) => Array.from(sums.subarray(i * groups, (i + 1) * groups), (sum) => rounded(sum, 6))),
+      };
     },
   };
+}
+
+/** Σ effect of each feature over the nodes of each group [features, groups]; nodes of group −1 are left out, and so is the error. */
+function sumsByGroup(
+  { node, feature, effect }: EffectRows,
+  features: readonly number[],
+  groupOf: Int32Array,
+  groups: number,
+): Float64Array {
+  const sums = new Float64Array(features.length * groups);
+  const placeOf = new Int32Array(features.reduce((most, f) => Math.max(most, f), 0) + 1).fill(-1);
+  for (const [place, f] of features.entries()) placeOf[f] = place * groups;
+  for (let i = 0; i < node.length; i++) {
+    const f = feature[i]!;
+    if (f === errorFeature || f >= placeOf.length) continue;
+    const [place, group] = [placeOf[f]!, groupOf[node[i]!]!];
+    if (place >= 0 && group >= 0) sums[place + group]! += effect[i]!;
+  }
+  return sums;
 }
 
 /** The words of a method's pairs, and by site its strongest features' sums over them. */

@@ -205,10 +205,12 @@ export function gradientRows({ wanted, forest }: Plan, pack: Pack): Int32Array {
 /** The given rows of a pack's values [N,D]. */
 function keptRows(values: Floats, rows: Int32Array, { tokens: { length: N } }: Pack): Floats {
   const D = values.length / N;
-  const out = values.slice(0, rows.length * D);
-  rows.forEach((row, i) => {
-    out.set(values.subarray(row * D, (row + 1) * D), i * D);
-  });
+  const out = newFloats(values instanceof Float64Array ? "float64" : "float32", rows.length * D);
+  for (let i = 0, n = 1; i < rows.length; i += n) {
+    const row = rows[i]!;
+    for (n = 1; rows[i + n] === row + n; ) n++;
+    out.set(values.subarray(row * D, (row + n) * D), i * D);
+  }
   return out;
 }
 

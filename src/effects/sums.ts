@@ -119,27 +119,29 @@ export function indexNodes(nodes: NodesTable, outside: OutsideText): NodeIndex {
 }
 
 /** Adds up the rows of each split, case and feature, in the order of the nodes. Their nodes must all be in the index. */
-export function sumRows(rows: EffectRows, nodes: NodeIndex): Sums {
-  const width = rows.feature.reduce((most, feature) => Math.max(most, feature), errorFeature) + 2;
-  const totals = nodes.groups.map(() => new Float64Array(width));
-  const counts = nodes.groups.map(() => new Int32Array(width));
-  for (let i = 0; i < rows.node.length; i++) {
-    const row = nodes.rowOf[rows.node[i]!]!;
-    if (nodes.outside[row]) continue;
-    const [group, slot] = [nodes.group[row]!, rows.feature[i]! - errorFeature];
-    totals[group]![slot]! += rows.effect[i]!;
-    counts[group]![slot]!++;
+export function sumRows({ node, feature, effect }: EffectRows, nodes: NodeIndex): Sums {
+  let width = 1;
+  for (let i = 0; i < feature.length; i++) width = Math.max(width, feature[i]! - errorFeature + 1);
+  // [groups, width]
+  const totals = new Float64Array(nodes.groups.length * width);
+  const counts = new Int32Array(totals.length);
+  const { rowOf, outside, group } = nodes;
+  for (let i = 0; i < node.length; i++) {
+    const row = rowOf[node[i]!]!;
+    if (outside[row]) continue;
+    const at = group[row]! * width + feature[i]! - errorFeature;
+    totals[at]! += effect[i]!;
+    counts[at]!++;
   }
-  const sums = emptySums(counts.reduce((size, of) => size + of.reduce((found, n) => found + (n > 0 ? 1 : 0), 0), 0));
-  let next = 0;
-  for (const [group, count] of counts.entries()) {
-    for (let slot = 0; slot < width; slot++) {
-      if (count[slot] === 0) continue;
-      sums.group[next] = group;
-      sums.feature[next] = slot + errorFeature;
-      sums.total[next] = totals[group]![slot]!;
-      sums.nodes[next++] = count[slot]!;
-    }
+  let size = 0;
+  for (let at = 0; at < counts.length; at++) if (counts[at]! > 0) size++;
+  const sums = emptySums(size);
+  for (let at = 0, next = 0; at < counts.length; at++) {
+    if (counts[at] === 0) continue;
+    sums.group[next] = Math.floor(at / width);
+    sums.feature[next] = (at % width) + errorFeature;
+    sums.total[next] = totals[at]!;
+    sums.nodes[next++] = counts[at]!;
   }
   return sums;
 }
