@@ -288,7 +288,7 @@ function jobFlags(command: Command): Command {
     .addOption(
       new Option(
         "--weights <where>",
-        "where weights are kept: held in memory, or streamed from their files block by block; auto by their size",
+        "where weights are kept: held in memory, or streamed from their files block by block; auto by their size and the memory that is free",
       )
         .choices(["auto", "held", "streamed"])
         .default("auto"),
