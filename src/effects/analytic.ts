@@ -6,12 +6,22 @@ import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import type { Watch } from "../progress.ts";
 import { captureFor } from "./capture-for.ts";
 import { directionsOf } from "./directions.ts";
-import { type Lane, laneHere } from "./lane.ts";
+import { effectsCost, lanesFor } from "./estimate.ts";
 import type { MethodInput, SiteEffects } from "./method.ts";
-import type { FoundSite, SiteNumbers } from "./node-effects.ts";
+import { effectsOfNumbers, type FoundSite, type SiteNumbers } from "./node-effects.ts";
 import { rowsOf } from "./node-rows.ts";
-import { effectsCost, lanesFor } from "./site-cost.ts";
 import { fitNodes } from "./unexplained.ts";
+
+/** Where sites are computed, one after another: in this thread, or in one of its own. */
+export interface Lane extends CodeReader {
+  /** @throws StoppedError if asked to stop */
+  effects(numbers: SiteNumbers, watch?: Watch): Promise<FoundSite>;
+}
+
+/** A lane in this thread. */
+export function laneHere(codes: CodeReader, loops: Loops): Lane {
+  return { ...codes, effects: async (numbers, watch) => effectsOfNumbers(numbers, loops, watch) };
+}
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {

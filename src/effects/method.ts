@@ -4,11 +4,9 @@ import type { PrefixForest } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
+import type { Lane } from "./analytic.ts";
 import type { KeptCodes } from "./kept-codes.ts";
-import type { Lane } from "./lane.ts";
-import type { SiteEffects } from "./rows.ts";
-
-export type { SiteEffects, SumCheck } from "./rows.ts";
+import type { EffectRows } from "./rows.ts";
 
 /**
  * The ways to compute effects (METHOD: "Node effects").
@@ -84,6 +82,22 @@ export interface MethodInput extends LoadedModel, Watch {
   readonly keptCodes?: KeptCodes;
   /** Told the work before it begins, where it is long (`exact`): metric evaluations, and floating-point operations. */
   readonly onWork?: (work: { readonly patches: number; readonly flops: number }) => void;
+}
+
+/** How well the effects at each node of a site add up: the largest |Σ effects − ⟨g, Δx⟩| / Σ|effects| over its nodes, and where. */
+export interface SumCheck {
+  readonly node: number;
+  /** |Σ features + error − ⟨g, Δx⟩| there, in logits. */
+  readonly gap: number;
+  /** Σ |effects| there, the error's included, in logits. */
+  readonly scale: number;
+}
+
+/** Effects at one site. */
+export interface SiteEffects {
+  readonly rows: EffectRows;
+  /** Absent for methods that have no such sum. */
+  readonly check?: SumCheck;
 }
 
 /** A method: effects site by site, each of the given sites once, in the order in which the method comes to them. */

@@ -5,7 +5,8 @@ import type { Loops } from "../graph/loops/loops.ts";
 import { steps, type Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
 import { type Directions, dot, layDirections, strideOf } from "./directions.ts";
-import { errorFeature, RowBuilder, type SiteEffects, type SumCheck } from "./rows.ts";
+import type { SiteEffects, SumCheck } from "./method.ts";
+import { errorFeature, RowBuilder } from "./rows.ts";
 import { type TakeOut, unexplainedOf } from "./unexplained.ts";
 
 /** All that the effects of one site are computed from: numbers alone, which can be sent to a thread. */

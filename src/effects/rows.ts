@@ -21,22 +21,6 @@ export interface EffectRows {
   readonly effect: Float64Array;
 }
 
-/** How well the effects at each node of a site add up: the largest |Σ effects − ⟨g, Δx⟩| / Σ|effects| over its nodes, and where. */
-export interface SumCheck {
-  readonly node: number;
-  /** |Σ features + error − ⟨g, Δx⟩| there, in logits. */
-  readonly gap: number;
-  /** Σ |effects| there, the error's included, in logits. */
-  readonly scale: number;
-}
-
-/** Effects at one site. */
-export interface SiteEffects {
-  readonly rows: EffectRows;
-  /** Absent for methods that have no such sum. */
-  readonly check?: SumCheck;
-}
-
 /** Collects rows of one site into columns. */
 export class RowBuilder {
   readonly #site: SiteName;

@@ -3,7 +3,7 @@ import { streamLayer } from "../capture/stream-sites.ts";
 import { inTurn, type Work, workOf } from "../capture/work.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { chunkRows } from "../dictionaries/encode.ts";
-import { activeOf, liveWeights } from "../effects/site-cost.ts";
+import { activeOf, liveWeights } from "../effects/estimate.ts";
 import type { PrefixForest } from "../forest/forest.ts";
 import { planCapture } from "../forest/packs.ts";
 import { compareSites, type SiteName } from "../site.ts";

@@ -1,6 +1,6 @@
 import type { Dictionary, Encoder } from "../dictionaries/dictionary.ts";
 import type { CodeOptions, SparseCodes } from "../dictionaries/encode.ts";
-import type { Lane } from "../effects/lane.ts";
+import type { Lane } from "../effects/analytic.ts";
 import type { FoundSite, SiteNumbers } from "../effects/node-effects.ts";
 import type { Watch } from "../progress.ts";
 import { openThread } from "./ask.ts";
