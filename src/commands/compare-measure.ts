@@ -50,7 +50,7 @@ export async function measureMethod(
   const measured = await measureStep(input, run, processMeter, reporter, {
     onWork,
     afterSite: () => turn(),
-    openLanes: (count) => openLanes(loaded, count),
+    openLanes: () => openLanes(loaded),
   });
   reporter.begin("writing", 1);
   new InputFiles(inputs).check();

@@ -1,4 +1,3 @@
-import { threadCount } from "#session";
 import type { Capture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
@@ -6,7 +5,6 @@ import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import type { Watch } from "../progress.ts";
 import { captureFor } from "./capture-for.ts";
 import { directionsOf } from "./directions.ts";
-import { effectsCost, lanesFor } from "./estimate.ts";
 import type { MethodInput, SiteEffects } from "./method.ts";
 import { effectsOfNumbers, type FoundSite, type SiteNumbers } from "./node-effects.ts";
 import { rowsOf } from "./node-rows.ts";
@@ -43,9 +41,7 @@ export async function* effectsFrom(
 ): AsyncGenerator<SiteEffects> {
   const { onFit, keptCodes, stopped } = given;
   const dictionaries = [...given.dictionaries.values()];
-  const number = given.dtype === "float64" ? 8 : 4;
-  const costs = dictionaries.map((dictionary) => effectsCost(dictionary, captured.plan, "effect", number));
-  const threads = given.openLanes?.(lanesFor(costs, threadCount(given.threads))) ?? [];
+  const threads = given.openLanes && areWorthThreads(dictionaries, captured) ? given.openLanes() : [];
   const lanes = threads.length > 0 ? threads : [laneHere(codeReader(given), openLoops())];
   // One more than there are threads: what it needs is read while they compute.
   const mostBegun = threads.length + 1;
@@ -87,6 +83,18 @@ export async function* effectsFrom(
     await Promise.allSettled(begun);
     await Promise.all(lanes.map((lane) => lane.release()));
   }
+}
+
+/** An encoder of so many bytes may be in memory a few times. */
+const smallEncoder = 2 ** 25;
+/** Operations of encoding from which on threads save more time than it takes to start them. */
+const worthThreads = 2e10;
+
+/** Whether sites are better computed in threads beside one another. */
+function areWorthThreads(dictionaries: readonly Dictionary[], { plan }: Capture): boolean {
+  const sizes = dictionaries.map(({ inputWidth: D, featureCount: F }) => D * F);
+  const flops = 2 * plan.rows * sizes.reduce((sum, one) => sum + one, 0);
+  return dictionaries.length > 1 && 4 * Math.max(...sizes) <= smallEncoder && flops >= worthThreads;
 }
 
 /**

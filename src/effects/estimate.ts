@@ -82,23 +82,6 @@ export function effectsCost(
 /** Encoders and decoders in memory at a time, those of the site before included until they are collected. */
 export const liveWeights = 3;
 
-/** A thread with the runtime and the program in it, in bytes. */
-const threadBytes = 4e7;
-/** What all threads may take together. */
-const lanesBytes = 2 ** 29;
-/** Operations of encoding from which on threads save more time than starting them and sending numbers to them takes (LOG, "Sites side by side"). */
-const worthLanes = 1.5e11;
-/** More threads do not help: one reads for all of them, and takes what they find. */
-const mostLanes = 8;
-
-/** In how many threads sites should be computed beside one another; 0 where that saves no time or takes too much memory. */
-export function lanesFor(costs: readonly Pick<EffectsCost, "flops" | "memory">[], cores: number): number {
-  if (costs.length < 2 || costs.reduce((sum, { flops }) => sum + flops, 0) < worthLanes) return 0;
-  const fitting = Math.floor(lanesBytes / (threadBytes + Math.max(...costs.map(({ memory }) => memory))));
-  const lanes = Math.min(cores, costs.length, mostLanes, fitting);
-  return lanes < 2 ? 0 : lanes;
-}
-
 /** What a method takes besides what `effectsCost` tells: nothing for `analytic`. */
 export interface MethodCost {
   readonly flops: number;

@@ -63,10 +63,7 @@ export function asking<Request, Result, Event>(port: Port<Call<Request>, Reply<R
 export function openThread<Request, Result, Event = never>(entry: URL, data: unknown): Asking<Request, Result, Event> {
   setUpCollector();
   const stop = new SharedArrayBuffer(4);
-  const workerData = { data, stop } satisfies ThreadData<unknown>;
-  // Threads run what is compiled: flags by which imports lead to sources are not for them.
-  const flags = process.execArgv.includes("source") ? { execArgv: [] } : {};
-  const worker = new Worker(entry, { workerData, ...flags });
+  const worker = new Worker(entry, { workerData: { data, stop } satisfies ThreadData<unknown> });
   const { ask, fail } = asking<Request, Result, Event>({
     send: (call) => worker.postMessage(call),
     listen: (hear) => void worker.on("message", hear),

@@ -1,3 +1,4 @@
+import { threadCount } from "#session";
 import type { Dictionary, Encoder } from "../dictionaries/dictionary.ts";
 import type { CodeOptions, SparseCodes } from "../dictionaries/encode.ts";
 import type { Lane } from "../effects/analytic.ts";
@@ -20,16 +21,19 @@ export type LaneResult<R extends LaneRequest> = R extends { kind: "codes" } ? Sp
 /** How much is done, of how much. */
 export type LaneProgress = readonly [done: number, total: number];
 
+/** More threads do not help: one thread reads for all of them, and takes what they find. */
+const mostLanes = 8;
 /** How often it is looked whether a thread should stop, in milliseconds. */
 const lookEvery = 200;
 
 /**
- * So many threads that compute effects of sites beside one another, each with one thread of the runtime; none where something else than the CPU
- * computes.
+ * Threads that compute effects of sites beside one another, each with one thread of the runtime; none where there is one core alone, or where something
+ * else than the CPU computes.
  */
-export function openLanes({ device = "cpu", dtype }: CodeOptions, count: number): readonly Lane[] {
+export function openLanes({ threads, device = "cpu", dtype }: CodeOptions): readonly Lane[] {
+  const count = Math.min(mostLanes, threadCount(threads));
   // Threads are started from compiled files.
-  if (device !== "cpu" || !import.meta.url.endsWith(".js")) return [];
+  if (device !== "cpu" || count < 2 || !import.meta.url.endsWith(".js")) return [];
   return Array.from({ length: count }, () => openLane({ threads: 1, ...(dtype && { dtype }) }));
 }
 
