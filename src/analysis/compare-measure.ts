@@ -47,8 +47,8 @@ export interface MemoryMeter {
   peak(): number;
 }
 
-/** What happens while a method runs, and threads for it. */
-export interface MeasureEvents extends Pick<MethodInput, "openLanes"> {
+/** What happens while a method runs. */
+export interface MeasureEvents {
   /** Told the work before it begins, where it is long. */
   readonly onWork?: MethodInput["onWork"];
   /** Awaited after every site: lets a message in that asks to stop. */
@@ -77,7 +77,7 @@ export async function measureStep(
   { spec, byPair, features }: MethodRun,
   meter: MemoryMeter,
   reporter: Reporter,
-  { onWork, afterSite, openLanes }: MeasureEvents = {},
+  { onWork, afterSite }: MeasureEvents = {},
 ): Promise<Measured> {
   const forest = forestOf(pairs, spec, byPair);
   const index = indexNodes(
@@ -102,7 +102,6 @@ export async function measureStep(
       metric = { clean, patch };
     },
     ...(onWork && { onWork }),
-    ...(openLanes && { openLanes }),
   };
 
   const sums = new Map<SiteName, Sums>();

@@ -1,7 +1,7 @@
 import type { Capture } from "../capture/capture.ts";
 import type { Floats } from "../capture/hooks.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { directionsOf, dot, layDirections, strideOf } from "../effects/directions.ts";
+import { dot, placeDirections, strideOf } from "../effects/directions.ts";
 import { isChanged } from "../forest/forest.ts";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import type { SiteName } from "../site.ts";
@@ -224,7 +224,7 @@ export function sourceReader(
     const D = dictionary.outputWidth;
     const codes = await codesOf(dictionary);
     const room = roomFor(D, codes);
-    const start = layDirections(await directionsOf(dictionary, codes.live), dictionary.outputWidth, loops, room.bytes);
+    const start = await placeDirections(dictionary, codes.live, loops, room.bytes);
     const own = codes.live.map((feature) => start[feature]!);
     const placed = new PlacedFeatures(loops, codes, D, room, own, most);
     const known = kept.get(site);

@@ -5,7 +5,6 @@ import { usablePairs } from "../analysis/pairs.ts";
 import type { MethodInput } from "../effects/method.ts";
 import type { Device } from "../graph/runtime.ts";
 import { silent } from "../hub/pull.ts";
-import { openLanes } from "../jobs/lanes.ts";
 import { heldWeights, loadedModel, streamedWeights } from "../models/weights.ts";
 import { openJob } from "../open/open.ts";
 import type { Reporter } from "../progress.ts";
@@ -47,11 +46,7 @@ export async function measureMethod(
   const loading = (performance.now() - began) / 1000;
   const loaded = loadedModel(model, weights, { dtype: options.precision, device: options.device as Device });
   const input = { loaded, tokenizer, dictionaries, pairs };
-  const measured = await measureStep(input, run, processMeter, reporter, {
-    onWork,
-    afterSite: () => turn(),
-    openLanes: () => openLanes(loaded),
-  });
+  const measured = await measureStep(input, run, processMeter, reporter, { onWork, afterSite: () => turn() });
   reporter.begin("writing", 1);
   new InputFiles(inputs).check();
   await writeMethodResult(folder, pairs, measured, loading);

@@ -1,25 +1,14 @@
-import type { Capture } from "../capture/capture.ts";
+import type { Capture, SiteCapture } from "../capture/capture.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
-import { type CodeReader, codeReader } from "../dictionaries/encode.ts";
+import { type CodeReader, codeReader, type SparseCodes } from "../dictionaries/encode.ts";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
-import type { Watch } from "../progress.ts";
+import { steps, type Watch } from "../progress.ts";
 import { captureFor } from "./capture-for.ts";
-import { directionsOf } from "./directions.ts";
-import type { MethodInput, SiteEffects } from "./method.ts";
-import { effectsOfNumbers, type FoundSite, type SiteNumbers } from "./node-effects.ts";
+import { dot, placeDirections, strideOf } from "./directions.ts";
+import type { MethodInput, SiteEffects, SumCheck } from "./method.ts";
 import { rowsOf } from "./node-rows.ts";
-import { fitNodes } from "./unexplained.ts";
-
-/** Where sites are computed, one after another: in this thread, or in one of its own. */
-export interface Lane extends CodeReader {
-  /** @throws StoppedError if asked to stop */
-  effects(numbers: SiteNumbers, watch?: Watch): Promise<FoundSite>;
-}
-
-/** A lane in this thread. */
-export function laneHere(codes: CodeReader, loops: Loops): Lane {
-  return { ...codes, effects: async (numbers, watch) => effectsOfNumbers(numbers, loops, watch) };
-}
+import { errorFeature, RowBuilder } from "./rows.ts";
+import { fitNodes, type TakeOut, unexplainedOf } from "./unexplained.ts";
 
 /** The method `analytic` (see `methodNames`). */
 export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEffects> {
@@ -29,8 +18,7 @@ export async function* analyticMethod(given: MethodInput): AsyncGenerator<SiteEf
 }
 
 /**
- * The effects of all given sites from one capture. Those of the next sites are computed while whoever asks writes those of a site: in threads of their
- * own where there are lanes for it and they pay.
+ * The effects of all given sites from one capture. Those of a site are computed while whoever asks writes those of the site before.
  *
  * @param onProgress told how many sites are done, those at work by their share
  */
@@ -39,62 +27,43 @@ export async function* effectsFrom(
   given: MethodInput,
   onProgress?: Watch["onProgress"],
 ): AsyncGenerator<SiteEffects> {
+  const [codes, loops] = [codeReader(given), openLoops()];
   const { onFit, keptCodes, stopped } = given;
   const dictionaries = [...given.dictionaries.values()];
-  const threads = given.openLanes && areWorthThreads(dictionaries, captured) ? given.openLanes() : [];
-  const lanes = threads.length > 0 ? threads : [laneHere(codeReader(given), openLoops())];
-  // One more than there are threads: what it needs is read while they compute.
-  const mostBegun = threads.length + 1;
-  const shares = new Float64Array(dictionaries.length);
   let told = 0;
-  const tell = (at: number, share: number) => {
-    shares[at] = share;
-    const done = shares.reduce((sum, one) => sum + one, 0);
+  const tell = (done: number) => {
+    // The next site may be further than the one that is being written.
     if (done > told) onProgress?.(done, dictionaries.length);
     told = Math.max(told, done);
   };
-  const begun: Promise<ComputedSite>[] = [];
-  let next = 0;
-  const begin = () => {
-    while (next < dictionaries.length && begun.length < mostBegun) {
-      const at = next++;
-      const work = computeSite(captured, dictionaries[at]!, lanes[at % lanes.length]!, {
-        isJudged: onFit !== undefined,
-        keptCodes,
-        onProgress: (done, total) => tell(at, done / total),
-        stopped,
-      });
-      // Whoever asks for it has the error.
-      work.catch(() => {});
-      begun.push(work);
-    }
+  const begin = (at: number) => {
+    const dictionary = dictionaries[at];
+    if (dictionary === undefined) return undefined;
+    const fits: Parameters<NonNullable<typeof onFit>>[] = [];
+    const work = analyticEffects(captured, dictionary, codes, loops, {
+      ...(onFit && { onFit: (...fit) => void fits.push(fit) }),
+      ...(keptCodes && { keptCodes }),
+      onProgress: (done, total) => tell(at + done / total),
+      stopped,
+    });
+    // Whoever asks for it has the error.
+    work.catch(() => {});
+    return { work, fits };
   };
+  let next = begin(0);
   try {
-    begin();
-    for (const [at, { writes: site }] of dictionaries.entries()) {
-      const { found, codes, rows } = await begun.shift()!;
-      begin();
-      keptCodes?.keep(site, captured.plan, codes, rows);
-      if (found.unexplained !== undefined) onFit?.(site, found.unexplained);
-      yield found.effects;
-      tell(at, 1);
+    for (let at = 1; next !== undefined; at++) {
+      const { work, fits } = next;
+      const found: SiteEffects = await work;
+      next = begin(at);
+      for (const fit of fits) onFit?.(...fit);
+      yield found;
+      tell(at);
     }
   } finally {
-    await Promise.allSettled(begun);
-    await Promise.all(lanes.map((lane) => lane.release()));
+    await next?.work.catch(() => {});
+    await codes.release();
   }
-}
-
-/** An encoder of so many bytes may be in memory a few times. */
-const smallEncoder = 2 ** 25;
-/** Operations of encoding from which on threads save more time than it takes to start them. */
-const worthThreads = 2e10;
-
-/** Whether sites are better computed in threads beside one another. */
-function areWorthThreads(dictionaries: readonly Dictionary[], { plan }: Capture): boolean {
-  const sizes = dictionaries.map(({ inputWidth: D, featureCount: F }) => D * F);
-  const flops = 2 * plan.rows * sizes.reduce((sum, one) => sum + one, 0);
-  return dictionaries.length > 1 && 4 * Math.max(...sizes) <= smallEncoder && flops >= worthThreads;
 }
 
 /**
@@ -104,7 +73,6 @@ function areWorthThreads(dictionaries: readonly Dictionary[], { plan }: Capture)
  * over the pairs that share node n. Equal to a spliced SAE that passes gradients through (arXiv:2403.19647); see METHOD. The error's effect is
  * ⟨g, Δε⟩ with Δε = Δx − Δf·W_dec computed as a vector. There are rows for the features whose codes differ, at the nodes where Δ and g can.
  *
- * @param loops nothing else may work in their memory meanwhile
  * @throws StoppedError if asked to stop
  */
 export async function analyticEffects(
@@ -112,52 +80,195 @@ export async function analyticEffects(
   dictionary: Dictionary,
   codes: CodeReader,
   loops: Loops = openLoops(),
-  { keptCodes, onFit, ...watch }: Pick<MethodInput, "onFit" | "keptCodes"> & Watch = {},
+  { onFit, keptCodes, onProgress, stopped }: Pick<MethodInput, "onFit" | "keptCodes"> & Watch = {},
 ): Promise<Required<SiteEffects>> {
-  const lane = laneHere(codes, loops);
-  const options = { isJudged: onFit !== undefined, keptCodes, ...watch };
-  const { found, codes: sparse, rows } = await computeSite(capture, dictionary, lane, options);
-  keptCodes?.keep(dictionary.writes, capture.plan, sparse, rows);
-  if (found.unexplained !== undefined) onFit?.(dictionary.writes, found.unexplained);
-  return found.effects;
-}
-
-/** What was found at a site, with its codes and the rows of the capture that they are of, in order. */
-interface ComputedSite extends Pick<SiteNumbers, "codes"> {
-  readonly found: FoundSite;
-  readonly rows: readonly number[];
-}
-
-async function computeSite(
-  capture: Capture,
-  dictionary: Dictionary,
-  lane: Lane,
-  {
-    isJudged,
-    keptCodes,
-    onProgress,
-    stopped,
-  }: { readonly isJudged: boolean; readonly keptCodes: MethodInput["keptCodes"] } & Watch,
-): Promise<ComputedSite> {
-  const { writes: site, normalization } = dictionary;
+  const { writes: site } = dictionary;
   const captured = await capture.site(site, { stopped });
-  const { width, g } = captured;
   const nodes = capture.activeNodes(site);
-  const gathered = rowsOf(capture, captured, nodes, isJudged ? fitNodes(capture) : []);
-  const { rows: x, clean, patch, others } = gathered;
-  const rows = [...gathered.place.keys()];
+  const judged = onFit ? fitNodes(capture) : [];
+  const { rows, place, clean, patch, others } = rowsOf(capture, captured, nodes, judged);
   // Encoding takes about as long as the nodes.
-  const codes =
-    keptCodes?.at(site, capture.plan, rows) ??
-    (await lane.encode(dictionary, x, { onProgress: (done, total) => onProgress?.(done, 2 * total), stopped }));
-  const [directions, bias] = await Promise.all([
-    directionsOf(dictionary, codes.features),
-    isJudged ? dictionary.decoderBias() : undefined,
+  const sparse =
+    keptCodes?.at(site, capture.plan, [...place.keys()]) ??
+    (await codes.encode(dictionary, rows, {
+      onProgress: (done, total) => onProgress?.(done, 2 * total),
+      stopped,
+    }));
+  keptCodes?.keep(site, capture.plan, sparse, place.keys());
+  const room = roomOf(captured.width, sparse);
+  const [start, bias] = await Promise.all([
+    placeDirections(dictionary, sparse.features, loops, room.bytes),
+    onFit && dictionary.decoderBias(),
   ]);
-  const judged = bias && { rows: others, bias, ...(normalization && { normalization }) };
-  const found = await lane.effects(
-    { site, width, nodes, g, x, codes, clean, patch, directions, ...(judged && { judged }) },
-    { onProgress: (done, total) => onProgress?.(total + done, 2 * total), stopped },
-  );
-  return { found, codes, rows };
+  if (onFit && bias) {
+    const left = new Float64Array(loops.memory.buffer, room.error, strideOf(captured.width)).fill(0);
+    const encoded = { x: rows, codes: sparse, rows: others };
+    onFit(site, unexplainedOf(dictionary, encoded, takeOutCodes(start, loops, room, captured.width), bias, left));
+  }
+  const step = steps({ onProgress: (done, total) => onProgress?.(total + done, 2 * total), stopped }, nodes.length);
+  return nodeEffects(captured, nodes, { clean, patch }, rows, sparse, start, loops, room, step);
+}
+
+/** Where a node's vectors lie in the memory of loops, in bytes; the directions come behind them. */
+interface Room {
+  readonly g: number;
+  readonly error: number;
+  /** A direction of zeros, and the list of the directions that are taken out of a node's error. */
+  readonly zeros: number;
+  readonly list: number;
+  readonly bytes: number;
+}
+
+function roomOf(D: number, { offsets }: SparseCodes): Room {
+  const vector = 8 * strideOf(D);
+  let most = 0;
+  for (let row = 0; row + 1 < offsets.length; row++) most = Math.max(most, offsets[row + 1]! - offsets[row]!);
+  // The codes of two prompts, filled up to a multiple of four.
+  const entries = 2 * most + 4;
+  return { g: 0, error: vector, zeros: 2 * vector, list: 3 * vector, bytes: 3 * vector + 16 * entries };
+}
+
+/** Takes codes times directions out of the error's place in the memory of loops. */
+function takeOutCodes(start: Int32Array, loops: Loops, room: Room, D: number): TakeOut {
+  const { buffer } = loops.memory;
+  const entries = (room.bytes - room.list) / 16;
+  const deltas = new Float64Array(buffer, room.list, 2 * entries);
+  const places = new Int32Array(buffer, room.list, 4 * entries);
+  new Float64Array(buffer, room.g, strideOf(D)).fill(0);
+  new Float32Array(buffer, room.zeros, strideOf(D)).fill(0);
+  return (_, { features, values }) => {
+    const count = 4 * Math.ceil(features.length / 4);
+    for (let k = 0; k < count; k++) {
+      const isThere = k < features.length;
+      deltas[2 * k] = isThere ? values[k]! : 0;
+      places[4 * k + 2] = isThere ? start[features[k]!]! : room.zeros;
+    }
+    if (count > 0) loops.takeOut(room.error, room.g, strideOf(D), room.list, count);
+  };
+}
+
+/** Larger than any feature. */
+const noFeature = 2 ** 30;
+
+function nodeEffects(
+  { site, width: D, g }: SiteCapture,
+  nodes: Int32Array,
+  { clean, patch }: { readonly clean: Int32Array; readonly patch: Int32Array },
+  x: ArrayLike<number>,
+  codes: SparseCodes,
+  start: Int32Array,
+  loops: Loops,
+  room: Room,
+  step: (done: number) => void,
+): Required<SiteEffects> {
+  const rows = new RowBuilder(site, codes.features.length);
+  const stride = strideOf(D);
+  const { buffer } = loops.memory;
+  const vectors = { g: new Float64Array(buffer, room.g, stride), error: new Float64Array(buffer, room.error, stride) };
+  vectors.g.fill(0);
+  vectors.error.fill(0);
+  new Float32Array(buffer, room.zeros, stride).fill(0);
+  const entries = (room.bytes - room.list) / 16;
+  const list: ChangeList = {
+    deltas: new Float64Array(buffer, room.list, 2 * entries),
+    places: new Int32Array(buffer, room.list, 4 * entries),
+    feature: new Int32Array(entries),
+    fClean: new Float64Array(entries),
+    fPatch: new Float64Array(entries),
+  };
+  let check: SumCheck = { node: -1, gap: 0, scale: 0 };
+  for (let n = 0; n < nodes.length; n++) {
+    step(n);
+    const node = nodes[n]!;
+    takeVectors(vectors, g, node * D, x, clean[n]! * D, patch[n]! * D, D);
+    const expected = dot(vectors.g, 0, vectors.error, 0, D);
+    const count = listChanges(list, codes, clean[n]!, patch[n]!, start);
+    const filled = 4 * Math.ceil(count / 4);
+    for (let k = count; k < filled; k++) {
+      list.deltas[2 * k] = 0;
+      list.places[4 * k + 2] = room.zeros;
+    }
+    if (count > 0) loops.takeOut(room.error, room.g, stride, room.list, filled);
+    const error = dot(vectors.g, 0, vectors.error, 0, D);
+    rows.add(node, errorFeature, Number.NaN, Number.NaN, Number.NaN, error);
+    const { sum, scale } = addChanges(rows, node, list, count, Math.abs(error));
+    const gap = Math.abs(sum + error - expected);
+    if (scale > 0 && (check.node < 0 || gap * check.scale > check.gap * scale)) check = { node, gap, scale };
+  }
+  return { rows: rows.finish(), check };
+}
+
+/** What differs between the codes of a node's two prompts: columns, of which the first few entries count. */
+interface ChangeList {
+  /** Entry i: at 2i delta, then the gradient. */
+  readonly deltas: Float64Array;
+  /** Entry i: at 4i + 2 the place of the feature's direction. */
+  readonly places: Int32Array;
+  readonly feature: Int32Array;
+  readonly fClean: Float64Array;
+  readonly fPatch: Float64Array;
+}
+
+// The loops are functions of their own: in a closure each site would have them compiled anew.
+
+/** A node's gradient, and Δx at the place of its error. */
+function takeVectors(
+  to: { readonly g: Float64Array; readonly error: Float64Array },
+  g: ArrayLike<number>,
+  at: number,
+  x: ArrayLike<number>,
+  clean: number,
+  patch: number,
+  D: number,
+): void {
+  for (let d = 0; d < D; d++) {
+    to.g[d] = g[at + d]!;
+    to.error[d] = x[patch + d]! - x[clean + d]!;
+  }
+}
+
+/** Lists the features whose codes differ between two rows, in ascending order. @returns how many there are */
+function listChanges(
+  list: ChangeList,
+  { offsets, features, values }: SparseCodes,
+  clean: number,
+  patch: number,
+  start: Int32Array,
+): number {
+  let count = 0;
+  let [i, j] = [offsets[clean]!, offsets[patch]!];
+  const [iEnd, jEnd] = [offsets[clean + 1]!, offsets[patch + 1]!];
+  while (i < iEnd || j < jEnd) {
+    const ci = i < iEnd ? features[i]! : noFeature;
+    const pj = j < jEnd ? features[j]! : noFeature;
+    const feature = Math.min(ci, pj);
+    const before = ci === feature ? values[i++]! : 0;
+    const after = pj === feature ? values[j++]! : 0;
+    if (after === before) continue;
+    list.feature[count] = feature;
+    list.fClean[count] = before;
+    list.fPatch[count] = after;
+    list.deltas[2 * count] = after - before;
+    list.places[4 * count++ + 2] = start[feature]!;
+  }
+  return count;
+}
+
+/** Adds a row for each entry of the list. @returns Σ effect, and Σ|effect| in addition to `least` */
+function addChanges(
+  rows: RowBuilder,
+  node: number,
+  { deltas, feature, fClean, fPatch }: ChangeList,
+  count: number,
+  least: number,
+): { readonly sum: number; readonly scale: number } {
+  let [sum, scale] = [0, least];
+  for (let k = 0; k < count; k++) {
+    const gradient = deltas[2 * k]!;
+    const effect = (fPatch[k]! - fClean[k]!) * gradient;
+    rows.add(node, feature[k]!, fClean[k]!, fPatch[k]!, gradient, effect);
+    sum += effect;
+    scale += Math.abs(effect);
+  }
+  return { sum, scale };
 }

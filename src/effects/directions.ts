@@ -28,12 +28,19 @@ export function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: nu
 }
 
 /**
- * Puts directions into the memory of loops, from a place on; a direction takes `stride` numbers, D rounded up to a multiple of 4, zeros behind it.
+ * What `directionsOf` gives in the memory of loops, from a place on; a direction takes `stride` numbers, D rounded up to a multiple of 4, zeros behind it.
  *
  * @returns the byte at which each feature's direction begins, by feature
  */
-export function layDirections({ data, start }: Directions, D: number, loops: Loops, from: number): Int32Array {
+export async function placeDirections(
+  dictionary: Dictionary,
+  features: Int32Array,
+  loops: Loops,
+  from: number,
+): Promise<Int32Array> {
+  const D = dictionary.outputWidth;
   const stride = strideOf(D);
+  const { data, start } = await directionsOf(dictionary, features);
   const count = data.length / D;
   loops.reserve(from + 4 * stride * count);
   const to = new Float32Array(loops.memory.buffer, from, stride * count);

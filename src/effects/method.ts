@@ -4,7 +4,6 @@ import type { PrefixForest } from "../forest/forest.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Watch } from "../progress.ts";
 import type { SiteName } from "../site.ts";
-import type { Lane } from "./analytic.ts";
 import type { KeptCodes } from "./kept-codes.ts";
 import type { EffectRows } from "./rows.ts";
 
@@ -76,8 +75,6 @@ export interface MethodInput extends LoadedModel, Watch {
   readonly onMetric?: (clean: Float64Array, patch: Float64Array) => void;
   /** Told the share of the variance of a site's activations that its SAE leaves unexplained (see `unexplainedShare`), where a method encodes them anyway. */
   readonly onFit?: (site: SiteName, unexplained: number | null) => void;
-  /** Opens threads in which sites can be computed beside one another; whoever opens them releases them. By default all is computed in this one. */
-  readonly openLanes?: () => readonly Lane[];
   /** Keeps the codes of the capture's activations, where a method encodes them, and gives those that are there. */
   readonly keptCodes?: KeptCodes;
   /** Told the work before it begins, where it is long (`exact`): metric evaluations, and floating-point operations. */

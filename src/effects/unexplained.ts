@@ -69,7 +69,7 @@ interface Encoded {
  * @param left where the rests are put, at least D numbers
  */
 export function unexplainedOf(
-  { outputWidth: D, normalization }: Pick<Dictionary, "outputWidth" | "normalization">,
+  { outputWidth: D, normalization }: Dictionary,
   { x, codes, rows }: Encoded,
   takeOut: TakeOut,
   bias: Float32Array,

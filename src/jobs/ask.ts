@@ -12,7 +12,7 @@ export interface Hearing<Event> {
   readonly onEvent?: (event: Event) => void;
 }
 
-/** A thread or a process that answers requests, one after another in the order in which they were asked. */
+/** A thread or a process that answers requests, one at a time. */
 export interface Asking<Request, Result, Event> {
   /** @throws what the job throws, as the same kind of error; an error if the thread or process ends without an answer */
   ask(request: Request, hearing?: Hearing<Event>): Promise<Result>;
@@ -26,30 +26,36 @@ export interface Asking<Request, Result, Event> {
 
 /** Asks through a port; `fail` ends the wait for an answer. */
 export function asking<Request, Result, Event>(port: Port<Call<Request>, Reply<Result, Event>>) {
-  const waiting: { resolve(result: Result): void; reject(error: Error): void; hearing: Hearing<Event> }[] = [];
+  let waiting: { resolve(result: Result): void; reject(error: Error): void; hearing: Hearing<Event> } | undefined;
   let failed: Error | undefined;
+  const settle = (then: (asked: NonNullable<typeof waiting>) => void) => {
+    const asked = waiting;
+    waiting = undefined;
+    if (asked) then(asked);
+  };
   port.listen((message) => {
     switch (message.type) {
       case "done":
-        return waiting.shift()?.resolve(message.result);
+        return settle(({ resolve }) => resolve(message.result));
       case "error":
-        return waiting.shift()?.reject(problemOf(message));
+        return settle(({ reject }) => reject(problemOf(message)));
       case "event":
-        return waiting[0]?.hearing.onEvent?.(message.event);
+        return waiting?.hearing.onEvent?.(message.event);
       default:
-        return waiting[0]?.hearing.onReport?.(message);
+        return waiting?.hearing.onReport?.(message);
     }
   });
   return {
     ask: (request: Request, hearing: Hearing<Event> = {}) =>
       new Promise<Result>((resolve, reject) => {
+        if (waiting) throw new Error("internal: asked again before the answer");
         if (failed) return reject(failed);
-        waiting.push({ resolve, reject, hearing });
+        waiting = { resolve, reject, hearing };
         port.send({ type: "ask", request });
       }),
     fail(error: Error) {
       failed ??= error;
-      for (const { reject } of waiting.splice(0)) reject(error);
+      settle(({ reject }) => reject(error));
     },
   };
 }
