@@ -111,7 +111,7 @@ export interface Dictionary {
   encoderPart?(first: number, end: number): Promise<EncoderPart>;
   /** W_dec[F,D], the decoder directions as rows, D of the site that is written. */
   decoder(): Promise<Float32Array>;
-  /** Rows of W_dec [S,D] in the order of `features`; only they are read. */
+  /** Rows of W_dec [S,D] in the order of `features`; only they are read. A new array, which whoever asks may change. */
   decoderRows(features: ArrayLike<number>): Promise<Float32Array>;
   /** b_dec[D] */
   decoderBias(): Promise<Float32Array>;
