@@ -41,6 +41,36 @@ describe("printed graphs", () => {
   });
 });
 
+describe("files of graphs", () => {
+  it("have what is computed twice once, and both results", async () => {
+    const x = input("x", "float32", ["N"]);
+    const outputs = { a: x.tanh().mul(2), b: x.tanh(), c: x.tanh().mul(2) };
+    expect(Buffer.from(writeOnnx(outputs)).toString("latin1").split("Tanh")).toHaveLength(2);
+    const session = await compile(outputs);
+    const { a, b, c } = await session.run({ x: float32(Float32Array.of(0.5, -3), 2) });
+    await session.release();
+    expect([...b.data]).toEqual(
+      [...Float32Array.from([0.5, -3], Math.tanh)].map((v) => expect.closeTo(v as number, 6)),
+    );
+    expect([...a.data]).toEqual([...b.data].map((v) => 2 * Number(v)));
+    expect(c.data).toEqual(a.data);
+  });
+
+  it("give what is detached its own value, an input and a result among them", async () => {
+    const x = input("x", "float32", ["N"]);
+    const y = x.mul(3);
+    const outputs = { w: x.detach(), y, z: y.detach() };
+    const session = await compile(outputs);
+    const found = await session.run({ x: float32(Float32Array.of(1, 2), 2) });
+    await session.release();
+    expect([found.w, found.y, found.z].map(({ data }) => [...data])).toEqual([
+      [1, 2],
+      [3, 6],
+      [3, 6],
+    ]);
+  });
+});
+
 describe("the two runtimes", () => {
   it.each(["all at once", "chunk by chunk"])("agree on attention and its gradient, %s", async (way) => {
     const [B, n, H, K, E] = way === "all at once" ? [2, 5, 4, 2, 6] : [2, 640, 4, 2, 6];

@@ -25,7 +25,7 @@ const uint16 = 4;
 /** Types of inputs that runtimes take as bits alone. */
 const isBits = (dtype: DType) => dtype === "bfloat16" || dtype === "float16";
 
-/** Numbers from which on a matrix is worth feeding. Smaller constants take part in the runtime's folding and fusing. */
+/** Numbers from which on a matrix is worth feeding. */
 const leastFed = 4096;
 
 interface Node {
@@ -51,6 +51,8 @@ interface Subgraph {
 interface Graph {
   /** Of the graph, or of the subgraph that is being written. */
   nodes: Node[];
+  /** Names of their results by what they compute. */
+  written: Map<string, string>;
   readonly inputs: Message[];
   readonly initializers: Message[];
   readonly names: Map<Tensor, string>;
@@ -79,6 +81,7 @@ export function writeOnnx(
 ): Uint8Array {
   const graph: Graph = {
     nodes: [],
+    written: new Map(),
     inputs: [],
     initializers: [],
     names: new Map(),
@@ -93,9 +96,10 @@ export function writeOnnx(
   emitAll(graph, Object.values(outputs));
   // A result takes its output's name; one that is asked for twice, an input or a constant is copied.
   const renamed = new Map<string, string>();
+  const computed = new Set(graph.nodes.flatMap((node) => node.outputs));
   const results = Object.entries(outputs).map(([name, t]) => {
     const at = names.get(t)!;
-    if (t.source.kind === "op" && !renamed.has(at)) renamed.set(at, name);
+    if (computed.has(at) && !renamed.has(at)) renamed.set(at, name);
     else graph.nodes.push({ type: "Identity", inputs: [at], outputs: [name], attributes: {} });
     return valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, sizes));
   });
@@ -152,7 +156,7 @@ function scan(
   x: string[],
   from: readonly Tensor[],
 ): string[] {
-  const around = graph.nodes;
+  const around = { nodes: graph.nodes, written: graph.written };
   const fresh = () => `t${graph.next++}`;
   const info = (name: string, t: Tensor) => valueInfo(name, typeNumbers[t.dtype], withSizes(t.shape, graph.sizes));
   const zeros = summed.map((sum) => {
@@ -162,20 +166,21 @@ function scan(
     return add(graph, "Expand", [zero, add(graph, "Shape", [x[like]!])]);
   });
   graph.nodes = [];
+  graph.written = new Map();
   const [states, slices] = [summed.map(fresh), chunks.map(fresh)];
   for (const [i, t] of chunks.entries()) graph.names.set(t, slices[i]!);
   for (const [i, t] of whole.entries()) graph.names.set(t, x[chunks.length + i]!);
   emitAll(graph, [...summed, ...stacked]);
   const results = [
     ...summed.map((t, i) => add(graph, "Add", [states[i]!, graph.names.get(t)!])),
-    ...stacked.map((t) => add(graph, "Identity", [graph.names.get(t)!])),
+    ...stacked.map((t) => addAnew(graph, "Identity", [graph.names.get(t)!])),
   ];
   const body: Subgraph = {
     nodes: graph.nodes,
     inputs: [...summed.map((t, i) => info(states[i]!, t)), ...chunks.map((t, i) => info(slices[i]!, t))],
     outputs: [...summed, ...stacked].map((t, i) => info(results[i]!, t)),
   };
-  graph.nodes = around;
+  Object.assign(graph, around);
   const outputs = results.map(fresh);
   const attributes = { body, num_scan_inputs: chunks.length };
   graph.nodes.push({ type: "Scan", inputs: [...zeros, ...x.slice(0, chunks.length)], outputs, attributes });
@@ -261,7 +266,7 @@ function emit<O extends Op>(
       return results[output]!;
     }
     case "Detach":
-      return add(graph, "Identity", x);
+      return x[0]!;
     case "Cast":
       return add(graph, "Cast", x, { to: typeNumbers[(a as OpAttributes["Cast"]).dtype] });
     default:
@@ -271,7 +276,15 @@ function emit<O extends Op>(
 
 type AttributeValue = number | string | readonly number[] | Subgraph;
 
+/** Writes a node, and an equal one only once. @returns the name of its result */
 function add(graph: Graph, type: string, inputs: string[], attributes: Record<string, AttributeValue> = {}): string {
+  const key = JSON.stringify([type, inputs, attributes]);
+  const name = graph.written.get(key) ?? addAnew(graph, type, inputs, attributes);
+  graph.written.set(key, name);
+  return name;
+}
+
+function addAnew(graph: Graph, type: string, inputs: string[], attributes: Node["attributes"] = {}): string {
   const name = `t${graph.next++}`;
   graph.nodes.push({ type, inputs, outputs: [name], attributes });
   return name;

@@ -59,34 +59,6 @@ export interface Onnxruntime {
 }
 
 /**
- * The runtime's searches for patterns of operations that graphs of transformers and SAEs in float32 do not have, or where finding one changes neither
- * results nor times on a CPU. A third of the time in which a session opens goes into them. Names that a version does not know, it ignores.
- */
-const idleSearches = [
-  // Quantised weights, but for sums of whole numbers.
-  ..."DynamicQuantizeMatMulFusion MatMulNBitsFusion MatMulNBitsMlpFusion MatMulNBitsQkvFusion".split(" "),
-  ..."EnsureUniqueDQForNodeUnit DoubleQDQPairsRemover WeightBiasQuantization DQMatMulToMatMulNBits WhereDummyDq".split(
-    " ",
-  ),
-  ..."QDQFinalCleanupTransformer QDQPropagationTransformer QDQSelectorActionTransformer QDQS8ToU8Transformer".split(
-    " ",
-  ),
-  ..."Avx2WeightS8ToU8Transformer CastChainElimination".split(" "),
-  // Convolutions, dropout and labels.
-  ..."ConvActivationFusion ConvAddActivationFusion NchwcTransformer NhwcTransformer MatMulBnFusion PadFusion".split(
-    " ",
-  ),
-  ..."BiasDropoutFusion LabelEncoderFusion SliceConcatToSpaceToDepthFusion IdenticalChildrenConsolidation".split(" "),
-  // Attention as other exporters write it.
-  ..."AttentionFusion EmbedLayerNormFusion GroupQueryAttentionFusion GroupQueryAttentionPreNormFusion".split(" "),
-  ..."GatherSliceToSplitFusion GatherToSliceFusion".split(" "),
-  // Places of transposes, reshapes and constants.
-  ..."TransposeOptimizer ReshapeFusion ConstantSharing NotWhereFusion ConcatSliceElimination PropagateCastOps".split(
-    " ",
-  ),
-];
-
-/**
  * A session of an ONNX file on an execution provider of one of onnxruntime's packages.
  *
  * @param inPlace whether it is the native runtime on a CPU, which can write results into arrays that are given to it
@@ -106,16 +78,14 @@ export async function openSession(
     executionProviders: [provider],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
-    graphOptimizationLevel: fuse ? "all" : "basic",
+    // On a CPU rewriting graphs gains nothing that can be measured, and is more than half of the time in which a session opens.
+    graphOptimizationLevel: inPlace ? "disabled" : fuse ? "all" : "basic",
     logSeverityLevel: 3,
     // A pattern lays all results of a run side by side ahead of time: as fast as without, for up to twice the memory.
     enableMemPattern: false,
     // Threads that spin after a run slow down whatever runs next, most of all other sessions. Within a run they wait for the next operation by spinning
     // as long as small ones take: a sixth of a short run's processor time went into waiting longer.
-    extra: {
-      session: { force_spinning_stop: "1", intra_op: { spin_duration_us: "50" } },
-      ...(inPlace && { optimization: { disable_specified_optimizers: idleSearches.join(";") } }),
-    },
+    extra: { session: { force_spinning_stop: "1", intra_op: { spin_duration_us: "50" } } },
   });
   return {
     async run(inputs, into) {
