@@ -86,6 +86,28 @@ describe.each(ends)("features of $name", ({ name, norm, unembedding, plus, centr
       },
       new Map([[site, features]]),
     );
+    // The vocabulary in pieces that do not divide it.
+    const inPieces = await featureTraits(
+      {
+        loaded,
+        captured,
+        codes,
+        dictionaries: new Map([[site, dictionary]]),
+        outside,
+        hasText: (id) => id !== 5,
+        tokensAtOnce: 7,
+      },
+      new Map([[site, features]]),
+    );
+    for (const [i, { promotes, suppresses }] of inPieces.entries()) {
+      for (const [got, whole] of [
+        [promotes!, traits[i]!.promotes!],
+        [suppresses!, traits[i]!.suppresses!],
+      ] as const) {
+        expect(got.token).toEqual(whole.token);
+        for (const [k, logit] of got.logit.entries()) expect(logit).toBeCloseTo(whole.logit[k]!, 5);
+      }
+    }
     // What is not kept is encoded as for effects, whose rows go into one product: the same bits, whoever asks first.
     const later = new KeptCodes();
     const prefixes = forest.backward.clean.filter((node) => captured.plan.row[node]! >= 0);

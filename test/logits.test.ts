@@ -4,7 +4,7 @@ import { openFolder } from "../src/bytes/file.node.ts";
 import { memorySource } from "../src/bytes/memory.ts";
 import { openSafetensors } from "../src/bytes/safetensors.ts";
 import { capture } from "../src/capture/capture.ts";
-import { type LogitOptions, logitsOf } from "../src/capture/logits.ts";
+import { type LogitOptions, logitPieces, logitsOf } from "../src/capture/logits.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
 import { openCheckpoint } from "../src/models/checkpoint.ts";
@@ -50,7 +50,15 @@ describe.each(["llama-gqa", "gemma2", "gemma2-untied", "gpt2", "gpt_neox"])(
         from.push(part.from);
         found.push(...part.logits);
       }
+      const pieces = new Float32Array(5 * V).fill(Number.NaN);
+      const small = { ...options, ...(size !== undefined && { numbers: size * (options.tokens ?? V) }) };
+      for await (const { from: row, first, tokens: T, logits } of logitPieces(loaded, rows, small)) {
+        logits.forEach((value, i) => {
+          pieces[(row + Math.floor(i / T)) * V + first + (i % T)] = value;
+        });
+      }
       await checkpoint.close();
+      expect(relativeGap(pieces, Float32Array.from(found))).toBeLessThan(1e-6);
       expect(from).toEqual(parts);
       expect(found.length).toBe(5 * V);
       const expected = await tensors.read("p0/logits");

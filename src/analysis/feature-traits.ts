@@ -1,6 +1,6 @@
 import type { Capture } from "../capture/capture.ts";
 import { type Floats, newFloats } from "../capture/hooks.ts";
-import { logitsOf } from "../capture/logits.ts";
+import { logitPieces } from "../capture/logits.ts";
 import { histogramOf } from "../contexts/site-contexts.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
@@ -52,6 +52,8 @@ export interface TraitsInput {
   readonly outside: OutsideText;
   /** Whether a token of the vocabulary stands for a text; padding of the matrix does not. */
   readonly hasText: (token: number) => boolean;
+  /** Of streamed weights: tokens whose rows of the unembedding are read at a time; as many as `logitPieces` takes by default. */
+  readonly tokensAtOnce?: number;
 }
 
 /** Tokens promoted and suppressed, and similar features, that are kept. */
@@ -77,7 +79,7 @@ export function noDirectPath(site: SiteName): string | null {
  * @throws StoppedError if asked to stop
  */
 export async function featureTraits(
-  { loaded, captured, codes, keptCodes, dictionaries, outside, hasText }: TraitsInput,
+  { loaded, captured, codes, keptCodes, dictionaries, outside, hasText, tokensAtOnce }: TraitsInput,
   named: ReadonlyMap<SiteName, readonly number[]>,
   { onProgress, stopped }: Watch = {},
 ): Promise<FeatureTraits[]> {
@@ -125,6 +127,7 @@ export async function featureTraits(
     loaded,
     direct.map((i) => directions[i]!),
     hasText,
+    tokensAtOnce,
   );
   const byTrait = new Map(direct.map((i, k) => [i, logits[k]!]));
   return traits.map((trait, i) => ({ ...trait, ...(byTrait.get(i) ?? { promotes: null, suppresses: null }) }));
@@ -259,11 +262,10 @@ async function strongestTokens(
   loaded: LoadedModel,
   directions: readonly Float32Array[],
   hasText: (token: number) => boolean,
+  tokens?: number,
 ): Promise<{ readonly promotes: TokenLogits; readonly suppresses: TokenLogits }[]> {
   const { model } = loaded;
-  const [D, V] = [model.width, model.vocabulary];
-  const texts = Int32Array.from({ length: V }, (_, token) => token).filter(hasText);
-  const own = new Float64Array(texts.length);
+  const D = model.width;
   const scales = directions.map((d) => scaleOf(d, model.ignoresMean));
   const x = newFloats(loaded.dtype, directions.length * D);
   // The norm divides by the scale of what it is given, whatever that is.
@@ -274,19 +276,33 @@ async function strongestTokens(
       i * D,
     );
   }
-  const found: { promotes: TokenLogits; suppresses: TokenLogits }[] = [];
-  for await (const { from, logits } of logitsOf(loaded, x, { of: "direction", numbers: logitNumbers })) {
-    for (let i = 0; i * V < logits.length; i++) {
-      const strongest = (sign: 1 | -1): TokenLogits => {
-        takeScaled(own, logits, i * V, texts, sign * scales[from + i]!);
-        const places = placesOfLargest(own, keptTokens);
-        return { token: places.map((k) => texts[k]!), logit: places.map((k) => sign * own[k]!) };
-      };
-      found.push({ promotes: strongest(1), suppresses: strongest(-1) });
+  /** Of each direction, up and down, the strongest tokens of every piece so far and what they get; pieces in order. */
+  const found = directions.map(() => signs.map(() => ({ tokens: [] as number[], values: [] as number[] })));
+  const options = { of: "direction", numbers: logitNumbers, ...(tokens !== undefined && { tokens }) } as const;
+  for await (const { from, first, tokens: T, logits } of logitPieces(loaded, x, options)) {
+    const texts = Int32Array.from({ length: T }, (_, i) => first + i).filter(hasText);
+    const own = new Float64Array(texts.length);
+    for (let i = 0; i * T < logits.length; i++) {
+      for (const [s, sign] of signs.entries()) {
+        takeScaled(own, logits, i * T - first, texts, sign * scales[from + i]!);
+        const best = found[from + i]![s]!;
+        for (const k of placesOfLargest(own, keptTokens)) {
+          best.tokens.push(texts[k]!);
+          best.values.push(own[k]!);
+        }
+      }
     }
   }
-  return found;
+  return found.map((both) => {
+    const [promotes, suppresses] = both.map(({ tokens, values }, s): TokenLogits => {
+      const places = placesOfLargest(Float64Array.from(values), keptTokens);
+      return { token: places.map((k) => tokens[k]!), logit: places.map((k) => signs[s]! * values[k]!) };
+    });
+    return { promotes: promotes!, suppresses: suppresses! };
+  });
 }
+
+const signs = [1, -1] as const;
 
 /** to[k] = factor · values[at + places[k]] */
 function takeScaled(to: Float64Array, values: Floats, at: number, places: Int32Array, factor: number): void {

@@ -24,6 +24,13 @@ export interface LogitOptions {
   readonly tokens?: number;
 }
 
+/** The logits of some tokens at some of the rows that were asked for. */
+export interface LogitPiece extends LogitRows {
+  /** The first of the tokens, and T, how many there are; `logits` is [n,T]. */
+  readonly first: number;
+  readonly tokens: number;
+}
+
 /**
  * The logits of the whole vocabulary at x[P,D], the residual stream after the last layer: final norm, unembedding, and soft-cap where there is one. They
  * come for some rows at a time; streamed weights are read once for each of these parts.
@@ -42,7 +49,40 @@ export async function* logitsOf(
   try {
     for (let from = 0; from * D < x.length; from += size) {
       const part = x.subarray(from * D, (from + size) * D);
-      yield { from, logits: await unembed.logits(part) };
+      const n = part.length / D;
+      let whole: Floats | undefined;
+      for await (const { first, tokens: T, logits } of unembed.pieces(part)) {
+        if (T === V) whole = logits;
+        else {
+          whole ??= newFloats(loaded.dtype, n * V);
+          for (let row = 0; row < n; row++) whole.set(logits.subarray(row * T, (row + 1) * T), row * V + first);
+        }
+      }
+      yield { from, logits: whole! };
+    }
+  } finally {
+    await unembed.release();
+  }
+}
+
+/**
+ * The same numbers in pieces, for whoever needs no row as a whole: streamed weights are read once for many more rows. Of each row tokens come in
+ * ascending order.
+ *
+ * @throws UserError if weights cannot be read
+ */
+export async function* logitPieces(
+  loaded: LoadedModel,
+  x: Floats,
+  { numbers = 2 ** 26, tokens = 2 ** 14, of = "state" }: Omit<LogitOptions, "together"> = {},
+): AsyncGenerator<LogitPiece> {
+  const { width: D, vocabulary: V } = loaded.model;
+  const T = isStreamed(loaded.weights) ? Math.min(V, tokens) : V;
+  const size = Math.max(1, Math.floor(numbers / T));
+  const unembed = await openUnembedding(loaded, tokens, of);
+  try {
+    for (let from = 0; from * D < x.length; from += size) {
+      for await (const piece of unembed.pieces(x.subarray(from * D, (from + size) * D))) yield { from, ...piece };
     }
   } finally {
     await unembed.release();
@@ -50,8 +90,8 @@ export async function* logitsOf(
 }
 
 interface Unembedding {
-  /** x[n,D] → logits[n,V] */
-  logits(x: Floats): Promise<Floats>;
+  /** x[n,D] → logits[n,T] of the tokens from `first` on, for all tokens in turn. */
+  pieces(x: Floats): AsyncGenerator<Omit<LogitPiece, "from">>;
   release(): Promise<void>;
 }
 
@@ -62,13 +102,15 @@ async function openUnembedding(
 ): Promise<Unembedding> {
   const { model, weights, dtype } = loaded;
   const trace = of === "state" ? model.logits : model.directionLogits;
-  const [D, V] = [model.width, model.vocabulary];
+  const { width: D, vocabulary: V } = model;
   const x = input("x", dtype, ["P", D]);
   const asValue = (rows: Floats): Value => floatValue(rows, rows.length / D, D);
   if (!isStreamed(weights)) {
     const session = await compile({ logits: trace(weights, x) }, loaded);
     return {
-      logits: async (rows) => (await session.run({ x: asValue(rows) })).logits.data as Floats,
+      async *pieces(rows) {
+        yield { first: 0, tokens: V, logits: (await session.run({ x: asValue(rows) })).logits.data as Floats };
+      },
       release: () => session.release(),
     };
   }
@@ -77,9 +119,7 @@ async function openUnembedding(
   const session = await compile({ logits: trace(asked.weights, x) }, loaded);
   const reader = new BlockReader(model, checkpoint);
   return {
-    async logits(rows) {
-      const n = rows.length / D;
-      const out = newFloats(dtype, n * V);
+    async *pieces(rows) {
       const norm = await reader.read(asked.names, 0);
       for (let first = 0; first < V; first += tokens) {
         const T = Math.min(tokens, V - first);
@@ -88,11 +128,8 @@ async function openUnembedding(
           Int32Array.from({ length: T }, (_, i) => first + i),
         );
         const { logits } = await session.run({ ...norm, ...tables, x: asValue(rows) });
-        for (let row = 0; row < n; row++) {
-          out.set((logits.data as Floats).subarray(row * T, (row + 1) * T), row * V + first);
-        }
+        yield { first, tokens: T, logits: logits.data as Floats };
       }
-      return out;
     },
     async release() {
       await session.release();
