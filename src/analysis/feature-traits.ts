@@ -127,7 +127,7 @@ export async function featureTraits(
     loaded,
     direct.map((i) => directions[i]!),
     hasText,
-    tokensAtOnce,
+    { tokens: tokensAtOnce, stopped },
   );
   const byTrait = new Map(direct.map((i, k) => [i, logits[k]!]));
   return traits.map((trait, i) => ({ ...trait, ...(byTrait.get(i) ?? { promotes: null, suppresses: null }) }));
@@ -262,7 +262,7 @@ async function strongestTokens(
   loaded: LoadedModel,
   directions: readonly Float32Array[],
   hasText: (token: number) => boolean,
-  tokens?: number,
+  { tokens: atOnce, stopped }: { readonly tokens: number | undefined } & Watch,
 ): Promise<{ readonly promotes: TokenLogits; readonly suppresses: TokenLogits }[]> {
   const { model } = loaded;
   const D = model.width;
@@ -278,8 +278,9 @@ async function strongestTokens(
   }
   /** Of each direction, up and down, the strongest tokens of every piece so far and what they get; pieces in order. */
   const found = directions.map(() => signs.map(() => ({ tokens: [] as number[], values: [] as number[] })));
-  const options = { of: "direction", numbers: logitNumbers, ...(tokens !== undefined && { tokens }) } as const;
+  const options = { of: "direction", numbers: logitNumbers, ...(atOnce !== undefined && { tokens: atOnce }) } as const;
   for await (const { from, first, tokens: T, logits } of logitPieces(loaded, x, options)) {
+    if (stopped?.()) throw new StoppedError();
     const texts = Int32Array.from({ length: T }, (_, i) => first + i).filter(hasText);
     const own = new Float64Array(texts.length);
     for (let i = 0; i * T < logits.length; i++) {

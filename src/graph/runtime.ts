@@ -45,7 +45,7 @@ export interface SessionOptions {
 
 /** What a runtime is told besides. */
 export interface RuntimeOptions extends SessionOptions {
-  /** Whether the runtime may replace patterns of operations by fused ones. */
+  /** Whether the runtime may replace patterns of operations by fused ones; on a CPU the native one rewrites nothing anyway. */
   readonly fuse: boolean;
 }
 
