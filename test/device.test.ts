@@ -2,15 +2,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import * as ort from "onnxruntime-node";
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { effectsGap, largestGap, refuseDifferent, shareOf } from "../src/analysis/parity.ts";
 import { type Check, check } from "../src/circuit/checks.ts";
 import { type EffectRows, errorFeature } from "../src/effects/rows.ts";
 import { UserError } from "../src/errors.ts";
-import type { Device } from "../src/graph/runtime.ts";
-import { compile } from "../src/graph/session.ts";
-import { constant, input } from "../src/graph/tensor.ts";
 import { examples, expectError, manifestOf, rowsOf, runFlags, start, succeeds, writeExamples } from "./cli-harness.ts";
 
 /** Rows of effects; codes default to 0 and 1. */
@@ -94,24 +90,6 @@ describe("a device that is not exact", () => {
       "--device webgpu: expected numbers within 0.001 of the CPU's in float64, as a share of the largest, got gradients at resid_post.1 that differ by 1.5. Use --device cpu, or allow more with --device_tolerance.",
     );
   });
-});
-
-it("weights that are held are part of a device's sessions, and are not given to them with every run", async () => {
-  // The runtime lists what a run has to be given.
-  const created = vi.spyOn(ort.InferenceSession, "create").mockImplementation((async () => ({})) as never);
-  try {
-    const given = async (device: Device) => {
-      const weight = constant(new Float32Array(128 * 128), "float32", [128, 128]);
-      await compile({ y: input("x", "float32", [2, 128]).matmul(weight) }, { device });
-      return (created.mock.calls.at(-1)![0] as unknown as Uint8Array).length;
-    };
-    // On the CPU the graph is without them.
-    expect(await given("cpu")).toBeLessThan(1000);
-    for (const device of ["webgpu", "cuda", "coreml", "dml"] as const)
-      expect(await given(device)).toBeGreaterThan(4 * 128 * 128);
-  } finally {
-    created.mockRestore();
-  }
 });
 
 const script = (name: string) => fileURLToPath(new URL(name, import.meta.url));

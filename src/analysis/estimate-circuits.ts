@@ -1,6 +1,5 @@
-import { readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
-import { captureCost, passWork, type Running } from "../capture/cost.ts";
+import { captureCost, passWork, type Running, type WeightsWay, weightsWay } from "../capture/cost.ts";
 import { inTurn, type Work, workOf } from "../capture/work.ts";
 import { edgesKept, edgesWork } from "../circuit/cost.ts";
 import { sitesOfEdges } from "../circuit/edges.ts";
@@ -84,14 +83,14 @@ class Counted {
   readonly counts: Counts = { evaluations: 0, mask_gradients: 0, edge_products: 0 };
   readonly #subject: CircuitSubject;
   readonly #steps = new Map<string, Work>();
-  readonly #inPlace: boolean;
+  readonly #way: WeightsWay;
   /** Bytes that stay in memory from one step to the next. */
   kept = 0;
 
-  constructor(subject: CircuitSubject, inPlace: boolean) {
+  constructor(subject: CircuitSubject, way: WeightsWay) {
     const { files, weights, options } = subject;
     this.#subject = subject;
-    this.#inPlace = inPlace;
+    this.#way = way;
     this.running = {
       model: files.model,
       weights,
@@ -109,7 +108,7 @@ class Counted {
     const { model, weights, storedType, number } = this.running;
     const { wanted, sites } = needsOf(method, [...dictionaries.keys()], model.layers);
     const plan = planCapture(prefixForest(pairs), { wanted });
-    const capture = captureCost(model, [plan], sites, weights, storedType, number, this.#inPlace);
+    const capture = captureCost(model, [plan], sites, weights, storedType, number, this.#way);
     const own = methodCost(method, model, plan, dictionaries, this.#subject.steps, number, weights);
     const runs = method === "analytic" ? 0 : passWork(this.running, plan.packs, sites, { back: true }).memory;
     const passes = workOf({
@@ -179,7 +178,7 @@ export async function estimateEvaluation(
   options: EvaluateOptions,
   machine: Machine,
 ): Promise<CircuitEstimate> {
-  const counted = new Counted(subject, await readsInPlace(subject.options.device as Device));
+  const counted = new Counted(subject, await weightsWay(subject.options.device as Device));
   const groups = [...groupsOfPairs(input, options.by).values()];
   for (const group of groups) evaluationOfGroup(counted, subject.dictionaries, group, options);
   if (options.transfer !== null) {
@@ -341,7 +340,7 @@ export async function estimateCircuit(
   machine: Machine,
 ): Promise<CircuitEstimate> {
   const { dictionaries } = subject;
-  const counted = new Counted(subject, await readsInPlace(subject.options.device as Device));
+  const counted = new Counted(subject, await weightsWay(subject.options.device as Device));
   const { running } = counted;
   const train = ofSplit(pairs, "train");
   if (isByAblation(way)) {

@@ -1,6 +1,5 @@
-import { readsInPlace } from "#session";
 import { bytesText, duration } from "../amounts.ts";
-import { type CaptureCost, captureCost } from "../capture/cost.ts";
+import { type CaptureCost, captureCost, weightsWay } from "../capture/cost.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { needsOf } from "../effects/dispatch.ts";
 import { type EffectsCost, effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
@@ -9,7 +8,7 @@ import { UserError } from "../errors.ts";
 import { type Pack, type Plan, rowCounts } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
-import { type Model, parameterCount } from "../models/model.ts";
+import { largestParameter, type Model, parameterCount } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
@@ -81,10 +80,10 @@ export async function estimateRun(
   const half = machine.availableMemory() / 2;
   const { sites } = needsOf(method, [...dictionaries.keys()], model.layers);
   const number = options.precision === "float64" ? 8 : 4;
-  const inPlace = await readsInPlace(options.device as Device);
+  const way = await weightsWay(options.device as Device);
   const costs = (["held", "streamed"] as const).map((weights) => ({
     weights,
-    ...captureCost(model, plans, sites, weights, checkpoint.storedType, number, inPlace),
+    ...captureCost(model, plans, sites, weights, checkpoint.storedType, number, way),
   }));
   const effects = [...dictionaries.values()].map((dictionary) =>
     effectsCost(dictionary, plans[0]!, options.score, number),
@@ -99,7 +98,9 @@ export async function estimateRun(
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
   const workSeconds = (work: MethodCost) => methodSeconds(work, checkpoint, gflops);
-  const mayHold = (cost: CaptureCost) => cost.compiled / 2 < largestGraph && cost.held < half && cost.memory() < half;
+  const fits = way !== "on device" || largestParameter(model) * number < largestBuffer;
+  const mayHold = (cost: CaptureCost) =>
+    fits && cost.compiled / 2 < largestGraph && cost.held < half && cost.memory() < half;
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
   const secondsOf = (i: 0 | 1) => captureSeconds(costs[i]!) + workSeconds(works[i]!);
   const chosen =
@@ -210,6 +211,9 @@ export function estimateParts(
 
 /** A graph with its weights inside, as runtimes need it that do not read them in place, has to stay below protobuf's 2 GiB. */
 const largestGraph = 1.9e9;
+
+/** Bytes of the largest array that devices are sure to take at once; Gemma 2 2B's table of tokens is larger. */
+const largestBuffer = 2 ** 31;
 
 /**
  * Refuses to hold weights that do not fit into the memory that is free.

@@ -2,6 +2,8 @@ import type { Pack, Plan } from "../forest/packs.ts";
 import { sameBytes } from "../graph/kept-sessions.ts";
 import { type RunMemory, runMemory } from "../graph/memory.ts";
 import { writeOnnx } from "../graph/onnx.ts";
+import { type Device, keepsNumbers } from "../graph/runtime.ts";
+import { takesWeights } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
@@ -28,17 +30,23 @@ export interface CaptureCost {
   readonly held: number;
   /** Bytes in the store: at the peak, and of the rows that stay until the effects are computed. */
   readonly stored: { readonly peak: number; readonly end: number };
-  /** Bytes of memory of a device that runs the sessions: of each its own copy of held weights, or one block's, and the largest run. */
+  /** Bytes of memory of a device that runs the sessions: held weights, once or for each session, or those of blocks, and the largest run. */
   onDevice(): number;
   /** Bytes of graphs with weights inside that have to be compiled; 0 where the runtime reads weights in place. */
   readonly compiled: number;
 }
 
 /**
- * Copies of held weights that are in memory: one where the runtime reads them in place; otherwise also, for each of the two graphs, as the graph's file
- * and in the session, there also packed for the matrix products. Measured on models of 4 to 135 million parameters.
+ * How sessions get held weights: they read them in place, or as the one copy that a device keeps for all of them, or weights are part of each one's
+ * graph.
  */
-const heldCopies = { inPlace: 1, compiled: 5.6 };
+export type WeightsWay = "in place" | "on device" | "in graphs";
+
+/**
+ * Copies of held weights that are in memory: one where sessions are given them; otherwise also, for each of the two graphs, as the graph's file and in
+ * the session, there also packed for the matrix products. Measured on models of 4 to 135 million parameters.
+ */
+const heldCopies = { given: 1, inGraphs: 5.6 };
 
 /**
  * Memory of a session as multiples of what its run needs at the peak and of the results: the runtime keeps memory in pieces that do not fit together
@@ -55,7 +63,7 @@ const liveStreams = 5;
  * The cost of a capture of several plans with weights held or streamed.
  *
  * @param number bytes of a number that is computed with
- * @param inPlace whether the runtime reads held weights in place
+ * @param way how sessions get held weights
  */
 export function captureCost(
   model: Model,
@@ -64,7 +72,7 @@ export function captureCost(
   weights: "held" | "streamed",
   storedType: (name: string) => StoredType,
   number: 4 | 8 = 4,
-  inPlace = true,
+  way: WeightsWay = "in place",
 ): CaptureCost {
   const packs = plans.flatMap((plan) => plan.packs.map((pack) => ({ plan, pack })));
   const besides = packs.flatMap(({ pack }) => (pack.beside ? [pack.beside] : []));
@@ -105,7 +113,8 @@ export function captureCost(
   const dtype = number === 8 ? "float64" : "float32";
   const allPacks = packs.map(({ pack }) => pack);
   if (weights === "held") {
-    const held = heldCopies[inPlace ? "inPlace" : "compiled"] * number * parameters.count;
+    const isInGraphs = way === "in graphs";
+    const held = heldCopies[isInGraphs ? "inGraphs" : "given"] * number * parameters.count;
     const sessions = once(() => heldSessions(model, allPacks, sites, dtype));
     return {
       flops,
@@ -113,28 +122,37 @@ export function captureCost(
       memory: () => held + sessions().bytes,
       onDevice: () => {
         const { count, bytes } = sessions();
-        return count * number * parameters.count + bytes;
+        return (isInGraphs ? count : 1) * number * parameters.count + bytes;
       },
       held,
       stored: { peak: end, end },
-      compiled: inPlace ? 0 : 2 * number * parameters.count,
+      compiled: isInGraphs ? 2 * number * parameters.count : 0,
     };
   }
   const wave = Math.min(defaultWaveRows, forward + backward);
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
   const ofBlocks = parameters.blocks / L;
   const stream = number * wave * model.width;
-  const sessions = once(() => streamedSessions(model, allPacks, sites, dtype, storedType));
+  // A device that keeps numbers has them in float32, of the next block too.
+  const isKept = way === "on device" && number === 4;
+  const givenType = isKept ? () => "float32" as const : storedType;
+  const onDevice = isKept ? (2 * parametersOf(model, givenType).blocks) / L : ofBlocks;
+  const sessions = once(() => streamedSessions(model, allPacks, sites, dtype, givenType));
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
-    onDevice: () => ofBlocks + sessions(),
+    onDevice: () => onDevice + sessions(),
     memory: () => 2 * ofBlocks + sessions() + liveStreams * stream,
     held: 0,
     // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
   };
+}
+
+/** How sessions on a device get weights that are held. */
+export async function weightsWay(device: Device = "cpu"): Promise<WeightsWay> {
+  return keepsNumbers(device) ? "on device" : (await takesWeights(device)) ? "in place" : "in graphs";
 }
 
 /** What is computed when it is first asked for. */

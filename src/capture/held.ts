@@ -1,5 +1,6 @@
 import { StoppedError } from "../errors.ts";
 import type { Pack } from "../forest/packs.ts";
+import { type OnDevice, putOnDevice } from "../graph/on-device.ts";
 import { gradients } from "../graph/reverse.ts";
 import { compile, type Session, type Sizes, type Value } from "../graph/session.ts";
 import { times } from "../graph/shape.ts";
@@ -40,13 +41,13 @@ export function heldRunner(
   const { model, dtype } = loaded;
   const sessions = packSessions();
   const entries = [...hooks, ...(from ? [[from.site, from] as const] : [])];
-  let fixed: Promise<Record<string, Value>> | undefined;
+  let fixed: Promise<OnDevice> | undefined;
   /** Inputs of all hooks that are the same for all packs. */
-  const fixedInputs = () => {
+  const fixedInputs = async () => {
     fixed ??= Promise.all(
       entries.map(async ([site, { weights: of }]) => namedInputs(await of?.(), namedAt(site))),
-    ).then((all) => Object.assign({}, ...all) as Record<string, Value>);
-    return fixed;
+    ).then((all) => putOnDevice(Object.assign({}, ...all) as Record<string, Value>, loaded));
+    return (await fixed).values;
   };
 
   /** m at the pack's rows, then at those beside them. */
@@ -94,7 +95,11 @@ export function heldRunner(
       }
       return { read: (job, kind, site, name) => kept.read(keyOf(job), outputName(kind, name, site)) };
     },
-    release: () => sessions.release(),
+    async release() {
+      await sessions.release();
+      // Inputs that could not be made have nothing to release; whoever asked for them has the error.
+      await fixed?.then((stay) => stay.release()).catch(() => {});
+    },
   };
 }
 

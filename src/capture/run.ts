@@ -17,10 +17,10 @@ export function openRunner(loaded: LoadedModel, options: RunOptions = {}): Runne
     }
   }
   const { weights, byBlock, dtype } = loaded;
-  if (isStreamed(weights)) return streamedRunner(loaded, new BlockReader(model, weights.checkpoint), options);
+  if (isStreamed(weights)) return streamedRunner(loaded, new BlockReader(model, weights.checkpoint, loaded), options);
   // Rows of tables go into blocks' graphs as float32.
   return byBlock && dtype === "float32"
-    ? streamedRunner(loaded, heldBlocks(weights), options)
+    ? streamedRunner(loaded, heldBlocks(weights, loaded), options)
     : heldRunner(loaded, weights, options);
 }
 

@@ -1,5 +1,6 @@
 import { StoppedError } from "../errors.ts";
 import type { Pack } from "../forest/packs.ts";
+import { type OnDevice, putOnDevice } from "../graph/on-device.ts";
 import { int64, type Session, sessionPool, type Value } from "../graph/session.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import { parseSite, type SiteName } from "../site.ts";
@@ -62,11 +63,10 @@ export function streamedRunner(
   };
   const weightsAt = (site: SiteName) => (site === from?.site ? from.weights : hooks.get(site)?.weights)?.();
   /** Inputs of a piece's hooks: those that are the same for all packs. */
-  const hookWeights = async (sites: readonly SiteName[]) =>
-    Object.assign(
-      {},
-      ...(await Promise.all(sites.map(async (site) => namedInputs(await weightsAt(site), namedByKind(site))))),
-    );
+  const hookWeights = async (sites: readonly SiteName[]) => {
+    const all = await Promise.all(sites.map(async (site) => namedInputs(await weightsAt(site), namedByKind(site))));
+    return putOnDevice(Object.assign({}, ...all) as Record<string, Value>, loaded);
+  };
   const hookInputs = async ({ job }: Placed, sites: readonly SiteName[]): Promise<Record<string, Value>> =>
     Object.assign(
       {},
@@ -82,32 +82,46 @@ export function streamedRunner(
       const graphs = sizes.map((n) => [n, graphsFor(n).block(layer, direction)] as const);
       // Tiles of all sizes have the same weights.
       const [, { names, sites }] = graphs[0]!;
-      const read = Promise.all([reader.read(names, i % 2), hookWeights(sites)]);
+      const read = Promise.all([reader.read(names, (i % 2) as 0 | 1), hookWeights(sites)]);
       read.catch(() => {});
       const pieces = new Map<number, { readonly graph: PieceGraph; readonly session: Session }>();
       for (const [n, graph] of graphs) pieces.set(n, { graph, session: await pool.compile(graph.outputs) });
       return { layer, pieces, read };
     };
     let current = await begin(0);
-    for (let i = 1; current; i++) {
-      const [weights, ofHooks] = await current.read;
-      const next = await begin(i);
-      const { layer, pieces } = current;
-      const pieceOf = (pack: Pack) => pieces.get(tileSizeOf(pack))!;
-      yield { layer, pieceOf, weights: { ...weights, ...ofHooks } as Record<string, Value> };
-      current = next;
+    let next: typeof current;
+    try {
+      for (let i = 1; current; i++) {
+        const [weights, ofHooks] = await current.read;
+        next = await begin(i);
+        const { layer, pieces } = current;
+        const pieceOf = (pack: Pack) => pieces.get(tileSizeOf(pack))!;
+        yield { layer, pieceOf, weights: { ...weights, ...ofHooks.values } as Record<string, Value> };
+        ofHooks.release();
+        current = next;
+      }
+    } finally {
+      // Where blocks are left before the last one, the next one's inputs are there too.
+      for (const left of [current, next]) await left?.read.then(([, ofHooks]) => ofHooks.release()).catch(() => {});
     }
   }
 
   /** The session of what comes before or after the blocks, with its weights; of the tables only the rows of the tokens at hand. */
-  const piece = async ({ outputs, names, tables, sites }: PieceGraph, tokens: Int32Array) => ({
-    session: await pool.compile(outputs),
-    weights: {
-      ...(await reader.readTables(tables, tokens)),
-      ...(await reader.read(names, 0)),
-      ...(await hookWeights(sites)),
-    } as Record<string, Value>,
-  });
+  const piece = async ({ outputs, names, tables, sites }: PieceGraph, tokens: Int32Array) => {
+    ofPiece?.release();
+    const ofHooks = await hookWeights(sites);
+    ofPiece = ofHooks;
+    return {
+      session: await pool.compile(outputs),
+      weights: {
+        ...(await reader.readTables(tables, tokens)),
+        ...(await reader.read(names, 0)),
+        ...ofHooks.values,
+      } as Record<string, Value>,
+    };
+  };
+  /** Inputs of the hooks of the last such piece. */
+  let ofPiece: OnDevice | undefined;
 
   const rowsOf = (pack: Pack): [number, number] => [pack.tokens.length, model.width];
   const contextOf = (pack: Pack) => packContext(pack, tileSizeOf(pack), dtype);
@@ -410,6 +424,7 @@ export function streamedRunner(
     },
     async release() {
       await pool.release();
+      ofPiece?.release();
       reader.release();
     },
   };

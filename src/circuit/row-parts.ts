@@ -1,4 +1,4 @@
-import { BlockReader } from "../capture/block-reader.ts";
+import { BlockReader, heldInputs } from "../capture/block-reader.ts";
 import type { Capture } from "../capture/capture.ts";
 import { type Floats, floatValue, newFloats } from "../capture/hooks.ts";
 import { weightInputs } from "../capture/piece-graphs.ts";
@@ -7,7 +7,7 @@ import { cleanRow, patchRow } from "../effects/rest.ts";
 import { StoppedError } from "../errors.ts";
 import { isChanged } from "../forest/forest.ts";
 import { gradients, topological } from "../graph/reverse.ts";
-import { constantValue, int64, type Session, sessionPool, type Value } from "../graph/session.ts";
+import { int64, type Session, sessionPool, type Value } from "../graph/session.ts";
 import { sameShape, times } from "../graph/shape.ts";
 import { openStages, substitute } from "../graph/stages.ts";
 import { concat, constant, input, numbers, type Tensor } from "../graph/tensor.ts";
@@ -89,7 +89,7 @@ export function openRowParts(
   const padded = (rows: number) => Math.ceil(rows / n) * n;
   const perRun = Math.max(1, Math.floor(runRows / K));
   const pool = sessionPool(loaded);
-  const reader = isStreamed(weights) ? new BlockReader(model, weights.checkpoint) : undefined;
+  const reader = isStreamed(weights) ? new BlockReader(model, weights.checkpoint, loaded) : undefined;
 
   const trace = async (part: RowPart, layer: number) => {
     const typeOf = () => (isStreamed(weights) ? "float32" : dtype);
@@ -97,7 +97,7 @@ export function openRowParts(
     const traced = tracePart(part, model, tensors, layer, contextInputs(n, dtype));
     const values: Record<string, Value> = isStreamed(weights)
       ? await reader!.readFloats(names)
-      : Object.fromEntries(names.map((name, i) => [`w${i}`, constantValue(weights(name))]));
+      : await heldInputs(weights, names, loaded);
     /** Gives what tensors of the part depend on at some nodes, at all points. */
     const inputsOf = async (outputs: readonly Tensor[], z?: () => Floats) => {
       const needed = new Set(topological(outputs));

@@ -1,5 +1,6 @@
 import { threadCount } from "#session";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
+import { putOnDevice } from "../graph/on-device.ts";
 import { compile, float32, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import type { Dim } from "../graph/shape.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
@@ -292,16 +293,22 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     const sparse = new SparseBuilder(rows, dtype);
     const thresholds =
       encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
+    // A single product has no use for weights that stay.
+    const stay = rows > chunkRows ? await putOnDevice(values, options) : undefined;
     const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
     const step = steps(watch, rows);
-    for (let at = 0, n = 0; at < rows; at += n) {
-      step(at);
-      // Of one row alone the runtime sums in another order; codes should not depend on where a row stands.
-      n = rows - at === chunkRows + 1 ? chunkRows - 1 : Math.min(chunkRows, rows - at);
-      const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
-      const { f } = await session.run({ ...values, x: part }, dense && { f: dense.room(n) });
-      if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));
-      else sparse.add(f.data as Float32Array | Float64Array, n, F);
+    try {
+      for (let at = 0, n = 0; at < rows; at += n) {
+        step(at);
+        // Of one row alone the runtime sums in another order; codes should not depend on where a row stands.
+        n = rows - at === chunkRows + 1 ? chunkRows - 1 : Math.min(chunkRows, rows - at);
+        const part: Value = { dtype, data: numbersOf(x.subarray(at * D, (at + n) * D), dtype), shape: [n, D] };
+        const { f } = await session.run({ ...values, ...stay?.values, x: part }, dense && { f: dense.room(n) });
+        if (dense) for (let r = 0; r < n; r++) sparse.addFound(...dense.row(r));
+        else sparse.add(f.data as Float32Array | Float64Array, n, F);
+      }
+    } finally {
+      stay?.release();
     }
     return sparse.finish();
   };

@@ -9,8 +9,11 @@ export type Device = (typeof devices)[number];
 /** Values that go into a session or come out of it, with their shapes at run time. */
 export interface Value {
   readonly dtype: DType;
+  /** Row by row; empty where the numbers are on a device alone. */
   readonly data: TypedData;
   readonly shape: readonly number[];
+  /** The numbers on the device, for sessions there; on-device.ts makes such values and ends them. */
+  readonly onDevice?: OrtTensor;
 }
 
 /** A compiled graph. */
@@ -49,6 +52,9 @@ export interface RuntimeOptions extends SessionOptions {
   readonly fuse: boolean;
 }
 
+/** Whether a device can keep numbers between runs: of all providers, onnxruntime's packages can leave results on this one alone. */
+export const keepsNumbers = (device: Device = "cpu"): boolean => device === "webgpu";
+
 /** What the onnxruntime packages for Node and for the browser have in common. */
 export interface Onnxruntime {
   readonly InferenceSession: {
@@ -56,6 +62,50 @@ export interface Onnxruntime {
   };
   readonly Tensor: TensorConstructor;
   readonly env: { logLevel?: "verbose" | "info" | "warning" | "error" | "fatal" };
+}
+
+/** What all sessions on an execution provider are told. */
+const sessionOptions = (provider: string): InferenceSession.SessionOptions => ({
+  executionProviders: [provider],
+  logSeverityLevel: 3,
+  // A pattern lays all results of a run side by side ahead of time: as fast as without, for up to twice the memory.
+  enableMemPattern: false,
+});
+
+/** Values as the runtime takes them; bfloat16 and float16 are bits. */
+const tensorsOf =
+  (Tensor: TensorConstructor) =>
+  ({ dtype, data, shape, onDevice }: Value): OrtTensor =>
+    onDevice ?? new Tensor(dtype === "bfloat16" || dtype === "float16" ? "uint16" : dtype, data as Float32Array, shape);
+
+/** Sends numbers to a device on which they stay. */
+export type Sender = (value: Value) => Promise<OrtTensor>;
+
+/**
+ * Opens what sends numbers to a device, as float32: a session for each type and rank whose result stays there. They are never closed: with the last
+ * session on a device the runtime ends what keeps its memory.
+ *
+ * @param copies the ONNX file that copies x, of a type and a rank, to y in float32
+ */
+export function openSender(
+  { InferenceSession: sessions, Tensor }: Onnxruntime,
+  provider: string,
+  copies: (dtype: DType, rank: number) => Uint8Array,
+): Sender {
+  const tensorOf = tensorsOf(Tensor);
+  const made = new Map<string, Promise<InferenceSession>>();
+  return async (value) => {
+    const rank = value.shape.length;
+    const key = `${value.dtype}/${rank}`;
+    const session =
+      made.get(key) ??
+      sessions.create(copies(value.dtype, rank), {
+        ...sessionOptions(provider),
+        preferredOutputLocation: "gpu-buffer",
+      });
+    made.set(key, session);
+    return (await (await session).run({ x: tensorOf(value) })).y!;
+  };
 }
 
 /**
@@ -70,19 +120,13 @@ export async function openSession(
   { threads = 0, fuse }: RuntimeOptions,
   inPlace = false,
 ): Promise<Session> {
-  const tensorOf = ({ dtype, data, shape }: Value) => {
-    const type = dtype === "bfloat16" || dtype === "float16" ? "uint16" : dtype;
-    return new Tensor(type, data as Float32Array, shape);
-  };
+  const tensorOf = tensorsOf(Tensor);
   const session = await sessions.create(model, {
-    executionProviders: [provider],
+    ...sessionOptions(provider),
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     // On a CPU rewriting graphs gains nothing that can be measured, and is more than half of the time in which a session opens.
     graphOptimizationLevel: inPlace ? "disabled" : fuse ? "all" : "basic",
-    logSeverityLevel: 3,
-    // A pattern lays all results of a run side by side ahead of time: as fast as without, for up to twice the memory.
-    enableMemPattern: false,
     // Threads that spin after a run slow down whatever runs next, most of all other sessions. Within a run they wait for the next operation by spinning
     // as long as small ones take: a sixth of a short run's processor time went into waiting longer.
     extra: { session: { force_spinning_stop: "1", intra_op: { spin_duration_us: "50" } } },

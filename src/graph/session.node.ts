@@ -1,7 +1,16 @@
 import { availableParallelism, cpus } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { UserError } from "../errors.ts";
-import { type Device, type Onnxruntime, openSession, type RuntimeOptions, type Session } from "./runtime.ts";
+import { copyGraph } from "./copy-graph.ts";
+import {
+  type Device,
+  type Onnxruntime,
+  openSender,
+  openSession,
+  type RuntimeOptions,
+  type Sender,
+  type Session,
+} from "./runtime.ts";
 
 /** Keeps onnxruntime from reporting its use to its makers, and from the device ID that it stores for that. ORT_DISABLE_TELEMETRY=0 lets it. */
 export function withoutTelemetry(): void {
@@ -48,6 +57,15 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
   }
   return openSession(ort, "wasm", model, options);
 }
+
+const senders = new Map<Device, Promise<Sender>>();
+
+/** Sends numbers to a device on which they stay, as float32. */
+export const sender = (device: Device): Promise<Sender> => {
+  const known = senders.get(device) ?? load().then(({ ort }) => openSender(ort, device, copyGraph));
+  senders.set(device, known);
+  return known;
+};
 
 /** Lets WebAssembly have relaxed vector instructions, which Node 20 keeps behind a flag; versions that do not know the flag say nothing. */
 export function allowRelaxedSimd(): void {

@@ -1,12 +1,20 @@
 import { createRuntime, readsInPlace } from "#session";
 import { sameBytes } from "./kept-sessions.ts";
+import { constantValue } from "./on-device.ts";
 import { type FedConstant, writeOnnx } from "./onnx.ts";
 import { topological } from "./reverse.ts";
-import type { Session, SessionOptions, Value } from "./runtime.ts";
+import { type Device, keepsNumbers, type Session, type SessionOptions, type Value } from "./runtime.ts";
 import { sameGraph } from "./same-graph.ts";
 import type { Tensor } from "./tensor.ts";
 
 export type { Session, SessionOptions, Value } from "./runtime.ts";
+
+/**
+ * Whether sessions are given a model's weights as inputs: they read them where they lie in memory, or as copies that the device keeps, one for all
+ * sessions. Otherwise weights are part of each session's graph.
+ */
+export const takesWeights = async (device: Device = "cpu"): Promise<boolean> =>
+  keepsNumbers(device) || (await readsInPlace(device));
 
 /**
  * Sizes by the names that a graph has for them. A graph whose sizes are known opens several times faster, the larger the more: otherwise the runtime
@@ -17,9 +25,10 @@ export type Sizes = Readonly<Record<string, number>>;
 /**
  * Compiles the graph that leads to `outputs` for onnxruntime.
  *
- * Where the runtime reads inputs in place, large matrices are fed to it with every run: it then makes no copies of a model's weights, of which it
- * would keep three for each graph, and a graph is ready at once. The price is that products pack their right side anew, a few percent of a run. They
- * are fed as well where sessions are kept: a file with the weights in it would be kept a second time, and opening it takes longer than copying them.
+ * Where the runtime reads inputs in place, or the device can keep them, large matrices are fed to it with every run: it then makes no copies of a
+ * model's weights, of which it would keep three for each graph, and a graph is ready at once. The price on a CPU is that products pack their right side
+ * anew, a few percent of a run. They are fed as well where sessions are kept: a file with the weights in it would be kept a second time, and opening it
+ * takes longer than copying them.
  *
  * @param sizes sizes that the graph only names and that all runs of this session have
  * @param options embedConstants puts constants into the graph, so that the runtime packs them ahead of time (for benchmarks only)
@@ -29,20 +38,15 @@ export async function compile<O extends string>(
   options: SessionOptions = {},
   { sizes = {}, embedConstants = false }: { readonly sizes?: Sizes; readonly embedConstants?: boolean } = {},
 ): Promise<Session<string, O>> {
-  const feeds = !embedConstants && (options.kept !== undefined || (await readsInPlace(options.device)));
+  const feeds = !embedConstants && (options.kept !== undefined || (await takesWeights(options.device)));
   const fed: FedConstant[] | undefined = feeds ? [] : undefined;
   const file = writeOnnx(outputs, fed, sizes);
   const open = () => createRuntime(file, { ...options, fuse: mayFuse(outputs) });
   const session = (await (fed && options.kept ? options.kept.lend(file, open) : open())) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
-  const constants = Object.fromEntries(fed.map(({ name, tensor }) => [name, constantValue(tensor)]));
+  const constants: Record<string, Value> = {};
+  for (const { name, tensor } of fed) constants[name] = await constantValue(tensor, options);
   return { run: (inputs, into) => session.run({ ...inputs, ...constants }, into), release: () => session.release() };
-}
-
-/** The numbers of a constant as a session's input. */
-export function constantValue({ dtype, shape, source }: Tensor): Value {
-  if (source.kind !== "constant") throw new Error("internal: the value of something that is no constant");
-  return { dtype, data: source.data, shape: shape as readonly number[] };
 }
 
 /** onnxruntime replaces patterns by fused operations, of which some have no float64 kernel. */

@@ -1,5 +1,6 @@
 import { UserError } from "../errors.ts";
-import { type Device, openSession, type RuntimeOptions, type Session } from "./runtime.ts";
+import { copyGraph } from "./copy-graph.ts";
+import { type Device, openSender, openSession, type RuntimeOptions, type Sender, type Session } from "./runtime.ts";
 
 /** What computes here: the WebAssembly builds, of which one also drives WebGPU. */
 export async function runtimeName(): Promise<"onnxruntime-web"> {
@@ -46,6 +47,17 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
     run: (inputs, into) => inTurn(() => session.run(inputs, into)),
     release: () => inTurn(() => session.release()),
   };
+}
+
+let sends: Promise<Sender> | undefined;
+
+/** Sends numbers to WebGPU's device, on which they stay, as float32. */
+export function sender(_device: Device): Promise<Sender> {
+  sends ??= builds.webgpu().then((ort) => {
+    const send = openSender(ort, "webgpu", copyGraph);
+    return (value) => inTurn(() => send(value));
+  });
+  return sends;
 }
 
 let last: Promise<unknown> = Promise.resolve();

@@ -223,6 +223,12 @@ export function scalar(value: number, dtype: DType): Tensor {
   return constant(numbers([value], dtype), dtype, []);
 }
 
+/** The numbers of a constant. */
+export function constantData({ source }: Tensor): TypedData {
+  if (source.kind !== "constant") throw new Error("internal: the numbers of something that is no constant");
+  return source.data;
+}
+
 /** condition ? a : b, element by element, with broadcasting. */
 export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
   return apply("Where", {}, condition, a, b);

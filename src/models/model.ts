@@ -1,6 +1,7 @@
 import { type Dim, times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type SiteKind, type SiteName, siteName } from "../site.ts";
+import { sum } from "../stats.ts";
 
 /**
  * A language model as traced computation; the letters of its axes are in graph/tensor.ts.
@@ -148,11 +149,17 @@ export function blockParameters(
 }
 
 /** The number of a model's parameters. */
-export function parameterCount({ parameters }: Model): number {
-  let count = 0;
-  for (const shape of parameters.values()) count += shape.reduce((a, b) => a * b, 1);
-  return count;
+export function parameterCount(model: Model): number {
+  return sum(parameterSizes(model));
 }
+
+/** Numbers of the largest parameter. */
+export function largestParameter(model: Model): number {
+  return Math.max(...parameterSizes(model));
+}
+
+const parameterSizes = ({ parameters }: Model) =>
+  [...parameters.values()].map((shape) => shape.reduce((a, b) => a * b, 1));
 
 /**
  * The inputs of a forward pass over tiles of n tokens: `tokens`, `positions`, and `mask`, or `first` and `last` where tiles are long.
