@@ -121,31 +121,6 @@ describe("the two runtimes", () => {
   });
 });
 
-describe("16-bit weights", () => {
-  // 1.5, −2, the smallest normal number, and a subnormal one, in both forms.
-  const forms = {
-    bfloat16: [Uint16Array.of(0x3fc0, 0xc000, 0x0080, 0x0001), [1.5, -2, 2 ** -126, 2 ** -133]],
-    float16: [Uint16Array.of(0x3e00, 0xc000, 0x0400, 0x0001), [1.5, -2, 2 ** -14, 2 ** -24]],
-  } as const;
-  it.each(["bfloat16", "float16"] as const)(
-    "%s goes in as bits and is widened exactly, by both runtimes",
-    async (dtype) => {
-      const [bits, expected] = forms[dtype];
-      const w = input("w", dtype, [4]);
-      const outputs = { y: w.cast("float32"), z: w.cast("float64") };
-      const web = await createWeb(writeOnnx({ y: outputs.y }), { fuse: true });
-      const native = await compile(outputs);
-      const values = { w: { dtype, data: bits, shape: [4] } };
-      const { y, z } = await native.run(values);
-      expect([...(y.data as Float32Array)]).toEqual(expected);
-      expect([...(z.data as Float64Array)]).toEqual(expected);
-      expect([...((await web.run(values)).y!.data as Float32Array)]).toEqual(expected);
-      await native.release();
-      await web.release();
-    },
-  );
-});
-
 it("rows that several threads add to the same rows are all there", async () => {
   const [N, P, D] = [8, 4096, 96];
   const updates = input("updates", "float32", ["P", D]);

@@ -175,7 +175,7 @@ describe("long prompts", () => {
       const model = modelFromConfig({ ...checkpoint.config, ...heads }, name);
       const sizes = [2048, 4096].map((tileSize) => {
         const hooks = readingHooks(["attn_z.0"]);
-        const graphs = pieceGraphs(model, checkpoint.storedType, tileSize, "float32", { hooks });
+        const graphs = pieceGraphs(model, tileSize, "float32", { hooks });
         return (["forward", "backward"] as const).map((way) => largest(Object.values(graphs.block(0, way).outputs)));
       });
       // One chunk's scores, whatever the length.

@@ -131,18 +131,13 @@ export function captureCost(
   }
   const wave = Math.min(defaultWaveRows, forward + backward);
   const waves = Math.max(1, Math.ceil((forward + backward) / defaultWaveRows));
-  const ofBlocks = parameters.blocks / L;
   const stream = number * wave * model.width;
-  // A device that keeps numbers has them in float32, of the next block too.
-  const isKept = way === "on device" && number === 4;
-  const givenType = isKept ? () => "float32" as const : storedType;
-  const onDevice = isKept ? (2 * parametersOf(model, givenType).blocks) / L : ofBlocks;
-  const sessions = once(() => streamedSessions(model, allPacks, sites, dtype, givenType));
+  const sessions = once(() => streamedSessions(model, allPacks, sites, dtype));
   return {
     flops,
     read: waves * parameters.blocks * (1 + share),
-    onDevice: () => onDevice + sessions(),
-    memory: () => 2 * ofBlocks + sessions() + liveStreams * stream,
+    onDevice: () => parameters.inBlocks / L + sessions(),
+    memory: () => parameters.atHand / L + sessions() + liveStreams * stream,
     held: 0,
     // When the forward pass is done, the inputs of all blocks that gradients pass are there, with the rows that are kept of this wave's x and of all that the waves before gave.
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
@@ -213,8 +208,8 @@ export function passWork(
       : 0,
     sessions: isStreamed ? (back ? 4 : 3) : 1,
     memory: isStreamed
-      ? (2 * parametersOf(model, storedType).blocks) / model.layers +
-        streamedSessions(model, asked, sites, dtype, storedType) +
+      ? parametersOf(model, storedType).atHand / model.layers +
+        streamedSessions(model, asked, sites, dtype) +
         (back ? model.layers + liveStreams : liveStreams) * stream
       : heldSessions(model, asked, sites, dtype).bytes,
   });
@@ -262,7 +257,6 @@ function streamedSessions(
   packs: readonly Pack[],
   sites: readonly SiteName[],
   dtype: "float32" | "float64",
-  storedType: (name: string) => StoredType,
 ): number {
   const hooks = readingHooks(sites);
   const bytes = (direction: "forward" | "backward", low: number) => {
@@ -270,7 +264,7 @@ function streamedSessions(
     const gone = direction === "forward" ? packs.map(wholePack) : packs.filter(({ kind }) => kind === "backward");
     let sum = 0;
     for (const n of new Set(gone.map(tileSizeOf))) {
-      const graphs = pieceGraphs(model, storedType, n, dtype, { hooks });
+      const graphs = pieceGraphs(model, n, dtype, { hooks });
       const B = gone.reduce((most, pack) => (tileSizeOf(pack) === n ? Math.max(most, pack.tiles) : most), 0);
       const kinds: { readonly file: Uint8Array; readonly outputs: readonly Tensor[] }[] = [];
       for (let layer = low; layer < model.layers; layer++) {
@@ -288,15 +282,21 @@ function streamedSessions(
 const sessionBytes = ({ peak, results, operations }: RunMemory) =>
   sessionShare.peak * peak + sessionShare.results * results + operationBytes * operations;
 
-/** Numbers and stored bytes of all parameters, and stored bytes of those in blocks. */
+/**
+ * Numbers and stored bytes of all parameters, and of those in blocks: bytes as they are stored, in float32, and of what is in memory when each block
+ * in turn is read behind the one that computes. Numbers of 16 bits are widened for that, others are given as they were read.
+ */
 function parametersOf(model: Model, storedType: (name: string) => StoredType) {
-  let [count, stored, blocks] = [0, 0, 0];
+  let [count, stored, blocks, inBlocks, atHand] = [0, 0, 0, 0, 0];
   for (const [name, shape] of model.parameters) {
     const size = shape.reduce((a, b) => a * b, 1);
     const bytes = size * storedBytes[storedType(name)];
     count += size;
     stored += bytes;
-    if (/\.\d+\./.test(name)) blocks += bytes;
+    if (!/\.\d+\./.test(name)) continue;
+    blocks += bytes;
+    inBlocks += 4 * size;
+    atHand += bytes + 4 * size;
   }
-  return { count, stored, blocks };
+  return { count, stored, blocks, inBlocks, atHand };
 }

@@ -115,12 +115,12 @@ async function openUnembedding(
     };
   }
   const { checkpoint } = weights;
-  const asked = weightInputs(model, checkpoint.storedType, dtype);
+  const asked = weightInputs(model, "float32", dtype);
   const session = await compile({ logits: trace(asked.weights, x) }, loaded);
   const reader = new BlockReader(model, checkpoint);
   return {
     async *pieces(rows) {
-      const norm = await reader.read(asked.names, 0);
+      const norm = await reader.inputs(asked.names);
       for (let first = 0; first < V; first += tokens) {
         const T = Math.min(tokens, V - first);
         const tables = await reader.readTables(

@@ -1,5 +1,5 @@
 import { gradients } from "../graph/reverse.ts";
-import { type DType, times } from "../graph/shape.ts";
+import { times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { contextInputs, type Model, type Tap, type Weights } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
@@ -49,7 +49,6 @@ export const namedByKind = (site: SiteName) => (name: string) => `${name}/${pars
 /** Traces the pieces of a model for tiles of n nodes. */
 export function pieceGraphs(
   model: Model,
-  typeOf: (name: string) => DType,
   n: number,
   dtype: "float32" | "float64",
   { hooks, from, objective }: Traced,
@@ -62,7 +61,7 @@ export function pieceGraphs(
     direction: Direction,
     piece: (weights: Weights, take: (site: SiteName, hooked: Hooked) => Tensor, tap: Tap) => { x?: Tensor; y: Tensor },
   ): PieceGraph => {
-    const { weights, ...asked } = weightInputs(model, typeOf, dtype);
+    const { weights, ...asked } = weightInputs(model, "float32", dtype);
     const finds: Find[] = [];
     const given = new Map<string, Tensor>();
     const sites: SiteName[] = [];
@@ -126,7 +125,7 @@ export function pieceGraphs(
       });
     },
     ends() {
-      const { weights, ...asked } = weightInputs(model, typeOf, dtype);
+      const { weights, ...asked } = weightInputs(model, "float32", dtype);
       const x = input("x", dtype, ["P", model.width]);
       const { metric, total } = traceMetricOf(model, weights, x, objective);
       const [g] = gradients(total, [x]);
@@ -135,8 +134,8 @@ export function pieceGraphs(
   };
 }
 
-/** Weights as inputs of the type in which they lie in the file, cast to the one that is computed in; see `PieceGraph` for their names. */
-export function weightInputs(model: Model, typeOf: (name: string) => DType, dtype: "float32" | "float64") {
+/** Weights as inputs of the type in which they are given, cast to the one that is computed in; see `PieceGraph` for their names. */
+export function weightInputs(model: Model, given: "float32" | "float64", dtype: "float32" | "float64") {
   const names: string[] = [];
   const tables: string[] = [];
   const made = new Map<string, Tensor>();
@@ -147,7 +146,7 @@ export function weightInputs(model: Model, typeOf: (name: string) => DType, dtyp
     if (!shape) throw new Error(`internal: ${model.modelType} asks for ${name}, which is not among its parameters`);
     const t = model.tokenTables.includes(name)
       ? input(`table${tables.push(name) - 1}`, "float32", ["T", shape[1]!])
-      : input(`w${names.push(name) - 1}`, typeOf(name), shape);
+      : input(`w${names.push(name) - 1}`, given, shape);
     const cast = t.cast(dtype);
     made.set(name, cast);
     return cast;

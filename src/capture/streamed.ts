@@ -56,8 +56,7 @@ export function streamedRunner(
   const made = new Map<number, PieceGraphs>();
   /** The graphs for packs of tiles of n nodes. */
   const graphsFor = (n: number) => {
-    const known =
-      made.get(n) ?? pieceGraphs(model, (name) => reader.typeOf(name), n, dtype, { hooks, from, objective });
+    const known = made.get(n) ?? pieceGraphs(model, n, dtype, { hooks, from, objective });
     made.set(n, known);
     return known;
   };
@@ -82,7 +81,7 @@ export function streamedRunner(
       const graphs = sizes.map((n) => [n, graphsFor(n).block(layer, direction)] as const);
       // Tiles of all sizes have the same weights.
       const [, { names, sites }] = graphs[0]!;
-      const read = Promise.all([reader.read(names, (i % 2) as 0 | 1), hookWeights(sites)]);
+      const read = Promise.all([reader.read(names), hookWeights(sites)]);
       read.catch(() => {});
       const pieces = new Map<number, { readonly graph: PieceGraph; readonly session: Session }>();
       for (const [n, graph] of graphs) pieces.set(n, { graph, session: await pool.compile(graph.outputs) });
@@ -92,7 +91,8 @@ export function streamedRunner(
     let next: typeof current;
     try {
       for (let i = 1; current; i++) {
-        const [weights, ofHooks] = await current.read;
+        const [take, ofHooks] = await current.read;
+        const weights = await take();
         next = await begin(i);
         const { layer, pieces } = current;
         const pieceOf = (pack: Pack) => pieces.get(tileSizeOf(pack))!;
@@ -115,7 +115,7 @@ export function streamedRunner(
       session: await pool.compile(outputs),
       weights: {
         ...(await reader.readTables(tables, tokens)),
-        ...(await reader.read(names, 0)),
+        ...(await reader.inputs(names)),
         ...ofHooks.values,
       } as Record<string, Value>,
     };

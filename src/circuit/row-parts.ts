@@ -92,11 +92,10 @@ export function openRowParts(
   const reader = isStreamed(weights) ? new BlockReader(model, weights.checkpoint, loaded) : undefined;
 
   const trace = async (part: RowPart, layer: number) => {
-    const typeOf = () => (isStreamed(weights) ? "float32" : dtype);
-    const { weights: tensors, names } = weightInputs(model, typeOf, dtype);
+    const { weights: tensors, names } = weightInputs(model, isStreamed(weights) ? "float32" : dtype, dtype);
     const traced = tracePart(part, model, tensors, layer, contextInputs(n, dtype));
     const values: Record<string, Value> = isStreamed(weights)
-      ? await reader!.readFloats(names)
+      ? await reader!.inputs(names)
       : await heldInputs(weights, names, loaded);
     /** Gives what tensors of the part depend on at some nodes, at all points. */
     const inputsOf = async (outputs: readonly Tensor[], z?: () => Floats) => {

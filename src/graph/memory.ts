@@ -25,8 +25,6 @@ const numberBytes = {
   float64: 8,
   int64: 8,
   bool: 1,
-  bfloat16: 2,
-  float16: 2,
   uint8: 1,
   int8: 1,
   int32: 4,

@@ -14,7 +14,7 @@ export interface OnDevice<K extends string = string> {
 }
 
 /**
- * Puts values where sessions take them run after run without their being sent again: large ones on a device that can keep numbers, in float32;
+ * Puts values where sessions take them run after run without their being sent again: large ones in float32 on a device that can keep numbers;
  * others are as they were given.
  *
  * @throws UserError if the device has no room
@@ -41,11 +41,11 @@ export async function putOnDevice<K extends string>(
   return { values: all as Record<K, Value>, release };
 }
 
-/** A value on a device that can keep numbers, in float32. @throws UserError if there is no room for it */
+/** A float32 value on a device that can keep numbers. @throws UserError if there is no room for it */
 export async function putValue(value: Value, { device = "cpu" }: SessionOptions): Promise<Value> {
   try {
     const onDevice = await (await sender(device))(value);
-    return { dtype: "float32", data: new Float32Array(0), shape: value.shape, onDevice };
+    return { dtype: value.dtype, data: new Float32Array(0), shape: value.shape, onDevice };
   } catch (error) {
     const [said = ""] = String((error as Error).message ?? error).split("\n");
     throw new UserError(

@@ -5,8 +5,8 @@ import { topological } from "./reverse.ts";
 import { type DType, type Shape, sameShape, withSizes } from "./shape.ts";
 import { numbers, type Tensor, type TypedData } from "./tensor.ts";
 
-/** Versions of the file's form and of the operations: 21 runs everywhere, BitCast came with 26. */
-const versions = { plain: { ir: 10, opset: 21 }, bitCast: { ir: 13, opset: 26 } };
+/** Versions of the file's form and of the operations. */
+const [ir, opset] = [10, 21];
 
 /** ONNX's numbers for types (TensorProto.DataType). */
 const typeNumbers: Record<DType, number> = {
@@ -16,14 +16,8 @@ const typeNumbers: Record<DType, number> = {
   int32: 6,
   int64: 7,
   bool: 9,
-  float16: 10,
   float64: 11,
-  bfloat16: 16,
 };
-const uint16 = 4;
-
-/** Types of inputs that runtimes take as bits alone. */
-const isBits = (dtype: DType) => dtype === "bfloat16" || dtype === "float16";
 
 /** Numbers from which on a matrix is worth feeding. */
 const leastFed = 4096;
@@ -66,8 +60,7 @@ interface Graph {
 }
 
 /**
- * The ONNX file of the graph that leads to `outputs`, its inputs named as they were traced and its outputs as the keys. Inputs in bfloat16 and
- * float16 are the bits, as uint16.
+ * The ONNX file of the graph that leads to `outputs`, its inputs named as they were traced and its outputs as the keys.
  *
  * Constants become initializers inside the file, which protobuf limits to 2 GiB.
  *
@@ -112,7 +105,6 @@ export function writeOnnx(
   for (const i of graph.initializers) message.message(5, i);
   for (const i of inputs) message.message(11, i);
   for (const r of results) message.message(12, r);
-  const { ir, opset } = graph.nodes.some(({ type }) => type === "BitCast") ? versions.bitCast : versions.plain;
   return new Message()
     .int(1, ir)
     .text(2, "analytic-sfc")
@@ -128,10 +120,8 @@ function emitAll(graph: Graph, outputs: readonly Tensor[]): void {
     const { source } = t;
     if (names.has(t)) continue;
     if (source.kind === "input") {
-      const type = isBits(t.dtype) ? uint16 : typeNumbers[t.dtype];
-      graph.inputs.push(valueInfo(source.name, type, withSizes(t.shape, sizes)));
-      const to = typeNumbers[t.dtype];
-      names.set(t, isBits(t.dtype) ? add(graph, "BitCast", [source.name], { to }) : source.name);
+      graph.inputs.push(valueInfo(source.name, typeNumbers[t.dtype], withSizes(t.shape, sizes)));
+      names.set(t, source.name);
     } else if (source.kind === "constant" && fed && source.data.length >= leastFed && t.rank > 1) {
       const name = `constant${fed.length}`;
       fed.push({ name, tensor: t });

@@ -72,38 +72,37 @@ const sessionOptions = (provider: string): InferenceSession.SessionOptions => ({
   enableMemPattern: false,
 });
 
-/** Values as the runtime takes them; bfloat16 and float16 are bits. */
+/** Values as the runtime takes them. */
 const tensorsOf =
   (Tensor: TensorConstructor) =>
   ({ dtype, data, shape, onDevice }: Value): OrtTensor =>
-    onDevice ?? new Tensor(dtype === "bfloat16" || dtype === "float16" ? "uint16" : dtype, data as Float32Array, shape);
+    onDevice ?? new Tensor(dtype, data as Float32Array, shape);
 
-/** Sends numbers to a device on which they stay. */
+/** Sends float32 numbers to a device on which they stay. */
 export type Sender = (value: Value) => Promise<OrtTensor>;
 
 /**
- * Opens what sends numbers to a device, as float32: a session for each type and rank whose result stays there. They are never closed: with the last
- * session on a device the runtime ends what keeps its memory.
+ * Opens what sends float32 numbers to a device: a session for each rank whose result stays there. They are never closed: with the last session on a
+ * device the runtime ends what keeps its memory.
  *
- * @param copies the ONNX file that copies x, of a type and a rank, to y in float32
+ * @param copies the ONNX file that copies x of a rank to y
  */
 export function openSender(
   { InferenceSession: sessions, Tensor }: Onnxruntime,
   provider: string,
-  copies: (dtype: DType, rank: number) => Uint8Array,
+  copies: (rank: number) => Uint8Array,
 ): Sender {
   const tensorOf = tensorsOf(Tensor);
-  const made = new Map<string, Promise<InferenceSession>>();
+  const made = new Map<number, Promise<InferenceSession>>();
   return async (value) => {
     const rank = value.shape.length;
-    const key = `${value.dtype}/${rank}`;
     const session =
-      made.get(key) ??
-      sessions.create(copies(value.dtype, rank), {
+      made.get(rank) ??
+      sessions.create(copies(rank), {
         ...sessionOptions(provider),
         preferredOutputLocation: "gpu-buffer",
       });
-    made.set(key, session);
+    made.set(rank, session);
     return (await (await session).run({ x: tensorOf(value) })).y!;
   };
 }

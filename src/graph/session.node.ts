@@ -60,7 +60,7 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
 
 const senders = new Map<Device, Promise<Sender>>();
 
-/** Sends numbers to a device on which they stay, as float32. */
+/** Sends float32 numbers to a device on which they stay. */
 export const sender = (device: Device): Promise<Sender> => {
   const known = senders.get(device) ?? load().then(({ ort }) => openSender(ort, device, copyGraph));
   senders.set(device, known);

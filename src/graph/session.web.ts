@@ -51,7 +51,7 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
 
 let sends: Promise<Sender> | undefined;
 
-/** Sends numbers to WebGPU's device, on which they stay, as float32. */
+/** Sends float32 numbers to WebGPU's device, on which they stay. */
 export function sender(_device: Device): Promise<Sender> {
   sends ??= builds.webgpu().then((ort) => {
     const send = openSender(ort, "webgpu", copyGraph);

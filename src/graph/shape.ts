@@ -4,11 +4,8 @@
 export type Dim = number | string;
 /** The dimensions of a tensor, numbers or names. */
 export type Shape = readonly Dim[];
-/**
- * `bfloat16` and `float16` are forms in which weights come in; they can be cast to float32 or float64, nothing else is computed in them. `uint8` and
- * `int8` are multiplied by MatMulInteger alone, which gives `int32`.
- */
-export type DType = "float32" | "float64" | "int64" | "bool" | "bfloat16" | "float16" | "uint8" | "int8" | "int32";
+/** `uint8` and `int8` are multiplied by MatMulInteger alone, which gives `int32`. */
+export type DType = "float32" | "float64" | "int64" | "bool" | "uint8" | "int8" | "int32";
 
 /** Whether two shapes have the same axes, named ones by their names. */
 export function sameShape(a: Shape, b: Shape): boolean {
