@@ -314,6 +314,19 @@ describe("16-bit checkpoints", () => {
     }
   });
 
+  it.each([0, 1])("may have blocks in float32 between those in 16 bits, from block %i on", async (parity) => {
+    const { model, checkpoint } = await open("gemma3_text", (folder) =>
+      mixed(folder, (name) => Number(/\.(\d+)\./.exec(name)?.[1] ?? 0) % 2 === parity),
+    );
+    const types = [0, 1].map((layer) => checkpoint.storedType(`model.layers.${layer}.mlp.up_proj.weight`));
+    expect(types).toEqual(parity === 0 ? ["float32", "bfloat16"] : ["bfloat16", "float32"]);
+    const sites = allSites(model);
+    const pairs = [pairOf([1, 5, 9, 12], [1, 6, 9, 13], 20, 21), pairOf([1, 5, 8, 12], [1, 5, 9, 12], 20, 22)];
+    const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
+    const held = await capture(loadedModel(model, await heldWeights(model, checkpoint)), plan, { sites });
+    await expectSame(await capture(loadedModel(model, streamedWeights(checkpoint)), plan, { sites }), held, 1e-5);
+  });
+
   it.each([
     ["BF16", "model.layers.1.mlp.up_proj.weight", 0x7fc0, "NaN"],
     ["BF16", "model.layers.0.self_attn.k_proj.weight", 0xff80, "-Infinity"],
@@ -492,6 +505,32 @@ async function rounded(folder: Folder, dtype: "BF16" | "F16"): Promise<Folder> {
   for (const [name, { shape }] of file.tensors) tensors.set(name, { shape, data: await file.read(name) });
   await file.source.close();
   return replaced(folder, writeSafetensors(tensors, { dtype }));
+}
+
+/** A model's folder with some of its weights in float32 and the others in bfloat16, in two files. */
+async function mixed(folder: Folder, isFloat32: (name: string) => boolean): Promise<Folder> {
+  const file = await openSafetensors((await folder.open("model.safetensors"))!);
+  const parts = new Map([
+    ["a.safetensors", new Map<string, { shape: readonly number[]; data: Float32Array }>()],
+    ["b.safetensors", new Map<string, { shape: readonly number[]; data: Float32Array }>()],
+  ]);
+  const weight_map: Record<string, string> = {};
+  for (const [name, { shape }] of file.tensors) {
+    weight_map[name] = isFloat32(name) ? "a.safetensors" : "b.safetensors";
+    parts.get(weight_map[name])!.set(name, { shape, data: await file.read(name) });
+  }
+  await file.source.close();
+  const files: Record<string, Uint8Array> = {
+    "model.safetensors.index.json": new TextEncoder().encode(JSON.stringify({ weight_map })),
+  };
+  for (const [path, tensors] of parts)
+    files[path] = writeSafetensors(tensors, { dtype: path === "a.safetensors" ? "F32" : "BF16" });
+  for (const path of ["config.json", "tokenizer.json"]) {
+    const source = (await folder.open(path))!;
+    files[path] = await source.read(0, source.size);
+    await source.close();
+  }
+  return memoryFolder(folder.name, files);
 }
 
 async function replaced(folder: Folder, weights: Uint8Array, config?: object): Promise<Folder> {

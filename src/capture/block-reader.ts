@@ -64,12 +64,11 @@ export class BlockReader implements BlockWeights {
   readonly #checkpoint: Checkpoint;
   /** Where weights stay; undefined where sessions take them from here. */
   readonly #device: SessionOptions | undefined;
-  /** What is read, and beside it what was read before where that is given as it is. */
+  /** What is read, and beside it what was read before where some of that is given as it is. */
   readonly #stored: [ArrayBuffer, ArrayBuffer] = [new ArrayBuffer(0), new ArrayBuffer(0)];
-  #slot: 0 | 1 = 0;
   /** What was widened. */
   #floats = new Float32Array(0);
-  #given: { readonly key: string; readonly values: Readonly<Record<string, Value>> } | undefined;
+  #given: Given | undefined;
 
   /** @param dtype what the sessions compute in, which is the CPU's work in float64 */
   constructor(
@@ -96,9 +95,9 @@ export class BlockReader implements BlockWeights {
       place.offset = size;
       size += Math.ceil(place.bytes / 64) * 64;
     }
-    if (places.some(({ type }) => type === "float32")) this.#slot = this.#slot === 0 ? 1 : 0;
-    if (this.#stored[this.#slot].byteLength < size) this.#stored[this.#slot] = new ArrayBuffer(size);
-    const memory = this.#stored[this.#slot];
+    const slot = this.#given?.slot === 0 ? 1 : 0;
+    if (this.#stored[slot].byteLength < size) this.#stored[slot] = new ArrayBuffer(size);
+    const memory = this.#stored[slot];
     const stored = await Promise.all(
       places.map(({ name, shape, bytes, offset }) =>
         this.#checkpoint.stored(name, shape, new Uint8Array(memory, offset, bytes)),
@@ -109,7 +108,8 @@ export class BlockReader implements BlockWeights {
       const widened = places.reduce((sum, { type, size }) => sum + (type === "float32" ? 0 : size), 0);
       if (this.#floats.length < widened) this.#floats = new Float32Array(widened);
       const values: Record<string, Value> = {};
-      this.#given = { key, values };
+      const isAsRead = places.some(({ type }) => type === "float32");
+      this.#given = { key, values, slot: isAsRead ? slot : undefined };
       let at = 0;
       for (const [i, { shape, type, size }] of places.entries()) {
         let numbers = stored[i]!;
@@ -151,4 +151,13 @@ export class BlockReader implements BlockWeights {
     this.#stored.fill(new ArrayBuffer(0));
     this.#floats = new Float32Array(0);
   }
+}
+
+/** The weights that a session may be using. */
+interface Given {
+  /** Their names. */
+  readonly key: string;
+  readonly values: Readonly<Record<string, Value>>;
+  /** Where some of them lie as they were read. */
+  readonly slot: 0 | 1 | undefined;
 }
