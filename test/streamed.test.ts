@@ -1,4 +1,6 @@
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { type Folder, memoryFolder } from "../src/bytes/folder.ts";
@@ -478,8 +480,10 @@ it("graphs are the same if operations, inputs, constants and what is computed on
 });
 
 const opened: Checkpoint[] = [];
+const folders: string[] = [];
 afterAll(async () => {
   for (const checkpoint of opened) await checkpoint.close();
+  for (const folder of folders) await rm(folder, { recursive: true, force: true });
 });
 
 function allSites(model: Model): SiteName[] {
@@ -530,7 +534,11 @@ async function mixed(folder: Folder, isFloat32: (name: string) => boolean): Prom
     files[path] = await source.read(0, source.size);
     await source.close();
   }
-  return memoryFolder(folder.name, files);
+  // On the disk: what is in memory is given as it lies there, and never read over.
+  const path = await mkdtemp(join(tmpdir(), "sfc-mixed-"));
+  folders.push(path);
+  for (const [name, bytes] of Object.entries(files)) await writeFile(join(path, name), bytes);
+  return openFolder(path);
 }
 
 async function replaced(folder: Folder, weights: Uint8Array, config?: object): Promise<Folder> {
