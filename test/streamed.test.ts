@@ -14,7 +14,9 @@ import { memoryStore, type Store } from "../src/capture/store.ts";
 import { StoppedError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { type Plan, planCapture, planMetric } from "../src/forest/packs.ts";
+import { keptSessions } from "../src/graph/kept-sessions.ts";
 import { writeOnnx } from "../src/graph/onnx.ts";
+import type { KeptSessions } from "../src/graph/runtime.ts";
 import { sameGraph } from "../src/graph/same-graph.ts";
 import { sessionPool } from "../src/graph/session.ts";
 import { times } from "../src/graph/shape.ts";
@@ -314,6 +316,28 @@ describe("16-bit checkpoints", () => {
         1e-12,
       );
     }
+  });
+
+  it("are widened into the memory of the reader before, where sessions are kept and it reads no more", async () => {
+    const { model, checkpoint } = await open("gemma2", (folder) => rounded(folder, "BF16"));
+    const names = [...model.parameters.keys()].slice(1, 4);
+    const kept = keptSessions(1);
+    const memoryOf = async (reader: BlockReader) => (await reader.inputs(names)).w0!.data.buffer;
+    const read = (options: { kept?: KeptSessions }) => new BlockReader(model, checkpoint, options);
+    const [first, alone] = [read({ kept }), read({})];
+    const memory = await memoryOf(first);
+    expect(await memoryOf(alone)).not.toBe(memory);
+    alone.release();
+    const beside = read({ kept });
+    expect(await memoryOf(beside)).not.toBe(memory);
+    first.release();
+    const next = read({ kept });
+    expect(await memoryOf(next)).toBe(memory);
+    // What is still being read would be written into it.
+    const late = next.read(names);
+    next.release();
+    await late;
+    expect(await memoryOf(read({ kept }))).not.toBe(memory);
   });
 
   it.each([0, 1])("may have blocks in float32 between those in 16 bits, from block %i on", async (parity) => {

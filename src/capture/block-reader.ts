@@ -1,6 +1,6 @@
 import { decodeFloat32 } from "../bytes/dtype.ts";
 import { constantValue, putValue } from "../graph/on-device.ts";
-import { keepsNumbers } from "../graph/runtime.ts";
+import { type KeptSessions, keepsNumbers } from "../graph/runtime.ts";
 import { float32, type SessionOptions, type Value } from "../graph/session.ts";
 import { constantData } from "../graph/tensor.ts";
 import { type Checkpoint, storedBytes } from "../models/checkpoint.ts";
@@ -64,10 +64,10 @@ export class BlockReader implements BlockWeights {
   readonly #checkpoint: Checkpoint;
   /** Where weights stay; undefined where sessions take them from here. */
   readonly #device: SessionOptions | undefined;
-  /** What is read, and beside it what was read before where some of that is given as it is. */
-  readonly #stored: [ArrayBuffer, ArrayBuffer] = [new ArrayBuffer(0), new ArrayBuffer(0)];
-  /** What was widened. */
-  #floats = new Float32Array(0);
+  readonly #kept: KeptSessions | undefined;
+  #memory: Memory;
+  /** Reads under way, which may write into the memory. */
+  #reading = 0;
   #given: Given | undefined;
 
   /** @param dtype what the sessions compute in, which is the CPU's work in float64 */
@@ -78,6 +78,8 @@ export class BlockReader implements BlockWeights {
   ) {
     this.#model = model;
     this.#checkpoint = checkpoint;
+    this.#kept = options.kept;
+    this.#memory = takeMemory(options.kept);
     this.#device = keepsNumbers(options.device) && dtype === "float32" ? options : undefined;
   }
 
@@ -96,17 +98,24 @@ export class BlockReader implements BlockWeights {
       size += Math.ceil(place.bytes / 64) * 64;
     }
     const slot = this.#given?.slot === 0 ? 1 : 0;
-    if (this.#stored[slot].byteLength < size) this.#stored[slot] = new ArrayBuffer(size);
-    const memory = this.#stored[slot];
-    const stored = await Promise.all(
+    const { stored: slots } = this.#memory;
+    if (slots[slot].byteLength < size) slots[slot] = new ArrayBuffer(size);
+    const memory = slots[slot];
+    this.#reading++;
+    const all = await Promise.allSettled(
       places.map(({ name, shape, bytes, offset }) =>
         this.#checkpoint.stored(name, shape, new Uint8Array(memory, offset, bytes)),
       ),
     );
+    this.#reading--;
+    const stored = all.map((one) => {
+      if (one.status === "rejected") throw one.reason;
+      return one.value;
+    });
     return async () => {
       this.#end();
       const widened = places.reduce((sum, { type, size }) => sum + (type === "float32" ? 0 : size), 0);
-      if (this.#floats.length < widened) this.#floats = new Float32Array(widened);
+      if (this.#memory.floats.length < widened) this.#memory.floats = new Float32Array(widened);
       const values: Record<string, Value> = {};
       const isAsRead = places.some(({ type }) => type === "float32");
       this.#given = { key, values, slot: isAsRead ? slot : undefined };
@@ -115,7 +124,7 @@ export class BlockReader implements BlockWeights {
         let numbers = stored[i]!;
         if (numbers instanceof Uint16Array) {
           const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
-          numbers = this.#floats.subarray(at, at + size);
+          numbers = this.#memory.floats.subarray(at, at + size);
           decodeFloat32(bytes, type === "bfloat16" ? "BF16" : "F16", numbers);
           at += size;
         }
@@ -148,8 +157,8 @@ export class BlockReader implements BlockWeights {
 
   release(): void {
     this.#end();
-    this.#stored.fill(new ArrayBuffer(0));
-    this.#floats = new Float32Array(0);
+    if (this.#kept && this.#reading === 0) spare.set(this.#kept, this.#memory);
+    this.#memory = newMemory();
   }
 }
 
@@ -160,4 +169,26 @@ interface Given {
   readonly values: Readonly<Record<string, Value>>;
   /** Where some of them lie as they were read. */
   readonly slot: 0 | 1 | undefined;
+}
+
+/** Where a reader puts weights. */
+interface Memory {
+  /** What is read, and beside it what was read before where some of that is given as it is. */
+  readonly stored: [ArrayBuffer, ArrayBuffer];
+  /** What was widened. */
+  floats: Float32Array<ArrayBuffer>;
+}
+
+const newMemory = (): Memory => ({
+  stored: [new ArrayBuffer(0), new ArrayBuffer(0)],
+  floats: new Float32Array(0),
+});
+
+/** Memory of the last reader that was released: those that share kept sessions follow each other, and new memory takes as long as reading into it. */
+const spare = new WeakMap<KeptSessions, Memory>();
+
+function takeMemory(kept: KeptSessions | undefined): Memory {
+  const memory = kept && spare.get(kept);
+  if (memory) spare.delete(kept);
+  return memory ?? newMemory();
 }
