@@ -1,3 +1,5 @@
+import { widenBfloat16 } from "./bfloat16.ts";
+
 /** Number formats of weight files, as safetensors spells them, and the bytes that one number takes. */
 export const bytesOf = {
   F64: 8,
@@ -32,7 +34,7 @@ export function decodeFloat32(bytes: Uint8Array, dtype: DType, out: Float32Array
   const buffer = aligned.buffer as ArrayBuffer;
   const byteOffset = aligned.byteOffset;
   if (dtype === "F16") decodeFloat16(new Uint16Array(buffer, byteOffset, count), out, at);
-  else if (dtype === "BF16") decodeBfloat16(new Uint16Array(buffer, byteOffset, count), out, at);
+  else if (dtype === "BF16") widenBfloat16(new Uint16Array(buffer, byteOffset, count), out, at);
   else if (dtype === "I64") decodeInt64(new BigInt64Array(buffer, byteOffset, count), out, at);
   else out.set(new views[dtype](buffer, byteOffset, count), at);
 }
@@ -108,19 +110,6 @@ function encodeFloat16(values: Float32Array): Uint16Array {
     }
   }
   return out;
-}
-
-function decodeBfloat16(bits: Uint16Array, out: Float32Array, at: number): void {
-  const words = new Int32Array(out.buffer, out.byteOffset + 4 * at, bits.length);
-  let i = 0;
-  // Four at a time take half as long.
-  for (; i + 3 < words.length; i += 4) {
-    words[i] = bits[i]! << 16;
-    words[i + 1] = bits[i + 1]! << 16;
-    words[i + 2] = bits[i + 2]! << 16;
-    words[i + 3] = bits[i + 3]! << 16;
-  }
-  for (; i < words.length; i++) words[i] = bits[i]! << 16;
 }
 
 function encodeBfloat16(values: Float32Array): Uint16Array {
