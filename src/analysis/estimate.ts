@@ -132,6 +132,7 @@ export async function estimateRun(
   // A row of effects counts for its case, for its split, and for all cases.
   const featureRows = Math.min(groups * features, 3 * rows);
   const tables = rowBytes.effects * rows + rowBytes.features * featureRows;
+  const tableMemory = Math.min(tableBytes.most, tableBytes.effects * rows + tableBytes.features * featureRows);
   return {
     weights: chosen.weights,
     memory_bytes:
@@ -141,7 +142,8 @@ export async function estimateRun(
       Math.max(
         capturing + (inMemory ? chosen.stored.peak : 0),
         ...effects.map(({ memory }) => kept + passes + memory + work.memory),
-        kept + Math.min(tableBytes.most, tableBytes.effects * rows + tableBytes.features * featureRows),
+        // Tables are put together beside exact patches, which with streamed weights take about what effects took.
+        kept + tableMemory + (chosen === streamed ? Math.max(...effects.map(({ memory }) => memory)) : 0),
       ),
     disk_bytes: { peak: Math.max(onDisk.peak, onDisk.end + 2 * tables), end: tables },
     seconds: {
