@@ -1,5 +1,5 @@
 import { bytesText, duration } from "../amounts.ts";
-import { captureCost, passWork, type Running, type WeightsWay, weightsWay } from "../capture/cost.ts";
+import { captureCost, passWork, type Running } from "../capture/cost.ts";
 import { inTurn, type Work, workOf } from "../capture/work.ts";
 import { edgesKept, edgesWork } from "../circuit/cost.ts";
 import { sitesOfEdges } from "../circuit/edges.ts";
@@ -11,6 +11,7 @@ import type { MethodName } from "../effects/method.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { type Plan, planCapture } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
+import { type WeightsWay, weightsWay } from "../graph/session.ts";
 import { evaluationForest } from "../interventions/ablation.ts";
 import { clusterPairs } from "../interventions/clusters.ts";
 import {

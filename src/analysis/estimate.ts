@@ -1,5 +1,5 @@
 import { bytesText, duration } from "../amounts.ts";
-import { type CaptureCost, captureCost, weightsWay } from "../capture/cost.ts";
+import { type CaptureCost, captureCost } from "../capture/cost.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { needsOf } from "../effects/dispatch.ts";
 import { type EffectsCost, effectsCost, type MethodCost, methodCost } from "../effects/estimate.ts";
@@ -7,6 +7,7 @@ import type { MethodName } from "../effects/method.ts";
 import { UserError } from "../errors.ts";
 import { type Pack, type Plan, rowCounts } from "../forest/packs.ts";
 import type { Device } from "../graph/runtime.ts";
+import { weightsWay } from "../graph/session.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import { largestParameter, type Model, parameterCount } from "../models/model.ts";
 import type { Reporter } from "../progress.ts";
@@ -211,7 +212,7 @@ export function estimateParts(
   };
 }
 
-/** A graph with its weights inside, as runtimes need it that do not read them in place, has to stay below protobuf's 2 GiB. */
+/** A graph with its weights inside has to stay below protobuf's 2 GiB. */
 const largestGraph = 1.9e9;
 
 /** Bytes of the largest array that devices are sure to take at once; Gemma 2 2B's table of tokens is larger. */

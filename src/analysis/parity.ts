@@ -9,7 +9,7 @@ import { UserError } from "../errors.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { planCapture } from "../forest/packs.ts";
 import { openLoops } from "../graph/loops/loops.ts";
-import { constant, constantData, numbers, type Tensor } from "../graph/tensor.ts";
+import { constant, numbers, type Tensor } from "../graph/tensor.ts";
 import type { Weights } from "../models/model.ts";
 import { isStreamed, type LoadedModel, loadedModel } from "../models/weights.ts";
 import type { TokenPair } from "../prompts/pairs.ts";
@@ -167,8 +167,10 @@ function widened(weights: Weights): Weights {
 
 /** A held weight in float64. */
 function widen(weight: Tensor): Tensor {
+  const { source, shape } = weight;
   if (weight.dtype === "float64") return weight;
-  return constant(numbers(constantData(weight) as Float32Array, "float64"), "float64", weight.shape);
+  if (source.kind !== "constant") throw new Error("internal: a held weight that is no constant");
+  return constant(numbers(source.data as Float32Array, "float64"), "float64", shape, source.name);
 }
 
 /**

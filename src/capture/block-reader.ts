@@ -128,11 +128,21 @@ export class BlockReader implements BlockWeights {
           decodeFloat32(bytes, type === "bfloat16" ? "BF16" : "F16", numbers);
           at += size;
         }
-        const value = float32(numbers, ...shape);
-        values[`w${i}`] = this.#device ? await putValue(value, this.#device) : value;
+        values[`w${i}`] = await this.#put(float32(numbers, ...shape));
       }
       return values;
     };
+  }
+
+  /** @throws UserError if a device has no room, which then has nothing of what was given */
+  async #put(value: Value): Promise<Value> {
+    if (!this.#device) return value;
+    try {
+      return await putValue(value, this.#device);
+    } catch (error) {
+      this.#end();
+      throw error;
+    }
   }
 
   async inputs(names: readonly string[]): Promise<Record<string, Value>> {

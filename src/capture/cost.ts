@@ -2,8 +2,7 @@ import type { Pack, Plan } from "../forest/packs.ts";
 import { sameBytes } from "../graph/kept-sessions.ts";
 import { type RunMemory, runMemory } from "../graph/memory.ts";
 import { writeOnnx } from "../graph/onnx.ts";
-import { type Device, keepsNumbers } from "../graph/runtime.ts";
-import { takesWeights } from "../graph/session.ts";
+import type { WeightsWay } from "../graph/session.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import { type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model } from "../models/model.ts";
@@ -32,15 +31,9 @@ export interface CaptureCost {
   readonly stored: { readonly peak: number; readonly end: number };
   /** Bytes of memory of a device that runs the sessions: held weights, once or for each session, or those of blocks, and the largest run. */
   onDevice(): number;
-  /** Bytes of graphs with weights inside that have to be compiled; 0 where the runtime reads weights in place. */
+  /** Bytes of graphs with weights inside that have to be compiled; 0 where sessions are given them. */
   readonly compiled: number;
 }
-
-/**
- * How sessions get held weights: they read them in place, or as the one copy that a device keeps for all of them, or weights are part of each one's
- * graph.
- */
-export type WeightsWay = "in place" | "on device" | "in graphs";
 
 /**
  * Copies of held weights that are in memory: one where sessions are given them; otherwise also, for each of the two graphs, as the graph's file and in
@@ -143,11 +136,6 @@ export function captureCost(
     stored: { peak: (L + 1 - low) * stream + siteBytes * (kept + (gradients * (waves - 1)) / waves), end },
     compiled: 0,
   };
-}
-
-/** How sessions on a device get weights that are held. */
-export async function weightsWay(device: Device = "cpu"): Promise<WeightsWay> {
-  return keepsNumbers(device) ? "on device" : (await takesWeights(device)) ? "in place" : "in graphs";
 }
 
 /** What is computed when it is first asked for. */

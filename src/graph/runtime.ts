@@ -1,6 +1,7 @@
 import type { InferenceSession, Tensor as OrtTensor, TensorConstructor } from "onnxruntime-common";
+import { writeOnnx } from "./onnx.ts";
 import type { DType } from "./shape.ts";
-import type { TypedData } from "./tensor.ts";
+import { input, type TypedData } from "./tensor.ts";
 
 /** Where sessions run: the runtime's names of execution providers. A page has cpu and webgpu alone. */
 export const devices = ["cpu", "webgpu", "cuda", "coreml", "dml"] as const;
@@ -84,27 +85,27 @@ export type Sender = (value: Value) => Promise<OrtTensor>;
 /**
  * Opens what sends float32 numbers to a device: a session for each rank whose result stays there. They are never closed: with the last session on a
  * device the runtime ends what keeps its memory.
- *
- * @param copies the ONNX file that copies x of a rank to y
  */
-export function openSender(
-  { InferenceSession: sessions, Tensor }: Onnxruntime,
-  provider: string,
-  copies: (rank: number) => Uint8Array,
-): Sender {
+export function openSender({ InferenceSession: sessions, Tensor }: Onnxruntime, provider: string): Sender {
   const tensorOf = tensorsOf(Tensor);
   const made = new Map<number, Promise<InferenceSession>>();
   return async (value) => {
     const rank = value.shape.length;
     const session =
       made.get(rank) ??
-      sessions.create(copies(rank), {
+      sessions.create(copyGraph(rank), {
         ...sessionOptions(provider),
         preferredOutputLocation: "gpu-buffer",
       });
     made.set(rank, session);
     return (await (await session).run({ x: tensorOf(value) })).y!;
   };
+}
+
+/** The ONNX file that copies x, of any sizes, to y. */
+function copyGraph(rank: number): Uint8Array {
+  const sizes = Array.from({ length: rank }, (_, i) => `n${i}`);
+  return writeOnnx({ y: input("x", "float32", sizes) });
 }
 
 /**

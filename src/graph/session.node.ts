@@ -1,7 +1,6 @@
 import { availableParallelism, cpus } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { UserError } from "../errors.ts";
-import { copyGraph } from "./copy-graph.ts";
 import {
   type Device,
   type Onnxruntime,
@@ -62,7 +61,7 @@ const senders = new Map<Device, Promise<Sender>>();
 
 /** Sends float32 numbers to a device on which they stay. */
 export const sender = (device: Device): Promise<Sender> => {
-  const known = senders.get(device) ?? load().then(({ ort }) => openSender(ort, device, copyGraph));
+  const known = senders.get(device) ?? load().then(({ ort }) => openSender(ort, device));
   senders.set(device, known);
   return known;
 };

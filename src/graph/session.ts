@@ -9,12 +9,14 @@ import type { Tensor } from "./tensor.ts";
 
 export type { Session, SessionOptions, Value } from "./runtime.ts";
 
-/**
- * Whether sessions are given a model's weights as inputs: they read them where they lie in memory, or as copies that the device keeps, one for all
- * sessions. Otherwise weights are part of each session's graph.
- */
-export const takesWeights = async (device: Device = "cpu"): Promise<boolean> =>
-  keepsNumbers(device) || (await readsInPlace(device));
+/** How sessions get held weights: they read them in place, or the one copy that the device keeps for all of them, or each has them in its graph. */
+export type WeightsWay = "in place" | "on device" | "in graphs";
+
+/** How sessions on a device get held weights. */
+export async function weightsWay(device: Device = "cpu"): Promise<WeightsWay> {
+  if (keepsNumbers(device)) return "on device";
+  return (await readsInPlace(device)) ? "in place" : "in graphs";
+}
 
 /**
  * Sizes by the names that a graph has for them. A graph whose sizes are known opens several times faster, the larger the more: otherwise the runtime
@@ -38,14 +40,15 @@ export async function compile<O extends string>(
   options: SessionOptions = {},
   { sizes = {}, embedConstants = false }: { readonly sizes?: Sizes; readonly embedConstants?: boolean } = {},
 ): Promise<Session<string, O>> {
-  const feeds = !embedConstants && (options.kept !== undefined || (await takesWeights(options.device)));
+  const feeds = !embedConstants && (options.kept !== undefined || (await weightsWay(options.device)) !== "in graphs");
   const fed: FedConstant[] | undefined = feeds ? [] : undefined;
   const file = writeOnnx(outputs, fed, sizes);
+  // Before the session, which would stay open where a device has no room for them.
+  const constants: Record<string, Value> = {};
+  for (const { name, tensor } of fed ?? []) constants[name] = await constantValue(tensor, options);
   const open = () => createRuntime(file, { ...options, fuse: mayFuse(outputs) });
   const session = (await (fed && options.kept ? options.kept.lend(file, open) : open())) as Session<string, O>;
   if (!fed || fed.length === 0) return session;
-  const constants: Record<string, Value> = {};
-  for (const { name, tensor } of fed) constants[name] = await constantValue(tensor, options);
   return { run: (inputs, into) => session.run({ ...inputs, ...constants }, into), release: () => session.release() };
 }
 

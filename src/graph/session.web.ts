@@ -1,5 +1,4 @@
 import { UserError } from "../errors.ts";
-import { copyGraph } from "./copy-graph.ts";
 import { type Device, openSender, openSession, type RuntimeOptions, type Sender, type Session } from "./runtime.ts";
 
 /** What computes here: the WebAssembly builds, of which one also drives WebGPU. */
@@ -54,7 +53,7 @@ let sends: Promise<Sender> | undefined;
 /** Sends float32 numbers to WebGPU's device, on which they stay. */
 export function sender(_device: Device): Promise<Sender> {
   sends ??= builds.webgpu().then((ort) => {
-    const send = openSender(ort, "webgpu", copyGraph);
+    const send = openSender(ort, "webgpu");
     return (value) => inTurn(() => send(value));
   });
   return sends;
