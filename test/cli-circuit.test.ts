@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readdir, readFile, rm, truncate } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
@@ -200,6 +200,31 @@ it("refuses folders that hold no finished run, and finished circuits whose files
     expectError(await sfc(...flags, broken), 1, part, broken);
     await rm(broken, { recursive: true });
   }
+}, 120_000);
+
+it("refuses a run whose pairs are not those that it wrote, and takes one of a version that did not keep their hash", async () => {
+  const folder = join(home, "edited");
+  await cp(run, folder, { recursive: true });
+  const [path, manifest] = [join(folder, "pairs.jsonl"), join(folder, "run.json")];
+  const text = await readFile(path, "utf8");
+  const flags = ["--way", "secant", "--size", "5", "--cases", "simple_singular", "--force"];
+  const refusing = [
+    ["circuit", folder, ...flags],
+    ["evaluate", folder, "--ways", "secant", "--sizes", "5"],
+    ["report", folder],
+  ];
+  for (const edited of [text.replace(/"m_clean":-?/, '"m_clean":1'), text.split("\n").slice(1).join("\n")]) {
+    expect(edited).not.toBe(text);
+    await writeFile(path, edited);
+    for (const flags of refusing) expectError(await sfc(...flags), 1, "expected the file that the run wrote", path);
+  }
+  await writeFile(path, text.replace('"end":', '"the end":'));
+  const { pairs_sha256, ...earlier } = JSON.parse(await readFile(manifest, "utf8"));
+  expect(pairs_sha256).toMatch(/^[0-9a-f]{64}$/);
+  await writeFile(manifest, JSON.stringify(earlier));
+  expectError(await sfc("report", folder), 1, '"end"', "in line 1 of", path);
+  await writeFile(path, text);
+  await succeeds(["report", folder]);
 }, 120_000);
 
 it("says where a limit on the size of files is in the way, and goes on without it", async () => {

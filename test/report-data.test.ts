@@ -38,10 +38,11 @@ const nodes = {
   weight: Float64Array.of(2, 2, 2, 1, 1, 1, 1, 1),
 };
 
+const both = { patch_prefix: "The cats near", clean_answer: " runs", patch_answer: " run", case: "simple" };
 const pairs = [
-  { clean_answer: " runs", patch_answer: " run", split: "train", case: "simple", m_clean: -4, m_patch: 3, end: 3 },
-  { clean_answer: " runs", patch_answer: " run", split: "train", case: "simple", m_clean: 1, m_patch: 2, end: 4 },
-  { clean_answer: " runs", patch_answer: " run", split: "test", case: "simple", m_clean: -2, m_patch: 5, end: 7 },
+  { ...both, clean_prefix: "The cat near", split: "train", m_clean: -4, m_patch: 3, end: 3 },
+  { ...both, clean_prefix: "The cat and", split: "train", m_clean: 1, m_patch: 2, end: 4 },
+  { ...both, clean_prefix: "The dog", split: "test", m_clean: -2, m_patch: 5, end: 7 },
 ];
 
 /** Rows as [node, feature, f_clean, f_patch, gradient, effect]. */

@@ -37,6 +37,7 @@ import { reportLimits } from "../report/data.ts";
 import { completeRunFolder, type OpenFolder, openRunFolder, partialFor } from "../results/folder.ts";
 import { type Manifest, startManifest, writeManifest } from "../results/manifest.ts";
 import { hasSamePairs, openPlaces, removeAblation } from "../results/places.ts";
+import { pairsDigest } from "../results/read-run.ts";
 import { reportTemplate, writeReport } from "../results/report.ts";
 import { cardsFile } from "../results/report-cards.ts";
 import { type ReportTables, readReportTables } from "../results/report-data.ts";
@@ -238,6 +239,7 @@ class Job {
     }
     this.#reporter.end();
     this.#addWorkOf(states);
+    this.manifest.pairs_sha256 = await pairsDigest(this.#folder.path);
     const manifest = await this.#save();
     this.#reporter.begin("report", 1);
     const known = await tables;

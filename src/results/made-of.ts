@@ -34,7 +34,7 @@ export async function leftByOthers(
   const circuit = Object(await stored(circuitFolderName, circuitFile)) as { run?: unknown };
   const evaluation = evaluationFileSchema.safeParse(await stored(evaluationFolderName, evaluationFile)).data;
   if (circuit.run === undefined && evaluation === undefined) return { circuit: false, evaluation: false };
-  const run = { manifest, pairs: await readPairLines(folder) };
+  const run = { manifest, pairs: await readPairLines(folder, manifest) };
   const given = evaluation?.evaluation?.circuits.find(({ way }) => way === "given");
   const others = given ? [[...featuresOf(given.features)]] : [];
   return {

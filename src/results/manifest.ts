@@ -106,6 +106,7 @@ export const manifestSchema = z
       tokens: count.describe("that the same job has without merging prefixes: clean and patch forward, clean backward"),
       rows: count.describe("of effects.parquet"),
     }),
+    pairs_sha256: sha256.optional().describe("of pairs.jsonl, when the folder is complete"),
     accuracy: z.array(accuracySchema),
     unexplained: z
       .record(z.string(), z.number().min(0).nullable())

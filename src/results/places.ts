@@ -10,6 +10,7 @@ import { importPairs } from "../prompts/read-pairs.ts";
 import { writeFileAtomic } from "../storage/files.ts";
 import type { InputFiles } from "../storage/input-files.ts";
 import { fileStore } from "./pack-store.ts";
+import { pairsFile } from "./read-run.ts";
 import { RunTables, type TablesOptions } from "./tables.ts";
 
 /** Places of an analysis on disk. */
@@ -75,7 +76,7 @@ export async function openPlaces({
     },
     save,
     checkInputs: () => inputs.check(),
-    writePairs: (pairs) => writeFileAtomic(join(path, "pairs.jsonl"), pairLines(pairs)),
+    writePairs: (pairs) => writeFileAtomic(join(path, pairsFile), pairLines(pairs)),
     writeRanking: (ranking) => writeJson("ranking.json", ranking),
     writeAblation: (ablation) => writeJson(ablationFile, ablation),
     async close() {
@@ -98,11 +99,11 @@ export async function hasSamePairs(
   pairs: readonly TokenPair[],
   keep: "all" | "correct",
 ): Promise<boolean> {
-  const text = await readRegular(join(path, "pairs.jsonl"))
+  const text = await readRegular(join(path, pairsFile))
     .then(String)
     .catch(() => "");
   const key = (pair: PromptPair) => textOfPair(pair, {});
-  const here = text === "" ? [] : importPairs(text, `${path}/pairs.jsonl`, { patchless: true }).pairs.map(key);
+  const here = text === "" ? [] : importPairs(text, `${path}/${pairsFile}`, { patchless: true }).pairs.map(key);
   const asked = new Set(pairs.map(({ pair }) => key(pair)));
   return here.every((pair) => asked.has(pair)) && (keep === "correct" || here.length === pairs.length);
 }

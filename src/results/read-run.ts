@@ -2,16 +2,21 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { readRegular } from "../bytes/file.node.ts";
+import { sha256OfText } from "../bytes/sha256.ts";
 import { type Ablation, ablationSchema } from "../circuit/meaning.ts";
 import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import type { FeatureRow } from "../circuit/tables.ts";
 import { messageOf, UserError } from "../errors.ts";
+import { steps, type Watch } from "../progress.ts";
 import type { PromptPair, Split } from "../prompts/pairs.ts";
 import type { SiteName } from "../site.ts";
 import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { type Manifest, readManifest } from "./manifest.ts";
 import { type FeatureQuery, readFeatures } from "./tables.ts";
+
+/** The pairs' name in a run's folder. */
+export const pairsFile = "pairs.jsonl";
 
 /** A line of `pairs.jsonl`: a pair with what the model makes of it. */
 export interface RunPair extends PromptPair {
@@ -114,7 +119,7 @@ export async function readRun(folder: string): Promise<Run> {
     manifest,
     ranking: await readParsed(folder, "ranking.json", rankingSchema),
     ablation,
-    pairs: await readPairLines(folder),
+    pairs: await readPairLines(folder, manifest),
     nodes: () => readRows<NodeRow>(folder, "nodes.parquet", "", "ORDER BY node"),
     features: (query) => readFeatures(folder, query),
     effects: (query) => readEffects(folder, query),
@@ -131,19 +136,63 @@ async function readParsed<T>(folder: string, name: string, schema: z.ZodType<T>)
   );
 }
 
-/** The pairs of a run's folder. @throws UserError if their file is missing or damaged */
-export async function readPairLines(folder: string): Promise<RunPair[]> {
-  const path = join(folder, "pairs.jsonl");
+/** SHA-256 of a run's `pairs.jsonl`, for its manifest. @throws UserError if the file cannot be read */
+export const pairsDigest = async (folder: string): Promise<string> => sha256OfText(await pairsText(folder));
+
+/**
+ * The pairs of a run's folder.
+ *
+ * @param manifest says which pairs they have to be; without it, and in runs of earlier versions, nothing does
+ * @throws UserError if their file is missing, damaged, or not the one that the run wrote; StoppedError if asked to stop
+ */
+export async function readPairLines(
+  folder: string,
+  { pairs_sha256 }: Pick<Manifest, "pairs_sha256"> = {},
+  watch: Watch = {},
+): Promise<RunPair[]> {
+  const text = await pairsText(folder);
+  const path = join(folder, pairsFile);
+  if (pairs_sha256 !== undefined && sha256OfText(text) !== pairs_sha256) {
+    throw new UserError(
+      `${pairsFile}: expected the file that the run wrote, got another one at ${path}. Its results are those of other pairs: put the file back, or run again.`,
+      { code: "changed_input" },
+    );
+  }
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  const step = steps(watch, lines.length);
+  return lines.map((line, i) => {
+    step(i);
+    const parsed = pairSchema.safeParse(parsedLine(line));
+    if (parsed.success) return parsed.data;
+    const issue = parsed.error.issues[0]!;
+    const what = issue.path.length > 0 ? `"${issue.path.join(".")}": ${issue.message}` : "another line";
+    throw new UserError(
+      `${pairsFile}: expected a pair with its result, got ${what} in line ${i + 1} of ${path}. Run it again.`,
+    );
+  });
+}
+
+async function pairsText(folder: string): Promise<string> {
+  const path = join(folder, pairsFile);
   if (!existsSync(path)) {
-    throw new UserError(`pairs.jsonl: expected that of a run, got none at ${path}. Run it again.`, {
+    throw new UserError(`${pairsFile}: expected that of a run, got none at ${path}. Run it again.`, {
       code: "not_found",
     });
   }
   try {
-    const lines = String(await readRegular(path)).split("\n");
-    return lines.filter((line) => line !== "").map((line) => pairSchema.parse(JSON.parse(line)));
+    return String(await readRegular(path));
   } catch (error) {
-    throw new UserError(`pairs.jsonl: expected that of a run, got ${messageOf(error)} in ${path}. Run it again.`);
+    throw new UserError(
+      `${pairsFile}: expected a file that can be read, got ${messageOf(error)}. Make it readable, or run again.`,
+    );
+  }
+}
+
+function parsedLine(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
   }
 }
 

@@ -1,13 +1,12 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import type { z } from "zod";
 import { percentText } from "../amounts.ts";
-import { readRegular } from "../bytes/file.node.ts";
 import { ablationSchema } from "../circuit/meaning.ts";
 import { type Ranking, rankingSchema } from "../circuit/ranking.ts";
 import { errorFeature } from "../effects/rows.ts";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
-import { steps, type Watch } from "../progress.ts";
+import type { Watch } from "../progress.ts";
 import { groupPairs, type Split } from "../prompts/pairs.ts";
 import { commandLine } from "../report/citation.ts";
 import {
@@ -28,22 +27,10 @@ import { readJsonFile } from "../storage/files.ts";
 import { Database, text } from "./database.ts";
 import { leftByOthers } from "./made-of.ts";
 import { type Manifest, readManifest } from "./manifest.ts";
+import { pairsFile, type RunPair, readPairLines } from "./read-run.ts";
 import { readReportCards } from "./report-cards.ts";
 import { readReportCircuit, readReportEvaluation } from "./report-circuit.ts";
 import { exactSample, type FoundFeatures, importanceOf, withExactValues, withSpread } from "./report-ranking.ts";
-
-/** What the report needs of a line of `pairs.jsonl`. */
-const pairSchema = z.object({
-  clean_answer: z.string(),
-  patch_answer: z.string(),
-  case: z.string(),
-  split: z.enum(["train", "test"]),
-  m_clean: z.number(),
-  m_patch: z.number().nullish(),
-  end: z.int().min(0),
-});
-
-type PairLine = z.infer<typeof pairSchema>;
 
 /** A row of `nodes.parquet`. */
 interface Node {
@@ -73,7 +60,7 @@ export async function readReportTables(
   stopped?: Watch["stopped"],
 ): Promise<ReportTables> {
   const ranking = await readChecked(join(folder, "ranking.json"), rankingSchema);
-  const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
+  const pairs = await readPairLines(folder, {}, { stopped });
   const tables = await Tables.open(
     folder,
     ranking.sites.map(({ site }) => site),
@@ -113,7 +100,7 @@ export async function readReportData(
   const meaning = existsSync(ablationPath) ? await readChecked(ablationPath, ablationSchema) : null;
   const left = await leftByOthers(folder, manifest);
   const circuit = left.circuit ? null : await readReportCircuit(folder, limits.edges);
-  const pairs = await readPairs(join(folder, "pairs.jsonl"), { stopped });
+  const pairs = await readPairLines(folder, manifest, { stopped });
   const accuracy = accuracyOf(pairs);
   const { found, agreement, examples, drivers } = known ?? (await readReportTables(folder, limits, stopped));
   return {
@@ -147,35 +134,6 @@ async function readChecked<T>(path: string, schema: z.ZodType<T>): Promise<T> {
   throw new UserError(
     `report: expected this version's fields, got "${issue.path.join(".")}": ${issue.message} in ${path}. Make the run again.`,
   );
-}
-
-async function readPairs(path: string, watch: Watch): Promise<PairLine[]> {
-  const text = await readRegular(path)
-    .then(String)
-    .catch((error) => {
-      throw new UserError(
-        `pairs of the run: expected a file that can be read, got ${messageOf(error)}. Make the run again.`,
-      );
-    });
-  const lines = text.split("\n").filter((line) => line.trim() !== "");
-  const step = steps(watch, lines.length);
-  return lines.map((line, i) => {
-    step(i);
-    const parsed = pairSchema.safeParse(parseJson(line));
-    if (parsed.success) return parsed.data;
-    const issue = parsed.error.issues[0]!;
-    throw new UserError(
-      `pairs of the run: expected a pair with its result, got "${issue.path.join(".")}": ${issue.message} in line ${i + 1} of ${path}. Make the run again.`,
-    );
-  });
-}
-
-function parseJson(line: string): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    return null;
-  }
 }
 
 function describeRun(manifest: Manifest, ranking: Ranking): ReportRun {
@@ -243,7 +201,7 @@ function warningsOf(manifest: Manifest, ranking: Ranking, accuracy: readonly Cas
   return [...new Set(lines)];
 }
 
-function accuracyOf(pairs: readonly PairLine[]): CaseAccuracy[] {
+function accuracyOf(pairs: readonly RunPair[]): CaseAccuracy[] {
   return groupPairs(pairs).map(({ split, case: name, members }) => {
     const group = members.map((i) => pairs[i]!);
     const patched = group.flatMap((pair) => pair.m_patch ?? []);
@@ -278,7 +236,7 @@ async function agreementOf(tables: Tables, ranking: Ranking, points: number): Pr
 }
 
 /** For every case the pair whose metric changes by the median amount: a typical one. Test pairs where there are any. */
-function typicalPairs(pairs: readonly PairLine[], limit: number): number[] {
+function typicalPairs(pairs: readonly RunPair[], limit: number): number[] {
   const split: Split = pairs.some((pair) => pair.split === "test") ? "test" : "train";
   const cases = new Map<string, number[]>();
   for (const [i, pair] of pairs.entries()) {
@@ -300,7 +258,7 @@ const namedPerToken = 5;
 async function examplesOf(
   tables: Tables,
   prompts: Prompts,
-  pairs: readonly PairLine[],
+  pairs: readonly RunPair[],
   ranking: Ranking,
   limit: number,
 ): Promise<ReportExample[]> {
@@ -372,7 +330,7 @@ class Prompts {
   readonly sharedStart: boolean;
 
   /** @throws UserError if the nodes are no forest */
-  constructor(nodes: readonly Node[], pairs: readonly PairLine[]) {
+  constructor(nodes: readonly Node[], pairs: readonly RunPair[]) {
     this.#nodes = new Map(nodes.map((node) => [node.node, node]));
     const broken = nodes.find(({ node, parent, position }) => {
       const before = parent < 0 ? -1 : this.#nodes.get(parent)?.position;
@@ -400,7 +358,7 @@ class Prompts {
     for (let at = this.#nodes.get(end); at; at = this.#nodes.get(at.parent)) path.push(at);
     if (path.length === 0) {
       throw new UserError(
-        `pairs of the run: expected an end among the nodes, got ${end} in pairs.jsonl. Make the run again.`,
+        `pairs of the run: expected an end among the nodes, got ${end} in ${pairsFile}. Make the run again.`,
       );
     }
     return path.reverse();
