@@ -7,22 +7,22 @@ import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
 import { coordinates, tokenPair, toyModel } from "./toy-model.ts";
 
-// Coordinates of a noun: 0 plural, 1 singular, 2 says "are" as well, 3 always 1, 4 never on, 5 plural again.
+// Coordinates of a noun: 0 plural, 1 singular, 2 says "are" as well, 3 always 1, 4 singular on test alone, 5 plural again.
 const bos = [0, 0, 0, 1, 0, 0];
 const plural = (evidence: 0 | 1) => [1, 0, evidence, 1, 0, 1];
-const singular = (evidence: 0 | 1) => [0, 2, evidence, 1, 0, 0];
+const singular = (evidence: 0 | 1) => [0, 2, evidence, 1, 1, 0];
 /** Plural, but the model says "is": 1.5 > 1. */
 const irregular = [1, 1.5, 0, 1, 0, 1];
-/** A plural noun of train that looks like a singular one: if it were counted, no feature would tell the two apart. */
-const misleading = [0, 5, 0, 1, 0, 0];
+/** On train, coordinate 2 tells plural nouns from singular ones, and coordinate 4 does not. */
+const trained = [plural(1), [0, 2, 0, 1, 0, 0]];
 const embedding = [
   bos,
   ...[plural(1), plural(1), plural(1), plural(0), plural(0), irregular],
   ...[singular(1), singular(1), singular(1), singular(0), singular(0), singular(0)],
-  misleading,
+  ...[...Array(5).fill(trained[0]), ...Array(5).fill(trained[1])],
   ...[bos, bos],
 ];
-const [are, is] = [14, 15];
+const [are, is] = [23, 24];
 const toy = toyModel(
   embedding,
   new Map([
@@ -38,14 +38,17 @@ const plurals = [1, 2, 3, 4, 5, 6].map((noun) =>
 const singulars = [7, 8, 9, 10, 11, 12].map((noun) =>
   tokenPair([0, noun], [0, noun - 6], [is, are], { case: "x_singular", split: test }),
 );
-const train = tokenPair([0, 13], [0, 7], [are, is], { case: "x_plural", split: "train" });
+const train = [13, 14, 15, 16, 17].flatMap((noun) => [
+  tokenPair([0, noun], [0, noun + 5], [are, is], { case: "x_plural", split: "train" }),
+  tokenPair([0, noun + 5], [0, noun], [is, are], { case: "x_singular", split: "train" }),
+]);
 
 /** Features of every layer, strongest on train first: the one that tells plural best comes sixth. */
 const top = [3, 0, 2, 1, 4, 5].map((feature, i) => ({ feature, effect: i % 2 === 0 ? 6 - i : i - 6 }));
 const sites = [0, 1, 2, 3].map((layer) => `resid_post.${layer}`);
 
 describe("what the strongest features stand for, on a model whose blocks add nothing", async () => {
-  const pairs = [train, ...plurals, ...singulars];
+  const pairs = [...train, ...plurals, ...singulars];
   const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
   const captured = await capture(toy.loaded, plan, { sites });
   const inputAt = (of: readonly string[] = sites) => ({
@@ -99,9 +102,13 @@ describe("what the strongest features stand for, on a model whose blocks add not
       ["plural", "test", 6, 1, 1, 0.5],
       ["singular", "test", 6, 1, 1, 0.5],
     ]);
+    expect(fires(4)).toEqual([
+      ["plural", "test", 6, 0, 0, 0],
+      ["singular", "test", 6, 1, 1, 1],
+    ]);
   });
 
-  it("says what the model gets right without those that tell a group apart, before and after, case by case", () => {
+  it("says what the model gets right on test without those that tell a group apart on train, before and after, case by case", () => {
     const accuracy = (name: string, n: number, before: number, after: number) => ({
       case: name,
       split: test,
@@ -112,14 +119,9 @@ describe("what the strongest features stand for, on a model whose blocks add not
     expect(result.ablations).toEqual([
       {
         label: "the plural features",
-        features: ["resid_post.1/0", "resid_post.2/0"],
+        features: ["resid_post.1/0", "resid_post.1/2", "resid_post.2/0", "resid_post.2/2"],
         value: "zero",
-        // Without coordinate 0, those with the other evidence still say "are".
-        accuracy: [
-          accuracy("x_plural", 4, 1, 3 / 4),
-          accuracy("y_plural", 2, 1 / 2, 0),
-          accuracy("x_singular", 6, 1, 1),
-        ],
+        accuracy: [accuracy("x_plural", 4, 1, 0), accuracy("y_plural", 2, 1 / 2, 0), accuracy("x_singular", 6, 1, 1)],
       },
       {
         label: "the singular features",

@@ -1,9 +1,10 @@
+import { isMiddle } from "../circuit/meaning.ts";
 import type { Dictionary } from "../dictionaries/dictionary.ts";
 import type { MethodName } from "../effects/method.ts";
 import { strongestCost } from "../effects/strongest.ts";
 import type { Plan } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
-import { parseSite, type SiteName } from "../site.ts";
+import type { SiteName } from "../site.ts";
 import { sum } from "../stats.ts";
 import type { JobOptions } from "./options.ts";
 import { rates } from "./rates.ts";
@@ -79,12 +80,8 @@ function exactSeconds(
 
 /** The test split twice, without the features of either of two groups. */
 function meaningSeconds({ model, dictionaries, plan: { forest }, gflops }: ResultsInput): number {
-  const isMiddle = (site: SiteName) => {
-    const { kind, layer } = parseSite(site);
-    return kind === "resid_post" && layer >= Math.floor(model.layers / 3) && layer < Math.ceil((2 * model.layers) / 3);
-  };
   const tested = forest.pairs.filter(({ pair }) => pair.split === "test").length;
-  if (tested === 0 || ![...dictionaries.keys()].some(isMiddle)) return 0;
+  if (tested === 0 || ![...dictionaries.keys()].some((site) => isMiddle(site, model))) return 0;
   const rows = 2 * forest.forward.size * (tested / forest.pairs.length);
   return (rows * model.flopsPerToken) / (rates.passes * gflops * 1e9) + openSeconds(model.layers);
 }

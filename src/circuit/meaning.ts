@@ -5,10 +5,11 @@ import type { CodeReader } from "../dictionaries/encode.ts";
 import type { KeptCodes } from "../effects/kept-codes.ts";
 import { prefixForest } from "../forest/forest.ts";
 import { intervenedMetrics } from "../interventions/intervene.ts";
+import type { Model } from "../models/model.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Watch } from "../progress.ts";
 import type { OutsideText } from "../prompts/outside.ts";
-import { groupPairs, type TokenPair } from "../prompts/pairs.ts";
+import { groupPairs, type Split, type TokenPair } from "../prompts/pairs.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { type Firing, firing } from "./firing.ts";
 import type { Ranking } from "./ranking.ts";
@@ -76,13 +77,13 @@ interface MeaningInput {
 
 /** Features of each site that are looked at, the strongest on train. */
 const looked = 5;
-/** A feature tells a group from the others if its code does so with at least this area under the ROC curve. */
+/** A feature tells a group from the others if on train its code does so with at least this area under the ROC curve. */
 const telling = 0.95;
 
 /**
  * What the strongest residual features of the middle third of the layers stand for: on which share of the test split's groups each fires at the
  * first token in which the prompts differ (for agreement, subjects of train were other nouns), and what the model still gets right without those
- * that tell one group from the others. The features are chosen on train, everything is measured on test.
+ * that tell one group from the others. Both choices are made on train, everything that is told is measured on test.
  *
  * @returns undefined if there is no such site, or no test split
  */
@@ -94,34 +95,32 @@ export async function measureMeaning(
   const { forest } = captured.plan;
   const { backward } = forest;
   const groupOfCase = groupsOf(backward.groups.map((g) => g.case));
-  const middle = ranking.sites.filter(({ site }) => {
-    const { kind, layer } = parseSite(site);
-    return kind === "resid_post" && layer >= Math.floor(model.layers / 3) && layer < Math.ceil((2 * model.layers) / 3);
-  });
+  const middle = ranking.sites.filter(({ site }) => isMiddle(site, model));
   if (middle.length === 0 || !backward.groups.some((g) => g.split === "test")) return undefined;
 
   const features: Ablation["features"] = [];
   const byTold = new Map<string, Map<SiteName, number[]>>();
   for (const { site, splits } of middle) {
     const top = (splits.train?.top ?? []).slice(0, looked);
-    const shares = await firing(
-      captured,
-      dictionaries.get(site)!,
-      codes,
-      top.map((f) => f.feature),
-      (node) => {
-        const { split, case: name } = backward.groups[backward.group[node]!]!;
-        return split === "test" ? groupOfCase(name) : undefined;
-      },
-      { stopped: watch.stopped, keptCodes },
-    );
+    const firingOn = (wanted: Split) =>
+      firing(
+        captured,
+        dictionaries.get(site)!,
+        codes,
+        top.map((f) => f.feature),
+        (node) => {
+          const { split, case: name } = backward.groups[backward.group[node]!]!;
+          return split === wanted ? groupOfCase(name) : undefined;
+        },
+        { stopped: watch.stopped, keptCodes },
+      );
+    const [onTrain, onTest] = [await firingOn("train"), await firingOn("test")];
     top.forEach(({ feature, effect }, i) => {
-      const byGroup = shares[i]!;
       features.push({
         site,
         feature,
         effect,
-        fires: [...byGroup].map(([group, { n, share, mean, auc }]) => ({
+        fires: [...onTest[i]!].map(([group, { n, share, mean, auc }]) => ({
           group,
           split: "test" as const,
           n,
@@ -130,7 +129,7 @@ export async function measureMeaning(
           auc: Number.isNaN(auc) ? null : auc,
         })),
       });
-      const group = toldApart(byGroup);
+      const group = toldApart(onTrain[i]!);
       if (group === undefined) return;
       const bySite = byTold.get(group) ?? new Map<SiteName, number[]>();
       bySite.set(site, [...(bySite.get(site) ?? []), feature]);
@@ -158,6 +157,12 @@ export async function measureMeaning(
     });
   }
   return { format: 1, members: "first tokens in which the prompts of the test split differ", features, ablations };
+}
+
+/** Whether a site is a residual stream in the middle third of the layers. */
+export function isMiddle(site: SiteName, { layers }: Pick<Model, "layers">): boolean {
+  const { kind, layer } = parseSite(site);
+  return kind === "resid_post" && layer >= Math.floor(layers / 3) && layer < Math.ceil((2 * layers) / 3);
 }
 
 /** The group that a feature tells from all others, if there is one. */
