@@ -2,7 +2,7 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { checkFits, type Machine } from "../src/analysis/estimate.ts";
+import { checkFits, estimateRun, type Machine } from "../src/analysis/estimate.ts";
 import { openFolder } from "../src/bytes/file.node.ts";
 import { capture } from "../src/capture/capture.ts";
 import { captureCost } from "../src/capture/cost.ts";
@@ -67,6 +67,24 @@ describe("the cost of a capture", () => {
       expect(store.peak()).toBeGreaterThan(0.8 * stored.peak);
     },
   );
+
+  it("weights stay on a device where its buffers can be as large as the largest, as those of all adapters can up to 1 GB", async () => {
+    const machine = { ...machineWith(1e12), lacksDevice: true };
+    const options = { weights: "auto", method: "analytic", score: "effect", precision: "float32" } as const;
+    const held = async (vocab_size: number, device: "cpu" | "webgpu", precision: "float32" | "float64" = "float32") => {
+      const large = modelFromConfig({ ...checkpoint.config, vocab_size }, "gemma2");
+      // Of the sizes nothing is read here.
+      const files = { model: large, checkpoint: { bytes: checkpoint.bytes, storedType: checkpoint.storedType } };
+      const plans = [plan, plan, plan] as const;
+      const estimate = await estimateRun(files, new Map(), plans, { ...options, device, precision, steps: 4 }, machine);
+      return estimate.weights === "held";
+    };
+    const most = Math.floor(2 ** 28 / model.width);
+    expect([await held(most, "cpu"), await held(most, "webgpu")]).toEqual([true, true]);
+    expect([await held(most + 1, "cpu"), await held(most + 1, "webgpu")]).toEqual([true, false]);
+    // Nothing is sent in float64.
+    expect(await held(most + 1, "webgpu", "float64")).toBe(true);
+  });
 
   it("computing again costs a pass more, but only in the blocks that gradients pass", () => {
     const flops = (where: "held" | "streamed", wanted: string[]) =>

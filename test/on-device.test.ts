@@ -10,6 +10,7 @@ import type { Dictionary } from "../src/dictionaries/dictionary.ts";
 import { codeReader } from "../src/dictionaries/encode.ts";
 import { effectsOf, needsOf } from "../src/effects/dispatch.ts";
 import type { MethodName } from "../src/effects/method.ts";
+import { StoppedError } from "../src/errors.ts";
 import { prefixForest } from "../src/forest/forest.ts";
 import { planCapture } from "../src/forest/packs.ts";
 import { constantValue, putOnDevice } from "../src/graph/on-device.ts";
@@ -206,6 +207,17 @@ describe("values that are put on a device", () => {
     expect(left.size).toBe(0);
   });
 
+  it("say what the runtime says where there is no such device, and are tried again", async () => {
+    const value = float32(random("rank 5", 4096), 2, 2, 2, 2, 256);
+    vi.mocked(ort.InferenceSession.create).mockImplementationOnce((async () => {
+      throw new Error("/onnxruntime_src/onnxruntime/core/x.cc:136 void f() Failed to get a WebGPU adapter");
+    }) as never);
+    await expect(putOnDevice({ value }, { device })).rejects.toThrow(/^\/onnx.*Failed to get a WebGPU adapter$/);
+    const { release } = await putOnDevice({ value }, { device });
+    expect(left.size).toBe(1);
+    release();
+  });
+
   it("that find no room leave no session open, in the graph of which they are constants", async () => {
     const x = input("x", "float32", ["N", 128]);
     const weights = ["first", "second"].map((key) => constant(random(key, 128 * 128), "float32", [128, 128]));
@@ -289,16 +301,74 @@ describe("a model's weights", () => {
     expect(left.size).toBe(0);
   });
 
-  const effects = async (loaded: LoadedModel, method: MethodName) => {
+  const effects = async (loaded: LoadedModel, method: MethodName, stopped = () => false, of = dictionaries) => {
     const forest = prefixForest(pairs);
     const { wanted, sites: needed } = needsOf(method, sites, model.layers);
     const plan = planCapture(forest, { wanted, tileSize: 32, model });
-    const [captured] = await captureAll(loaded, [plan], { sites: needed });
+    const [captured] = await captureAll(loaded, [plan], { sites: needed, stopped });
     const found = new Map<SiteName, Float64Array>();
-    for await (const { rows } of effectsOf(method, { ...loaded, forest, captured: captured!, dictionaries }))
-      found.set(rows.site, rows.effect);
+    const input = { ...loaded, forest, captured: captured!, dictionaries: of, stopped };
+    for await (const { rows } of effectsOf(method, input)) found.set(rows.site, rows.effect);
     return { found, packs: plan.packs.length };
   };
+
+  it.each(["held", "streamed"] as const)(
+    "are given back wherever the work ends: stopped, without room, without a session, with a number that is none: %s",
+    async (way) => {
+      const weights = way === "held" ? await heldWeights(model, checkpoint) : streamedWeights(checkpoint);
+      const loaded = loadedModel(model, weights, { device });
+      const create = vi.mocked(ort.InferenceSession.create);
+      const opened = create.mock.calls.length;
+      let asked = 0;
+      await effects(loaded, "spliced", () => ++asked < 0);
+      const [sessions, stay] = [create.mock.calls.length - opened, left.size];
+      expect(stay).toBe(way === "held" ? stay : 0);
+      const spread = (n: number) => Array.from({ length: 8 }, (_, i) => 1 + Math.floor((i * n) / 8));
+
+      for (const at of spread(asked)) {
+        let left = at;
+        await expect(effects(loaded, "spliced", () => --left < 0)).rejects.toThrow(StoppedError);
+      }
+      for (const more of [0, 1, 2, 3, 5, 8]) {
+        room = stay + more;
+        await effects(loaded, "spliced").catch((error) => expect(error.message).toContain("expected room"));
+        room = Number.POSITIVE_INFINITY;
+      }
+      const usual = create.getMockImplementation()!;
+      for (const at of spread(sessions)) {
+        let left = at;
+        create.mockImplementation(((...given: Parameters<typeof usual>) => {
+          if (--left === 0) throw new Error("no session");
+          return usual(...given);
+        }) as typeof usual);
+        await expect(effects(loaded, "spliced")).rejects.toThrow("no session");
+        create.mockImplementation(usual);
+      }
+      expect(left.size).toBe(stay);
+      if (way === "held") return;
+      const broken: Checkpoint = {
+        ...checkpoint,
+        stored: (name, ...more) =>
+          name.includes("layers.2.mlp") ? Promise.reject(new Error("no number")) : checkpoint.stored(name, ...more),
+      };
+      await expect(effects(loadedModel(model, streamedWeights(broken), { device }), "spliced")).rejects.toThrow(
+        "no number",
+      );
+      expect(left.size).toBe(0);
+    },
+  );
+
+  it("that find no room while an SAE is read are told by whoever waits for them, and by nobody else", async () => {
+    const slow = new Map(
+      [...dictionaries].map(([site, dictionary]) => [
+        site,
+        { ...dictionary, encoder: () => setTimeout(100).then(() => dictionary.encoder()) },
+      ]),
+    );
+    const held = loadedModel(model, await heldWeights(model, checkpoint), { device });
+    room = 0;
+    await expect(effects(held, "spliced", undefined, slow)).rejects.toThrow("expected room");
+  });
 
   it.each(["analytic", "spliced"] as const)(
     "are sent once where they are held, once for each way through a block where they are streamed: %s",

@@ -20,7 +20,7 @@ import type { KeptSessions } from "../src/graph/runtime.ts";
 import { sameGraph } from "../src/graph/same-graph.ts";
 import { sessionPool } from "../src/graph/session.ts";
 import { times } from "../src/graph/shape.ts";
-import { input, type Tensor } from "../src/graph/tensor.ts";
+import { constantData, input, type Tensor } from "../src/graph/tensor.ts";
 import { modelFromConfig } from "../src/models/architectures.ts";
 import { type Checkpoint, openCheckpoint } from "../src/models/checkpoint.ts";
 import type { Model } from "../src/models/model.ts";
@@ -351,6 +351,42 @@ describe("16-bit checkpoints", () => {
     const plan = planCapture(prefixForest(pairs), { wanted: "changed" });
     const held = await capture(loadedModel(model, await heldWeights(model, checkpoint)), plan, { sites });
     await expectSame(await capture(loadedModel(model, streamedWeights(checkpoint)), plan, { sites }), held, 1e-5);
+  });
+
+  it("with norms in float32 between weights in 16 bits takes the memory of one block to read into, and gives the norms as they are", async () => {
+    const { model, checkpoint } = await open("gemma3_text", (folder) => mixed(folder, (name) => name.includes("norm")));
+    const into = new Set<ArrayBufferLike>();
+    const watched: Checkpoint = {
+      ...checkpoint,
+      stored(name, shape, bytes) {
+        into.add(bytes!.buffer);
+        return checkpoint.stored(name, shape, bytes);
+      },
+    };
+    const reader = new BlockReader(model, watched);
+    const held = await heldWeights(model, checkpoint);
+    const names = [...model.parameters.keys()].filter((name) => name.includes("layers.0."));
+    expect(new Set(names.map((name) => checkpoint.storedType(name)))).toEqual(new Set(["bfloat16", "float32"]));
+    for (let times = 0; times < 3; times++) {
+      const take = await reader.read(names);
+      const given = Object.values(await take());
+      for (const [i, name] of names.entries()) expect(given[i]!.data).toEqual(constantData(held(name)));
+    }
+    expect(into.size).toBe(1);
+    reader.release();
+  });
+
+  it("are read one after another, and what was read before the last ones cannot be taken", async () => {
+    const { model, checkpoint } = await open("llama-mha", (folder) => rounded(folder, "BF16"));
+    const names = [...model.parameters.keys()].filter((name) => name.includes("layers.0.mlp"));
+    const reader = new BlockReader(model, checkpoint);
+    const first = reader.read(names);
+    await expect(reader.read(names)).rejects.toThrow("internal: blocks are read one after another");
+    const take = await first;
+    const last = await reader.read(names.slice(1));
+    expect(take).toThrow("internal: another block was read since");
+    expect(Object.keys(await last())).toHaveLength(names.length - 1);
+    reader.release();
   });
 
   it.each([

@@ -99,7 +99,7 @@ export async function estimateRun(
   const captureSeconds = ({ flops, read, compiled }: CaptureCost) =>
     flops / (rates.passes * gflops * 1e9) + read / rates.read + compiled / rates.compiled;
   const workSeconds = (work: MethodCost) => methodSeconds(work, checkpoint, gflops);
-  const fits = way !== "on device" || largestParameter(model) * number < largestBuffer;
+  const fits = way !== "on device" || number === 8 || 4 * largestParameter(model) <= largestBuffer;
   const mayHold = (cost: CaptureCost) =>
     fits && cost.compiled / 2 < largestGraph && cost.held < half && cost.memory() < half;
   const [held, streamed] = costs as [(typeof costs)[0], (typeof costs)[0]];
@@ -215,8 +215,8 @@ export function estimateParts(
 /** A graph with its weights inside has to stay below protobuf's 2 GiB. */
 const largestGraph = 1.9e9;
 
-/** Bytes of the largest array that devices are sure to take at once; Gemma 2 2B's table of tokens is larger. */
-const largestBuffer = 2 ** 31;
+/** Bytes of the largest array that adapters usually take at once, some of them twice as much; Gemma 2 2B's table of tokens is larger. */
+const largestBuffer = 2 ** 30;
 
 /**
  * Refuses to hold weights that do not fit into the memory that is free.

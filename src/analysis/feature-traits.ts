@@ -6,7 +6,7 @@ import type { Dictionary } from "../dictionaries/dictionary.ts";
 import { type CodeReader, codeRow, type SparseCodes } from "../dictionaries/encode.ts";
 import { codesAt, type KeptCodes } from "../effects/kept-codes.ts";
 import { StoppedError } from "../errors.ts";
-import { compile, float32, type Session } from "../graph/session.ts";
+import { compile, float32, releaseAll, type Session } from "../graph/session.ts";
 import { input } from "../graph/tensor.ts";
 import type { LoadedModel } from "../models/weights.ts";
 import type { Watch } from "../progress.ts";
@@ -191,7 +191,7 @@ function cosineProducts() {
       return y.data as Float32Array;
     },
     async release() {
-      for (const session of sessions.values()) await (await session).release();
+      await releaseAll(sessions.values());
     },
   };
 }

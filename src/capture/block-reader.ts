@@ -3,8 +3,9 @@ import { constantValue, putValue } from "../graph/on-device.ts";
 import { type KeptSessions, keepsNumbers } from "../graph/runtime.ts";
 import { float32, type SessionOptions, type Value } from "../graph/session.ts";
 import { constantData } from "../graph/tensor.ts";
-import { type Checkpoint, storedBytes } from "../models/checkpoint.ts";
+import { type Checkpoint, type StoredType, storedBytes } from "../models/checkpoint.ts";
 import type { Model, Weights } from "../models/model.ts";
+import { sum } from "../stats.ts";
 
 /** Weights of one block after another, as a session's inputs w0, w1, … in float32. */
 export interface BlockWeights {
@@ -56,8 +57,8 @@ export function heldBlocks(weights: Weights, options: SessionOptions): BlockWeig
 
 /**
  * Reads weights from their files. Numbers of 16 bits are widened once for all runs of a block, into memory that serves all blocks in turn, so that the
- * next block's can be read behind them; those in float32 are given as they were read, and the next ones are read beside them. A device that can keep
- * numbers gets them, and has one block's at a time.
+ * next block's can be read behind them; norms in float32 between them are copied there too. Where all are in float32 they are given as they were read,
+ * and the next ones are read beside them. A device that can keep numbers gets them, and has one block's at a time.
  */
 export class BlockReader implements BlockWeights {
   readonly #model: Model;
@@ -68,6 +69,8 @@ export class BlockReader implements BlockWeights {
   #memory: Memory;
   /** Reads under way, which may write into the memory. */
   #reading = 0;
+  /** What was read last: of what was read before, nothing can be taken. */
+  #last: readonly Place[] = [];
   #given: Given | undefined;
 
   /** @param dtype what the sessions compute in, which is the CPU's work in float64 */
@@ -85,53 +88,66 @@ export class BlockReader implements BlockWeights {
 
   /** @throws UserError if one is missing, has another shape or is not finite */
   async read(names: readonly string[]): Promise<() => Promise<Record<string, Value>>> {
-    const key = names.join();
-    const places = names.map((name) => {
-      const shape = this.#model.parameters.get(name)!;
-      const type = this.#checkpoint.storedType(name);
-      const size = shape.reduce((a, b) => a * b, 1);
-      return { name, shape, type, size, bytes: storedBytes[type] * size, offset: 0 };
-    });
-    let size = 0;
-    for (const place of places) {
-      place.offset = size;
-      size += Math.ceil(place.bytes / 64) * 64;
-    }
+    if (this.#reading > 0) throw new Error("internal: blocks are read one after another");
+    const places = this.#placesOf(names);
+    this.#last = places;
     const slot = this.#given?.slot === 0 ? 1 : 0;
     const { stored: slots } = this.#memory;
+    const size = sum(places.map(paddedBytes));
     if (slots[slot].byteLength < size) slots[slot] = new ArrayBuffer(size);
-    const memory = slots[slot];
+    let offset = 0;
     this.#reading++;
     const all = await Promise.allSettled(
-      places.map(({ name, shape, bytes, offset }) =>
-        this.#checkpoint.stored(name, shape, new Uint8Array(memory, offset, bytes)),
-      ),
+      places.map((place) => {
+        const into = new Uint8Array(slots[slot], offset, place.bytes);
+        offset += paddedBytes(place);
+        return this.#checkpoint.stored(place.name, place.shape, into);
+      }),
     );
     this.#reading--;
     const stored = all.map((one) => {
       if (one.status === "rejected") throw one.reason;
       return one.value;
     });
-    return async () => {
-      this.#end();
-      const widened = places.reduce((sum, { type, size }) => sum + (type === "float32" ? 0 : size), 0);
-      if (this.#memory.floats.length < widened) this.#memory.floats = new Float32Array(widened);
-      const values: Record<string, Value> = {};
-      const isAsRead = places.some(({ type }) => type === "float32");
-      this.#given = { key, values, slot: isAsRead ? slot : undefined };
-      let at = 0;
-      for (const [i, { shape, type, size }] of places.entries()) {
-        let numbers = stored[i]!;
-        if (numbers instanceof Uint16Array) {
-          const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
-          numbers = this.#memory.floats.subarray(at, at + size);
-          decodeFloat32(bytes, type === "bfloat16" ? "BF16" : "F16", numbers);
-          at += size;
-        }
-        values[`w${i}`] = await this.#put(float32(numbers, ...shape));
-      }
-      return values;
+    return () => {
+      if (this.#last !== places) throw new Error("internal: another block was read since");
+      return this.#give(places, stored, slot);
     };
+  }
+
+  #placesOf(names: readonly string[]): readonly Place[] {
+    return names.map((name) => {
+      const shape = this.#model.parameters.get(name)!;
+      const type = this.#checkpoint.storedType(name);
+      const size = shape.reduce((a, b) => a * b, 1);
+      return { name, shape, type, size, bytes: storedBytes[type] * size };
+    });
+  }
+
+  async #give(
+    places: readonly Place[],
+    stored: readonly (Uint16Array | Float32Array)[],
+    slot: 0 | 1,
+  ): Promise<Record<string, Value>> {
+    this.#end();
+    const key = places.map(({ name }) => name).join();
+    const isAsRead = places.every(({ type }) => type === "float32");
+    const widened = isAsRead ? 0 : sum(places.map(({ size }) => size));
+    if (this.#memory.floats.length < widened) this.#memory.floats = new Float32Array(widened);
+    const values: Record<string, Value> = {};
+    this.#given = { key, values, slot: isAsRead ? slot : undefined };
+    let at = 0;
+    for (const [i, { shape, type, size }] of places.entries()) {
+      const numbers = stored[i]!;
+      const floats = isAsRead ? (numbers as Float32Array) : this.#memory.floats.subarray(at, at + size);
+      at += size;
+      if (numbers instanceof Uint16Array) {
+        const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+        decodeFloat32(bytes, type === "bfloat16" ? "BF16" : "F16", floats);
+      } else if (!isAsRead) floats.set(numbers);
+      values[`w${i}`] = await this.#put(float32(floats, ...shape));
+    }
+    return values;
   }
 
   /** @throws UserError if a device has no room, which then has nothing of what was given */
@@ -172,18 +188,31 @@ export class BlockReader implements BlockWeights {
   }
 }
 
+/** Weights that are read. */
+interface Place {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly type: StoredType;
+  /** Numbers. */
+  readonly size: number;
+  readonly bytes: number;
+}
+
+/** Bytes of the memory that they take. */
+const paddedBytes = ({ bytes }: Place) => Math.ceil(bytes / 64) * 64;
+
 /** The weights that a session may be using. */
 interface Given {
   /** Their names. */
   readonly key: string;
   readonly values: Readonly<Record<string, Value>>;
-  /** Where some of them lie as they were read. */
+  /** Where they lie as they were read. */
   readonly slot: 0 | 1 | undefined;
 }
 
 /** Where a reader puts weights. */
 interface Memory {
-  /** What is read, and beside it what was read before where some of that is given as it is. */
+  /** What is read, and beside it what was read before where that is given as it is. */
   readonly stored: [ArrayBuffer, ArrayBuffer];
   /** What was widened. */
   floats: Float32Array<ArrayBuffer>;

@@ -272,7 +272,7 @@ const sessionBytes = ({ peak, results, operations }: RunMemory) =>
 
 /**
  * Numbers and stored bytes of all parameters, and of those in blocks: bytes as they are stored, in float32, and of what is in memory when each block
- * in turn is read behind the one that computes. Numbers of 16 bits are widened for that, others are given as they were read.
+ * in turn is read behind the one that computes. Numbers of 16 bits are widened for that, and others copied beside them.
  */
 function parametersOf(model: Model, storedType: (name: string) => StoredType) {
   let [count, stored, blocks, inBlocks, atHand] = [0, 0, 0, 0, 0];

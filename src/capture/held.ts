@@ -2,7 +2,7 @@ import { StoppedError } from "../errors.ts";
 import type { Pack } from "../forest/packs.ts";
 import { type OnDevice, putOnDevice } from "../graph/on-device.ts";
 import { gradients } from "../graph/reverse.ts";
-import { compile, type Session, type Sizes, type Value } from "../graph/session.ts";
+import { compile, releaseAll, type Session, type Sizes, type Value } from "../graph/session.ts";
 import { times } from "../graph/shape.ts";
 import { input, type Tensor } from "../graph/tensor.ts";
 import {
@@ -247,12 +247,14 @@ export function packSessions() {
       const size = alike.has(pack.tiles) || alike.size < sizedSessions ? pack.tiles : "any";
       const session = alike.get(size) ?? make(size === "any" ? {} : { B: size });
       alike.set(size, session);
+      // Whoever waits for it has the error.
+      session.catch(() => {});
       return session;
     },
     async release(): Promise<void> {
       const all = [...sessions.values()].flatMap((alike) => [...alike.values()]);
       sessions.clear();
-      for (const session of all) await (await session).release();
+      await releaseAll(all);
     },
   };
 }

@@ -134,7 +134,7 @@ export function pieceGraphs(
   };
 }
 
-/** Weights as inputs of the type in which they are given, cast to the one that is computed in; see `PieceGraph` for their names. */
+/** Weights as inputs of the type in which sessions are given them (`given`), cast to the one that is computed in; see `PieceGraph` for their names. */
 export function weightInputs(model: Model, given: "float32" | "float64", dtype: "float32" | "float64") {
   const names: string[] = [];
   const tables: string[] = [];

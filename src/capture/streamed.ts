@@ -31,7 +31,7 @@ const placedJob = (job: Job, id: number): Placed => ({ id, job, whole: wholePack
 /**
  * Runs jobs block by block: all packs of a wave go through block 0, or the one after the entry, then through the next one, and so on, then the
  * gradients back from the last block to the lowest one that is asked for. A block's weights are read when its turn comes, the next one's while it
- * computes, and given to the graph as they lie in the file; so are those of its hooks. Each block's input is kept in the store, and the backward pass
+ * computes, and widened to float32 once for all packs; so are those of its hooks. Each block's input is kept in the store, and the backward pass
  * computes the block's activations from it again: kept in full they would take more room than the weights.
  *
  * Blocks whose graphs are equal share a session, so a model has as many sessions as it has kinds of blocks, times two.
@@ -75,34 +75,41 @@ export function streamedRunner(
   /** Blocks in the order given, each with its weights and a session for every size of the jobs' tiles; the next one's weights are read meanwhile. */
   async function* blocks(layers: readonly number[], jobs: readonly Placed[], direction: Direction) {
     const sizes = [...bySize(jobs, direction).keys()];
+    /** Inputs of the hooks of the blocks at hand. */
+    const there = new Set<Promise<OnDevice>>();
     const begin = async (i: number) => {
       const layer = layers[i];
       if (layer === undefined) return undefined;
       const graphs = sizes.map((n) => [n, graphsFor(n).block(layer, direction)] as const);
       // Tiles of all sizes have the same weights.
       const [, { names, sites }] = graphs[0]!;
-      const read = Promise.all([reader.read(names), hookWeights(sites)]);
+      const ofHooks = hookWeights(sites);
+      there.add(ofHooks);
+      const read = Promise.all([reader.read(names), ofHooks]);
       read.catch(() => {});
       const pieces = new Map<number, { readonly graph: PieceGraph; readonly session: Session }>();
       for (const [n, graph] of graphs) pieces.set(n, { graph, session: await pool.compile(graph.outputs) });
-      return { layer, pieces, read };
+      const release = async () => {
+        there.delete(ofHooks);
+        (await ofHooks).release();
+      };
+      return { layer, pieces, read, release };
     };
-    let current = await begin(0);
-    let next: typeof current;
     try {
+      let current = await begin(0);
       for (let i = 1; current; i++) {
-        const [take, ofHooks] = await current.read;
+        const [take, { values }] = await current.read;
         const weights = await take();
-        next = await begin(i);
-        const { layer, pieces } = current;
+        const next = await begin(i);
+        const { layer, pieces, release } = current;
         const pieceOf = (pack: Pack) => pieces.get(tileSizeOf(pack))!;
-        yield { layer, pieceOf, weights: { ...weights, ...ofHooks.values } as Record<string, Value> };
-        ofHooks.release();
+        yield { layer, pieceOf, weights: { ...weights, ...values } as Record<string, Value> };
+        await release();
         current = next;
       }
     } finally {
-      // Where blocks are left before the last one, the next one's inputs are there too.
-      for (const left of [current, next]) await left?.read.then(([, ofHooks]) => ofHooks.release()).catch(() => {});
+      // Where blocks are left before the last one; inputs that could not be made have nothing to release.
+      for (const ofHooks of there) await ofHooks.then((left) => left.release()).catch(() => {});
     }
   }
 

@@ -1,7 +1,7 @@
 import { threadCount } from "#session";
 import { type Loops, openLoops } from "../graph/loops/loops.ts";
 import { putOnDevice } from "../graph/on-device.ts";
-import { compile, float32, type Session, type SessionOptions, type Value } from "../graph/session.ts";
+import { compile, float32, releaseAll, type Session, type SessionOptions, type Value } from "../graph/session.ts";
 import type { Dim } from "../graph/shape.ts";
 import { input, numbers, scalar, type Tensor, type TypedData, where } from "../graph/tensor.ts";
 import { steps, type Watch } from "../progress.ts";
@@ -293,10 +293,10 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
     const sparse = new SparseBuilder(rows, dtype);
     const thresholds =
       encoder.activation.kind === "jumprelu" && isCompared(rule) ? encoder.activation.threshold : new Float32Array(F);
-    // A single product has no use for weights that stay.
-    const stay = rows > chunkRows ? await putOnDevice(values, options) : undefined;
     const dense = inPlace ? new InPlace(loops, Math.min(rows, chunkRows), thresholds) : undefined;
     const step = steps(watch, rows);
+    // A single product has no use for weights that stay.
+    const stay = rows > chunkRows ? await putOnDevice(values, options) : undefined;
     try {
       for (let at = 0, n = 0; at < rows; at += n) {
         step(at);
@@ -319,7 +319,7 @@ export function codeReader(options: CodeOptions = {}): CodeReader {
       return codes;
     },
     async release() {
-      for (const session of sessions.values()) await (await session).release();
+      await releaseAll(sessions.values());
       sessions.clear();
       await (await wideSessions)?.release();
       wideSessions = undefined;

@@ -41,17 +41,26 @@ export async function putOnDevice<K extends string>(
   return { values: all as Record<K, Value>, release };
 }
 
-/** A float32 value on a device that can keep numbers. @throws UserError if there is no room for it */
-export async function putValue(value: Value, { device = "cpu" }: SessionOptions): Promise<Value> {
+/**
+ * A float32 value on a device that can keep numbers.
+ *
+ * @throws UserError if there is no room for it; the runtime's error if there is no such device
+ */
+export async function putValue({ dtype, data, shape }: Value, { device = "cpu" }: SessionOptions): Promise<Value> {
+  const send = await (await sender(device))(shape.length);
   try {
-    const onDevice = await (await sender(device))(value);
-    return { dtype: value.dtype, data: new Float32Array(0), shape: value.shape, onDevice };
+    return { dtype, data: new Float32Array(0), shape, onDevice: await send({ dtype, data, shape }) };
   } catch (error) {
-    const [said = ""] = String((error as Error).message ?? error).split("\n");
     throw new UserError(
-      `--device ${device}: expected room for an array of [${value.shape.join(", ")}] on it, got: ${said.replace(/\.$/, "")}. Use --weights streamed, or --device cpu.`,
+      `--device ${device}: expected room for an array of [${shape.join(", ")}] on it, got: ${said(error)}. Use --weights streamed, or --device cpu.`,
     );
   }
+}
+
+/** What the runtime says, without the place in its sources. */
+function said(error: unknown): string {
+  const [first = ""] = String((error as Error).message ?? error).split("\n");
+  return first.replace(/^\S*onnxruntime_src\/\S+ /, "").replace(/\.$/, "");
 }
 
 /** Constants on a device, by their array and by shape. */

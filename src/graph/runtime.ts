@@ -79,8 +79,8 @@ const tensorsOf =
   ({ dtype, data, shape, onDevice }: Value): OrtTensor =>
     onDevice ?? new Tensor(dtype, data as Float32Array, shape);
 
-/** Sends float32 numbers to a device on which they stay. */
-export type Sender = (value: Value) => Promise<OrtTensor>;
+/** Opens what sends float32 numbers of a rank to a device, on which they stay. */
+export type Sender = (rank: number) => Promise<(value: Value) => Promise<OrtTensor>>;
 
 /**
  * Opens what sends float32 numbers to a device: a session for each rank whose result stays there. They are never closed: with the last session on a
@@ -89,16 +89,17 @@ export type Sender = (value: Value) => Promise<OrtTensor>;
 export function openSender({ InferenceSession: sessions, Tensor }: Onnxruntime, provider: string): Sender {
   const tensorOf = tensorsOf(Tensor);
   const made = new Map<number, Promise<InferenceSession>>();
-  return async (value) => {
-    const rank = value.shape.length;
+  return async (rank) => {
+    const known = made.get(rank);
     const session =
-      made.get(rank) ??
-      sessions.create(copyGraph(rank), {
-        ...sessionOptions(provider),
-        preferredOutputLocation: "gpu-buffer",
-      });
-    made.set(rank, session);
-    return (await (await session).run({ x: tensorOf(value) })).y!;
+      known ?? sessions.create(copyGraph(rank), { ...sessionOptions(provider), preferredOutputLocation: "gpu-buffer" });
+    if (!known) {
+      made.set(rank, session);
+      // Whoever comes next tries again.
+      session.catch(() => made.delete(rank));
+    }
+    const copying = await session;
+    return async (value) => (await copying.run({ x: tensorOf(value) })).y!;
   };
 }
 

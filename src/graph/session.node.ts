@@ -41,30 +41,37 @@ export async function readsInPlace(device: Device = "cpu"): Promise<boolean> {
   return device === "cpu" && (await load()).native;
 }
 
-/** A session of an ONNX file. @throws UserError if the device needs the native runtime and there is none */
-export async function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
+/** The runtime that has a device. @throws UserError if that needs the native one and there is none */
+async function runtimeWith(device: Device) {
   const { ort, native } = await load();
-  const { device = "cpu" } = options;
-  // A device that is missing is told in our words, not in the runtime's log.
-  if (native && device !== "cpu") ort.env.logLevel = "fatal";
-  if (native)
-    return openSession(ort, device, model, { ...options, threads: threadsFor(options.threads) }, device === "cpu");
-  if (device !== "cpu") {
+  if (device === "cpu") return { ort, native };
+  if (!native) {
     throw new UserError(
       `--device ${device}: expected the native onnxruntime-node, got the WebAssembly build alone. Install it with ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node, or use --device cpu.`,
     );
   }
-  return openSession(ort, "wasm", model, options);
+  // A device that is missing is told in our words, not in the runtime's log.
+  ort.env.logLevel = "fatal";
+  return { ort, native };
 }
 
-const senders = new Map<Device, Promise<Sender>>();
+/** A session of an ONNX file. @throws UserError if the device needs the native runtime and there is none */
+export async function createRuntime(model: Uint8Array, options: RuntimeOptions): Promise<Session> {
+  const { device = "cpu" } = options;
+  const { ort, native } = await runtimeWith(device);
+  if (!native) return openSession(ort, "wasm", model, options);
+  return openSession(ort, device, model, { ...options, threads: threadsFor(options.threads) }, device === "cpu");
+}
 
-/** Sends float32 numbers to a device on which they stay. */
-export const sender = (device: Device): Promise<Sender> => {
-  const known = senders.get(device) ?? load().then(({ ort }) => openSender(ort, device));
+const senders = new Map<Device, Sender>();
+
+/** Sends float32 numbers to a device on which they stay. @throws UserError if there is no native runtime */
+export async function sender(device: Device): Promise<Sender> {
+  const { ort } = await runtimeWith(device);
+  const known = senders.get(device) ?? openSender(ort, device);
   senders.set(device, known);
   return known;
-};
+}
 
 /** Lets WebAssembly have relaxed vector instructions, which Node 20 keeps behind a flag; versions that do not know the flag say nothing. */
 export function allowRelaxedSimd(): void {

@@ -83,12 +83,14 @@ export function sessionPool(options: SessionOptions = {}): SessionPool {
       return (await session) as Session<string, O>;
     },
     async release() {
-      for (const { session } of made.splice(0)) {
-        // One that could not be made has nothing to release; whoever asked for it has the error.
-        await session.then((s) => s.release()).catch(() => {});
-      }
+      await releaseAll(made.splice(0).map(({ session }) => session));
     },
   };
+}
+
+/** Releases sessions. One that could not be made has nothing to release; whoever asked for it has the error. */
+export async function releaseAll(sessions: Iterable<Promise<Session>>): Promise<void> {
+  for (const session of sessions) await (await session.catch(() => undefined))?.release();
 }
 
 /** Numbers as a session's float32 input or output. */

@@ -48,15 +48,17 @@ export async function createRuntime(model: Uint8Array, options: RuntimeOptions):
   };
 }
 
-let sends: Promise<Sender> | undefined;
+let sends: Sender | undefined;
 
 /** Sends float32 numbers to WebGPU's device, on which they stay. */
-export function sender(_device: Device): Promise<Sender> {
-  sends ??= builds.webgpu().then((ort) => {
-    const send = openSender(ort, "webgpu");
+export async function sender(_device: Device): Promise<Sender> {
+  const ort = await builds.webgpu();
+  sends ??= openSender(ort, "webgpu");
+  const open = sends;
+  return async (rank) => {
+    const send = await inTurn(() => open(rank));
     return (value) => inTurn(() => send(value));
-  });
-  return sends;
+  };
 }
 
 let last: Promise<unknown> = Promise.resolve();

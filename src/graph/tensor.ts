@@ -2,7 +2,7 @@ import { attributesText, type Op, type OpAttributes, outputType } from "./ops.ts
 import { broadcastShapes, type Dim, type DType, type Shape, sameShape, shapeText } from "./shape.ts";
 
 /** Numbers of a constant or of a session's inputs and outputs; bigint for int64. */
-export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array | Uint16Array | Int8Array | Int32Array;
+export type TypedData = Float32Array | Float64Array | BigInt64Array | Uint8Array | Int8Array | Int32Array;
 
 /** Where a tensor comes from: an input, a constant, or an operation. */
 export type Source =

@@ -61,7 +61,7 @@ export interface Checkpoint {
   close(): Promise<void>;
 }
 
-/** Number formats in which weights go into a graph. */
+/** Number formats in which weights are streamed: those of 16 bits are widened to float32 by whoever reads them. */
 export type StoredType = "float32" | "bfloat16" | "float16";
 
 /** Bytes of a number. */
@@ -145,7 +145,7 @@ export async function openCheckpoint(
     }
     return found;
   };
-  /** Number format of a weight that a graph can take as it lies in the file; undefined if it has to be converted, turned or corrected. */
+  /** Number format of a weight that is streamed as it lies in the file; undefined if it has to be converted, turned or corrected. */
   const direct = ({ file, info, spelling }: ReturnType<typeof find>): "F32" | "BF16" | "F16" | undefined => {
     const { dtype, byColumns } = info;
     const plain = dtype === "F32" || dtype === "BF16" || dtype === "F16";

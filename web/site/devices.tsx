@@ -1,5 +1,5 @@
 import type { WebDevice } from "../../src/graph/session.web.ts";
-import { number, seconds, unbroken, whole } from "../../src/report/format.ts";
+import { percentOf, seconds, unbroken, whole } from "../../src/report/format.ts";
 import { Scroll } from "../controls.tsx";
 import type { Engine, EngineState } from "./engine.ts";
 
@@ -47,7 +47,7 @@ export function Opening({ used }: { used: Used }) {
         <p class="note opening" role="status">
           Computed by {deviceName(engine.device)} in this tab
           {engine.device === "cpu" && `, ${threadsText(engine.threads)}`}. Its effects differ from Node's in float64 by
-          at most {unbroken(number(state.share))} of the largest.
+          at most {unbroken(percentOf(state.share))} of the largest.
         </p>
       );
   }
@@ -117,9 +117,9 @@ function Row(props: { name: string; of: Used; threads: number | null; isUsed: bo
     <tr>
       <th scope="row">{name}</th>
       <td>{threads ?? ""}</td>
-      <td>{ready && number(ready.share)}</td>
+      <td>{ready && percentOf(ready.share)}</td>
       <td>{ready?.site ?? ""}</td>
-      <td>{ready && number(ready.tolerance)}</td>
+      <td>{ready && percentOf(ready.tolerance)}</td>
       <td>{ready && seconds(ready.seconds)}</td>
       <td class="text">{of === null ? otherwise : stateText(of.state, isUsed)}</td>
     </tr>
