@@ -1,10 +1,12 @@
-import { cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { renameSync } from "node:fs";
+import { cp, mkdtemp, readdir, readFile, rename, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { asyncBufferFromFile, parquetReadObjects } from "hyparquet";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { lintAttributionGraph } from "../src/circuit/export/lint.ts";
 import { circuitFileSchema } from "../src/results/circuit.ts";
+import { writeReport } from "../src/results/report.ts";
 import { expectError, filesUnder, peakOf, quoted, sfc, shell, start, succeeds } from "./cli-harness.ts";
 
 let [home, run] = ["", ""];
@@ -225,6 +227,21 @@ it("refuses a run whose pairs are not those that it wrote, and takes one of a ve
   expectError(await sfc("report", folder), 1, '"end"', "in line 1 of", path);
   await writeFile(path, text);
   await succeeds(["report", folder]);
+}, 120_000);
+
+it("is in a report that was being written when it was finished", async () => {
+  const folder = join(home, "both");
+  await cp(run, folder, { recursive: true });
+  await succeeds(["circuit", folder, "--way", "secant", "--size", "5", "--cases", "simple_singular", "--force"]);
+  await rename(join(folder, "circuit"), join(folder, "elsewhere"));
+  let asked = 0;
+  const stopped = () => {
+    if (asked++ === 0) renameSync(join(folder, "elsewhere"), join(folder, "circuit"));
+    return false;
+  };
+  await writeReport(folder, { stopped });
+  expect(asked).toBeGreaterThan(0);
+  expect(await readFile(join(folder, "report.html"), "utf8")).not.toContain('"circuit":null');
 }, 120_000);
 
 it("says where a limit on the size of files is in the way, and goes on without it", async () => {

@@ -9,6 +9,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Each tier may import from those before it; folders of one tier do not import each other. */
 const tiers = [
+  ["wasm"],
   ["graph", "bytes"],
   ["models", "prompts", "dictionaries"],
   ["forest"],

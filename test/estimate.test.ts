@@ -247,7 +247,7 @@ describe("sfc estimate", () => {
     return path;
   }
 
-  it("holds a small model's weights whatever layers are asked, so that features can be patched exactly", async () => {
+  it("holds a small model's weights whatever layers are asked: what comes behind the capture is faster with them", async () => {
     const { stdout } = await succeeds(["estimate", "--num_examples", "2", "--layers", "3", "--sites", "resid_post"]);
     expect(stdout).toContain("held in memory");
   });

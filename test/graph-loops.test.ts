@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { assemble, defineFunction, i32 } from "../src/graph/loops/assembler.ts";
 import { openLoops as fastLoops, slowLoops } from "../src/graph/loops/loops.ts";
 import { Random } from "../src/random.ts";
+import { assemble, defineFunction, i32 } from "../src/wasm/assembler.ts";
 
 const seed = "20261124/loops";
 

@@ -60,7 +60,7 @@ const tableBytes = { effects: 50, features: 130, most: 1.1e9 };
 /** Bytes of a row of effects.parquet, and of a feature's rows in features.parquet, per split and case. */
 const rowBytes = { effects: 20, features: 5 };
 
-/** Seconds that a run may lose by holding its weights: only then can features be patched exactly. */
+/** Seconds that the capture of a run may lose by holding its weights: what comes behind it, as exact patches, is faster with them. */
 const worthHolding = 1;
 
 /** The options that bear on what a run takes. */

@@ -1,4 +1,5 @@
-import { bytesOf, type DType, decodeFloat32, float16Values } from "./dtype.ts";
+import { bytesOf, type DType, decodeFloat32 } from "./dtype.ts";
+import { float16Values } from "./widen.ts";
 
 /** A number format that stores numbers in blocks with common scales (ggml's quants). */
 interface BlockFormat {

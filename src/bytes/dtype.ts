@@ -1,4 +1,4 @@
-import { widenBfloat16 } from "./bfloat16.ts";
+import { widen } from "./widen.ts";
 
 /** Number formats of weight files, as safetensors spells them, and the bytes that one number takes. */
 export const bytesOf = {
@@ -33,8 +33,7 @@ export function decodeFloat32(bytes: Uint8Array, dtype: DType, out: Float32Array
   const aligned = bytes.byteOffset % bytesOf[dtype] === 0 ? bytes : new Uint8Array(bytes);
   const buffer = aligned.buffer as ArrayBuffer;
   const byteOffset = aligned.byteOffset;
-  if (dtype === "F16") decodeFloat16(new Uint16Array(buffer, byteOffset, count), out, at);
-  else if (dtype === "BF16") widenBfloat16(new Uint16Array(buffer, byteOffset, count), out, at);
+  if (dtype === "F16" || dtype === "BF16") widen(dtype, new Uint16Array(buffer, byteOffset, count), out, at);
   else if (dtype === "I64") decodeInt64(new BigInt64Array(buffer, byteOffset, count), out, at);
   else out.set(new views[dtype](buffer, byteOffset, count), at);
 }
@@ -69,28 +68,6 @@ export function encodeFloat32(values: Float32Array, dtype: FloatDType): Uint8Arr
     case "BF16":
       return new Uint8Array(encodeBfloat16(values).buffer);
   }
-}
-
-let float16Table: Float32Array | undefined;
-
-/** The values of all float16 numbers, by their bits. */
-export function float16Values(): Float32Array {
-  float16Table ??= Float32Array.from({ length: 65536 }, (_, i) => float16Value(i));
-  return float16Table;
-}
-
-function decodeFloat16(bits: Uint16Array, out: Float32Array, at: number): void {
-  const table = float16Values();
-  for (let i = 0; i < bits.length; i++) out[at + i] = table[bits[i]!]!;
-}
-
-/** IEEE 754 binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits. */
-function float16Value(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25));
 }
 
 function encodeFloat16(values: Float32Array): Uint16Array {

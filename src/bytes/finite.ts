@@ -1,3 +1,4 @@
+import { assemble, defineFunction, i32, i32x4, repeatWhile, v128 } from "../wasm/assembler.ts";
 import type { DType } from "./dtype.ts";
 
 /** Of a number's bits, or those of two neighbours: its exponent, and what adds to one of all ones so that it carries into the sign's place. */
@@ -46,7 +47,7 @@ let checker: Checker | undefined;
 
 function openChecker(): Checker {
   try {
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from(finiteModule)));
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(assemble([brokenLoop])));
     const { memory, broken } = instance.exports as unknown as Checker & { readonly memory: WebAssembly.Memory };
     return { memory: new Uint8Array(memory.buffer), broken };
   } catch {
@@ -68,31 +69,20 @@ export function slowChecker(): Checker {
   };
 }
 
-/**
- * The loop as a WebAssembly module, with a memory of one page. Written out since nothing here may depend on src/graph, whose assembler makes the same
- * bytes (test/bytes-finite.test.ts).
- */
-// biome-ignore format: a line for an instruction or two
-export const finiteModule: readonly number[] = [
-  0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0, // a module, version 1
-  1, 8, 1, 0x60, 3, 0x7f, 0x7f, 0x7f, 1, 0x7f, // type: three i32 → i32
-  3, 2, 1, 0, // one function of it
-  5, 3, 1, 0, 1, // a memory of one page
-  7, 19, 2, 6, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 2, 0, // exports: "memory"
-  6, 0x62, 0x72, 0x6f, 0x6b, 0x65, 0x6e, 0, 0, // "broken"
-  10, 128, 1, 1, 126, 4, 1, 0x7f, 1, 0x7b, 1, 0x7b, 1, 0x7b, // code: locals 3 i32 (at), 4 to 6 v128 (masks, ones, found)
-  0x20, 1, 0xfd, 17, 0x21, 4, // masks = i32x4.splat(mask)
-  0x20, 2, 0xfd, 17, 0x21, 5, // ones = i32x4.splat(one)
-  0x03, 0x40, // loop
-  0x20, 6, // found
-  0x20, 3, 0xfd, 0, 0, 0, 0x20, 4, 0xfd, 78, 0x20, 5, 0xfd, 128 + 46, 1, // i32x4.add(v128.and(v128.load(at), masks), ones)
-  0x20, 3, 0xfd, 0, 0, 16, 0x20, 4, 0xfd, 78, 0x20, 5, 0xfd, 128 + 46, 1, // the same of the next 16 bytes
-  0xfd, 80, // v128.or
-  0x20, 3, 0xfd, 0, 0, 32, 0x20, 4, 0xfd, 78, 0x20, 5, 0xfd, 128 + 46, 1,
-  0x20, 3, 0xfd, 0, 0, 48, 0x20, 4, 0xfd, 78, 0x20, 5, 0xfd, 128 + 46, 1,
-  0xfd, 80, 0xfd, 80, 0xfd, 80, 0x21, 6, // found = v128.or of all
-  0x20, 3, 0x41, 128 + 64, 0, 0x6a, 0x21, 3, // at = at + 64
-  0x20, 3, 0x20, 0, 0x49, 0x0d, 0, 0x0b, // again while at < end
-  0x20, 6, 0x41, 0x80, 0x80, 0x82, 0x80, 0x78, 0xfd, 17, 0xfd, 78, 0xfd, 83, // v128.any_true(v128.and(found, i32x4.splat(signs)))
-  0x0b,
-];
+/** The checker's loop, over four times four words at a time. */
+const brokenLoop = defineFunction("broken", { end: "i32", mask: "i32", one: "i32" }, ({ end, mask, one }, local) => {
+  const at = local("i32");
+  const [masks, ones, found] = [local("v128"), local("v128"), local("v128")];
+  const carried = (k: number) => i32x4.add(v128.and(v128.load(at, 16 * k), masks), ones);
+  return {
+    body: [
+      masks.set(i32x4.splat(mask)),
+      ones.set(i32x4.splat(one)),
+      repeatWhile(i32.ltU(at, end), [
+        found.set(v128.or(found, v128.or(v128.or(carried(0), carried(1)), v128.or(carried(2), carried(3))))),
+        at.set(i32.add(at, i32.const(stepBytes))),
+      ]),
+    ],
+    result: v128.anyTrue(v128.and(found, i32x4.splat(i32.const(signs | 0)))),
+  };
+});

@@ -57,8 +57,8 @@ export function heldBlocks(weights: Weights, options: SessionOptions): BlockWeig
 
 /**
  * Reads weights from their files. Numbers of 16 bits are widened once for all runs of a block, into memory that serves all blocks in turn, so that the
- * next block's can be read behind them; norms in float32 between them are copied there too. Where all are in float32 they are given as they were read,
- * and the next ones are read beside them. A device that can keep numbers gets them, and has one block's at a time.
+ * next block's can be read behind them; what is in float32 is copied there where there is room, as norms are. Where all are in float32 they are given as
+ * they were read, and the next ones are read beside them. A device that can keep numbers gets them, and has one block's at a time.
  */
 export class BlockReader implements BlockWeights {
   readonly #model: Model;
@@ -131,9 +131,10 @@ export class BlockReader implements BlockWeights {
   ): Promise<Record<string, Value>> {
     this.#end();
     const key = places.map(({ name }) => name).join();
-    const isAsRead = places.every(({ type }) => type === "float32");
-    const widened = isAsRead ? 0 : sum(places.map(({ size }) => size));
-    if (this.#memory.floats.length < widened) this.#memory.floats = new Float32Array(widened);
+    const size = sum(places.map(({ size }) => size));
+    const room = this.#memory.floats.length;
+    const isAsRead = size > room && places.every(({ type }) => type === "float32");
+    if (size > room && !isAsRead) this.#memory.floats = new Float32Array(size);
     const values: Record<string, Value> = {};
     this.#given = { key, values, slot: isAsRead ? slot : undefined };
     let at = 0;

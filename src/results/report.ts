@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, StoppedError, UserError } from "../errors.ts";
 import type { Reporter, Watch } from "../progress.ts";
@@ -8,7 +8,10 @@ import { reportLimits } from "../report/data.ts";
 import { reportPage } from "../report/page.ts";
 import { readJsonFile, writeFileAtomic } from "../storage/files.ts";
 import { packageRoot } from "../storage/package.ts";
+import { circuitFile } from "./circuit.ts";
+import { evaluationFile } from "./evaluation.ts";
 import { manifestFile, readManifest } from "./manifest.ts";
+import { circuitFolderName, evaluationFolderName } from "./report-circuit.ts";
 import { type ReportTables, readReportData } from "./report-data.ts";
 
 /** Name of the report in a run's or a comparison's folder. */
@@ -50,13 +53,26 @@ export async function writeReport(
       `run: expected a finished one, got an interrupted one in ${folder}. Repeat its sfc run to go on.`,
     );
   }
-  const data = await readReportData(folder, reportLimits, stopped, tables);
   const path = join(folder, reportFile);
-  await writeFileAtomic(
-    path,
-    reportPage(template, status === undefined ? data : { ...data, run: { ...data.run, status } }),
-  );
+  let parts: string;
+  do {
+    parts = await finishedParts(folder);
+    const data = await readReportData(folder, reportLimits, stopped, tables);
+    const shown = status === undefined ? data : { ...data, run: { ...data.run, status } };
+    await writeFileAtomic(path, reportPage(template, shown));
+    // What another command finished meanwhile is in its own report, which this one may have replaced.
+  } while ((await finishedParts(folder)) !== parts);
   return path;
+}
+
+/** When the circuit and the evaluation in a run's folder were finished, if they are. */
+async function finishedParts(folder: string): Promise<string> {
+  const files = [join(folder, circuitFolderName, circuitFile), join(folder, evaluationFolderName, evaluationFile)];
+  const times = files.map(async (file) => {
+    const { status } = Object(await readJsonFile(file).catch(() => null)) as { status?: unknown };
+    return status === "finished" ? (await stat(file)).mtimeMs : null;
+  });
+  return String(await Promise.all(times));
 }
 
 /**

@@ -12,7 +12,7 @@ import {
   type Statement,
   v128,
   when,
-} from "./assembler.ts";
+} from "../../wasm/assembler.ts";
 
 /**
  * The loops of `Loops` as a WebAssembly module; it says there what each does.

@@ -136,7 +136,10 @@ export const v128 = {
   load: load("v128", ...simd(0)),
   load64Zero: load("v128", ...simd(93)),
   store: store("v128", ...simd(11)),
+  and: binary("v128", "v128", ...simd(78)),
   or: binary("v128", "v128", ...simd(80)),
+  /** The bits of a where those of c are 1, of b elsewhere. */
+  bitselect: ternary("v128", ...simd(82)),
   anyTrue: unary("v128", "i32", ...simd(83)),
 };
 
@@ -144,6 +147,16 @@ export const v128 = {
 type Place = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7;
 
 export const i32x4 = {
+  splat: unary("i32", "v128", ...simd(17)),
+  extendLowI16x8U: unary("v128", "v128", ...simd(169)),
+  extendHighI16x8U: unary("v128", "v128", ...simd(170)),
+  ltS: binary("v128", "v128", ...simd(57)),
+  geS: binary("v128", "v128", ...simd(63)),
+  add: binary("v128", "v128", ...simd(174)),
+  shl: (x: Value<"v128">, bits: number): Value<"v128"> => ({
+    type: "v128",
+    code: [...x.code, ...i32.const(bits).code, ...simd(171)],
+  }),
   bitmask: unary("v128", "i32", ...simd(164)),
   extractLane: (x: Value<"v128">, lane: 0 | 1 | 2 | 3) => unary("v128", "i32", ...simd(27), lane)(x),
   truncSatF64x2Zero: unary("v128", "v128", ...simd(252)),
@@ -158,6 +171,7 @@ export const f32x4 = {
   abs: unary("v128", "v128", ...simd(224)),
   max: binary("v128", "v128", ...simd(233)),
   add: binary("v128", "v128", ...simd(228)),
+  sub: binary("v128", "v128", ...simd(229)),
   mul: binary("v128", "v128", ...simd(230)),
   splat: unary("f32", "v128", ...simd(19)),
   convertI32x4: unary("v128", "v128", ...simd(250)),
