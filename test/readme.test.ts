@@ -34,7 +34,7 @@ describe("the README", () => {
   it("names only files and folders that exist", () => {
     for (const [, path] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g))
       expect(existsSync(`${root}${path}`), path).toBe(true);
-    const tree = /```\nsrc\/graph[\s\S]*?```/.exec(readme)![0].split("\n").slice(1, -1);
+    const tree = /```\nsrc\/wasm[\s\S]*?```/.exec(readme)![0].split("\n").slice(1, -1);
     for (const line of tree) {
       for (const folder of line.split(/ {2,}/)[0]!.split(", "))
         expect(existsSync(`${root}${folder}`), folder).toBe(true);
