@@ -7,7 +7,7 @@ import { type Pack, type Plan, tightPacks } from "../forest/packs.ts";
 import type { Model } from "../models/model.ts";
 import { parseSite, type SiteName } from "../site.ts";
 import { defaultSteps, type MethodName } from "./method.ts";
-import { recentBytes, secantSteps } from "./secant.ts";
+import { recent, secantSteps } from "./secant.ts";
 
 /** What the effects of one site take, told from shapes alone. */
 export interface EffectsCost {
@@ -162,11 +162,12 @@ export function methodCost(
       const [K, share] = [givenSteps ?? secantSteps(sites), Math.max(...sites.map(rest))];
       // The stream and what attention writes, of every block from the lowest site on, and ḡ of the dictionaries' sites.
       const activations = (2 * share * model.layers + 1) * model.width * plan.rows;
+      const site = number * model.width * plan.rows;
       return {
         flops: K * tight * share * passes,
         memory:
           streams(K * tight) +
-          Math.min(recentBytes, number * activations) +
+          Math.min(weights === "streamed" ? recent.streamedSites * site : recent.bytes, number * activations) +
           number * nodes.size * sum(({ outputWidth }) => outputWidth),
         sweeps: 2 * waves(K * tight) * share,
       };

@@ -6,6 +6,7 @@ import { streamLayer, streamSite } from "../capture/stream-sites.ts";
 import { type MetricRows, type Pack, packNodes, tightPacks } from "../forest/packs.ts";
 import { input } from "../graph/tensor.ts";
 import { longestDense } from "../models/model.ts";
+import { isStreamed } from "../models/weights.ts";
 import { compareSites, parseSite, type SiteName, siteName } from "../site.ts";
 import { effectsFrom } from "./analytic.ts";
 import { captureFor } from "./capture-for.ts";
@@ -66,7 +67,7 @@ export async function secantGradients(
   averaged.push(...sites.filter((site) => ["attn_z", "mlp_act"].includes(parseSite(site).kind)));
   const hooks = new Map<SiteName, Hook>(averaged.map((site) => [site, averagingHook(K)]));
   const points = pointsOf(K, "midpoint");
-  const read = recentSites(captured);
+  const read = recentSites(captured, isStreamed(given.weights));
   const packs = tightPacks(captured.plan, { largest: Math.floor(longestDense / K), nodes: Math.ceil(packNodes / K) });
   const jobs = packs.map((pack): Job => {
     const copies = copiesOf(pack, K);
@@ -103,20 +104,20 @@ export async function secantGradients(
   };
 }
 
-/** Bytes of activations that are kept for packs to come. */
-export const recentBytes = 2 ** 28;
+/** What is kept of activations for packs to come, in bytes; with streamed weights in sites, of which a block has two or three. */
+export const recent = { bytes: 2 ** 28, streamedSites: 4 } as const;
 
 /**
  * Reads the activations of sites, without the gradients at the clean prompts, which nobody asks for here. Every pack needs all sites: those that were
- * read last are kept. With streamed weights all packs ask for one site after the other, so that of large models one site at a time is enough.
+ * read last are kept. With streamed weights all packs ask for those of one block after the other.
  */
-function recentSites(captured: Capture): (site: SiteName) => Promise<Activations> {
+function recentSites(captured: Capture, streamed: boolean): (site: SiteName) => Promise<Activations> {
   const known = new Map<SiteName, Promise<Activations>>();
   return async (site) => {
     const one = known.get(site) ?? captured.site(site).then(({ x, width }) => ({ x, width }));
     known.delete(site);
     known.set(site, one);
-    const most = Math.max(1, Math.floor(recentBytes / (await one).x.byteLength));
+    const most = streamed ? recent.streamedSites : Math.max(1, Math.floor(recent.bytes / (await one).x.byteLength));
     for (const old of [...known.keys()].slice(0, -most)) known.delete(old);
     return one;
   };

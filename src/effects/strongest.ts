@@ -174,12 +174,16 @@ function ownFlops(given: MethodInput, method: MethodName, features: ReadonlyMap<
   const steps = given.steps ?? (method === "secant" ? secantSteps([...given.dictionaries.keys()]) : defaultSteps);
   const plan = planCapture(given.forest, { wanted: wantedBy(method) });
   const number = given.dtype === "float64" ? 8 : 4;
-  const weights = isStreamed(given.weights) ? "streamed" : "held";
-  return methodCost(method, given.model, plan, dictionaries, steps, number, weights).flops;
+  return methodCost(method, given.model, plan, dictionaries, steps, number, wayOf(given)).flops;
 }
 
-/** Sessions that stay open while features are patched, a block's and that of what comes after blocks: each keeps the memory of its largest run. */
-const openSessions = 2;
+const wayOf = ({ weights }: Pick<MethodInput, "weights">) => (isStreamed(weights) ? "streamed" : "held");
+
+/**
+ * Sessions that stay open while features are patched though nobody uses them, a block's and that of what comes after blocks. Each keeps the memory of its
+ * largest run, 150 MB of a model with streamed weights, where opening one is little beside reading a block.
+ */
+const openSessions = { held: 2, streamed: 0 } as const;
 
 /**
  * Each feature's effect by `exact` and by the other methods on the pairs of a forest. These are few rows, begun at many sites: blocks share sessions,
@@ -189,7 +193,7 @@ async function patchFeatures(
   whole: MethodInput,
   ...rest: [MethodName, ReadonlyMap<SiteName, readonly number[]>, OutsideText, number]
 ): Promise<PatchedSample> {
-  const kept = whole.kept ?? keptSessions(openSessions);
+  const kept = whole.kept ?? keptSessions(openSessions[wayOf(whole)]);
   try {
     return await patchedBy({ ...whole, byBlock: true, kept }, ...rest);
   } finally {
@@ -204,14 +208,13 @@ async function patchedBy(
   outside: OutsideText,
   budget: number,
 ): Promise<PatchedSample> {
-  const { forest, model, weights } = given;
+  const { forest, model } = given;
   const dictionaries = new Map([...given.dictionaries].filter(([site]) => features.has(site)));
   const { sites, wanted } = needsOf("exact", [...dictionaries.keys()], model.layers);
   const plan = planCapture(forest, { wanted, model, beside: "cheaper" });
   const steps = (method === "secant" ? given.steps : undefined) ?? secantSteps([...given.dictionaries.keys()]);
   const number = given.dtype === "float64" ? 8 : 4;
-  const held = isStreamed(weights) ? "streamed" : "held";
-  const work = methodCost("secant", model, plan, dictionaries, steps, number, held).flops;
+  const work = methodCost("secant", model, plan, dictionaries, steps, number, wayOf(given)).flops;
   const withSecant = method === "secant" || work <= budget;
   const more = withSecant ? needsOf("secant", [...dictionaries.keys()], model.layers).sites : [];
   const captured = await capture(given, plan, {
